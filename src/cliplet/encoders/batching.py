@@ -1,0 +1,113 @@
+"""Bounded batches for encoders: photos decoded in threads beside the model, texts grouped by length."""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliplet.data.images import ImageInput, open_image
+from cliplet.encoders.base import BatchedEncoder, Embeddings, Encoder
+from cliplet.errors import InputError
+
+TEXT_BLOCK = 4096
+"""Texts tokenised together and sorted by length, so that a batch holds captions of like length."""
+
+
+def decoding_threads() -> int:
+    """Threads that decode photos beside the model: as many as cores, at most 16."""
+    return max(1, min(16, os.cpu_count() or 1))
+
+
+def prepared_batches(
+    encoder: BatchedEncoder, images: Sequence[ImageInput]
+) -> Iterator[tuple[list[int], list[Any], dict[int, InputError]]]:
+    """Yield (positions, prepared images, failures by position) in order, ``encoder.batch_size`` images at a time.
+
+    At most three batches are decoded ahead, so memory does not grow with the number of images.
+    """
+    size = encoder.batch_size
+    if len(images) == 1:  # no threads for the one-photo case: it starts faster
+        prepared, failure = _prepare(encoder, images[0])
+        yield ([0], [prepared], {}) if failure is None else ([], [], {0: failure})
+        return
+    with ThreadPoolExecutor(decoding_threads()) as pool:
+        sources = enumerate(images)
+        pending: deque[tuple[int, Future[tuple[Any, InputError | None]]]] = deque(
+            (i, pool.submit(_prepare, encoder, source)) for i, source in islice(sources, 3 * size)
+        )
+        try:
+            while pending:
+                positions, ready, failures = [], [], {}
+                for _ in range(min(size, len(pending))):
+                    position, future = pending.popleft()
+                    prepared, failure = future.result()
+                    if failure is None:
+                        positions.append(position)
+                        ready.append(prepared)
+                    else:
+                        failures[position] = failure
+                    pending.extend((i, pool.submit(_prepare, encoder, s)) for i, s in islice(sources, 1))
+                yield positions, ready, failures
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+
+def _prepare(encoder: BatchedEncoder, source: ImageInput) -> tuple[Any, InputError | None]:
+    try:
+        return encoder.prepare_image(source), None
+    except InputError as error:
+        return None, error
+
+
+def text_batches(
+    encoder: BatchedEncoder, texts: Sequence[str]
+) -> Iterator[tuple[NDArray[np.int64], list[Any], NDArray[np.bool_]]]:
+    """Yield (rows, token sequences, truncated) with texts of like length together."""
+    for start in range(0, len(texts), TEXT_BLOCK):
+        tokens, truncated = encoder.tokenize(list(texts[start : start + TEXT_BLOCK]))
+        order = np.argsort([len(t) for t in tokens], kind="stable")
+        for first in range(0, len(order), encoder.batch_size):
+            chosen = order[first : first + encoder.batch_size]
+            yield start + chosen, [tokens[i] for i in chosen], truncated[chosen]
+
+
+def encode_images_safely(encoder: Encoder, images: Sequence[ImageInput]) -> tuple[Embeddings, dict[int, str]]:
+    """Embed what can be embedded: ``[n, d]`` with NaN rows for bad images, and their reasons by position."""
+    out = np.full((len(images), encoder.card.embedding_dim), np.nan, dtype=np.float32)
+    reasons: dict[int, str] = {}
+    if hasattr(encoder, "encode_images_safely"):
+        return encoder.encode_images_safely(images)
+    if isinstance(encoder, BatchedEncoder):
+        from cliplet.encoders.base import unit_norm
+
+        for positions, prepared, failures in prepared_batches(encoder, images):
+            if positions:
+                out[positions] = unit_norm(encoder.embed_images(prepared))
+            reasons.update({i: str(error) for i, error in failures.items()})
+        return out, reasons
+    for start in range(
+        0, len(images), 32
+    ):  # a stranger's Encoder: decode for it, so that one bad file stays one
+        decoded = {}
+        for i, source in enumerate(images[start : start + 32], start):
+            try:
+                decoded[i] = open_image(source)
+            except InputError as error:
+                reasons[i] = str(error)
+        if decoded:
+            out[list(decoded)] = encoder.encode_images(list(decoded.values()))
+    return out, reasons
+
+
+def encode_texts_counted(encoder: Encoder, texts: Sequence[str]) -> tuple[Embeddings, NDArray[np.bool_]]:
+    """Embed texts and say which were cut; an encoder that cannot tell counts none."""
+    counted = getattr(encoder, "encode_texts_counted", None)
+    if counted is not None:
+        return counted(texts)
+    return encoder.encode_texts(texts), np.zeros(len(texts), dtype=bool)

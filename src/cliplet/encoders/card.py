@@ -1,0 +1,135 @@
+"""The model card: what a model is, how it wants its inputs, how it was made and how well it does."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from cliplet.errors import ModelError
+
+FORMAT = 1
+CLIP_PROMPT_PREFIX = "A photo depicts "
+"""The prefix of CLIPScore (Hessel et al. 2021, section 3), used for CLIP models that name none of their own."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How photos become the tower's input."""
+
+    size: int = 224
+    """Side of the square input, in pixels."""
+    resize: Literal["squash", "shortest"] = "shortest"
+    """``squash``: both sides to ``size``; ``shortest``: the short side to ``size``, then a centre crop."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """Resampling filter of the resize."""
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """How captions become the tower's input."""
+
+    context_length: int = 77
+    """Longest token sequence, special tokens included; longer captions are cut before the end token."""
+    prompt_prefix: str = CLIP_PROMPT_PREFIX
+    """Text put before every caption under the ``paper`` preset."""
+
+
+@dataclass(frozen=True)
+class ScoreSpec:
+    """The scale of the model's scores."""
+
+    w: float = 2.5
+    """Weight of CLIPScore: ``w * max(cos, 0)``; 2.5 for CLIP (Hessel et al. 2021)."""
+    reference_weight: float = 1.0
+    """Weight of the best reference cosine beside the image cosine in RefMixScore."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What :class:`~cliplet.encoders.base.Encoder` says of itself; ``card.json`` in a model folder."""
+
+    name: str
+    """Name shown in every output."""
+    embedding_dim: int
+    """Length of the embeddings."""
+    image: ImageSpec = field(default_factory=ImageSpec)
+    """Image preprocessing."""
+    text: TextSpec = field(default_factory=TextSpec)
+    """Text preprocessing."""
+    score: ScoreSpec = field(default_factory=ScoreSpec)
+    """Score scale."""
+    description: str = ""
+    """One paragraph: what it is."""
+    license: str = ""
+    """Licence of the weights."""
+    precision: str = "fp32"
+    """Stored and computed precision."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """What it was trained on, how, by which command."""
+    results: dict[str, Any] = field(default_factory=dict)
+    """Measured results, each with the command that prints it."""
+    good_at: list[str] = field(default_factory=list)
+    """What to use it for."""
+    bad_at: list[str] = field(default_factory=list)
+    """What not to use it for."""
+    fingerprint_of: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+    """Computes the fingerprint of weights and preprocessing; called once, when somebody asks."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change whenever the weights or the preprocessing change."""
+        return self.fingerprint_of() if self.fingerprint_of else "unknown"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``card.json``."""
+        named = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "fingerprint_of"
+        }
+        plain = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in named.items()}  # type: ignore[arg-type]
+        return {"format": FORMAT, **plain}
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``card.json`` into ``folder``."""
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        (Path(folder) / "card.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, fingerprint_of: Callable[[], str] | None = None) -> "ModelCard":
+        """Read ``card.json`` of a model folder.
+
+        Raises:
+            ModelError: the file is missing, is not JSON, or lacks a field.
+        """
+        path = Path(folder) / "card.json"
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ModelError(f"{folder} is not a model folder: it has no card.json") from None
+        except (ValueError, OSError) as error:
+            raise ModelError(f"{path} cannot be read: {error}") from error
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise ModelError(
+                f"{path} is not a card of format {FORMAT}; export the model again with this version"
+            )
+        try:
+            return cls(
+                **{
+                    f.name: raw[f.name]
+                    for f in dataclasses.fields(cls)
+                    if f.name in raw and f.name not in _NESTED
+                },
+                **{name: spec(**_known(spec, raw.get(name, {}))) for name, spec in _NESTED.items()},
+                fingerprint_of=fingerprint_of,
+            )
+        except TypeError as error:
+            raise ModelError(f"{path} is incomplete: {error}") from error
+
+
+_NESTED: dict[str, Any] = {"image": ImageSpec, "text": TextSpec, "score": ScoreSpec}
+
+
+def _known(spec: Any, values: dict[str, Any]) -> dict[str, Any]:
+    return {f.name: values[f.name] for f in dataclasses.fields(spec) if f.name in values}

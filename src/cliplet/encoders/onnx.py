@@ -1,0 +1,118 @@
+"""The default encoder: a model folder run by ONNX Runtime, without PyTorch."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliplet.data.images import ImageInput, load_rgb, resize_rgb
+from cliplet.encoders.base import BatchedEncoder
+from cliplet.encoders.card import ModelCard
+from cliplet.errors import ModelError
+
+FILES = ("card.json", "tokenizer.json", "image.onnx", "text.onnx")
+"""What a model folder must hold."""
+
+
+class OnnxEncoder(BatchedEncoder):
+    """A model folder: ``card.json``, ``tokenizer.json``, ``image.onnx``, ``text.onnx``.
+
+    ``image.onnx`` takes ``pixels`` uint8 ``[n, size, size, 3]`` (RGB); ``text.onnx`` takes ``input_ids`` and
+    ``attention_mask`` int64 ``[n, t]``; both give ``embedding`` float32 ``[n, d]``.
+    """
+
+    def __init__(self, folder: str | Path, threads: int | None = None, batch_size: int = 32) -> None:
+        """Open ``folder``; the towers are loaded when first used.
+
+        Raises:
+            ModelError: a file is missing or the card cannot be read.
+        """
+        self.folder = Path(folder)
+        missing = [name for name in FILES if not (self.folder / name).is_file()]
+        if missing:
+            raise ModelError(f"{self.folder} is not a complete model folder: it has no {', '.join(missing)}")
+        self.card = ModelCard.load(self.folder, fingerprint_of=self._fingerprint)
+        self.batch_size = batch_size
+        self._threads = threads or 0
+
+    def prepare_image(self, source: ImageInput) -> NDArray[np.uint8]:
+        """Decode (a large JPEG at a fraction of its size) and resize to uint8 ``[size, size, 3]``."""
+        spec = self.card.image
+        return resize_rgb(
+            load_rgb(source, at_least=2 * spec.size), spec.size, spec.resize, spec.interpolation
+        )
+
+    def embed_images(self, prepared: Sequence[NDArray[np.uint8]]) -> NDArray[Any]:
+        """Run ``image.onnx``."""
+        return self._image_session.run(["embedding"], {"pixels": np.stack(prepared)})[0]
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[list[Any], NDArray[np.bool_]]:
+        """Token ids with the end token kept; a text is cut when it overflows the context length."""
+        encodings = self._tokenizer.encode_batch([scrub(t) for t in texts])
+        return [e.ids for e in encodings], np.array([bool(e.overflowing) for e in encodings], dtype=bool)
+
+    def embed_tokens(self, tokens: Sequence[Sequence[int]]) -> NDArray[Any]:
+        """Run ``text.onnx`` on a batch padded to its longest sequence."""
+        longest = max(len(t) for t in tokens)
+        ids = np.full((len(tokens), longest), self._pad_id, dtype=np.int64)  # [n, t]
+        mask = np.zeros((len(tokens), longest), dtype=np.int64)  # [n, t]
+        for row, sequence in enumerate(tokens):
+            ids[row, : len(sequence)] = sequence
+            mask[row, : len(sequence)] = 1
+        return self._text_session.run(["embedding"], {"input_ids": ids, "attention_mask": mask})[0]
+
+    @cached_property
+    def _image_session(self) -> Any:
+        return self._session("image.onnx")
+
+    @cached_property
+    def _text_session(self) -> Any:
+        return self._session("text.onnx")
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        path = self.folder / "tokenizer.json"
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise ModelError(f"{path} cannot be read: {error}") from error
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.card.text.context_length)
+        return tokenizer
+
+    @cached_property
+    def _pad_id(self) -> int:
+        pads = (self._tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>", "<|endoftext|>"))
+        return next((pad for pad in pads if pad is not None), 0)
+
+    def _session(self, name: str) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads or len(os.sched_getaffinity(0))
+        options.log_severity_level = 3
+        try:
+            return onnxruntime.InferenceSession(
+                str(self.folder / name), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises its own unrelated classes
+            raise ModelError(f"{self.folder / name} cannot be loaded: {error}") from error
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.blake2b(digest_size=8)
+        for name in FILES[1:]:
+            digest.update((self.folder / name).read_bytes())
+        digest.update(repr((self.card.image, self.card.text)).encode())
+        return digest.hexdigest()
+
+
+def scrub(text: str) -> str:
+    """The text with unpaired surrogates (broken UTF-8) replaced, so that a tokeniser can take it."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,92 @@
+"""``load("name")``: any model by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cliplet.encoders.base import Encoder
+from cliplet.encoders.onnx import OnnxEncoder
+from cliplet.errors import ModelError
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+"""Where the packaged models lie: each a model folder."""
+
+
+def packaged_models() -> list[Path]:
+    """The model folders inside the package; the first is the default."""
+    return sorted(card.parent for card in WEIGHTS.glob("*/card.json"))
+
+
+def load(name: str | Path | None = None) -> Encoder:
+    """Load a model.
+
+    Args:
+        name: nothing for the packaged model; the name of a packaged model; a model folder (``image.onnx`` for
+            ONNX Runtime, or ``model.safetensors`` alone for PyTorch); ``open_clip:ViT-B-32/openai`` (any
+            architecture and tag, or weights file, of open_clip); ``hf:owner/name`` or a local folder in the
+            hub's layout (CLIP or SigLIP of Transformers).
+
+    Raises:
+        ModelError: no such model, or it cannot be read.
+        MissingExtraError: the library it needs is not installed.
+
+    Example:
+        >>> encoder = load()
+        >>> encoder.encode_texts(["a dog on the beach"]).shape[0]
+        1
+    """
+    if name is None:
+        packaged = packaged_models()
+        if not packaged:
+            raise ModelError("no model is packaged with this build of cliplet; name one")
+        return OnnxEncoder(packaged[0])
+    text = str(name)
+    for prefix, loader in _LOADERS.items():
+        if text.startswith(prefix):
+            return loader(text[len(prefix) :])
+    if Path(text).is_dir():
+        return _from_folder(Path(text))
+    for folder in packaged_models():
+        if folder.name == text:
+            return OnnxEncoder(folder)
+    known = ", ".join(folder.name for folder in packaged_models())
+    raise ModelError(
+        f"no model {text!r}: name a packaged model ({known}), a model folder, "
+        "open_clip:ARCHITECTURE/TAG or hf:OWNER/NAME"
+    )
+
+
+def _from_folder(folder: Path) -> Encoder:
+    if (folder / "card.json").is_file():
+        if (folder / "image.onnx").is_file():
+            return OnnxEncoder(folder)
+        return _own_torch(str(folder))
+    if (folder / "config.json").is_file():
+        return _transformers(str(folder))
+    raise ModelError(
+        f"{folder} is not a model folder: it has neither card.json (cliplet) nor config.json (Transformers)"
+    )
+
+
+def _own_torch(name: str) -> Encoder:
+    from cliplet.encoders.torch import TorchEncoder
+
+    return TorchEncoder.from_folder(name)
+
+
+def _open_clip(name: str) -> Encoder:
+    from cliplet.encoders.open_clip import OpenClipEncoder
+
+    return OpenClipEncoder.from_name(name)
+
+
+def _transformers(name: str) -> Encoder:
+    from cliplet.encoders.transformers import TransformersEncoder
+
+    return TransformersEncoder.from_name(name)
+
+
+_LOADERS: dict[str, Callable[[str], Encoder]] = {
+    "open_clip:": _open_clip,
+    "hf:": _transformers,
+    "torch:": _own_torch,
+}
