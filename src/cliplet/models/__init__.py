@@ -1,0 +1,1 @@
+"""PyTorch towers: multiplexed transformers, factorised embeddings, timm and Transformers bodies, pairs of towers."""

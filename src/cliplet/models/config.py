@@ -1,0 +1,263 @@
+"""What a model is made of: frozen dataclasses, read from and written to plain dictionaries (JSON, TOML)."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from cliplet.errors import InputError
+
+T = TypeVar("T")
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """A transformer whose blocks are stored once and executed ``repeats`` times in a row."""
+
+    width: int = 768
+    """Channels of every token."""
+    heads: int = 12
+    """Attention heads; must divide the width."""
+    blocks: int = 2
+    """Stored blocks; the executed depth is ``blocks * repeats``."""
+    repeats: int = 2
+    """Times that each stored block is executed in a row (A A B B ...); 1 is a plain transformer."""
+    mixers: bool = True
+    """Private head mixers before and after the softmax of every repeat."""
+    mlp_ratio: float = 4.0
+    """Hidden channels of the MLP over the width."""
+    qkv_bias: bool = True
+    """Bias in the query, key and value projections."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise InputError(f"heads={self.heads} does not divide width={self.width}; choose heads that do")
+        for name in ("width", "heads", "blocks", "repeats"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+
+    @property
+    def depth(self) -> int:
+        """Executed layers."""
+        return self.blocks * self.repeats
+
+
+@dataclass(frozen=True)
+class VisionConfig(TransformerConfig):
+    """A multiplexed vision transformer; the defaults are the published L-CLIP image student."""
+
+    kind: Literal["multiplexed"] = "multiplexed"
+    """Which image tower: this one."""
+    heads: int = 24
+    """Attention heads; must divide the width."""
+    blocks: int = 3
+    """Stored blocks; the executed depth is ``blocks * repeats``."""
+    mlp_transform: bool = False
+    """MiniViT's private depth-wise 7x7 convolution before the shared MLP of every repeat."""
+    image_size: int = 224
+    """Side of the square input in pixels."""
+    patch_size: int = 32
+    """Side of a patch in pixels; must divide the image size."""
+    embedding_dim: int = 512
+    """Dimensions of the shared space."""
+    mean: tuple[float, float, float] = CLIP_MEAN
+    """Mean that is taken from RGB in 0..1."""
+    std: tuple[float, float, float] = CLIP_STD
+    """Standard deviation that RGB is then divided by."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size % self.patch_size:
+            raise InputError(f"patch_size={self.patch_size} does not divide image_size={self.image_size}")
+
+
+@dataclass(frozen=True)
+class TimmConfig:
+    """An image tower from timm with a linear projection into the shared space."""
+
+    kind: Literal["timm"] = "timm"
+    """Which image tower: this one."""
+    name: str = "tf_efficientnet_lite0"
+    """timm's model name."""
+    embedding_dim: int = 512
+    """Dimensions of the shared space."""
+    image_size: int = 224
+    """Side of the square input in pixels."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Mean that is taken from RGB in 0..1."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Standard deviation that RGB is then divided by."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of ``timm.create_model``."""
+
+
+@dataclass(frozen=True)
+class TextConfig(TransformerConfig):
+    """A multiplexed text transformer; the defaults are the published L-CLIP text student."""
+
+    kind: Literal["multiplexed"] = "multiplexed"
+    """Which text tower: this one."""
+    qkv_bias: bool = False
+    """Bias in the query, key and value projections."""
+    vocab_size: int = 49408
+    """Tokens of the tokeniser."""
+    context_length: int = 77
+    """Longest text in tokens."""
+    embedding_rank: int = 256
+    """Rank of the factorised word embedding; 0 keeps the full matrix."""
+    mask: Literal["none", "padding", "causal"] = "none"
+    """``none``: padding takes part, as published; ``padding``: it does not; ``causal``: a token sees its past."""
+    pooling: Literal["eot", "cls", "mean"] = "eot"
+    """Which token stands for the text: the last one, the first one, or the mean of all."""
+    pad_token_id: int = 0
+    """Token that fills up the text; it matters only where ``mask`` is ``none``."""
+    embedding_dim: int = 512
+    """Dimensions of the shared space."""
+
+
+@dataclass(frozen=True)
+class TransformersTextConfig:
+    """A text tower from Transformers with a linear projection into the shared space."""
+
+    kind: Literal["transformers"] = "transformers"
+    """Which text tower: this one."""
+    config: dict[str, Any] = field(default_factory=lambda: {"model_type": "bert"})
+    """The library's configuration with its ``model_type``."""
+    context_length: int = 77
+    """Longest text in tokens."""
+    pooling: Literal["eot", "cls", "mean"] = "mean"
+    """Which token stands for the text: the last one, the first one, or the mean of all."""
+    embedding_dim: int = 512
+    """Dimensions of the shared space."""
+
+
+ImageTowerConfig = VisionConfig | TimmConfig
+TextTowerConfig = TextConfig | TransformersTextConfig
+
+
+@dataclass(frozen=True)
+class DualConfig:
+    """An image tower and a text tower that share one space."""
+
+    image: ImageTowerConfig = field(default_factory=VisionConfig)
+    """The image tower, told by its ``kind``: ``multiplexed`` or ``timm``."""
+    text: TextTowerConfig = field(default_factory=TextConfig)
+    """The text tower, told by its ``kind``: ``multiplexed`` or ``transformers``."""
+
+    def __post_init__(self) -> None:
+        if self.image.embedding_dim != self.text.embedding_dim:
+            raise InputError(
+                f"image.embedding_dim={self.image.embedding_dim} and text.embedding_dim="
+                f"{self.text.embedding_dim} differ; both towers must end in the same space"
+            )
+
+
+PRESETS: dict[str, DualConfig] = {
+    "lclip": DualConfig(),
+    "lclip-undecomposed": DualConfig(text=TextConfig(embedding_rank=0)),
+    "lclip-masked": DualConfig(text=TextConfig(mask="padding")),
+    "lclip-small": DualConfig(
+        image=VisionConfig(width=384, heads=12, embedding_dim=256),
+        text=TextConfig(width=384, heads=6, embedding_rank=64, mask="padding", embedding_dim=256),
+    ),
+    "tiny": DualConfig(
+        image=VisionConfig(width=32, heads=4, blocks=1, image_size=64, embedding_dim=16),
+        text=TextConfig(
+            width=32, heads=4, blocks=1, embedding_rank=8, mask="padding", context_length=32, embedding_dim=16
+        ),
+    ),
+}
+"""Sizes by name: ``lclip`` is the published one, ``tiny`` serves tests."""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain dictionaries and lists, ready for JSON."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, tuple):
+            return [plain(v) for v in value]
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return value
+
+    result = plain(config)
+    assert isinstance(result, dict)
+    return result
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
+    """Build the dataclass ``cls`` from a dictionary, checking names and types.
+
+    Args:
+        cls: a dataclass, possibly with dataclass fields.
+        values: as read from TOML or JSON; missing fields keep their defaults.
+        where: prefix that error messages put before a field's name.
+
+    Raises:
+        InputError: a name is unknown (the nearest known one is offered) or a value has another type.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+            raise InputError(f"unknown setting {where}{name}; {hint}")
+    return cls(**{name: _convert(hints[name], value, where + name) for name, value in values.items()})
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    """``value`` as the annotated type ``kind`` wants it."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(args, value, where)
+    if dataclasses.is_dataclass(kind):
+        if dataclasses.is_dataclass(value):
+            return value
+        if not isinstance(value, dict):
+            raise InputError(f"{where} must be a table of settings, not {value!r}")
+        return from_dict(kind, value, where + ".")  # type: ignore[arg-type]
+    if origin is Literal:
+        if value not in args:
+            raise InputError(f"{where}={value!r} is not one of {', '.join(map(str, args))}")
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = [args[0]] * len(value) if len(args) == 2 and args[1] is ... else list(args)
+        if len(inner) != len(value):
+            raise InputError(f"{where} must have {len(inner)} entries, not {len(value)}")
+        return tuple(
+            _convert(t, v, f"{where}[{i}]") for i, (t, v) in enumerate(zip(inner, value, strict=True))
+        )
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    wanted = origin or kind
+    if wanted is Any or (isinstance(value, wanted) and not (isinstance(value, bool) and wanted is not bool)):
+        return value
+    raise InputError(f"{where}={value!r} must be {getattr(kind, '__name__', kind)}")
+
+
+def _convert_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
+    """A union is either ``X | None`` or a choice of dataclasses told apart by their ``kind``."""
+    if value is None and type(None) in args:
+        return None
+    args = tuple(a for a in args if a is not type(None))
+    if len(args) == 1:
+        return _convert(args[0], value, where)
+    choices: dict[str, Any] = {a.kind: a for a in args if hasattr(a, "kind")}
+    if not choices or dataclasses.is_dataclass(value):
+        return value
+    if not isinstance(value, dict):
+        raise InputError(f"{where} must be a table of settings, not {value!r}")
+    kind = value.get("kind", next(iter(choices)))
+    if kind not in choices:
+        raise InputError(f"{where}.kind={kind!r} is not one of {', '.join(choices)}")
+    return from_dict(choices[kind], value, where + ".")

@@ -1,0 +1,172 @@
+"""Transformers whose blocks are stored once and executed several times (weight multiplexing).
+
+Source: MiniViT (arXiv 2204.07154), used in this form by L-CLIP (arXiv 2507.08710). A stored block holds the
+projections of the attention and the MLP; private to each of its repeats are two LayerNorms, two mixers over the
+heads and, as an option for images, a depth-wise convolution before the MLP.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliplet.models.config import TransformerConfig
+
+
+class HeadMixer(nn.Module):
+    """A linear map over the attention heads, the same for every pair of tokens; starts as the identity.
+
+    ``[B, h, N, M] -> [B, h, N, M]``; ``h * h`` parameters, no bias.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(heads))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Mix the maps of all heads."""
+        mixed = self.weight @ maps.flatten(2)  # [h, h] @ [B, h, N * M]
+        return mixed.view_as(maps)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention whose weights all repeats of a block share.
+
+    The mixers come with each call, because they are private to the repeat. Without them this is ordinary
+    scaled dot-product attention.
+    """
+
+    def __init__(self, width: int, heads: int, qkv_bias: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Tensor,
+        visible: Tensor | None = None,
+        before: HeadMixer | None = None,
+        after: HeadMixer | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            x: ``[B, N, D]``.
+            visible: bool, broadcastable to ``[B, 1, N, N]``; False hides a key from a query.
+            before: mixer F of the logits; after: mixer G of the probabilities.
+
+        Returns:
+            ``[B, N, D]``.
+        """
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, h, N, d]
+        if before is None and after is None and not torch.onnx.is_in_onnx_export():
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        else:
+            logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # [B, h, N, N]
+            if before is not None:
+                logits = before(logits)
+            if visible is not None:  # after the mixing, which would spread the minimum to other heads
+                logits = logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
+            maps = logits.softmax(dim=-1).to(v.dtype)
+            if after is not None:
+                maps = after(maps)
+            out = maps @ v
+        return self.proj(out.transpose(1, 2).reshape(batch, tokens, width))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., D] -> [..., D]``."""
+        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+
+
+class PatchConv(nn.Module):
+    """Depth-wise 7x7 convolution over the grid of patches; the class token passes. Starts as the identity.
+
+    ``[B, 1 + G * G, D] -> [B, 1 + G * G, D]``.
+    """
+
+    def __init__(self, width: int, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.conv = nn.Conv2d(width, width, 7, padding=3, groups=width, bias=False)
+        nn.init.dirac_(self.conv.weight, groups=width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve the patches."""
+        first, patches = x[:, :1], x[:, 1:]
+        maps = patches.transpose(1, 2).unflatten(2, (self.grid, self.grid))  # [B, D, G, G]
+        return torch.cat([first, self.conv(maps).flatten(2).transpose(1, 2)], dim=1)
+
+
+class Repeat(nn.Module):
+    """The private parts of one execution of a stored block."""
+
+    def __init__(self, config: TransformerConfig, grid: int | None) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.before = HeadMixer(config.heads) if config.mixers else None
+        self.after = HeadMixer(config.heads) if config.mixers else None
+        self.transform = PatchConv(config.width, grid) if grid is not None else None
+
+
+class MultiplexedBlock(nn.Module):
+    """One stored block, executed once for each of its repeats.
+
+    For repeat r: ``x = x + Attn(LN1_r(x); F_r, G_r)``, then ``x = x + MLP(C_r(LN2_r(x)))`` where C_r is the
+    optional convolution.
+    """
+
+    def __init__(self, config: TransformerConfig, grid: int | None = None) -> None:
+        super().__init__()
+        self.attention = Attention(config.width, config.heads, config.qkv_bias)
+        self.mlp = MLP(config.width, int(config.width * config.mlp_ratio))
+        self.repeats = nn.ModuleList(Repeat(config, grid) for _ in range(config.repeats))
+
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """``[B, N, D] -> [B, N, D]``."""
+        for repeat in self.repeats:
+            assert isinstance(repeat, Repeat)
+            x = x + self.attention(repeat.norm1(x), visible, repeat.before, repeat.after)
+            hidden = repeat.norm2(x)
+            if repeat.transform is not None:
+                hidden = repeat.transform(hidden)
+            x = x + self.mlp(hidden)
+        return x
+
+
+class MultiplexedTransformer(nn.Module):
+    """Stored blocks in order, each executed ``repeats`` times in a row: A A B B C C.
+
+    Args:
+        config: sizes; with ``repeats=1`` and ``mixers=False`` this is a plain pre-LN transformer.
+        grid: side of the patch grid, to add MiniViT's convolution before the MLP; ``None`` leaves it out.
+    """
+
+    def __init__(self, config: TransformerConfig, grid: int | None = None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(MultiplexedBlock(config, grid) for _ in range(config.blocks))
+
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """``[B, N, D] -> [B, N, D]``; ``visible`` as in :class:`Attention`."""
+        for block in self.blocks:
+            x = block(x, visible)
+        return x
+
+
+def init_weights(module: nn.Module) -> None:
+    """Truncated normal (0.02) for matrices, zero for biases; call with ``module.apply(init_weights)``."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
