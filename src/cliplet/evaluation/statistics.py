@@ -253,6 +253,28 @@ def bootstrap_mean(
     return Interval(float(v.mean()), *_percentiles(np.concatenate([np.empty(0), *blocks]), level), len(v))
 
 
+def bootstrap_means(
+    table: ArrayLike,
+    groups: Sequence[object] | NDArray | None = None,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[Interval]:
+    """Means of several columns [n, k] of the same rows, each with its interval; ``draws=0`` leaves NaN ends."""
+    rows = np.asarray(table, dtype=np.float64)
+    means = rows.mean(axis=0)
+    if draws == 0:
+        return [Interval(float(m), float("nan"), float("nan"), len(rows)) for m in means]
+    codes, n_groups = group_codes(groups, len(rows))
+    counts = np.bincount(codes, minlength=n_groups)
+    sums = np.stack([np.bincount(codes, column, n_groups) for column in rows.T], axis=1)  # [G, k]
+    blocks = [(w @ sums) / (w @ counts)[:, None] for w in resample_weights(n_groups, draws, seed)]
+    samples = np.concatenate(blocks)  # [draws, k]
+    return [
+        Interval(float(m), *_percentiles(s, level), len(rows)) for m, s in zip(means, samples.T, strict=True)
+    ]
+
+
 # ---------------------------------------------------------------- is one metric better than another?
 @dataclass(frozen=True)
 class PairedTest:
