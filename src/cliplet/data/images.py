@@ -8,7 +8,7 @@ import io
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,20 @@ from PIL import Image, ImageOps
 
 from cliplet.errors import InputError
 
-ImageInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any]
-"""A path, encoded bytes (JPEG, PNG, ...), a PIL image, or an array ``[h, w]``, ``[h, w, 1|3|4]``."""
+
+@runtime_checkable
+class StoredPhoto(Protocol):
+    """A photo that is read when needed, such as a member of a tar."""
+
+    def read_bytes(self) -> bytes:
+        """The encoded photo."""
+        ...
+
+
+ImageInput: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any] | StoredPhoto
+)
+"""A path, encoded bytes (JPEG, PNG, ...), a PIL image, an array ``[h, w]`` or ``[h, w, 1|3|4]``, or a tar member."""
 
 MAX_PIXELS = 200_000_000
 """Largest photo that is decoded; beyond it a file is taken for a decompression bomb."""
@@ -43,6 +55,9 @@ def open_image(source: ImageInput, at_least: int | None = None) -> Image.Image:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(source), f"image of {len(source)} bytes", at_least, empty=not len(source))
     if not isinstance(source, (str, os.PathLike)):
+        if isinstance(source, StoredPhoto):
+            encoded = source.read_bytes()
+            return _decode(io.BytesIO(encoded), str(source), at_least, empty=not encoded)
         raise InputError(
             f"an image must be a path, encoded bytes, a PIL image or an array, not {type(source).__name__}"
         )

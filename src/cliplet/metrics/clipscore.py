@@ -54,7 +54,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def preset(name: str) -> Preset:
+def find_preset(name: str) -> Preset:
     """A preset by name; raises InputError for an unknown one."""
     try:
         return PRESETS[name]
@@ -98,7 +98,7 @@ def ref_clip_score(cosine: ArrayLike, best_reference_cosine: ArrayLike, w: float
     image = clip_score(cosine, w)
     reference = np.maximum(np.asarray(best_reference_cosine, dtype=np.float32), np.float32(0))
     total: Scores = image + reference
-    return np.float32(2) * image * reference / np.where(total == 0, np.float32(1), total)
+    return np.float32(2) * image * reference / np.maximum(total, np.float32(1e-30))
 
 
 def ref_mix_score(
