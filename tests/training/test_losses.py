@@ -1,0 +1,196 @@
+"""Losses against cases worked by hand, against their own derivatives, and against each other."""
+
+import doctest
+import importlib
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cliplet.errors import InputError
+from cliplet.models.config import TransformerConfig
+from cliplet.models.multiplexed import Attention
+from cliplet.training import losses
+
+MODULES = ("embedding", "regulator", "contrastive", "relation")
+PUBLIC = [getattr(losses, name) for name in losses.__all__ if name != "gather"]
+
+
+def doubles(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+
+
+def batch(dims=(5, 5, 7, 7), rows=4):
+    return [doubles(rows, d, seed=i) for i, d in enumerate(dims)]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name):
+    module = importlib.import_module(f"cliplet.training.losses.{name}")
+    result = doctest.testmod(module, extraglobs={"torch": torch})
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("loss", PUBLIC, ids=lambda f: f.__name__)
+def test_docstrings_have_the_form(loss):
+    for part in ("Formula", "=====", "Relation:", "Source:", "Example:"):
+        assert part in loss.__doc__, part
+
+
+def test_l1_by_hand():
+    assert losses.l1(torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0, 2.0]])).item() == 2.5
+
+
+def test_cosine_by_hand_and_length_does_not_matter():
+    student, teacher = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[5.0, 0.0], [-2.0, 0.0]])
+    assert losses.cosine(student, teacher).item() == pytest.approx((0.4 + 2) / 2)
+
+
+def test_feature_mse_is_the_cosine_loss_in_disguise():
+    s, t = doubles(4, 6), doubles(4, 6, seed=1)
+    assert losses.FeatureMSE(6, 6)(s, t).item() == pytest.approx(losses.cosine(s, t).item() * 2 / 6)
+
+
+def test_feature_mse_maps_other_widths():
+    mse = losses.FeatureMSE(5, 3).double()
+    assert sum(p.numel() for p in mse.parameters()) == 18
+    s, t = doubles(4, 5), doubles(4, 3)
+    expected = F.mse_loss(F.normalize(s @ mse.map.weight.T + mse.map.bias), F.normalize(t))
+    assert mse(s, t).item() == pytest.approx(expected.item())
+
+
+def test_embedding_losses_refuse_other_widths():
+    for loss in (losses.l1, losses.cosine):
+        with pytest.raises(InputError, match="FeatureMSE"):
+            loss(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+def unit(*angles):
+    angles = torch.tensor(angles)
+    return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+def test_similarity_regulator_by_hand():
+    # teacher: images at 0 and 90 degrees, texts the same; T = [[1, 0], [0, 1]]
+    t = unit(0.0, torch.pi / 2)
+    # student: images at 0 and 90, texts at 60 and 90; S = [[.5, 0], [.866, 1]]
+    s_txt = unit(torch.pi / 3, torch.pi / 2)
+    expected = (0.5 + 0) / 2 + (0 + 3**0.5 / 2) / 2
+    assert losses.similarity_regulator(t, s_txt, t, t).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_similarity_regulator_is_one_sided():
+    teacher_img, teacher_txt = unit(0.0, 1.0), unit(0.5, 1.5)  # matched cos(.5), others cos(1.5) and cos(.5)
+    better = unit(0.0, 2.0)  # matched pairs above the teacher's, others below
+    assert losses.similarity_regulator(better, better, teacher_img, teacher_txt).item() == 0
+    assert losses.contrastive(better, better, 1.0).item() > 0
+
+
+def test_similarity_regulator_equals_its_formula():
+    s_img, s_txt, t_img, t_txt = batch()
+    cos = F.cosine_similarity
+    total = 0.0
+    for i in range(4):
+        for j in range(4):
+            s = cos(s_img[i], s_txt[j], dim=0).item()
+            t = cos(t_img[i], t_txt[j], dim=0).item()
+            total += max(t - s, 0) / 4 if i == j else max(s - t, 0) / 12
+    assert losses.similarity_regulator(s_img, s_txt, t_img, t_txt).item() == pytest.approx(total)
+    with pytest.raises(InputError, match="at least 2"):
+        losses.similarity_regulator(s_img[:1], s_txt[:1], t_img[:1], t_txt[:1])
+
+
+def test_contrastive_by_hand():
+    image, text = unit(0.0, torch.pi / 2), unit(0.0, torch.pi / 3)
+    s = torch.tensor([[1.0, 0.5], [0.0, 3**0.5 / 2]]) * 2
+    expected = 0.0
+    for rows in (s, s.T):
+        expected -= sum(torch.log(rows[i].exp()[i] / rows[i].exp().sum()) for i in range(2)).item() / 4
+    assert losses.contrastive(image, text, 2.0).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_affinity_mimicking_tends_to_contrastive_for_a_sure_teacher():
+    s_img, s_txt, _, _ = batch()
+    sure = torch.eye(4, dtype=torch.float64)
+    mimic = losses.affinity_mimicking(s_img, s_txt, sure, sure, 3.0, teacher_scale=1000.0)
+    assert mimic.item() == pytest.approx(losses.contrastive(s_img, s_txt, 3.0).item())
+
+
+def test_affinity_mimicking_is_least_at_the_teacher_and_gives_it_no_gradient():
+    s_img, s_txt, _, _ = batch()
+    own = losses.affinity_mimicking(s_img, s_txt, s_img.detach(), s_txt.detach(), 3.0)
+    own.backward()
+    assert s_img.grad.abs().max() < 1e-12
+    t_img, t_txt = doubles(4, 6), doubles(4, 6, seed=3)
+    losses.affinity_mimicking(s_img, s_txt, t_img, t_txt, 3.0).backward()
+    assert t_img.grad is None
+    assert s_img.grad.abs().max() > 1e-4
+
+
+def test_interactive_contrastive_reduces_to_contrastive():
+    s_img, s_txt, _, _ = batch()
+    own = losses.interactive_contrastive(s_img, s_txt, s_img, s_txt, 2.0)
+    assert own.item() == pytest.approx(losses.contrastive(s_img, s_txt, 2.0).item())
+
+
+def test_attention_distillation_equals_its_formula():
+    student = [doubles(2, 3, 4, seed=i) for i in range(3)]
+    teacher = [doubles(2, 3, 8, seed=9 + i).detach() for i in range(3)]
+    total = 0.0
+    for i in range(3):
+        for j in range(3):
+            for b in range(2):
+                target = (teacher[i][b] @ teacher[j][b].T / 8**0.5).softmax(-1)
+                ours = (student[i][b] @ student[j][b].T / 4**0.5).softmax(-1)
+                total += -(target * ours.log()).sum(-1).mean().item() / 2 / 9
+    assert losses.attention_distillation(student, teacher).item() == pytest.approx(total)
+    split = losses.attention_distillation(student, teacher, heads=2).item()
+    assert split != pytest.approx(total)
+    with pytest.raises(InputError, match="3 relation heads"):
+        losses.attention_distillation(student, teacher, heads=3)
+
+
+def test_attention_distillation_takes_our_towers():
+    config = TransformerConfig(width=16, heads=4)
+    attention = Attention(config.width, config.heads, qkv_bias=True)
+    x = torch.randn(2, 5, 16)
+    qkv = attention.qkv(x).chunk(3, dim=-1)
+    loss = losses.attention_distillation(qkv, [torch.randn(2, 5, 24) for _ in range(3)])
+    loss.backward()
+    assert attention.qkv.weight.grad.abs().max() > 0
+
+
+FIXED = doubles(4, 6, seed=20).detach()  # a teacher: it takes no gradient
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda a, b, c, d: losses.l1(a, c),
+        lambda a, b, c, d: losses.cosine(a, c),
+        lambda a, b, c, d: losses.FeatureMSE(6, 6)(a, c),
+        lambda a, b, c, d: losses.similarity_regulator(a, b, c, d),
+        lambda a, b, c, d: losses.contrastive(a, b, 3.0),
+        lambda a, b, c, d: losses.affinity_mimicking(a, b, FIXED, FIXED, 3.0, 5.0),
+        lambda a, b, c, d: losses.interactive_contrastive(a, b, c, d, 3.0),
+        lambda a, b, c, d: losses.hidden_distillation(a[None], FIXED[None]),
+        lambda a, b, c, d: losses.attention_distillation([a[None], b[None], c[None]], [FIXED[None]] * 3),
+    ],
+    ids=["l1", "cosine", "mse", "sr", "contrastive", "affinity", "interactive", "hidden", "attention"],
+)
+def test_gradients_equal_finite_differences(loss):
+    assert torch.autograd.gradcheck(loss, batch((6, 6, 6, 6)))
+
+
+def test_the_logit_scale_learns():
+    s_img, s_txt, _, _ = batch()
+    scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: losses.contrastive(s_img.detach(), s_txt.detach(), x), (scale,))
+
+
+def test_half_precision_embeddings_are_compared_in_fp32():
+    image, text = torch.randn(4, 8), torch.randn(4, 8)
+    loss = losses.contrastive(image.bfloat16(), text.bfloat16(), 100.0)
+    assert loss.dtype == torch.float32
