@@ -86,4 +86,4 @@ def unit_norm(vectors: NDArray[Any]) -> Embeddings:
     """Rows scaled to length 1 in float32; a zero row stays zero."""
     rows: Embeddings = np.asarray(vectors, dtype=np.float32)
     norms: Embeddings = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return rows / np.maximum(norms, np.float32(1e-30))
+    return np.asarray(rows / np.maximum(norms, 1e-30), dtype=np.float32)

@@ -98,7 +98,7 @@ def ref_clip_score(cosine: ArrayLike, best_reference_cosine: ArrayLike, w: float
     image = clip_score(cosine, w)
     reference = np.maximum(np.asarray(best_reference_cosine, dtype=np.float32), np.float32(0))
     total: Scores = image + reference
-    return np.float32(2) * image * reference / np.maximum(total, np.float32(1e-30))
+    return np.asarray(2 * image * reference / np.maximum(total, 1e-30), dtype=np.float32)
 
 
 def ref_mix_score(

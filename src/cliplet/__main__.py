@@ -1,0 +1,5 @@
+"""``python -m cliplet``."""
+
+from cliplet.cli.main import main
+
+main()

@@ -1,0 +1,72 @@
+"""The command line: a group whose commands are imported only when they are called."""
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from cliplet import __version__
+from cliplet.errors import ClipletError
+
+COMMANDS = {
+    "score": ("cliplet.cli.score", "Score captions against their images."),
+    "demo": ("cliplet.cli.demo", "Score a few real photos and write a report."),
+    "evaluate": ("cliplet.cli.evaluate", "Measure a metric or a model on the field's benchmarks."),
+    "models": ("cliplet.cli.models", "List, show and check models and what they need."),
+}
+"""Each command's module (which holds a click command of that name) and its one line of help."""
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a command's module when the command runs, not for ``--help``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands, in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List commands from the table above, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="cliplet")
+def cli() -> None:
+    """Judge image captions, and make the small CLIP models that judge them."""
+
+
+def main() -> None:
+    """Run the command line; errors that the user can put right are one line, without a traceback."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ClipletError as error:
+        _say(f"Error: {error}")
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        _say("Interrupted.")
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        _say(f"Error: {error.filename or 'output'}: {error.strerror or error}")
+        sys.exit(2)
+
+
+def _say(line: str) -> None:
+    print(line.encode("utf-8", "replace").decode(), file=sys.stderr)

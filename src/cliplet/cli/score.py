@@ -1,0 +1,226 @@
+"""``cliplet score``: one image with captions, or a captioner's output file."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cliplet.errors import InputError
+from cliplet.metrics.clipscore import PRESETS
+
+if TYPE_CHECKING:
+    from cliplet.score_file import ScoreTable
+    from cliplet.scorer import Scorer
+
+SHOWN_FAILURES = 10
+
+
+@click.command()
+@click.argument("target")
+@click.argument("captions", nargs=-1)
+@click.option("--images", metavar="DIR|TAR", help="Where the photos of a captions file are.")
+@click.option("--refs", metavar="FILE", help="Reference captions, in any format that captions may have.")
+@click.option("--model", metavar="NAME|DIR", help="A model by name or folder; default: the packaged one.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), default="paper", show_default=True,
+              help="paper: CLIPScore, w*max(cos,0); torchmetrics: 100*cos; cosine.")  # fmt: skip
+@click.option("--out", metavar="DIR", help="Write rows.jsonl, rows.csv, summary.json and report.html there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 when any row could not be scored.")
+@click.option("--cache", is_flag=True, help="Keep embeddings on disk: photos seen before cost nothing.")
+@click.option(
+    "--cache-dir", metavar="DIR", help="As --cache, in this folder; default $CLIPLET_CACHE or ~/.cache."
+)
+def score(
+    target: str,
+    captions: tuple[str, ...],
+    images: str | None,
+    refs: str | None,
+    model: str | None,
+    preset: str,
+    out: str | None,
+    as_json: bool,
+    strict: bool,
+    cache: bool,
+    cache_dir: str | None,
+) -> None:
+    """Score captions against their images.
+
+    \b
+    cliplet score dog.jpg "a dog on the beach" "a cat"      one image, captions ranked
+    cliplet score captions.json --images photos/            a captioner's output
+
+    A captions file is JSON {image: caption}, COCO results, JSONL, CSV, TSV, Parquet, a Flickr8k token file or a
+    WebDataset tar.
+    """
+    if captions:
+        _check_single(target, images, refs, out)
+        _score_one(_scorer(model, preset, cache_dir or cache), target, captions, as_json, strict)
+        return
+    from cliplet.data.captions import CAPTION_SUFFIXES
+    from cliplet.data.photos import is_photo_path
+
+    if is_photo_path(target):
+        raise click.UsageError(
+            f'{target} is a photo: give it a caption too, as in: cliplet score {target} "a dog"'
+        )
+    if not target.lower().endswith(CAPTION_SUFFIXES):
+        raise click.UsageError(
+            f"{target} is neither a photo with captions nor a captions file ({', '.join(CAPTION_SUFFIXES)})"
+        )
+    _score_file(_scorer(model, preset, cache_dir or cache), target, images, refs, out, as_json, strict)
+
+
+def _check_single(target: str, images: str | None, refs: str | None, out: str | None) -> None:
+    for option, value in (("--images", images), ("--refs", refs), ("--out", out)):
+        if value is not None:
+            raise click.UsageError(f"{option} is for a captions file, not for one image with captions")
+    if not Path(target).exists():
+        raise click.UsageError(f"{target}: there is no such file")
+
+
+def _scorer(model: str | None, preset: str, cache: str | bool) -> "Scorer":
+    from cliplet.scorer import Scorer
+
+    return Scorer(model, preset, cache=cache)
+
+
+def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json: bool, strict: bool) -> None:
+    result = scorer.score(image, captions)
+    if all(reason is not None for reason in result.failures):
+        raise InputError(str(result.failures[0]))
+    order = sorted(
+        range(len(captions)), key=lambda i: -result.score[i] if result.failures[i] is None else 9e9
+    )
+    if as_json:
+        rows = [
+            {
+                "image": image,
+                "caption": captions[i],
+                "score": _number(result.score[i]),
+                "cosine": _number(result.cosine[i]),
+                "truncated": bool(result.truncated[i]),
+                "reason": result.failures[i],
+            }
+            for i in order
+        ]
+        summary = {"captions": len(rows), "failed": result.provenance["failed"], "best": rows[0]["caption"]}
+        _print_json({"summary": summary, "rows": rows, "provenance": result.provenance})
+    else:
+        click.echo(f"{result.preset.column:>9}  caption")
+        for i in order:
+            shown = "-" if result.failures[i] else f"{result.score[i]:.3f}"
+            why = f"  [{result.failures[i]}]" if result.failures[i] else ""
+            cut = "  [cut to the model's context]" if result.truncated[i] else ""
+            click.echo(f"{shown:>9}  {_one_line(captions[i])}{why}{cut}")
+    if strict and result.provenance["failed"]:
+        sys.exit(1)
+
+
+def _score_file(
+    scorer: "Scorer",
+    captions: str,
+    images: str | None,
+    refs: str | None,
+    out: str | None,
+    as_json: bool,
+    strict: bool,
+) -> None:
+    from cliplet.reports.files import writable_folder
+    from cliplet.score_file import score_file
+
+    folder = None if out is None else writable_folder(out)
+    with _progress_bar("scoring") as progress:
+        table = score_file(captions, images, scorer, refs, progress)
+    if folder is not None:
+        from cliplet.reports.score import write_score_report
+
+        with _progress_bar("writing the report") as progress:
+            write_score_report(table, folder)
+    if as_json:
+        _print_json({"summary": table.summary(), "rows": table.rows, "provenance": table.provenance})
+    else:
+        _print_table(table, folder)
+    if strict and table.failures:
+        sys.exit(1)
+
+
+def _print_table(table: "ScoreTable", folder: Path | None) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    grid = Table(
+        title=f"{Path(table.provenance['captions']).name}: {len(table.rows)} captions", title_justify="left"
+    )
+    grid.add_column("score")
+    for name in ("mean", "95 % interval", "captions"):
+        grid.add_column(name, justify="right")
+    for name, interval in table.intervals.items():
+        grid.add_row(
+            name, f"{interval.value:.4f}", f"{interval.low:.4f} to {interval.high:.4f}", str(interval.n)
+        )
+    console.print(grid)
+    facts = table.provenance
+    w = f", w = {facts['w']:g}" if facts["preset"] == "paper" else ""
+    console.print(
+        f"model {facts['model']} ({facts['fingerprint']}), preset {facts['preset']}{w}", soft_wrap=True
+    )
+    failures = table.failures
+    console.print(f"failed: {len(failures)} of {len(table.rows)}", style="bold red" if failures else "")
+    for row in failures[:SHOWN_FAILURES]:
+        console.print(
+            escape(f"  {row['where']}: {_one_line(str(row['image']))}: {row['reason']}"), soft_wrap=True
+        )
+    if len(failures) > SHOWN_FAILURES:
+        console.print(
+            f"  and {len(failures) - SHOWN_FAILURES} more{'' if folder else '; --out DIR lists them all'}"
+        )
+    if table.images_without_caption:
+        first = ", ".join(table.images_without_caption[:3])
+        console.print(escape(f"photos without a caption: {len(table.images_without_caption)} ({first} ...)"))
+    for note in table.notes:
+        console.print(escape(f"note: {note}"))
+    if folder is not None:
+        console.print(
+            escape(f"written: {folder / 'report.html'}, rows.jsonl, rows.csv, summary.json"), soft_wrap=True
+        )
+
+
+class _progress_bar:
+    """A bar on standard error while it is a terminal; nothing when piped."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.bar: Any = None
+
+    def __enter__(self) -> Any:
+        if not sys.stderr.isatty():
+            return None
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.bar = Progress(console=Console(stderr=True), transient=True)
+        self.bar.start()
+        task = self.bar.add_task(self.what, total=None)
+        return lambda done, total: self.bar.update(task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _one_line(text: str) -> str:
+    """The text with newlines and control characters shown as spaces, and broken characters replaced."""
+    clean = "".join(c if c.isprintable() else " " for c in text)
+    return clean.encode("utf-8", "replace").decode()
+
+
+def _number(value: Any) -> float | None:
+    return None if value != value else round(float(value), 6)
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    click.echo(json.dumps(content, ensure_ascii=True))

@@ -1,0 +1,212 @@
+"""Scoring a captioner's output file: from files on disk to a table of rows, a summary and provenance."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cliplet.data.captions import CaptionEntry, ImageKey, image_name, read_captions, read_references
+from cliplet.data.images import ImageInput
+from cliplet.data.photos import PhotoIndex, PhotoTar, open_photos
+from cliplet.errors import InputError
+from cliplet.evaluation.statistics import Interval, bootstrap_mean
+from cliplet.scorer import Scorer, ScoreResult
+
+Progress = Callable[[int, int], None]
+
+ROW_FIELDS = {
+    "CLIPScore": "clip_score",
+    "100*cos": "cos_100",
+    "cosine": "cosine",
+    "RefCLIPScore": "ref_clip_score",
+    "RefMixScore": "ref_mix_score",
+    "reference cosine": "reference_cosine",
+}
+"""Field name in rows of each score."""
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """A scored captions file."""
+
+    rows: list[dict[str, Any]]
+    """One a caption, in the file's order: image, caption, scores (None for none), truncated, reason, where."""
+    photos: list[ImageInput | None]
+    """Each row's photo, None where it was not found."""
+    intervals: dict[str, Interval]
+    """Corpus value of each score, with its 95 % bootstrap interval over images."""
+    provenance: dict[str, Any]
+    """What produced the scores, and from which files."""
+    images_without_caption: list[str]
+    """Photos that no caption names."""
+    notes: list[str]
+    """What a reader of the numbers must know."""
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """The rows without a score."""
+        return [row for row in self.rows if row["reason"] is not None]
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and corpus values."""
+        return {
+            "captions": len(self.rows),
+            "scored": len(self.rows) - len(self.failures),
+            "failed": len(self.failures),
+            "truncated": self.provenance["truncated"],
+            "images_without_caption": len(self.images_without_caption),
+            "metrics": {
+                name: {"mean": _plain(i.value), "low": _plain(i.low), "high": _plain(i.high), "n": i.n}
+                for name, i in self.intervals.items()
+            },
+            "notes": self.notes,
+        }
+
+
+def score_file(
+    captions: str | Path,
+    images: str | Path | None,
+    scorer: Scorer,
+    references: str | Path | None = None,
+    progress: Progress | None = None,
+) -> ScoreTable:
+    """Score every caption of a file.
+
+    Args:
+        captions: what :func:`cliplet.data.captions.read_captions` reads.
+        images: folder or tar of the photos; None: the captions file's own tar, or the folder that it lies in.
+        scorer: model and preset.
+        references: a file of reference captions.
+        progress: called with (rows done, rows in all).
+
+    Returns:
+        A ScoreTable with one row a caption; bad rows carry their reason.
+
+    Raises:
+        InputError: a file cannot be used as a whole.
+    """
+    entries = read_captions(captions)
+    refs = None if references is None else read_references(references)
+    index = _photo_index(Path(captions), images)
+    names, photos, reasons = _find_photos(entries, index)
+    row_refs = (
+        None
+        if refs is None
+        else [_references_of(entry, name, refs) for entry, name in zip(entries, names, strict=True)]
+    )
+    scored = _score_found(scorer, entries, photos, reasons, row_refs, progress)
+    rows = _rows(entries, scored, reasons)
+    used = {name for name in names if name is not None}
+    notes = _notes(scored, row_refs, references)
+    return ScoreTable(
+        rows=rows,
+        photos=photos,
+        intervals=_intervals(scored, [str(entry.image) for entry in entries]),
+        provenance=scored.provenance
+        | {
+            "captions": str(captions),
+            "images": str(index.root),
+            "references": None if references is None else str(references),
+        },
+        images_without_caption=[] if images is None else [name for name in index.names() if name not in used],
+        notes=notes,
+    )
+
+
+def _photo_index(captions: Path, images: str | Path | None) -> PhotoIndex:
+    if images is not None:
+        return open_photos(images)
+    if captions.suffix.lower() == ".tar":
+        return PhotoTar(captions)
+    return open_photos(captions.resolve().parent)
+
+
+def _find_photos(
+    entries: Sequence[CaptionEntry], index: PhotoIndex
+) -> tuple[list[str | None], list[ImageInput | None], list[str | None]]:
+    """Each row's photo name and photo, or the reason why it has none."""
+    found: dict[ImageKey, tuple[str | None, ImageInput | None, str | None]] = {}
+    for entry in entries:
+        if entry.image not in found:
+            try:
+                found[entry.image] = (*index.find(entry.image), None)
+            except InputError as error:
+                found[entry.image] = (None, None, str(error))
+    if all(photo is None for _, photo, _ in found.values()):
+        first = next(iter(found.values()))[2]
+        raise InputError(
+            f"none of the {len(found)} images was found: {first}. Give their folder or tar with --images"
+        )
+    names, photos, reasons = zip(*(found[entry.image] for entry in entries), strict=True)
+    return list(names), list(photos), list(reasons)
+
+
+def _references_of(entry: CaptionEntry, name: str | None, refs: Mapping[ImageKey, list[Any]]) -> list[Any]:
+    """References by the captions file's name for the image, the photo's name, its file name or its stem."""
+    keys = [str(entry.image)] if name is None else [str(entry.image), name, Path(name).name, Path(name).stem]
+    for key in keys:
+        for spelling in (key, image_name(key)):
+            if spelling in refs:
+                return refs[spelling]
+    return []
+
+
+def _score_found(
+    scorer: Scorer,
+    entries: Sequence[CaptionEntry],
+    photos: list[ImageInput | None],
+    reasons: list[str | None],
+    references: list[list[Any]] | None,
+    progress: Progress | None,
+) -> ScoreResult:
+    """Scores of all rows; a row without a photo is scored as one with a bad caption is: not at all."""
+    captions = [
+        entry.caption if reason is None else None for entry, reason in zip(entries, reasons, strict=True)
+    ]
+    return scorer.score([photo or b"" for photo in photos], captions, references, progress)  # type: ignore[arg-type]
+
+
+def _rows(
+    entries: Sequence[CaptionEntry], scored: ScoreResult, reasons: list[str | None]
+) -> list[dict[str, Any]]:
+    columns = {ROW_FIELDS[name]: values for name, values in scored.columns().items()}
+    rows = []
+    for i, entry in enumerate(entries):
+        row: dict[str, Any] = {"image": entry.image, "caption": entry.caption}
+        row |= {field: _plain(float(values[i])) for field, values in columns.items()}
+        row |= {
+            "truncated": bool(scored.truncated[i]),
+            "reason": reasons[i] or scored.failures[i],
+            "where": entry.where,
+        }
+        rows.append(row)
+    return rows
+
+
+def _intervals(scored: ScoreResult, images: list[str]) -> dict[str, Interval]:
+    intervals = {name: bootstrap_mean(values, images) for name, values in scored.columns().items()}
+    first = scored.preset.column
+    corpus = scored.mean  # torchmetrics clamps its mean
+    return intervals | {
+        first: Interval(corpus, intervals[first].low, intervals[first].high, intervals[first].n)
+    }
+
+
+def _notes(scored: ScoreResult, row_refs: list[list[Any]] | None, references: str | Path | None) -> list[str]:
+    notes = []
+    if scored.provenance["truncated"]:
+        length = scored.provenance["preprocessing"]["context_length"]
+        notes.append(
+            f"{scored.provenance['truncated']} captions were longer than {length} tokens and were cut"
+        )
+    if row_refs is not None and scored.provenance["without_references"]:
+        notes.append(
+            f"{scored.provenance['without_references']} scored captions have no references in {references}"
+        )
+    return notes
+
+
+def _plain(value: float) -> float | None:
+    """A number for JSON: None for NaN, six decimals."""
+    return None if math.isnan(value) else round(value, 6)
