@@ -112,6 +112,17 @@ def test_both_ways_of_resampling_tau_agree():
         np.testing.assert_allclose(table.tau(variant, weights), slow, rtol=1e-12)
 
 
+def test_resamples_with_few_distinct_scores():
+    rng = np.random.default_rng(5)
+    x, y = rng.integers(0, 3, 40).astype(float), rng.integers(0, 6, 40).astype(float)
+    codes = np.arange(40) // 8  # five images: many draws miss some values of x and of y
+    weights = rng.multinomial(5, np.full(5, 0.2), size=60)
+    fast = ClusterTau(x, y, codes, 5).tau("c", weights)
+    for w, value in zip(weights, fast, strict=True):
+        rows = np.repeat(np.arange(40), w[codes])
+        np.testing.assert_allclose(value, brute_tau(x[rows], y[rows], "c"), atol=1e-12, equal_nan=True)
+
+
 def test_many_levels_and_groups_take_the_general_path(monkeypatch):
     x, y = heavy_ties(200, 1)
     images = np.arange(200) // 4

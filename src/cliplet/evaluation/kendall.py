@@ -111,6 +111,7 @@ class ClusterTau:
         self.y_counts = np.zeros((n_clusters, self.y_levels))  # [G, levels of y]
         np.add.at(self.y_counts, (clusters, self.y), 1.0)
         self.products = self._sign_products()
+        self.ties = self._tie_products()
 
     @classmethod
     def fits(cls, y: ArrayLike, n_clusters: int) -> bool:
@@ -137,15 +138,39 @@ class ClusterTau:
                 below[:, cluster] += signs[:, level]
         return table
 
+    def _tie_products(self) -> Floats:
+        """[G, G] table T with ``w T w`` = the sum of squared (weighted) sizes of the groups of equal x."""
+        table = np.zeros((self.n_clusters, self.n_clusters))
+        order = np.argsort(self.x, kind="stable")
+        for tied in np.split(self.clusters[order], np.flatnonzero(np.diff(self.x[order])) + 1):
+            if len(tied) == 1:
+                table[tied[0], tied[0]] += 1
+            else:
+                clusters, counts = np.unique(tied, return_counts=True)
+                table[np.ix_(clusters, clusters)] += np.outer(counts, counts)
+        return table
+
+    def _classes(self, weights: Floats, y_counts: Floats) -> Floats:
+        """The smaller number of distinct values of x and of y in each resample; [draws]."""
+        classes = np.count_nonzero(y_counts, axis=1).astype(np.float64)
+        spread = np.argsort(-np.bincount(self.x, minlength=self.x_levels), kind="stable")[: 4 * self.y_levels]
+        common = np.full(self.x_levels, -1)
+        common[spread] = np.arange(len(spread))
+        rows = np.flatnonzero(common[self.x] >= 0)
+        present = np.zeros((self.n_clusters, len(spread)))
+        present[self.clusters[rows], common[self.x[rows]]] = 1
+        at_least = np.count_nonzero(weights @ present, axis=1)  # distinct x among the commonest values
+        for draw in np.flatnonzero(at_least < classes):  # rare: count them all
+            drawn = self.x[weights[draw, self.clusters] > 0]
+            classes[draw] = min(classes[draw], len(np.unique(drawn)))
+        return classes
+
     def tau(self, variant: Variant, weights: NDArray[np.integer]) -> Floats:
         """Tau for each row of ``weights`` [draws, G], the number of times each cluster was drawn; [draws]."""
         w = weights.astype(np.float64)
         difference = ((w @ self.products) * w).sum(axis=1)  # [draws]
         y_counts = w @ self.y_counts  # [draws, levels of y]
-        x_ties, x_distinct = np.empty(len(w)), np.empty(len(w))
-        for draw, cluster_weights in enumerate(w):
-            x_counts = np.bincount(self.x, cluster_weights[self.clusters], self.x_levels)
-            x_ties[draw], x_distinct[draw] = _pairs(x_counts), np.count_nonzero(x_counts)
+        n = y_counts.sum(axis=1)
+        x_ties = (((w @ self.ties) * w).sum(axis=1) - n) / 2
         y_ties = (y_counts * (y_counts - 1)).sum(axis=1) / 2
-        classes = np.minimum(x_distinct, np.count_nonzero(y_counts, axis=1))
-        return tau_from_counts(variant, y_counts.sum(axis=1), difference, x_ties, y_ties, classes)
+        return tau_from_counts(variant, n, difference, x_ties, y_ties, self._classes(w, y_counts))
