@@ -184,7 +184,8 @@ def weighted_statistic(
     raise InputError(f"unknown statistic {statistic!r}; use one of {', '.join(STATISTICS)}")
 
 
-def _percentiles(samples: Floats, level: float) -> tuple[float, float]:
+def percentile_interval(samples: Floats, level: float = 0.95) -> tuple[float, float]:
+    """The middle ``level`` of the samples, NaN left out."""
     samples = samples[~np.isnan(samples)]
     if len(samples) == 0:
         return float("nan"), float("nan")
@@ -224,7 +225,7 @@ def bootstrap(
 ) -> Interval:
     """A correlation with its percentile bootstrap interval, whole groups (images) resampled together."""
     samples = bootstrap_samples(statistic, x, y, groups, draws, seed)
-    return Interval(correlation(statistic, x, y), *_percentiles(samples, level), np.asarray(x).size)
+    return Interval(correlation(statistic, x, y), *percentile_interval(samples, level), np.asarray(x).size)
 
 
 def _group_means(
@@ -250,7 +251,9 @@ def bootstrap_mean(
     if len(v) == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     blocks = [(w @ sums) / (w @ counts) for w in resample_weights(len(sums), draws, seed)]
-    return Interval(float(v.mean()), *_percentiles(np.concatenate([np.empty(0), *blocks]), level), len(v))
+    return Interval(
+        float(v.mean()), *percentile_interval(np.concatenate([np.empty(0), *blocks]), level), len(v)
+    )
 
 
 def bootstrap_means(
@@ -271,7 +274,8 @@ def bootstrap_means(
     blocks = [(w @ sums) / (w @ counts)[:, None] for w in resample_weights(n_groups, draws, seed)]
     samples = np.concatenate(blocks)  # [draws, k]
     return [
-        Interval(float(m), *_percentiles(s, level), len(rows)) for m, s in zip(means, samples.T, strict=True)
+        Interval(float(m), *percentile_interval(s, level), len(rows))
+        for m, s in zip(means, samples.T, strict=True)
     ]
 
 
@@ -304,6 +308,43 @@ def _swaps(n_groups: int, draws: int, seed: int) -> Iterator[NDArray[np.bool_]]:
         yield rng.random((min(step, draws - start), n_groups)) < 0.5
 
 
+def permutation_p_value(
+    statistic: Statistic,
+    first: ArrayLike,
+    second: ArrayLike,
+    ratings: ArrayLike,
+    groups: Sequence[object] | NDArray | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> float:
+    """Two-sided p-value of "both metrics agree equally well with the ratings".
+
+    The two metrics' scores are swapped on a random half of the images, ``draws`` times; metrics have different units,
+    so they are swapped as mid-ranks scaled to [0, 1], for Pearson as standardised scores (PERM-BOTH of Deutsch et al.
+    2021, arXiv 2104.00054, uses standardised scores throughout).
+    """
+    a, y, bad = _clean(first, ratings, "propagate")
+    b, _, also_bad = _clean(second, ratings, "propagate")
+    if bad or also_bad:
+        raise InputError("scores to compare hold NaN; drop the rows whose score failed first")
+    observed = correlation(statistic, a, y) - correlation(statistic, b, y)
+    codes, n_groups = group_codes(groups, len(y))
+    if statistic == "pearson":
+        a, b = _standardised(a), _standardised(b)
+    else:
+        a, b = (mid_ranks(*dense_ranks(s)) / len(s) for s in (a, b))
+    # Both metrics' rows stand below each other as 2G groups; a swap picks for each image one of its two groups.
+    both, ratings_twice = np.concatenate([a, b]), np.concatenate([y, y])
+    function = weighted_statistic(
+        statistic, both, ratings_twice, np.concatenate([codes, codes + n_groups]), 2 * n_groups
+    )
+    null = []
+    for swap in _swaps(n_groups, draws, seed):
+        chosen = np.concatenate([swap, ~swap], axis=1).astype(np.int64)
+        null.append(function(chosen) - function(1 - chosen))
+    return _p_value(observed, np.concatenate([np.empty(0), *null]))
+
+
 def paired_correlation_test(
     statistic: Statistic,
     first: ArrayLike,
@@ -313,38 +354,21 @@ def paired_correlation_test(
     draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    samples: tuple[Floats, Floats] | None = None,
 ) -> PairedTest:
-    """Whether ``first`` agrees with the ratings better than ``second`` does, resampling whole images.
+    """Whether ``first`` agrees with the ratings better than ``second`` does.
 
-    The interval resamples images and takes both metrics on the same draw. The p-value swaps the two metrics' scores
-    on a random half of the images; metrics have different units, so they are swapped as mid-ranks scaled to [0, 1]
-    (PERM-BOTH of Deutsch et al. 2021, arXiv 2104.00054, uses standardised scores), Pearson's as standardised scores.
+    The interval resamples images and takes both metrics on the same draw (``samples``: what
+    :func:`bootstrap_samples` gave for both with one seed, if already at hand); the p-value is
+    :func:`permutation_p_value`.
     """
-    a, y, bad = _clean(first, ratings, "propagate")
-    b, _, also_bad = _clean(second, ratings, "propagate")
-    if bad or also_bad:
-        raise InputError("scores to compare hold NaN; drop the rows whose score failed first")
-    codes, n_groups = group_codes(groups, len(y))
-    samples = [bootstrap_samples(statistic, s, y, codes, draws, seed) for s in (a, b)]
-    low, high = _percentiles(samples[0] - samples[1], level)
-    if statistic == "pearson":
-        a, b = _standardised(a), _standardised(b)
+    p_value = permutation_p_value(statistic, first, second, ratings, groups, draws, seed)
+    if samples is None:
+        a, b = (bootstrap_samples(statistic, s, ratings, groups, draws, seed) for s in (first, second))
     else:
-        a, b = (mid_ranks(*dense_ranks(s)) / len(s) for s in (a, b))
-    # Both metrics' rows stand below each other as 2G groups; a swap picks for each image one of its two groups.
-    function = weighted_statistic(
-        statistic,
-        np.concatenate([a, b]),
-        np.concatenate([y, y]),
-        np.concatenate([codes, codes + n_groups]),
-        2 * n_groups,
-    )
-    null = []
-    for swap in _swaps(n_groups, draws, seed):
-        chosen = np.concatenate([swap, ~swap], axis=1).astype(np.int64)
-        null.append(function(chosen) - function(1 - chosen))
-    observed = correlation(statistic, first, ratings) - correlation(statistic, second, ratings)
-    return PairedTest(observed, low, high, _p_value(observed, np.concatenate([np.empty(0), *null])), len(y))
+        a, b = samples
+    difference = correlation(statistic, first, ratings) - correlation(statistic, second, ratings)
+    return PairedTest(difference, *percentile_interval(a - b, level), p_value, np.asarray(ratings).size)
 
 
 def paired_mean_test(
@@ -367,7 +391,7 @@ def paired_mean_test(
         return PairedTest(float("nan"), float("nan"), float("nan"), float("nan"), 0)
     draws_of = [(w @ sums) / (w @ counts) for w in resample_weights(len(sums), draws, seed)]
     flips = [np.where(swap, -1.0, 1.0) @ sums / len(d) for swap in _swaps(len(sums), draws, seed)]
-    low, high = _percentiles(np.concatenate([np.empty(0), *draws_of]), level)
+    low, high = percentile_interval(np.concatenate([np.empty(0), *draws_of]), level)
     return PairedTest(
         float(d.mean()), low, high, _p_value(float(d.mean()), np.concatenate([np.empty(0), *flips])), len(d)
     )

@@ -1,0 +1,114 @@
+"""Where scores come from: a model (CLIPScore and its kin), the n-gram metrics, or columns of a file."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cliplet.encoders.base import Encoder
+from cliplet.errors import InputError
+from cliplet.evaluation.human import ScoreRequest, Scores
+from cliplet.evaluation.judgements import CANDIDATE_COLUMNS, IMAGE_COLUMNS
+from cliplet.evaluation.photos import PhotoStore, image_key
+from cliplet.evaluation.tables import column, find_column, read_table
+from cliplet.scorer import Scorer, caption_problem
+
+Progress = Callable[[int, int], None]
+MODEL_METRICS = ("CLIPScore", "RefCLIPScore", "RefMixScore")
+
+
+def model_scores(
+    encoder: Encoder,
+    photos: PhotoStore,
+    request: ScoreRequest,
+    preset: str = "paper",
+    progress: Progress | None = None,
+) -> tuple[Scores, dict[str, Any]]:
+    """CLIPScore, RefCLIPScore and RefMixScore of an Encoder, and the provenance of the run.
+
+    Photos that are missing or cannot be read give NaN; without references the reference scores are NaN.
+    """
+    found = photos.find_all(request.images)
+    rows = [i for i, photo in enumerate(found) if photo is not None]
+    if not rows and len(request):
+        raise InputError(
+            f"none of the {len(request)} photos was found, such as {request.images[0]}; name their folder or tar"
+        )
+    with_references = any(request.references)
+    result = Scorer(encoder, preset=preset).score(
+        [found[i] for i in rows],  # type: ignore[misc]
+        [request.captions[i] for i in rows],
+        [list(request.references[i]) for i in rows] if with_references else None,
+        progress=progress,
+    )
+    columns = {result.preset.column: result.score}
+    if result.ref_clip_score is not None and result.ref_mix_score is not None:
+        columns |= {"RefCLIPScore": result.ref_clip_score, "RefMixScore": result.ref_mix_score}
+    scores: Scores = {}
+    for name, values in columns.items():
+        scores[name] = np.full(len(request), np.nan)
+        scores[name][rows] = values
+    return scores, {**result.provenance, "photos_missing": len(request) - len(rows)}
+
+
+def text_cosines(encoder: Encoder, captions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """Cosine of each caption with its partner, both as the model sees them with its prefix; NaN where one is empty."""
+    prefix = encoder.card.text.prompt_prefix
+    good = [
+        i
+        for i, (a, b) in enumerate(zip(captions, references, strict=True))
+        if not (caption_problem(a) or caption_problem(b))
+    ]
+    out = np.full(len(captions), np.nan)
+    distinct = list(dict.fromkeys([captions[i] for i in good] + [references[i] for i in good]))
+    if distinct:
+        place = {text: n for n, text in enumerate(distinct)}
+        vectors = encoder.encode_texts([prefix + text for text in distinct])
+        a = vectors[[place[captions[i]] for i in good]]
+        b = vectors[[place[references[i]] for i in good]]
+        out[good] = np.einsum("nd,nd->n", a, b, dtype=np.float64)
+    return out
+
+
+def file_scores(path: Path, request: ScoreRequest, names: Sequence[str] = ()) -> Scores:
+    """Your own metric's scores from a table: columns ``image``, ``caption`` and one or more of numbers.
+
+    Rows are joined by image and caption, so their order does not matter and one row may serve several requests; where
+    a metric depends on the references drawn, give only benchmarks without drawing. ``names`` picks columns.
+    """
+    rows = read_table(path)
+    image_at = column(rows, IMAGE_COLUMNS, path, "image")
+    caption_at = column(rows, CANDIDATE_COLUMNS, path, "caption")
+    wanted = list(names) or [n for n in rows[0] if n not in (image_at, caption_at) and _numeric(rows, n)]
+    if not wanted:
+        raise InputError(f"{path}: no column of numbers beside {image_at} and {caption_at}")
+    place: dict[tuple[str, str], int] = {}
+    for i, row in enumerate(rows):
+        place.setdefault((image_key(str(row[image_at])), " ".join(str(row[caption_at]).split())), i)
+    at = [
+        place.get((image_key(i), " ".join(c.split())), -1)
+        for i, c in zip(request.images, request.captions, strict=True)
+    ]
+    if request.images and max(at) < 0:
+        raise InputError(
+            f"{path}: no row matches an image and caption of the benchmark, such as {request.images[0]!r}, {request.captions[0]!r}"
+        )
+    scores: Scores = {}
+    for name in wanted:
+        if find_column(rows, [name.lower()]) is None:
+            raise InputError(f"{path}: no column {name!r}; it has {', '.join(rows[0])}")
+        values = np.array([_number(row[name]) for row in rows] + [np.nan])
+        scores[name] = values[at]  # -1: the NaN at the end
+    return scores
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def _numeric(rows: Sequence[dict[str, Any]], name: str) -> bool:
+    return all(str(row[name]).strip() == "" or not np.isnan(_number(row[name])) for row in rows[:50])
