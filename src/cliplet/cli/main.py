@@ -50,7 +50,9 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; errors that the user can put right are one line, without a traceback."""
     try:
-        cli(standalone_mode=False)
+        status = cli(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(status if isinstance(status, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -65,6 +67,7 @@ def main() -> None:
         sys.exit(141)
     except OSError as error:
         _say(f"Error: {error.filename or 'output'}: {error.strerror or error}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush to a full disk
         sys.exit(2)
 
 

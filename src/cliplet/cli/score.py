@@ -69,7 +69,9 @@ def score(
         raise click.UsageError(
             f"{target} is neither a photo with captions nor a captions file ({', '.join(CAPTION_SUFFIXES)})"
         )
-    _score_file(_scorer(model, preset, cache_dir or cache), target, images, refs, out, as_json, strict)
+    table = run_score_file(_scorer(model, preset, cache_dir or cache), target, images, refs, out, as_json)
+    if strict and table.failures:
+        sys.exit(1)
 
 
 def _check_single(target: str, images: str | None, refs: str | None, out: str | None) -> None:
@@ -91,7 +93,7 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
     if all(reason is not None for reason in result.failures):
         raise InputError(str(result.failures[0]))
     order = sorted(
-        range(len(captions)), key=lambda i: -result.score[i] if result.failures[i] is None else 9e9
+        range(len(captions)), key=lambda i: -result.cosine[i] if result.failures[i] is None else 9e9
     )
     if as_json:
         rows = [
@@ -118,15 +120,10 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
         sys.exit(1)
 
 
-def _score_file(
-    scorer: "Scorer",
-    captions: str,
-    images: str | None,
-    refs: str | None,
-    out: str | None,
-    as_json: bool,
-    strict: bool,
-) -> None:
+def run_score_file(
+    scorer: "Scorer", captions: str, images: str | None, refs: str | None, out: str | None, as_json: bool
+) -> "ScoreTable":
+    """Score a captions file, write the report if asked, and print the table or one JSON object."""
     from cliplet.reports.files import writable_folder
     from cliplet.score_file import score_file
 
@@ -136,14 +133,12 @@ def _score_file(
     if folder is not None:
         from cliplet.reports.score import write_score_report
 
-        with _progress_bar("writing the report") as progress:
-            write_score_report(table, folder)
+        write_score_report(table, folder)
     if as_json:
         _print_json({"summary": table.summary(), "rows": table.rows, "provenance": table.provenance})
     else:
         _print_table(table, folder)
-    if strict and table.failures:
-        sys.exit(1)
+    return table
 
 
 def _print_table(table: "ScoreTable", folder: Path | None) -> None:

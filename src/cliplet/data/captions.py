@@ -103,7 +103,7 @@ def _read_json(path: Path) -> Iterator[CaptionEntry]:
         top = [(key, value, text_offset) for key, value, text_offset in _top_level(text)]
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}"
+            f"{path} is not valid JSON: {error.msg.removesuffix(' at')} at line {error.lineno} column {error.colno}"
         ) from None
     names = {key for key, _, _ in top if key is not None}
     if names:
@@ -169,6 +169,8 @@ def _entries_of(image: ImageKey, value: Any, where: str) -> Iterator[CaptionEntr
     if isinstance(value, Mapping):
         value = next((value[name] for name in CAPTION_FIELDS if name in value), value)
     if isinstance(value, list):
+        if not value:  # an image without captions must not disappear
+            yield CaptionEntry(image, None, where)
         for item in value:
             if isinstance(item, Mapping):
                 item = next((item[name] for name in ("raw", *CAPTION_FIELDS) if name in item), item)
@@ -295,7 +297,7 @@ def _webdataset_captions(path: Path, name: str, content: bytes) -> list[Any]:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{path}: member {name} is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}"
+            f"{path}: member {name} is not valid JSON: {error.msg.removesuffix(' at')} at line {error.lineno} column {error.colno}"
         ) from None
     return [entry.caption for entry in _entries_of(name, value, name)]
 

@@ -1,6 +1,6 @@
 """Photos in: decode, turn upright, resize. One decoding policy for every encoder.
 
-Policy: the first frame of an animation; EXIF orientation applied; 16-bit and float greys scaled to 8 bits; then
+Policy: the first frame of an animated file; EXIF orientation applied; 16-bit and float greys scaled to 8 bits; then
 ``convert("RGB")``, which drops transparency, as CLIP pipelines do.
 """
 
@@ -33,6 +33,11 @@ ImageInput: TypeAlias = (
 
 MAX_PIXELS = 200_000_000
 """Largest photo that is decoded; beyond it a file is taken for a decompression bomb."""
+
+# Pillow's advice on odd files (what matters is raised below). Once for the process, because photos are decoded in
+# threads and catch_warnings is not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -105,38 +110,33 @@ def resize_rgb(
 def _decode(stream: Any, name: str, at_least: int | None, *, empty: bool) -> Image.Image:
     if empty:
         raise InputError(f"{name} is empty (0 bytes)")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's advice on odd files; what matters is raised below
-        try:
-            image = Image.open(stream)
-            if image.width * image.height > MAX_PIXELS:
-                raise InputError(
-                    f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}: "
-                    "taken for a decompression bomb; scale it down first"
-                )
-            if at_least is not None and image.format == "JPEG" and min(image.size) > 2 * at_least:
-                short = min(image.size)
-                image.draft(None, (image.width * at_least // short + 1, image.height * at_least // short + 1))
-            image.load()
-            return _upright_8bit(image, name)
-        except InputError:
-            raise
-        except Image.UnidentifiedImageError:
-            raise InputError(f"{name} is not an image of a known format, or its header is damaged") from None
-        except Image.DecompressionBombError as error:
-            raise InputError(f"{name} is taken for a decompression bomb: {error}") from error
-        except MemoryError:
-            raise InputError(f"{name} does not fit in memory once decoded") from None
-        except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-            raise InputError(f"{name} is truncated or corrupt: {error}") from error
+    try:
+        image = Image.open(stream)
+        if image.width * image.height > MAX_PIXELS:
+            raise InputError(
+                f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}: "
+                "taken for a decompression bomb; scale it down first"
+            )
+        if at_least is not None and image.format == "JPEG" and min(image.size) > 2 * at_least:
+            short = min(image.size)
+            image.draft(None, (image.width * at_least // short + 1, image.height * at_least // short + 1))
+        image.load()
+        return _upright_8bit(image, name)
+    except InputError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise InputError(f"{name} is not an image of a known format, or its header is damaged") from None
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name} is taken for a decompression bomb: {error}") from error
+    except MemoryError:
+        raise InputError(f"{name} does not fit in memory once decoded") from None
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        raise InputError(f"{name} is truncated or corrupt: {error}") from error
 
 
 def _upright_8bit(image: Image.Image, name: str) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise InputError(f"{name} has no pixels ({image.width} x {image.height})")
-    if getattr(image, "n_frames", 1) > 1 and image.tell() != 0:
-        image = image.copy()
-        image.seek(0)
     try:
         image = ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF: the pixels are still good

@@ -1,0 +1,29 @@
+"""``cliplet demo``: score real photos without any file of your own."""
+
+import click
+
+from cliplet.cli.score import run_score_file
+
+
+@click.command()
+@click.option(
+    "--out", default="cliplet-demo", show_default=True, metavar="DIR", help="Where the report goes."
+)
+@click.option("--model", metavar="NAME|DIR", help="A model by name or folder; default: the packaged one.")
+def demo(out: str, model: str | None) -> None:
+    """Score six real photos with a right and a wrong caption each, and write a report.
+
+    The photos are those that scikit-image ships: pip install 'cliplet[demo]'.
+    """
+    from cliplet.demo import demo_photos, write_demo_captions
+    from cliplet.reports.files import writable_folder
+    from cliplet.scorer import Scorer
+
+    photos = demo_photos()
+    captions = write_demo_captions(writable_folder(out))
+    click.echo(f"$ cliplet score {captions} --images {photos} --out {out}")
+    table = run_score_file(Scorer(model), str(captions), str(photos), None, out, as_json=False)
+    click.echo()
+    for row in table.rows:
+        shown = "    -" if row["clip_score"] is None else f"{row['clip_score']:.3f}"
+        click.echo(f"{shown}  {row['image']:<20} {row['caption']}")

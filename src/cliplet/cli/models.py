@@ -1,0 +1,60 @@
+"""``cliplet models``: what is packaged, what a model says of itself, what this machine lacks."""
+
+import json
+from importlib import import_module
+
+import click
+
+
+class _ModelsGroup(click.Group):
+    """Adds ``doctor`` from its own module when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), "doctor"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "doctor":
+            command: click.Command = import_module("cliplet.cli.doctor").doctor
+            return command
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_ModelsGroup)
+def models() -> None:
+    """List, show and check models and what they need."""
+
+
+@models.command("list")
+def list_models() -> None:
+    """List the packaged models."""
+    from cliplet.encoders.card import ModelCard
+    from cliplet.encoders.registry import packaged_models
+
+    for folder in packaged_models():
+        size = sum(f.stat().st_size for f in folder.iterdir()) / 1e6
+        click.echo(f"{folder.name:<20} {size:5.1f} MB  {ModelCard.load(folder).description}")
+
+
+@models.command()
+@click.argument("model", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
+def show(model: str | None, as_json: bool) -> None:
+    """Show a model's card: what it is, how it was made, how well it does. Default: the packaged model."""
+    from cliplet.encoders.registry import load
+
+    card = load(model).card
+    content = card.to_dict() | {"fingerprint": card.fingerprint}
+    if as_json:
+        click.echo(json.dumps(content, ensure_ascii=True))
+        return
+    for name, value in content.items():
+        if isinstance(value, list):
+            click.echo(f"{name}:")
+            for item in value:
+                click.echo(f"  - {item}")
+        elif isinstance(value, dict):
+            click.echo(f"{name}:")
+            for key, item in value.items():
+                click.echo(f"  {key}: {item if not isinstance(item, (dict, list)) else json.dumps(item)}")
+        elif value not in ("", None):
+            click.echo(f"{name}: {value}")

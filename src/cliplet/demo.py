@@ -1,0 +1,40 @@
+"""A demonstration on real photos that another package ships: right captions beside wrong ones."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+from cliplet.errors import MissingExtraError
+from cliplet.reports.files import write_atomically
+
+CAPTIONS: dict[str, list[str]] = {
+    "astronaut.png": [
+        "a smiling woman in an orange astronaut suit poses in front of a flag",
+        "a brown dog runs through the snow",
+    ],
+    "chelsea.png": ["a close up of a cat with orange fur", "two boys play football on a field"],
+    "coffee.png": ["a cup of coffee on a saucer with a spoon", "a man climbs a steep rock face"],
+    "motorcycle_left.png": ["a motorcycle is parked in a garage", "a girl in a pink dress on a swing"],
+    "rocket.jpg": ["a rocket stands on its launch pad", "a group of people sit at a restaurant table"],
+    "camera.png": ["a man in a long coat looks through a camera on a tripod", "a white bird swims in a lake"],
+}
+"""Photos shipped inside scikit-image, each with a true caption and one that belongs to no photo here."""
+
+
+def demo_photos() -> Path:
+    """The folder of photos inside the installed scikit-image, found without importing it.
+
+    Raises:
+        MissingExtraError: scikit-image is not installed.
+    """
+    spec = find_spec("skimage")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError("the demo's photos", "demo")
+    return Path(next(iter(spec.submodule_search_locations))) / "data"
+
+
+def write_demo_captions(folder: Path) -> Path:
+    """Write the demo's captions file into ``folder`` and return its path."""
+    path = folder / "captions.json"
+    write_atomically(path, json.dumps(CAPTIONS, indent=2) + "\n")
+    return path

@@ -1,0 +1,167 @@
+"""What ``cliplet score --out`` writes: rows, summary and a one-file HTML report."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from cliplet.reports.files import write_atomically
+from cliplet.reports.page import Photos, escape, page
+from cliplet.reports.svg import histogram
+from cliplet.score_file import ROW_FIELDS, ScoreTable
+
+SHOWN = 12
+"""Worst and best captions shown with their photos."""
+TABLE_ROWS = 5_000
+"""Rows of the searchable table; beyond them rows.csv is the place to look."""
+TABLE_PHOTOS = 1_000
+"""Distinct photos shown small in the table, so that the page stays a few MB."""
+
+
+def write_score_report(table: ScoreTable, folder: Path) -> None:
+    """Write ``rows.jsonl``, ``rows.csv``, ``summary.json`` and ``report.html``, each whole or not at all.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written.
+    """
+    lines = (json.dumps(row, ensure_ascii=True) for row in table.rows)
+    write_atomically(folder / "rows.jsonl", "\n".join(lines) + "\n")
+    write_atomically(folder / "rows.csv", _csv(table.rows))
+    summary = {
+        "summary": table.summary(),
+        "provenance": table.provenance,
+        "images_without_caption": table.images_without_caption,
+    }
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=True) + "\n")
+    write_atomically(folder / "report.html", score_page(table))
+
+
+def score_page(table: ScoreTable) -> str:
+    """The report: corpus values, distribution, worst and best captions with photos, failures, all rows searchable."""
+    main = next(iter(table.intervals))
+    field = ROW_FIELDS[main]
+    scored = sorted(
+        (i for i, row in enumerate(table.rows) if row["reason"] is None), key=lambda i: table.rows[i][field]
+    )
+    photos = Photos(table.photos)
+    values = [table.rows[i][field] for i in scored]
+    parts = [_corpus(table), _notes(table)]
+    if scored:
+        chart = histogram({main: values}, title=f"Distribution of {main}", x_label=main)
+        parts.append(f"<section><h2>Distribution</h2>{chart}</section>")
+        shown = min(SHOWN, (len(scored) + 1) // 2)
+        parts.append(_gallery(f"Lowest {main}", scored[:shown], table, field, photos))
+        parts.append(_gallery(f"Highest {main}", scored[::-1][:shown], table, field, photos))
+    parts += [_failures(table), _all_rows(table, main, field, photos), _provenance(table)]
+    name = Path(table.provenance["captions"]).name
+    return page(f"cliplet report: {name}", "\n".join(parts), script=_SEARCH)
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
+    return stream.getvalue()
+
+
+def _corpus(table: ScoreTable) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{i.value:.4f}</td><td>{i.low:.4f} to {i.high:.4f}</td><td>{i.n}</td></tr>"
+        for name, i in table.intervals.items()
+    )
+    facts = table.summary()
+    counts = f"{facts['captions']} captions, {facts['scored']} scored, {facts['failed']} failed"
+    return (
+        f"<p>{counts}. Model {escape(table.provenance['model'])}, preset {escape(table.provenance['preset'])}.</p>"
+        f'<table class="numbers"><thead><tr><th>score</th><th>mean</th><th>95 % interval</th><th>captions</th></tr>'
+        f"</thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _notes(table: ScoreTable) -> str:
+    notes = list(table.notes)
+    if table.images_without_caption:
+        names = ", ".join(table.images_without_caption[:5])
+        notes.append(f"{len(table.images_without_caption)} photos have no caption: {names} ...")
+    return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>" if notes else ""
+
+
+def _gallery(title: str, chosen: list[int], table: ScoreTable, field: str, photos: Photos) -> str:
+    cards = []
+    for i in chosen:
+        row = table.rows[i]
+        cards.append(
+            f"<figure>{photos.img(i, 260, str(row['image']))}<figcaption><b>{row[field]:.3f}</b> "
+            f"{escape(row['caption'])}<small>{escape(row['image'])}</small></figcaption></figure>"
+        )
+    return f'<section><h2>{escape(title)}</h2><div class="gallery">{"".join(cards)}</div></section>'
+
+
+def _failures(table: ScoreTable) -> str:
+    rows = table.failures
+    if not rows:
+        return ""
+    body = "".join(
+        f"<tr><td>{escape(r['where'])}</td><td>{escape(r['image'])}</td><td>{escape(r['reason'])}</td></tr>"
+        for r in rows[:TABLE_ROWS]
+    )
+    return (
+        f"<section><h2>Not scored ({len(rows)})</h2><table><thead><tr><th>where</th><th>image</th><th>reason</th></tr>"
+        f"</thead><tbody>{body}</tbody></table></section>"
+    )
+
+
+def _all_rows(table: ScoreTable, main: str, field: str, photos: Photos) -> str:
+    shown, distinct = [], set()
+    for i, row in enumerate(table.rows[:TABLE_ROWS]):
+        distinct.add(str(row["image"]))
+        photo = photos.img(i, 64, "") if len(distinct) <= TABLE_PHOTOS else ""
+        value = "" if row[field] is None else f"{row[field]:.3f}"
+        shown.append(
+            f'<tr><td>{photo}</td><td class="value">{value}</td><td>{escape(row["caption"])}</td>'
+            f"<td>{escape(row['image'])}</td></tr>"
+        )
+    more = len(table.rows) - len(shown)
+    rest = f"<p>{more} more rows are in rows.csv.</p>" if more else ""
+    return (
+        f'<section><h2>All captions</h2><input id="search" type="search" placeholder="search captions and file names" '
+        f'aria-label="search"> <span id="count">{len(shown)} rows</span>'
+        f'<table id="rows"><thead><tr><th>photo</th><th data-sort="number">{escape(main)} &#8597;</th>'
+        f'<th data-sort="text">caption &#8597;</th><th data-sort="text">image &#8597;</th></tr></thead>'
+        f"<tbody>{''.join(shown)}</tbody></table>{rest}</section>"
+    )
+
+
+def _provenance(table: ScoreTable) -> str:
+    text = json.dumps(table.provenance, indent=2, ensure_ascii=False, default=str)
+    return f"<section><h2>Provenance</h2><pre>{escape(text)}</pre></section>"
+
+
+_SEARCH = """
+const body = document.querySelector('#rows tbody');
+const rows = [...body.rows];
+const text = rows.map(r => r.textContent.toLowerCase());
+const box = document.getElementById('search');
+box.addEventListener('input', () => {
+  const words = box.value.toLowerCase().split(/\\s+/).filter(Boolean);
+  let shown = 0;
+  rows.forEach((row, i) => {
+    const hit = words.every(w => text[i].includes(w));
+    row.hidden = !hit;
+    shown += hit;
+  });
+  document.getElementById('count').textContent = shown + ' rows';
+});
+document.querySelectorAll('#rows th[data-sort]').forEach(th => {
+  let up = false;
+  th.addEventListener('click', () => {
+    up = !up;
+    const at = th.cellIndex, numeric = th.dataset.sort === 'number';
+    const key = r => numeric ? parseFloat(r.cells[at].textContent || 'Infinity') : r.cells[at].textContent;
+    const order = [...rows].sort((a, b) => (key(a) > key(b) ? 1 : key(a) < key(b) ? -1 : 0) * (up ? 1 : -1));
+    order.forEach(r => body.append(r));
+  });
+});
+"""

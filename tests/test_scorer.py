@@ -1,0 +1,220 @@
+"""The Python API: scores, presets, repeats, references, bad rows."""
+
+import io
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cliplet
+from cliplet.data.images import open_image
+from cliplet.encoders.onnx import OnnxEncoder
+from cliplet.metrics.clipscore import clip_score, ref_clip_score, ref_mix_score
+from tests.tiny_model import build_tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return build_tiny_model(tmp_path_factory.mktemp("model"), prefix="a photo of ")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(3)
+    paths = []
+    for i in range(5):
+        path = tmp_path / f"photo{i}.png"
+        Image.fromarray(rng.integers(0, 256, (40 + i, 60, 3), dtype=np.uint8)).save(path)
+        paths.append(path)
+    return paths
+
+
+CAPTIONS = ["a red dog runs", "two cat", "the man on the beach", "black and white car", "woman"]
+
+
+def test_scores_are_the_definition_applied_to_the_encoders_vectors(model, photos):
+    encoder = OnnxEncoder(model)
+    image, text = encoder.encode_images(photos), encoder.encode_texts(["a photo of " + c for c in CAPTIONS])
+    expected = 2.5 * np.maximum((image * text).sum(1), 0)
+    result = cliplet.Scorer(model).score(photos, CAPTIONS)
+    np.testing.assert_allclose(result.score, expected, atol=1e-6)
+    assert result.mean == pytest.approx(expected.mean(), abs=1e-6)
+    assert (expected > 0).any(), "a test on zeros alone would prove nothing"
+
+
+def test_presets_differ_by_prefix_clamp_and_factor(model, photos):
+    encoder = OnnxEncoder(model)
+    cosine = (encoder.encode_images(photos) * encoder.encode_texts(CAPTIONS)).sum(1)
+    np.testing.assert_allclose(
+        cliplet.Scorer(model, "cosine").score(photos, CAPTIONS).score, cosine, atol=1e-6
+    )
+    scaled = cliplet.Scorer(model, "torchmetrics").score(photos, CAPTIONS)
+    np.testing.assert_allclose(scaled.score, 100 * cosine, atol=1e-4)
+    assert scaled.mean == pytest.approx(max(100 * float(cosine.mean()), 0), abs=1e-4)
+    assert scaled.provenance["prompt_prefix"] == ""
+    assert cliplet.Scorer(model).score(photos, CAPTIONS).provenance["prompt_prefix"] == "a photo of "
+
+
+def test_an_unknown_preset_is_named(model):
+    with pytest.raises(cliplet.InputError, match="'clip'.*paper, torchmetrics, cosine"):
+        cliplet.Scorer(model, "clip")
+
+
+def test_every_kind_of_image_input_gives_the_same_score(model, photos):
+    path = photos[0]
+    kinds = [
+        str(path),
+        path,
+        path.read_bytes(),
+        bytearray(path.read_bytes()),
+        Image.open(path),
+        np.asarray(open_image(path)),
+    ]
+    scores = cliplet.Scorer(model, "cosine").score(kinds, ["a dog"] * len(kinds))
+    assert scores.failures == [None] * len(kinds)
+    np.testing.assert_allclose(scores.score, scores.score[0], atol=1e-6)
+
+
+def test_one_image_takes_many_captions(model, photos):
+    result = cliplet.Scorer(model).score(photos[0], CAPTIONS)
+    np.testing.assert_allclose(result.score, cliplet.Scorer(model).score([photos[0]] * 5, CAPTIONS).score)
+    assert cliplet.score(photos[0], CAPTIONS[0], model=model) == pytest.approx(float(result.score[0]))
+
+
+def test_references_take_the_best_and_both_formulas_hold(model, photos):
+    references = [["a dog", "a red dog"], [], ["the man"], None, ["woman", "woman"]]
+    result = cliplet.Scorer(model).score(photos, CAPTIONS, references)
+    encoder = OnnxEncoder(model)
+    caption = encoder.encode_texts(["a photo of a red dog runs"])[0]
+    best = max(encoder.encode_texts(["a photo of a dog", "a photo of a red dog"]) @ caption)
+    assert result.reference_cosine[0] == pytest.approx(best, abs=1e-6)
+    assert np.isnan(result.reference_cosine[[1, 3]]).all()
+    assert result.provenance["without_references"] == 2
+    np.testing.assert_allclose(result.ref_clip_score[0], ref_clip_score(result.cosine[0], best), rtol=1e-5)
+    np.testing.assert_allclose(result.ref_mix_score[0], ref_mix_score(result.cosine[0], best, 1.0), rtol=1e-5)
+
+
+def test_formulas_by_hand():
+    assert clip_score([0.3, -0.1]).tolist() == pytest.approx([0.75, 0.0])
+    assert float(ref_clip_score(0.2, 0.5)) == pytest.approx(0.5)  # HM(0.5, 0.5)
+    assert float(ref_clip_score(0.4, 0.25)) == pytest.approx(2 * 1.0 * 0.25 / 1.25)
+    assert float(ref_clip_score(-1.0, -1.0)) == 0.0
+    assert float(ref_mix_score(0.2, 0.5, 2.0, w=1.0)) == pytest.approx((0.2 + 2 * 0.5) / 3)
+
+
+def test_bad_rows_carry_their_reason_and_harm_no_other(model, photos, tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    images = [
+        photos[0],
+        tmp_path / "none.jpg",
+        photos[1],
+        tmp_path / "empty.jpg",
+        photos[2],
+        photos[3],
+        photos[4],
+    ]
+    captions = ["a dog", "a cat", 7, "a man", "", "bad \ud800 half", "a woman"]
+    result = cliplet.Scorer(model).score(images, captions)
+    reasons = [r or "" for r in result.failures]
+    assert [bool(r) for r in reasons] == [False, True, True, True, True, True, False]
+    assert "no such file" in reasons[1]
+    assert "not a string but 7" in reasons[2]
+    assert "is empty (0 bytes)" in reasons[3]
+    assert reasons[4] == "the caption is empty"
+    assert "UTF-8" in reasons[5]
+    assert np.isnan(result.score[1:6]).all()
+    alone = cliplet.Scorer(model).score([photos[0], photos[4]], ["a dog", "a woman"])
+    np.testing.assert_allclose(result.score[[0, 6]], alone.score)
+    assert result.mean == pytest.approx(alone.mean)
+    assert result.provenance["failed"] == 5
+    with pytest.raises(cliplet.InputError, match="no such file"):
+        cliplet.score(tmp_path / "none.jpg", "a cat", model=model)
+
+
+def test_nothing_to_score_is_nan_not_an_error(model):
+    result = cliplet.Scorer(model).score([], [])
+    assert result.score.shape == (0,)
+    assert np.isnan(result.mean)
+
+
+def test_lengths_must_match(model, photos):
+    with pytest.raises(cliplet.InputError, match="5 images but 1 captions"):
+        cliplet.Scorer(model).score(photos, ["a dog"])
+    with pytest.raises(cliplet.InputError, match="1 lists of references but 5 captions"):
+        cliplet.Scorer(model).score(photos, CAPTIONS, [["a"]])
+    with pytest.raises(cliplet.InputError, match="not one string"):
+        cliplet.Scorer(model).score(photos, CAPTIONS, CAPTIONS)
+
+
+def test_repeats_are_encoded_once(model, photos):
+    calls = {"images": 0, "texts": 0}
+
+    class Counting(OnnxEncoder):
+        def embed_images(self, prepared):
+            calls["images"] += len(prepared)
+            return super().embed_images(prepared)
+
+        def embed_tokens(self, tokens):
+            calls["texts"] += len(tokens)
+            return super().embed_tokens(tokens)
+
+    n = 3000  # several chunks
+    images, captions = [photos[i % 5] for i in range(n)], [CAPTIONS[i % 5] for i in range(n)]
+    result = cliplet.Scorer(Counting(model)).score(images, captions)
+    assert calls == {"images": 5, "texts": 5}
+    np.testing.assert_allclose(result.score[:5], result.score[-5:])
+
+
+def test_truncation_is_counted_and_keeps_the_end_token(model, photos):
+    long = " ".join(["dog"] * 40)
+    result = cliplet.Scorer(model).score(photos[:2], ["a dog", long])
+    assert result.truncated.tolist() == [False, True]
+    assert result.provenance["truncated"] == 1
+    tokens, _ = OnnxEncoder(model).tokenize([long])
+    assert len(tokens[0]) == 12
+    assert tokens[0][-1] == 3, "the last token is [SEP]"
+
+
+def test_a_plain_object_with_the_protocol_is_enough(photos, tmp_path):
+    class Mine:
+        card = cliplet.ModelCard(name="mine", embedding_dim=3)
+
+        def encode_images(self, images):
+            return np.tile(np.float32([1, 0, 0]), (len(images), 1))
+
+        def encode_texts(self, texts):
+            return np.tile(np.float32([0.6, 0.8, 0]), (len(texts), 1))
+
+    result = cliplet.Scorer(Mine()).score([*photos, tmp_path / "none.png"], [*CAPTIONS, "a dog"])
+    np.testing.assert_allclose(result.score[:5], 2.5 * 0.6, rtol=1e-6)
+    assert "no such file" in result.failures[5]
+
+
+def test_a_scorer_can_be_used_from_several_threads(model, photos):
+    scorer = cliplet.Scorer(model)
+    expected = scorer.score(photos, CAPTIONS).score
+    wrong = []
+
+    def work():
+        for _ in range(5):
+            if not np.allclose(scorer.score(photos, CAPTIONS).score, expected, atol=1e-6):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+def test_photos_may_be_streams_of_bytes_of_any_format(model):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    encoded = []
+    for format_ in ("PNG", "BMP", "TIFF"):
+        stream = io.BytesIO()
+        image.save(stream, format_)
+        encoded.append(stream.getvalue())
+    scores = cliplet.Scorer(model, "cosine").score(encoded, ["a dog"] * 3).score
+    np.testing.assert_allclose(scores, scores[0], atol=1e-6)
