@@ -92,7 +92,8 @@ def file_scores(path: Path, request: ScoreRequest, names: Sequence[str] = ()) ->
     ]
     if request.images and max(at) < 0:
         raise InputError(
-            f"{path}: no row matches an image and caption of the benchmark, such as {request.images[0]!r}, {request.captions[0]!r}"
+            f"{path}: no row matches an image and caption of the benchmark, such as {request.images[0]!r}, "
+            f"{request.captions[0]!r}"
         )
     scores: Scores = {}
     for name in wanted:
