@@ -1,0 +1,47 @@
+"""``cliplet export``: any two-tower model as a folder that runs on ONNX Runtime alone."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("model")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--int8", "precision", flag_value="int8", default=True, help="Weights in 8 bits (default).")
+@click.option("--fp16", "precision", flag_value="fp16", help="Weights in 16 bits.")
+@click.option("--fp32", "precision", flag_value="fp32", help="Weights as they are.")
+@click.option(
+    "--photos", type=click.Path(path_type=Path, exists=True), help="Folder or tar of photos to compare on."
+)
+@click.option("--captions", type=click.Path(path_type=Path, exists=True), help="Captions file to compare on.")
+@click.option("--limit", default=256, show_default=True, help="Most photos and captions to compare on.")
+@click.option("--name", help="Name of the new model; default: that of MODEL.")
+def export(
+    model: str,
+    out: Path,
+    precision: Any,
+    photos: Path | None,
+    captions: Path | None,
+    limit: int,
+    name: str | None,
+) -> None:
+    """Write MODEL as the model folder OUT, with a report of what changed (parity.json, parity.md).
+
+    MODEL is a folder that `cliplet distill` wrote, open_clip:ARCHITECTURE/TAG, hf:OWNER/NAME, or a local folder in
+    the hub's layout. Weights may be stored in 8 or 16 bits; the products are computed in 32 bits.
+    """
+    from cliplet.training.export import export as write_folder
+    from cliplet.training.export.inputs import compared_captions, compared_photos, load_source
+
+    report = write_folder(
+        load_source(model),
+        out,
+        precision,
+        photos=None if photos is None else compared_photos(photos, limit),
+        captions=None if captions is None else compared_captions(captions, limit),
+        name=name,
+    )
+    click.echo(report.markdown().split("\n", 2)[2])
+    click.echo(f"{out}: a model folder; try it with  cliplet score PHOTO CAPTION --model {out}")

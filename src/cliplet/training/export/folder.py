@@ -1,0 +1,107 @@
+"""Writing a model folder: ``card.json``, ``tokenizer.json``, ``image.onnx``, ``text.onnx`` and the parity report."""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from cliplet.data.images import ImageInput
+from cliplet.encoders.base import Encoder
+from cliplet.encoders.onnx import OnnxEncoder
+from cliplet.errors import InputError
+from cliplet.training.export.graph import Precision, write
+from cliplet.training.export.parity import ParityReport, measure_parity
+from cliplet.training.export.towers import Towers, read_towers
+
+_PRECISIONS = {
+    "fp32": "fp32",
+    "fp16": "fp16 weights, fp32 compute",
+    "int8": "int8 weights, fp32 compute",
+}
+
+
+def export(
+    encoder: Encoder,
+    out: str | Path,
+    precision: Precision = "int8",
+    *,
+    text_precision: Precision | None = None,
+    photos: Sequence[ImageInput] | None = None,
+    captions: Sequence[str] | None = None,
+    name: str | None = None,
+    keep_weights: bool = False,
+) -> ParityReport:
+    """Write any PyTorch encoder as a model folder that runs on ONNX Runtime alone, and measure what changed.
+
+    Args:
+        encoder: our own model folder of PyTorch towers, or a model of open_clip or Transformers.
+        out: the folder to write; it appears whole or not at all. A model folder there is replaced.
+        precision: ``fp32``, or ``fp16`` or ``int8`` weights for smaller files at fp32's speed.
+        text_precision: another precision for the text tower.
+        photos: photos for the parity report (drawn patterns when not given).
+        captions: captions for the parity report, matching ``photos`` where both have the same number.
+        name: the new model's name; the encoder's when not given.
+        keep_weights: also write ``model.safetensors`` and ``model.json`` (our own models only).
+
+    Returns:
+        The parity report, also written as ``parity.json`` and ``parity.md``.
+
+    Raises:
+        ModelError: the encoder cannot be exported.
+        InputError: ``out`` exists and is something else than a model folder.
+        MissingExtraError: onnx is not installed.
+    """
+    out = Path(out)
+    if out.exists() and not ((out / "card.json").is_file() or (out.is_dir() and not any(out.iterdir()))):
+        raise InputError(f"{out} exists and is not a model folder; name another one or remove it")
+    towers = read_towers(encoder)
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        write_graphs(towers, part, precision, text_precision or precision)
+        towers.tokenizer.save(str(part / "tokenizer.json"), pretty=False)
+        spoken = _PRECISIONS[precision]
+        if text_precision and text_precision != precision:
+            spoken = f"image: {spoken}; text: {_PRECISIONS[text_precision]}"
+        card = dataclasses.replace(towers.card, name=name or towers.card.name, precision=spoken)
+        card.save(part)
+        report = measure_parity(encoder, OnnxEncoder(part), photos, captions)
+        results = {**card.results, "parity": report.summary()}
+        dataclasses.replace(card, results=results).save(part)
+        if keep_weights:
+            _save_weights(encoder, part)
+        report.save(part)
+        shutil.rmtree(out, ignore_errors=True)
+        part.rename(out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return report
+
+
+def write_graphs(towers: Towers, folder: Path, image: Precision, text: Precision) -> None:
+    """Write ``image.onnx`` and ``text.onnx`` into ``folder``."""
+    import torch
+
+    size = towers.card.image.size
+    pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+    write(towers.image.eval(), {"pixels": pixels}, {"pixels": {0: "n"}}, folder / "image.onnx", image)
+    encodings = towers.tokenizer.encode_batch(["a dog runs on the beach", "two people sit near a lake"])
+    length = min(towers.card.text.context_length, max(len(e.ids) for e in encodings))
+    ids = torch.zeros(2, length, dtype=torch.long)
+    for row, encoding in enumerate(encodings):
+        found = torch.tensor(encoding.ids[:length])
+        ids[row, : len(found)] = found
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    axes = {name: {0: "n", 1: "t"} for name in inputs}
+    write(towers.text.eval(), inputs, axes, folder / "text.onnx", text)
+
+
+def _save_weights(encoder: Encoder, folder: Path) -> None:
+    from cliplet.encoders.torch import TorchEncoder
+    from cliplet.models.dual import save_weights
+
+    if not isinstance(encoder, TorchEncoder):
+        raise InputError("keep_weights works for cliplet's own PyTorch models only")
+    save_weights(encoder.model, folder)

@@ -1,0 +1,45 @@
+"""What ``cliplet export`` reads: the source model, and photos and captions to compare on."""
+
+from pathlib import Path
+
+from cliplet.data.captions import read_captions
+from cliplet.data.images import ImageInput
+from cliplet.data.photos import TarPhoto, open_photos
+from cliplet.encoders.base import Encoder
+from cliplet.encoders.registry import load
+from cliplet.errors import InputError, ModelError
+from cliplet.models.compat import prepare_torchvision
+from cliplet.models.dual import WEIGHTS
+
+
+def load_source(name: str) -> Encoder:
+    """A model by name for export: of a folder with both forms, the PyTorch weights."""
+    prepare_torchvision()
+    if (Path(name) / WEIGHTS).is_file() and (Path(name) / "card.json").is_file():
+        return load("torch:" + name)
+    encoder = load(name)
+    if (Path(name) / "card.json").is_file():
+        raise ModelError(f"{name} holds ONNX files but no {WEIGHTS}: it is an export already")
+    return encoder
+
+
+def compared_photos(path: Path, limit: int) -> list[ImageInput]:
+    """The first photos of a folder or tar, in order of names."""
+    index = open_photos(path)
+    found = [index.get(name) for name in index.names()[:limit]]
+    if not found:
+        raise InputError(f"{path} holds no photos")
+    return [photo.read_bytes() if isinstance(photo, TarPhoto) else photo for photo in found]
+
+
+def compared_captions(path: Path, limit: int) -> list[str]:
+    """The first captions of a file."""
+    found: list[str] = []
+    for entry in read_captions(path):
+        if isinstance(entry.caption, str):
+            found.append(entry.caption)
+        if len(found) == limit:
+            break
+    if not found:
+        raise InputError(f"{path} holds no captions")
+    return found

@@ -1,0 +1,186 @@
+"""Any encoder's two towers as modules with the model folder's inputs and outputs."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliplet.encoders.base import Encoder
+from cliplet.encoders.card import ModelCard
+from cliplet.errors import ModelError
+from cliplet.training.export.tokenizers import clip_bpe_tokenizer, fast_tokenizer
+
+
+class PixelTower(nn.Module):
+    """uint8 pixels ``[n, H, W, 3]`` -> unit-norm embedding ``[n, d]``."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: nn.Module, mean: Any, std: Any) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32) * 255)
+        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32) * 255)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalise, encode, bring to length 1."""
+        x = (pixels.float() - self.mean) / self.std
+        return F.normalize(self.body(x.permute(0, 3, 1, 2)).float(), dim=-1)
+
+
+class TokenTower(nn.Module):
+    """Ids and mask ``[n, t]`` -> unit-norm embedding ``[n, d]``.
+
+    Args:
+        body: takes ids and mask.
+        pad_to: length that the body needs; 0 where a shorter batch gives the same result.
+        pad_id: what the body expects after the end of a text.
+    """
+
+    def __init__(self, body: nn.Module, pad_to: int, pad_id: int) -> None:
+        super().__init__()
+        self.body, self.pad_to, self.pad_id = body, pad_to, pad_id
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Fill up, encode, bring to length 1."""
+        ids = torch.where(attention_mask > 0, input_ids, self.pad_id)
+        mask = attention_mask
+        if self.pad_to:
+            rows = ids.shape[0]
+            ids = torch.cat([ids, ids.new_full((1, self.pad_to), self.pad_id).expand(rows, -1)], dim=1)
+            mask = torch.cat([mask, mask.new_zeros((1, self.pad_to)).expand(rows, -1)], dim=1)
+            ids, mask = ids[:, : self.pad_to], mask[:, : self.pad_to]
+        return F.normalize(self.body(ids, mask).float(), dim=-1)
+
+
+@dataclass
+class Towers:
+    """What a model folder is written from."""
+
+    image: PixelTower
+    """uint8 pixels in."""
+    text: TokenTower
+    """Ids and mask in."""
+    tokenizer: Any
+    """A ``tokenizers.Tokenizer``."""
+    card: ModelCard
+    """How inputs are prepared."""
+
+
+class _Call(nn.Module):
+    """A method of a model as a module."""
+
+    def __init__(self, model: nn.Module, function: Any) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Call it; an output object of Transformers gives its pooled output."""
+        output = self.function(self.model, *inputs)
+        return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def read_towers(encoder: Encoder) -> Towers:
+    """The towers of one of cliplet's PyTorch encoders.
+
+    Raises:
+        ModelError: an encoder of another kind, or preprocessing that a model folder cannot describe.
+    """
+    from cliplet.encoders.open_clip import OpenClipEncoder
+    from cliplet.encoders.torch import TorchEncoder
+    from cliplet.encoders.transformers import TransformersEncoder
+
+    if isinstance(encoder, TorchEncoder):
+        return _own(encoder)
+    if isinstance(encoder, OpenClipEncoder):
+        return _open_clip(encoder)
+    if isinstance(encoder, TransformersEncoder):
+        return _transformers(encoder)
+    raise ModelError(
+        f"{encoder.card.name} cannot be exported: it is a {type(encoder).__name__}, not a model of PyTorch towers, "
+        "open_clip or Transformers"
+    )
+
+
+def _own(encoder: Any) -> Towers:
+    spec = encoder.model.config.image
+    return Towers(
+        PixelTower(encoder.model.image.eval(), spec.mean, spec.std),
+        TokenTower(encoder.model.text.eval(), 0, 0),
+        encoder._tokenizer,
+        encoder.card,
+    )
+
+
+def _open_clip(encoder: Any) -> Towers:
+    settings = getattr(encoder.model.visual, "preprocess_cfg", {})
+    if settings.get("resize_mode", "shortest") not in ("shortest", "squash"):
+        raise ModelError(
+            f"{encoder.card.name} resizes by {settings['resize_mode']!r}, which cannot be exported"
+        )
+    mean = settings.get("mean") or (0.48145466, 0.4578275, 0.40821073)
+    std = settings.get("std") or (0.26862954, 0.26130258, 0.27577711)
+    tokenizer, pad_id = (
+        fast_tokenizer(encoder.tokenizer)
+        if hasattr(encoder.tokenizer, "tokenizer")
+        else (clip_bpe_tokenizer(encoder.tokenizer), 0)
+    )
+    text = _Call(encoder.model, lambda model, ids, mask: model.encode_text(ids))
+    return Towers(
+        PixelTower(_Call(encoder.model, lambda model, x: model.encode_image(x)), mean, std),
+        _trimmed_if_lossless(text, encoder.card.text.context_length, pad_id, encoder),
+        tokenizer,
+        _own_prefix(encoder.card),
+    )
+
+
+def _transformers(encoder: Any) -> Towers:
+    settings = encoder.image_processor.to_dict()
+    model = encoder.model
+    siglip = "siglip" in model.config.model_type
+    if "naflex" in str(type(encoder.image_processor)).lower() or model.config.model_type == "siglip2":
+        raise ModelError(f"{encoder.card.name}: images of varying patch counts cannot be exported")
+
+    masked = "attention_mask" in encoder.tokenizer.model_input_names  # SigLIP lets padding take part
+
+    def encode(model: Any, ids: Tensor, mask: Tensor) -> Any:
+        return model.get_text_features(input_ids=ids, attention_mask=mask if masked else None)
+
+    tokenizer, pad_id = fast_tokenizer(encoder)
+    text = _Call(model, encode)
+    context = encoder.card.text.context_length
+    return Towers(
+        PixelTower(
+            _Call(model, lambda model, x: model.get_image_features(pixel_values=x)),
+            settings["image_mean"],
+            settings["image_std"],
+        ),
+        TokenTower(text, context if siglip else 0, pad_id),
+        tokenizer,
+        _own_prefix(encoder.card),
+    )
+
+
+def _own_prefix(card: ModelCard) -> ModelCard:
+    """The card of another library's model, as the card of a folder of its own."""
+    return dataclasses.replace(card, fingerprint_of=None)
+
+
+def _trimmed_if_lossless(text: nn.Module, context: int, pad_id: int, encoder: Any) -> TokenTower:
+    """Run short batches short where that changes nothing (causal CLIP), and fill them up elsewhere."""
+    tokens, _ = encoder.tokenize(["a dog on the beach"])
+    full = torch.stack(list(tokens))  # [1, context]
+    length = int((full[0] != pad_id).sum())
+    mask = torch.ones_like(full)
+    with torch.inference_mode():
+        whole = text(full, mask)
+        try:
+            short = text(full[:, :length], mask[:, :length])
+        except (RuntimeError, ValueError):
+            return TokenTower(text, context, pad_id)
+    same = torch.allclose(F.normalize(whole, dim=-1), F.normalize(short, dim=-1), atol=1e-5)
+    return TokenTower(text, 0 if same else context, pad_id)
