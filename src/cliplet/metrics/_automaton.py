@@ -190,8 +190,8 @@ class Alphabet:
             members ^= toggles[unit]
             self._symbol_of_start.append(symbols.setdefault(members, len(symbols)))
         self.size = len(symbols)
-        self.symbols_in = {  # class -> its symbols
-            ranges: frozenset(symbol for members, symbol in symbols.items() if members >> index & 1)
+        self.bits = {  # class -> its symbols, one bit each
+            ranges: sum(1 << symbol for members, symbol in symbols.items() if members >> index & 1)
             for ranges, index in classes.items()
         }
         self.table = [0] * (MAX_UNIT + 1)
@@ -222,7 +222,9 @@ class Scanner:
         self._nfa = nfa
         self._closures: dict[int, tuple[frozenset[int], int]] = {}
         self._numbers: dict[frozenset[int], int] = {}
-        self._sets: list[frozenset[int]] = []
+        self._going: list[
+            list[tuple[int, int]]
+        ] = []  # for each state: (symbols, NFA state that they lead to)
         self.moves: list[list[int]] = []
         self.accepts: list[int] = []
         self._lock = Lock()
@@ -244,7 +246,8 @@ class Scanner:
         number = self._numbers.get(key)
         if number is None:
             self.accepts.append(rule)
-            self._sets.append(core)
+            moves, bits = self._nfa.moves, self.alphabet.bits
+            self._going.append([(bits[move[0]], move[1]) for s in core if (move := moves[s]) is not None])
             self.moves.append([UNKNOWN] * self.alphabet.size)
             number = self._numbers[key] = len(self.moves) - 1
         return number
@@ -255,12 +258,8 @@ class Scanner:
             return self._step(state, symbol)
 
     def _step(self, state: int, symbol: int) -> int:
-        targets = []
-        symbols_in, nfa_moves = self.alphabet.symbols_in, self._nfa.moves
-        for source in self._sets[state]:
-            move = nfa_moves[source]
-            if move is not None and symbol in symbols_in[move[0]]:
-                targets.append(move[1])
+        bit = 1 << symbol
+        targets = {target for bits, target in self._going[state] if bits & bit}
         if not targets:
             result = DEAD
         else:
@@ -288,7 +287,7 @@ class Scanner:
             if accepts[state] >= 0:
                 rule, end = accepts[state], position
         # the text ended: one more character was wanted if any pattern could go on
-        return rule, end, position + bool(self._sets[state])
+        return rule, end, position + bool(self._going[state])
 
     def accepted_ends(self, symbols: Sequence[int], start: int, stop: int) -> list[int]:
         """All ends in (start, stop] of prefixes that match, ascending."""

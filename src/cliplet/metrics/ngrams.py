@@ -1,0 +1,271 @@
+"""Counting n-grams of many captions at once: the common ground of BLEU, CIDEr and the diversity measures.
+
+Words become integers, an n-gram is the pair (its first n-1 words, its last word), itself an integer, and one sort
+per order counts everything. Captions are taken in blocks of images, so the memory needed does not grow with the
+number of captions, only with the number of distinct n-grams where these must be kept (document frequencies).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliplet.errors import InputError
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Caption = Sequence[str]  # the words of one caption
+
+MAX_ORDER = 4
+BLOCK_IMAGES = 20_000  # images whose n-grams are in memory at once
+
+
+@dataclass(frozen=True)
+class Order:
+    """Counts of the n-grams of one length n: one row per caption and distinct n-gram, sorted by both."""
+
+    caption: Ints  # [rows]
+    gram: Ints  # [rows] which n-gram, 0..distinct-1
+    count: Ints  # [rows] how often the caption has it
+    prefix: Ints  # [distinct] the (n-1)-gram it begins with; 0 for n = 1
+    last: Ints  # [distinct] its last word
+
+    @property
+    def distinct(self) -> int:
+        """Number of different n-grams."""
+        return len(self.last)
+
+
+@dataclass(frozen=True)
+class NgramCounts:
+    """The n-grams of some captions for n = 1..4."""
+
+    words: list[str]  # [vocabulary]
+    lengths: Ints  # [captions] words per caption
+    orders: tuple[Order, ...]
+
+
+def encode(captions: Sequence[Caption]) -> tuple[Ints, Ints, list[str]]:
+    """Captions as one run of word numbers, the length of each, and the vocabulary.
+
+    A token with white space inside counts as several words, as it does for the reference's ``str.split``.
+    """
+    vocabulary: defaultdict[str, int] = defaultdict()
+    vocabulary.default_factory = vocabulary.__len__
+    flat = np.fromiter(map(vocabulary.__getitem__, chain.from_iterable(captions)), np.int64)  # [words]
+    words = list(vocabulary)
+    if len(" ".join(words).split()) != len(words):  # some token is no single word
+        return encode([" ".join(caption).split() for caption in captions])
+    return flat, np.fromiter(map(len, captions), np.int64, len(captions)), words
+
+
+def count_ngrams(captions: Sequence[Caption], max_order: int = MAX_ORDER) -> NgramCounts:
+    """Count the n-grams of every caption, n = 1..max_order."""
+    flat, lengths, words = encode(captions)
+    caption = np.repeat(np.arange(len(lengths)), lengths)  # [words] whose word it is
+    ends = np.repeat(np.cumsum(lengths), lengths)  # [words] where its caption ends
+    place = np.arange(len(flat))
+    gram, here = flat, place
+    orders = [_order(caption, gram, np.zeros(len(words), np.int64), np.arange(len(words)))]
+    for n in range(2, max_order + 1):
+        keep = here + n <= ends[here]  # n-grams that still fit into their caption
+        gram, here = gram[keep], here[keep]
+        keys = gram * len(words) + flat[here + n - 1]
+        distinct, gram = np.unique(keys, return_inverse=True)
+        prefix, last = np.divmod(distinct, max(len(words), 1))
+        orders.append(_order(caption[here], gram, prefix, last))
+    return NgramCounts(words, lengths, tuple(orders))
+
+
+def _order(caption: Ints, gram: Ints, prefix: Ints, last: Ints) -> Order:
+    distinct = max(len(last), 1)
+    keys, count = np.unique(caption * distinct + gram, return_counts=True)
+    return Order(*np.divmod(keys, distinct), count, prefix, last)
+
+
+def runs(sorted_keys: Ints) -> Ints:
+    """Where each run of equal values begins."""
+    if not len(sorted_keys):
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(np.concatenate(([True], sorted_keys[1:] != sorted_keys[:-1])))
+
+
+def find(sorted_keys: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """Where each wanted key stands among sorted distinct ones, and whether it is there at all."""
+    if not len(sorted_keys):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
+    at = np.searchsorted(sorted_keys, wanted)
+    at[at == len(sorted_keys)] = 0
+    return at, sorted_keys[at] == wanted
+
+
+@dataclass(frozen=True)
+class ReferenceOrder:
+    """The reference n-grams of one length, arranged to be looked up by (image, n-gram)."""
+
+    keys: Ints  # [keys] image * width + gram, sorted, distinct
+    starts: Ints  # [keys + 1] its rows in the arrays below
+    reference: Ints  # [rows] which reference caption
+    count: Ints  # [rows] how often it has the n-gram
+    width: int  # number of n-grams that keys can tell apart
+
+    @classmethod
+    def build(cls, image: Ints, gram: Ints, reference: Ints, count: Ints, width: int) -> "ReferenceOrder":
+        """Arrange rows (image, n-gram, reference caption, count)."""
+        keys = image * width + gram
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        starts = runs(keys)
+        return cls(keys[starts], np.append(starts, len(keys)), reference[order], count[order], width)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Candidates of some images and their references, counted together; caption i is the i-th image's candidate."""
+
+    first: int  # the first image's place in the whole corpus
+    words: list[str]
+    candidate_lengths: Ints  # [images]
+    reference_lengths: Ints  # [references]
+    image_of_reference: Ints  # [references]
+    references_of_image: Ints  # [images] how many
+    all_orders: tuple[Order, ...]  # candidates and references; gram numbers are shared
+    candidates: tuple[Order, ...]
+    references: tuple[ReferenceOrder, ...]
+
+    @property
+    def images(self) -> int:
+        """Number of images in the block."""
+        return len(self.candidate_lengths)
+
+
+def blocks(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> Iterator[Block]:
+    """Count candidates and references image by image, a bounded number of images at a time."""
+    check_captions(candidates, references)
+    for first in range(0, len(candidates), BLOCK_IMAGES):
+        stop = first + BLOCK_IMAGES
+        yield _block(first, candidates[first:stop], references[first:stop])
+
+
+def _block(first: int, candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> Block:
+    images = len(candidates)
+    counts = count_ngrams([*candidates, *chain.from_iterable(references)])
+    per_image = np.fromiter(map(len, references), np.int64, images)
+    image_of_reference = np.repeat(np.arange(images), per_image)
+    candidate_orders, reference_orders = [], []
+    for order in counts.orders:
+        cut = int(np.searchsorted(order.caption, images))
+        candidate_orders.append(
+            Order(order.caption[:cut], order.gram[:cut], order.count[:cut], order.prefix, order.last)
+        )
+        reference = order.caption[cut:] - images
+        image = image_of_reference[reference]
+        reference_orders.append(
+            ReferenceOrder.build(
+                image, order.gram[cut:], reference, order.count[cut:], max(order.distinct, 1)
+            )
+        )
+    return Block(
+        first=first,
+        words=counts.words,
+        candidate_lengths=counts.lengths[:images],
+        reference_lengths=counts.lengths[images:],
+        image_of_reference=image_of_reference,
+        references_of_image=per_image,
+        all_orders=counts.orders,
+        candidates=tuple(candidate_orders),
+        references=tuple(reference_orders),
+    )
+
+
+def check_captions(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> None:
+    """Raise `InputError` unless there is one tokenised candidate and at least one reference for every image."""
+    if len(candidates) != len(references):
+        raise InputError(
+            f"{len(candidates)} candidates but references for {len(references)} images: give one candidate an image"
+        )
+    if not len(candidates):
+        raise InputError("there are no captions to score")
+    for index, (candidate, captions) in enumerate(zip(candidates, references, strict=True)):
+        if isinstance(candidate, str) or any(isinstance(caption, str) for caption in captions):
+            raise InputError(
+                f"image {index}: captions must be lists of words; tokenise them first"
+                " (cliplet.metrics.ptb_tokenizer.tokenize_many)"
+            )
+        if not len(captions):
+            raise InputError(f"image {index} has no reference caption; leave it out or give it one")
+
+
+class NgramIndex:
+    """A growing numbering of n-grams: each keeps its number for good, in one numbering per length n = 1..4."""
+
+    def __init__(self) -> None:
+        self.words: dict[str, int] = {}
+        # for n = 2..4: keys prefix << 32 | last word, sorted, and the number of each
+        self._keys: list[Ints] = [np.zeros(0, np.int64) for _ in range(MAX_ORDER - 1)]
+        self._numbers: list[Ints] = [np.zeros(0, np.int64) for _ in range(MAX_ORDER - 1)]
+
+    def sizes(self) -> tuple[int, ...]:
+        """How many n-grams of each length are known."""
+        return len(self.words), *map(len, self._keys)
+
+    def lookup(self, counts: NgramCounts | Block, *, add: bool = False) -> list[Ints]:
+        """The number of each distinct n-gram of some captions, by length; -1 for one that is not known.
+
+        With ``add``, those that are not known get the next numbers.
+        """
+        orders = counts.all_orders if isinstance(counts, Block) else counts.orders
+        if add:
+            for word in counts.words:
+                self.words.setdefault(word, len(self.words))
+        get = self.words.get
+        word_numbers = np.fromiter((get(word, -1) for word in counts.words), np.int64, len(counts.words))
+        numbers = [word_numbers]
+        for level, order in enumerate(orders[1:]):
+            prefix, last = numbers[-1][order.prefix], word_numbers[order.last]
+            keys = np.where((prefix < 0) | (last < 0), -1, prefix << 32 | last)  # [distinct]
+            if add:
+                self._add(level, keys)
+            at, known = find(self._keys[level], keys)
+            result = np.full(len(keys), -1, np.int64)
+            result[known] = self._numbers[level][at[known]]
+            numbers.append(result)
+        return numbers
+
+    def _add(self, level: int, keys: Ints) -> None:
+        old = self._keys[level]
+        _, known = find(old, keys)
+        new = keys[~known]
+        merged = np.concatenate((old, new))
+        order = np.argsort(merged, kind="stable")
+        numbers = np.concatenate((self._numbers[level], np.arange(len(old), len(merged))))
+        self._keys[level], self._numbers[level] = merged[order], numbers[order]
+
+    def export(self) -> list[Ints]:
+        """For n = 2..4, the key (prefix << 32 | last word) of every n-gram in the order of their numbers."""
+        result = []
+        for keys, numbers in zip(self._keys, self._numbers, strict=True):
+            by_number = np.empty_like(keys)
+            by_number[numbers] = keys
+            result.append(by_number)
+        return result
+
+    @classmethod
+    def restore(cls, words: Sequence[str], keys: Sequence[Ints]) -> "NgramIndex":
+        """The index whose words and `export` these are."""
+        index = cls()
+        index.words = {word: number for number, word in enumerate(words)}
+        for level, by_number in enumerate(keys):
+            order = np.argsort(by_number, kind="stable")
+            index._keys[level], index._numbers[level] = by_number[order], order
+        return index
+
+    def copy(self) -> "NgramIndex":
+        """An index that grows on its own."""
+        index = NgramIndex()
+        index.words = dict(self.words)
+        index._keys, index._numbers = list(self._keys), list(self._numbers)
+        return index
