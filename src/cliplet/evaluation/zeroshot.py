@@ -51,8 +51,8 @@ class ZeroShotResult:
     """Share of photos whose class is among the first five."""
     mean_per_class: Interval
     """Mean over classes of their top-1 accuracy; the interval resamples classes."""
-    per_class: dict[str, float]
-    """Top-1 accuracy by class, classes without photos left out."""
+    per_class: list[tuple[str, float]]
+    """(class name, top-1 accuracy), classes without photos left out."""
     ranks: Ints
     """[photos used] rank of the right class, 1 = first."""
     kept: Ints
@@ -197,12 +197,12 @@ def evaluate_zeroshot(
     labels = data.labels[photos.kept]
     ranks, predicted = class_ranks(photos.embeddings, classes, labels)
     right = (ranks == 1).astype(np.float64)
-    per_class = {int(c): float(right[labels == c].mean()) for c in np.unique(labels)}
+    per_class = [(data.classes[c], float(right[labels == c].mean())) for c in np.unique(labels)]
     return ZeroShotResult(
         top1=bootstrap_mean(right, draws=draws, seed=seed),
         top5=bootstrap_mean((ranks <= 5).astype(np.float64), draws=draws, seed=seed),
         mean_per_class=_mean_per_class(right, labels, draws, seed),
-        per_class={data.classes[c]: value for c, value in per_class.items()},
+        per_class=per_class,
         ranks=ranks,
         kept=photos.kept,
         predicted=predicted,

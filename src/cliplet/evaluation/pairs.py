@@ -1,0 +1,290 @@
+"""Hard negatives: does the true caption score higher than one with a small, telling mistake?
+
+Sets come as (image, true caption, false caption); Winoground's have two images as well. Beside every accuracy stands
+what a blind model gets: always taking the shorter caption, the longer one, or the one made of commoner words. Where
+the false captions of a set can be told without looking, a good score on it says little.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cliplet.encoders.base import Encoder
+from cliplet.errors import InputError
+from cliplet.evaluation.embed import Progress, embed_photos, embed_texts
+from cliplet.evaluation.kendall import Floats
+from cliplet.evaluation.photos import PhotoStore
+from cliplet.evaluation.statistics import Interval, TieRule, bootstrap_mean, pairwise_wins
+from cliplet.evaluation.tables import Row, column, find_column, read_json, read_jsonl, read_table
+
+
+@dataclass(frozen=True)
+class CaptionPair:
+    """A photo with a true and a false caption."""
+
+    image: str
+    """The image's name."""
+    true: str
+    """The caption that fits."""
+    false: str
+    """The caption that does not."""
+    category: str = ""
+    """What was changed."""
+
+
+@dataclass(frozen=True)
+class Quartet:
+    """Winoground: two images and two captions made of the same words, caption i fits image i."""
+
+    images: tuple[str, str]
+    """Both image names."""
+    captions: tuple[str, str]
+    """Both captions."""
+    category: str = ""
+    """Winoground's tag."""
+
+
+@dataclass
+class PairSet:
+    """A set of hard negatives."""
+
+    pairs: list[CaptionPair]
+    """Pairs of captions (for Winoground both captions of both images)."""
+    quartets: list[Quartet] = field(default_factory=list)
+    """Winoground's examples; empty for other sets."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """What the reader left out, with counts."""
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """One accuracy with its intervals and its blind controls."""
+
+    category: str
+    """The category, or "all"."""
+    statistic: str
+    """accuracy, or Winoground's text, image and group score."""
+    interval: Interval
+    """The model's value in [0, 1]."""
+    blind: dict[str, float]
+    """What models that do not see the photo get, by name."""
+    chance: float
+    """What guessing gets."""
+
+
+@dataclass
+class PairsResult:
+    """All results of one set."""
+
+    results: list[PairResult]
+    """Overall first, then by category."""
+    pairs: list[CaptionPair]
+    """The pairs that could be scored."""
+    margins: Floats
+    """[pairs] cosine of the true caption minus cosine of the false one."""
+    notes: Counter[str]
+    """Rows left out, with counts."""
+
+
+# ---------------------------------------------------------------- readers
+def read_pair_files(paths: Iterable[str | Path]) -> PairSet:
+    """Hard-negative files, told apart by their fields.
+
+    SugarCrepe (``{id: {filename, caption, negative_caption}}``, the file's name is the category), VALSE and FOIL-it
+    (``{id: {image_file, caption, foil, mturk, linguistic_phenomena}}``), Winoground's ``examples.jsonl``, and your own
+    CSV, TSV, JSON list, JSONL or Parquet with columns image, caption, and ``false`` (or ``negative_caption``,
+    ``foil``), and ``category`` if you like.
+    """
+    out = PairSet([])
+    for path in map(Path, paths):
+        rows = _rows_of(path)
+        if not rows:
+            raise InputError(f"{path}: holds no rows")
+        if "caption_0" in rows[0]:
+            _winoground(path, rows, out)
+        elif "foil" in rows[0] and ("image_file" in rows[0] or "mturk" in rows[0]):
+            _valse(path, rows, out)
+        else:
+            _generic(path, rows, out)
+    return out
+
+
+def _rows_of(path: Path) -> list[Row]:
+    if path.suffix.lower() == ".jsonl":
+        return read_jsonl(path)
+    if path.suffix.lower() != ".json":
+        return read_table(path)
+    content = read_json(path)
+    rows = list(content.values()) if isinstance(content, dict) else content
+    if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
+        raise InputError(f"{path}: expected an object or a list of examples")
+    return rows
+
+
+_FALSE = ("negative_caption", "false", "false_caption", "foil", "negative", "hard_negative")
+
+
+def _generic(path: Path, rows: Sequence[Row], out: PairSet) -> None:
+    image = column(
+        rows, ("image", "filename", "file_name", "image_file", "image_path", "file"), path, "image"
+    )
+    true = column(
+        rows, ("caption", "true", "true_caption", "positive_caption", "positive"), path, "true caption"
+    )
+    false = column(rows, _FALSE, path, "false caption")
+    category = find_column(rows, ("category", "type", "kind", "linguistic_phenomena"))
+    for row in rows:
+        name = str(row[category]) if category else path.stem
+        out.pairs.append(CaptionPair(str(row[image]), str(row[true]), str(row[false]), name))
+
+
+def _valse(path: Path, rows: Sequence[Row], out: PairSet) -> None:
+    """VALSE keeps examples whose caption at least two of three annotators took for the true one."""
+    for row in rows:
+        votes = (row.get("mturk") or {}).get("caption")
+        if votes is not None and int(votes) < 2:
+            out.notes["VALSE examples left out: annotators did not agree on the caption"] += 1
+            continue
+        try:
+            category = str(row.get("linguistic_phenomena") or path.stem)
+            out.pairs.append(
+                CaptionPair(str(row["image_file"]), str(row["caption"]), str(row["foil"]), category)
+            )
+        except KeyError as error:
+            raise InputError(f"{path}: a VALSE example lacks {error}") from None
+
+
+def _winoground(path: Path, rows: Sequence[Row], out: PairSet) -> None:
+    for row in rows:
+        try:
+            images, captions = (
+                (str(row["image_0"]), str(row["image_1"])),
+                (str(row["caption_0"]), str(row["caption_1"])),
+            )
+        except KeyError as error:
+            raise InputError(f"{path}: a Winoground example lacks {error}") from None
+        category = str(row.get("collapsed_tag") or row.get("tag") or "")
+        out.quartets.append(Quartet(images, captions, category))
+        for i in (0, 1):
+            out.pairs.append(CaptionPair(images[i], captions[i], captions[1 - i], category))
+
+
+# ---------------------------------------------------------------- blind controls
+def _words(caption: str) -> list[str]:
+    return "".join(c if c.isalnum() or c in "'-" else " " for c in caption.lower()).split()
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else -math.inf
+
+
+def blind_wins(pairs: Sequence[CaptionPair]) -> dict[str, Floats]:
+    """[pairs] wins of models that see only the captions; ties count half.
+
+    ``shorter`` and ``longer`` go by the number of characters; ``commoner words`` by the mean log frequency of the
+    words in the other pairs' captions, true and false together, so that it knows no answers.
+    """
+    counts: Counter[str] = Counter()
+    for p in pairs:
+        counts.update(set(_words(p.true)) | set(_words(p.false)))
+
+    def usual(caption: str, other: str) -> float:
+        here = set(_words(caption)) | set(_words(other))  # the pair itself does not count
+        return _mean([math.log(counts[w] - (w in here) + 0.1) for w in _words(caption)])
+
+    true_length, false_length = (
+        np.array([len(getattr(p, k)) for p in pairs], dtype=float) for k in ("true", "false")
+    )
+    usual_true = np.array([usual(p.true, p.false) for p in pairs])
+    usual_false = np.array([usual(p.false, p.true) for p in pairs])
+    return {
+        "shorter": pairwise_wins(-true_length, -false_length),
+        "longer": pairwise_wins(true_length, false_length),
+        "commoner words": pairwise_wins(usual_true, usual_false),
+    }
+
+
+# ---------------------------------------------------------------- evaluation
+def evaluate_pairs(
+    encoder: Encoder,
+    data: PairSet,
+    photos: PhotoStore,
+    ties: TieRule = "loss",
+    prefix: str | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PairsResult:
+    """Share of pairs in which the true caption has the larger cosine, overall and by category.
+
+    ``prefix`` goes before every caption; default the model's own. A tie is not a win unless asked otherwise.
+    """
+    if not data.pairs:
+        raise InputError("no pairs to evaluate")
+    names = list(dict.fromkeys(p.image for p in data.pairs))
+    embedded = embed_photos(encoder, photos.find_all(names), names, progress)
+    at = {names[i]: n for n, i in enumerate(embedded.kept)}
+    notes = Counter(data.notes)
+    pairs = [p for p in data.pairs if p.image in at]
+    if len(pairs) < len(data.pairs):
+        notes["pairs left out: the photo is missing or cannot be read"] += len(data.pairs) - len(pairs)
+    prefix = encoder.card.text.prompt_prefix if prefix is None else prefix
+    texts = embed_texts(encoder, [p.true for p in pairs] + [p.false for p in pairs], prefix)  # [2 pairs, d]
+    images = embedded.embeddings[[at[p.image] for p in pairs]]
+    true = np.einsum("nd,nd->n", images, texts[: len(pairs)], dtype=np.float64)
+    false = np.einsum("nd,nd->n", images, texts[len(pairs) :], dtype=np.float64)
+    wins = pairwise_wins(true, false, ties)
+    results = _by_category(pairs, wins, "accuracy", 0.5, blind_wins(pairs), draws, seed)
+    if data.quartets:
+        cosines = {(p.image, p.true): (t, f) for p, t, f in zip(pairs, true, false, strict=True)}
+        results += _quartet_results(data.quartets, cosines, draws, seed)
+    return PairsResult(results, pairs, true - false, notes)
+
+
+def _by_category(
+    rows: Sequence[Any],
+    wins: Floats,
+    statistic: str,
+    chance: float,
+    blind: dict[str, Floats],
+    draws: int,
+    seed: int,
+) -> list[PairResult]:
+    categories = np.array([r.category for r in rows])
+    images = np.array([str(r.image if isinstance(r, CaptionPair) else r.images[0]) for r in rows])
+    named = sorted(set(categories) - {""})
+    results = []
+    for name in ["all", *(named if len(set(categories)) > 1 else [])]:
+        chosen = np.ones(len(rows), dtype=bool) if name == "all" else categories == name
+        interval = bootstrap_mean(wins[chosen], images[chosen], draws, seed=seed)
+        controls = {k: float(np.nanmean(v[chosen])) for k, v in blind.items()}
+        results.append(PairResult(name, statistic, interval, controls, chance))
+    return results
+
+
+def _quartet_results(
+    quartets: Sequence[Quartet], cosines: dict[tuple[str, str], tuple[float, float]], draws: int, seed: int
+) -> list[PairResult]:
+    """Winoground's scores (Thrush et al. 2022): text, image and group; every comparison must be won outright."""
+    rows, scores = [], []
+    for q in quartets:
+        first, second = (cosines.get((q.images[i], q.captions[i])) for i in (0, 1))
+        if first is None or second is None:
+            continue
+        (c0_i0, c1_i0), (c1_i1, c0_i1) = first, second
+        text = c0_i0 > c1_i0 and c1_i1 > c0_i1
+        image = c0_i0 > c0_i1 and c1_i1 > c1_i0
+        rows.append(q)
+        scores.append((text, image, text and image))
+    if not rows:
+        return []
+    table = np.array(scores, dtype=np.float64)
+    results: list[PairResult] = []
+    for n, (name, chance) in enumerate((("text score", 0.25), ("image score", 0.25), ("group score", 1 / 6))):
+        results += _by_category(rows, table[:, n], name, chance, {}, draws, seed)
+    return results
