@@ -15,9 +15,7 @@ from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
 DIM = 16
 SIZE = 32
 CONTEXT = 12
-WORDS = (
-    "a dog cat man woman red blue green black white runs sits on the beach grass car of and . photo two"
-).split()
+WORDS = "a dog cat man woman red blue green black white runs sits on the beach grass car of and . photo two".split()  # noqa: SIM905
 
 
 def build_tiny_model(folder: Path, seed: int = 0, prefix: str = "", context: int = CONTEXT) -> Path:

@@ -2,20 +2,36 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cliplet.data.captions import CaptionEntry, ImageKey, image_name, read_captions, read_references
 from cliplet.data.images import ImageInput
 from cliplet.data.photos import PhotoIndex, PhotoTar, open_photos
+from cliplet.encoders.onnx import scrub
 from cliplet.errors import InputError
 from cliplet.evaluation.statistics import Interval, bootstrap_mean
-from cliplet.scorer import Scorer, ScoreResult
+from cliplet.metrics.reference_metrics import (
+    DEFAULT,
+    ReferenceScores,
+    check_reference_metrics,
+    reference_scores,
+)
+from cliplet.scorer import Scorer, ScoreResult, caption_problem
 
 Progress = Callable[[int, int], None]
 
 ROW_FIELDS = {
+    **{f"BLEU-{n}": f"bleu_{n}" for n in (1, 2, 3, 4)},
+    "ROUGE-L": "rouge_l",
+    "CIDEr-D": "cider_d",
+    "METEOR": "meteor",
+    "METEOR-exact-stem": "meteor_exact_stem",
+    "SPICE": "spice",
     "CLIPScore": "clip_score",
     "100*cos": "cos_100",
     "cosine": "cosine",
@@ -69,6 +85,7 @@ def score_file(
     images: str | Path | None,
     scorer: Scorer,
     references: str | Path | None = None,
+    metrics: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> ScoreTable:
     """Score every caption of a file.
@@ -77,7 +94,8 @@ def score_file(
         captions: what :func:`cliplet.data.captions.read_captions` reads.
         images: folder or tar of the photos; None: the captions file's own tar, or the folder that it lies in.
         scorer: model and preset.
-        references: a file of reference captions.
+        references: a file of reference captions; with it the metrics that need references are computed too.
+        metrics: which of those (``cliplet.metrics.reference_metrics.CHOICES``); default: all but SPICE.
         progress: called with (rows done, rows in all).
 
     Returns:
@@ -86,23 +104,23 @@ def score_file(
     Raises:
         InputError: a file cannot be used as a whole.
     """
+    metrics = _checked_metrics(metrics, references)
     entries = read_captions(captions)
     refs = None if references is None else read_references(references)
     index = _photo_index(Path(captions), images)
     names, photos, reasons = _find_photos(entries, index)
-    row_refs = (
-        None
-        if refs is None
-        else [_references_of(entry, name, refs) for entry, name in zip(entries, names, strict=True)]
-    )
+    row_refs = None
+    if refs is not None:
+        row_refs = [_references_of(entry, name, refs) for entry, name in zip(entries, names, strict=True)]
     scored = _score_found(scorer, entries, photos, reasons, row_refs, progress)
-    rows = _rows(entries, scored, reasons)
+    columns = {name: np.asarray(values, dtype=np.float64) for name, values in scored.columns().items()}
+    compared = _compare_with_references(entries, row_refs or [], metrics)
+    image_names = [str(entry.image) for entry in entries]
     used = {name for name in names if name is not None}
-    notes = _notes(scored, row_refs, references)
     return ScoreTable(
-        rows=rows,
+        rows=_rows(entries, columns | compared.per_caption, scored, reasons),
         photos=photos,
-        intervals=_intervals(scored, [str(entry.image) for entry in entries]),
+        intervals=_intervals(columns, scored, image_names) | _reference_intervals(compared, image_names),
         provenance=scored.provenance
         | {
             "captions": str(captions),
@@ -110,8 +128,21 @@ def score_file(
             "references": None if references is None else str(references),
         },
         images_without_caption=[] if images is None else [name for name in index.names() if name not in used],
-        notes=notes,
+        notes=_notes(scored, references) + compared.notes,
     )
+
+
+def _checked_metrics(metrics: Sequence[str] | None, references: str | Path | None) -> Sequence[str]:
+    """The metrics to compute, known to be able to run."""
+    if references is None:
+        if metrics:
+            raise InputError(f"{', '.join(metrics)} compare captions with references: give them with --refs")
+        return ()
+    chosen = DEFAULT if metrics is None else metrics
+    missing = check_reference_metrics(chosen)
+    if missing:
+        raise InputError("SPICE cannot run here: " + "; ".join(missing))
+    return chosen
 
 
 def _photo_index(captions: Path, images: str | Path | None) -> PhotoIndex:
@@ -167,14 +198,39 @@ def _score_found(
     return scorer.score([photo or b"" for photo in photos], captions, references, progress)  # type: ignore[arg-type]
 
 
+def _compare_with_references(
+    entries: Sequence[CaptionEntry], references: list[list[Any]], metrics: Sequence[str]
+) -> ReferenceScores:
+    """Metrics that need no photo, for every row with a caption (an empty one too) and references."""
+    usable = [[r for r in refs if caption_problem(r) is None] for refs in references]
+    rows = [i for i, refs in enumerate(usable) if refs and isinstance(entries[i].caption, str)]
+    if not rows or not metrics:
+        return ReferenceScores()
+    scores = reference_scores(
+        [scrub(entries[i].caption) for i in rows],
+        [usable[i] for i in rows],
+        [image_name(entries[i].image) for i in rows],
+        metrics,
+    )
+    for name, values in scores.per_caption.items():
+        scores.per_caption[name] = np.full(len(entries), np.nan)
+        scores.per_caption[name][rows] = values
+    same = sum(entries[i].caption in usable[i] for i in rows)
+    if same:
+        scores.notes.append(f"{same} captions stand word for word among their own references")
+    return scores
+
+
 def _rows(
-    entries: Sequence[CaptionEntry], scored: ScoreResult, reasons: list[str | None]
+    entries: Sequence[CaptionEntry],
+    columns: Mapping[str, NDArray[np.float64]],
+    scored: ScoreResult,
+    reasons: list[str | None],
 ) -> list[dict[str, Any]]:
-    columns = {ROW_FIELDS[name]: values for name, values in scored.columns().items()}
     rows = []
     for i, entry in enumerate(entries):
         row: dict[str, Any] = {"image": entry.image, "caption": entry.caption}
-        row |= {field: _plain(float(values[i])) for field, values in columns.items()}
+        row |= {ROW_FIELDS[name]: _plain(float(values[i])) for name, values in columns.items()}
         row |= {
             "truncated": bool(scored.truncated[i]),
             "reason": reasons[i] or scored.failures[i],
@@ -184,23 +240,31 @@ def _rows(
     return rows
 
 
-def _intervals(scored: ScoreResult, images: list[str]) -> dict[str, Interval]:
-    intervals = {name: bootstrap_mean(values, images) for name, values in scored.columns().items()}
-    first = scored.preset.column
-    corpus = scored.mean  # torchmetrics clamps its mean
-    return intervals | {
-        first: Interval(corpus, intervals[first].low, intervals[first].high, intervals[first].n)
-    }
+def _intervals(
+    columns: Mapping[str, NDArray[np.float64]], scored: ScoreResult, images: list[str]
+) -> dict[str, Interval]:
+    intervals = {name: bootstrap_mean(values, images) for name, values in columns.items()}
+    first = scored.preset.column  # its corpus value is the preset's: torchmetrics clamps the mean
+    return intervals | {first: replace(intervals[first], value=scored.mean)}
 
 
-def _notes(scored: ScoreResult, row_refs: list[list[Any]] | None, references: str | Path | None) -> list[str]:
+def _reference_intervals(scores: ReferenceScores, images: list[str]) -> dict[str, Interval]:
+    intervals = {}
+    for name, values in scores.per_caption.items():
+        mean = bootstrap_mean(values, images)
+        same = abs(mean.value - scores.corpus[name]) < 1e-9  # BLEU and METEOR are no means over captions
+        intervals[name] = mean if same else Interval(scores.corpus[name], math.nan, math.nan, mean.n)
+    return intervals
+
+
+def _notes(scored: ScoreResult, references: str | Path | None) -> list[str]:
     notes = []
     if scored.provenance["truncated"]:
         length = scored.provenance["preprocessing"]["context_length"]
         notes.append(
             f"{scored.provenance['truncated']} captions were longer than {length} tokens and were cut"
         )
-    if row_refs is not None and scored.provenance["without_references"]:
+    if scored.provenance.get("without_references"):
         notes.append(
             f"{scored.provenance['without_references']} scored captions have no references in {references}"
         )

@@ -48,7 +48,8 @@ def layouts():
         "lines.jsonl": "\n\n".join(json.dumps({"image": i, "caption": c}) for i, c in EXPECTED) + "\n",
         "table.csv": 'image,caption\r\na.jpg,a dog\r\na.jpg,a brown dog\r\nb.jpg,"a ""cat"", asleep"\r\n'
         'ü.jpg,"🐶 naïve\nline"\r\n',
-        "table.tsv": 'caption\timage\na dog\ta.jpg\na brown dog\ta.jpg\n"a ""cat"", asleep"\tb.jpg\n"🐶 naïve\nline"\tü.jpg\n',
+        "table.tsv": 'caption\timage\na dog\ta.jpg\na brown dog\ta.jpg\n"a ""cat"", asleep"\tb.jpg\n'
+        '"🐶 naïve\nline"\tü.jpg\n',
     }
 
 

@@ -11,6 +11,7 @@ from cliplet.errors import InputError
 from cliplet.metrics.clipscore import PRESETS
 
 if TYPE_CHECKING:
+    from cliplet.evaluation.statistics import Interval
     from cliplet.score_file import ScoreTable
     from cliplet.scorer import Scorer
 
@@ -22,6 +23,11 @@ SHOWN_FAILURES = 10
 @click.argument("captions", nargs=-1)
 @click.option("--images", metavar="DIR|TAR", help="Where the photos of a captions file are.")
 @click.option("--refs", metavar="FILE", help="Reference captions, in any format that captions may have.")
+@click.option(
+    "--metrics",
+    metavar="LIST",
+    help="With --refs: bleu,rouge,cider,meteor,spice or none; default: the first four.",
+)
 @click.option("--model", metavar="NAME|DIR", help="A model by name or folder; default: the packaged one.")
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="paper", show_default=True,
               help="paper: CLIPScore, w*max(cos,0); torchmetrics: 100*cos; cosine.")  # fmt: skip
@@ -37,6 +43,7 @@ def score(
     captions: tuple[str, ...],
     images: str | None,
     refs: str | None,
+    metrics: str | None,
     model: str | None,
     preset: str,
     out: str | None,
@@ -69,9 +76,24 @@ def score(
         raise click.UsageError(
             f"{target} is neither a photo with captions nor a captions file ({', '.join(CAPTION_SUFFIXES)})"
         )
-    table = run_score_file(_scorer(model, preset, cache_dir or cache), target, images, refs, out, as_json)
+    table = run_score_file(
+        _scorer(model, preset, cache_dir or cache),
+        target,
+        images,
+        refs,
+        out,
+        as_json,
+        chosen_metrics(metrics),
+    )
     if strict and table.failures:
         sys.exit(1)
+
+
+def chosen_metrics(names: str | None) -> list[str] | None:
+    """The value of ``--metrics``: None for the default, an empty list for ``none``."""
+    if names is None:
+        return None
+    return [] if names == "none" else [name.strip().lower() for name in names.split(",") if name.strip()]
 
 
 def _check_single(target: str, images: str | None, refs: str | None, out: str | None) -> None:
@@ -121,7 +143,13 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
 
 
 def run_score_file(
-    scorer: "Scorer", captions: str, images: str | None, refs: str | None, out: str | None, as_json: bool
+    scorer: "Scorer",
+    captions: str,
+    images: str | None,
+    refs: str | None,
+    out: str | None,
+    as_json: bool,
+    metrics: list[str] | None = None,
 ) -> "ScoreTable":
     """Score a captions file, write the report if asked, and print the table or one JSON object."""
     from cliplet.reports.files import writable_folder
@@ -129,7 +157,7 @@ def run_score_file(
 
     folder = None if out is None else writable_folder(out)
     with _progress_bar("scoring") as progress:
-        table = score_file(captions, images, scorer, refs, progress)
+        table = score_file(captions, images, scorer, refs, metrics, progress)
     if folder is not None:
         from cliplet.reports.score import write_score_report
 
@@ -154,9 +182,7 @@ def _print_table(table: "ScoreTable", folder: Path | None) -> None:
     for name in ("mean", "95 % interval", "captions"):
         grid.add_column(name, justify="right")
     for name, interval in table.intervals.items():
-        grid.add_row(
-            name, f"{interval.value:.4f}", f"{interval.low:.4f} to {interval.high:.4f}", str(interval.n)
-        )
+        grid.add_row(name, f"{interval.value:.4f}", _range(interval), str(interval.n))
     console.print(grid)
     facts = table.provenance
     w = f", w = {facts['w']:g}" if facts["preset"] == "paper" else ""
@@ -182,6 +208,10 @@ def _print_table(table: "ScoreTable", folder: Path | None) -> None:
         console.print(
             escape(f"written: {folder / 'report.html'}, rows.jsonl, rows.csv, summary.json"), soft_wrap=True
         )
+
+
+def _range(interval: "Interval") -> str:
+    return "" if interval.low != interval.low else f"{interval.low:.4f} to {interval.high:.4f}"
 
 
 class _progress_bar:

@@ -297,7 +297,8 @@ def _webdataset_captions(path: Path, name: str, content: bytes) -> list[Any]:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{path}: member {name} is not valid JSON: {error.msg.removesuffix(' at')} at line {error.lineno} column {error.colno}"
+            f"{path}: member {name} is not valid JSON: {error.msg.removesuffix(' at')} "
+            f"at line {error.lineno} column {error.colno}"
         ) from None
     return [entry.caption for entry in _entries_of(name, value, name)]
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cliplet.evaluation.statistics import Interval
 from cliplet.reports.files import write_atomically
 from cliplet.reports.page import Photos, escape, page
 from cliplet.reports.svg import histogram
@@ -68,7 +69,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 def _corpus(table: ScoreTable) -> str:
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{i.value:.4f}</td><td>{i.low:.4f} to {i.high:.4f}</td><td>{i.n}</td></tr>"
+        f"<tr><td>{escape(name)}</td><td>{i.value:.4f}</td><td>{_range(i)}</td><td>{i.n}</td></tr>"
         for name, i in table.intervals.items()
     )
     facts = table.summary()
@@ -78,6 +79,10 @@ def _corpus(table: ScoreTable) -> str:
         f'<table class="numbers"><thead><tr><th>score</th><th>mean</th><th>95 % interval</th><th>captions</th></tr>'
         f"</thead><tbody>{rows}</tbody></table>"
     )
+
+
+def _range(interval: Interval) -> str:
+    return "" if interval.low != interval.low else f"{interval.low:.4f} to {interval.high:.4f}"
 
 
 def _notes(table: ScoreTable) -> str:
