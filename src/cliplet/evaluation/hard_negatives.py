@@ -29,7 +29,8 @@ boy/boys girl/girls
 dog/dogs=puppy/puppies cat/cats=kitten/kittens horse/horses=pony/ponies cow/cows=bull/bulls sheep/sheep=goat/goats \
 bird/birds duck/ducks rabbit/rabbits monkey/monkeys pig/pigs elephant/elephants
 car/cars=truck/trucks=van/vans bus/buses=train/trains bicycle/bicycles=bike/bikes \
-motorcycle/motorcycles=motorbike/motorbikes boat/boats=kayak/kayaks=canoe/canoes airplane/airplanes=plane/planes tractor/tractors
+motorcycle/motorcycles=motorbike/motorbikes boat/boats=kayak/kayaks=canoe/canoes \
+airplane/airplanes=plane/planes tractor/tractors
 skateboard/skateboards surfboard/surfboards scooter/scooters snowboard/snowboards sled/sleds
 ball/balls=football/footballs=basketball/basketballs frisbee/frisbees stick/sticks bone/bones shoe/shoes \
 balloon/balloons umbrella/umbrellas guitar/guitars camera/cameras book/books bottle/bottles

@@ -12,6 +12,9 @@ from cliplet.evaluation.human import ScoreRequest, Scores
 from cliplet.evaluation.judgements import CANDIDATE_COLUMNS, IMAGE_COLUMNS
 from cliplet.evaluation.photos import PhotoStore, image_key
 from cliplet.evaluation.tables import column, find_column, read_table
+from cliplet.metrics.ngram_scores import ngram_scores as count_and_score
+from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.reference_metrics import check_reference_metrics
 from cliplet.scorer import Scorer, caption_problem
 
 Progress = Callable[[int, int], None]
@@ -45,10 +48,7 @@ def model_scores(
     columns = {result.preset.column: result.score}
     if result.ref_clip_score is not None and result.ref_mix_score is not None:
         columns |= {"RefCLIPScore": result.ref_clip_score, "RefMixScore": result.ref_mix_score}
-    scores: Scores = {}
-    for name, values in columns.items():
-        scores[name] = np.full(len(request), np.nan)
-        scores[name][rows] = values
+    scores = {name: _spread(values, rows, len(request)) for name, values in columns.items()}
     return scores, {**result.provenance, "photos_missing": len(request) - len(rows)}
 
 
@@ -68,6 +68,63 @@ def text_cosines(encoder: Encoder, captions: Sequence[str], references: Sequence
         a = vectors[[place[captions[i]] for i in good]]
         b = vectors[[place[references[i]] for i in good]]
         out[good] = np.einsum("nd,nd->n", a, b, dtype=np.float64)
+    return out
+
+
+NGRAM_METRICS = ("bleu", "rouge", "meteor", "cider")
+"""Metrics that compare with references and need nothing else; ``spice`` can be added where Java is."""
+
+
+def ngram_scores(request: ScoreRequest, metrics: Sequence[str] = NGRAM_METRICS) -> tuple[Scores, list[str]]:
+    """BLEU-1, BLEU-4, ROUGE-L, METEOR, CIDEr-D (and SPICE) of every caption, and what a reader must know of them.
+
+    NaN where a caption has no references. One tokenisation serves all; every caption is tokenised on its own. CIDEr's
+    document frequencies come from the captions under test, one document a row, as the field's correlation figures do.
+    Without its tables METEOR goes by its own name, METEOR-exact-stem.
+    """
+    missing = check_reference_metrics(metrics)
+    if missing:
+        raise InputError("SPICE cannot run here: " + "; ".join(missing))
+    rows = [i for i, references in enumerate(request.references) if references]
+    if not rows or not metrics:
+        return {}, []
+    distinct = list(dict.fromkeys(t for i in rows for t in (request.captions[i], *request.references[i])))
+    words = dict(zip(distinct, tokenize_many(distinct, joined=False), strict=True))
+    candidates = [words[request.captions[i]] for i in rows]
+    references = [[words[r] for r in request.references[i]] for i in rows]
+    found: Scores = {}
+    notes: list[str] = []
+    if set(metrics) & {"bleu", "rouge", "cider"}:
+        counted = count_and_score(candidates, references)
+        if "bleu" in metrics:
+            found |= {f"BLEU-{n}": counted.bleu.per_caption[n - 1] for n in (1, 4)}
+        if "rouge" in metrics:
+            found["ROUGE-L"] = counted.rouge_l.per_caption
+        if "cider" in metrics:
+            found["CIDEr-D"] = counted.cider_d.per_caption
+    if "meteor" in metrics:
+        from cliplet.metrics.meteor import Meteor, check_meteor
+
+        scorer = Meteor(exact_stem=bool(check_meteor()))
+        found[scorer.name] = scorer(candidates, references).per_caption
+        notes += [f"{scorer.name} instead of METEOR: {what}" for what in check_meteor()]
+    if "spice" in metrics:
+        found["SPICE"] = _spice(
+            [request.captions[i] for i in rows], [list(request.references[i]) for i in rows]
+        )
+    return {name: _spread(values, rows, len(request)) for name, values in found.items()}, notes
+
+
+def _spice(captions: list[str], references: list[list[str]]) -> np.ndarray:
+    from cliplet.metrics.spice import spice
+
+    return spice(captions, references).per_caption
+
+
+def _spread(values: np.ndarray, rows: Sequence[int], n: int) -> np.ndarray:
+    """Values of some rows as a column of all n, NaN elsewhere."""
+    out = np.full(n, np.nan)
+    out[rows] = values
     return out
 
 
