@@ -158,7 +158,9 @@ class _Beam:
     def best_first(self) -> "_Beam":
         """Sorted within each pair, the best 40 of each."""
         if len(self.pair) > 1 and (self.pair[1:] == self.pair[:-1]).any():
-            order = np.lexsort((self.distance, self.chunks, -self.gain, self.pair))
+            # one number to sort by: neither side has more than 64 words
+            order = (self.pair * 256 - self.gain) * 128 + self.chunks
+            order = np.argsort(order * (int(self.distance.max()) + 1) + self.distance, kind="stable")
             pair = self.pair[order]
             begins = np.flatnonzero(np.concatenate([[True], pair[1:] != pair[:-1]]))
             rank = np.arange(len(pair)) - np.repeat(begins, np.diff(begins, append=len(pair)))

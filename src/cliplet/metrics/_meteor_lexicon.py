@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -97,6 +98,7 @@ def _array(values: Iterable[int]) -> np.ndarray:
     return np.fromiter(values, dtype=np.int64)
 
 
+@lru_cache(maxsize=1 << 16)
 def _java_hash(word: str) -> int:
     """Java's hash of a string: METEOR takes two words with the same one for the same word ("an" and "c0")."""
     code = 0

@@ -13,8 +13,6 @@ import importlib.util
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -68,8 +66,6 @@ class MeteorTables:
     function_words: frozenset[str]
     abbreviations: dict[str, bool]
     """Words whose final full stop is their own -> whether only before a number."""
-    fingerprint: str
-    """Of the files that the tables were made from."""
 
     def may_be_phrase(self, hashes: np.ndarray) -> np.ndarray:
         """False where no phrase has this hash; true where one may have it."""
@@ -97,7 +93,7 @@ def find_sources() -> tuple[Path, Path] | None:
 
 
 def load_tables() -> MeteorTables:
-    """METEOR's tables from the cache, which the first call makes (10 to 20 seconds, said on the log).
+    """METEOR's tables from the cache, which the first call makes (some seconds, said on the log).
 
     Raises:
         MissingExtraError: pycocoevalcap, where the tables come from, is not installed.
@@ -106,11 +102,15 @@ def load_tables() -> MeteorTables:
     sources = find_sources()
     if sources is None:
         raise MissingExtraError("METEOR (its tables are in pycocoevalcap)", "meteor")
-    fingerprint = _fingerprint(*sources)
-    folder = cache_root() / f"meteor-{FORMAT}-{fingerprint}"
+    folder = cache_folder(*sources)
     if not folder.is_dir():
         _make_cache(folder, *sources)
-    return _open_cache(folder, fingerprint)
+    return _open_cache(folder)
+
+
+def cache_folder(jar: Path, paraphrases: Path) -> Path:
+    """Where the tables made from these files are, or will be."""
+    return cache_root() / f"meteor-{FORMAT}-{_fingerprint(jar, paraphrases)}"
 
 
 def _fingerprint(jar: Path, paraphrases: Path) -> str:
@@ -125,7 +125,7 @@ def _fingerprint(jar: Path, paraphrases: Path) -> str:
     return f"{zlib.crc32(' '.join(tails).encode()):08x}"
 
 
-def _open_cache(folder: Path, fingerprint: str) -> MeteorTables:
+def _open_cache(folder: Path) -> MeteorTables:
     def array(name: str) -> np.ndarray:
         return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
 
@@ -140,7 +140,6 @@ def _open_cache(folder: Path, fingerprint: str) -> MeteorTables:
             phrase_filter=array("phrase_filter"),
             function_words=frozenset(words["function_words"]),
             abbreviations=words["abbreviations"],
-            fingerprint=fingerprint,
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
@@ -150,6 +149,9 @@ def _open_cache(folder: Path, fingerprint: str) -> MeteorTables:
 
 def _make_cache(folder: Path, jar: Path, paraphrases: Path) -> None:
     """Write the cache beside its place, then move it there, so that nobody ever sees half of it."""
+    import shutil
+    import tempfile
+
     began = time.perf_counter()
     log.info("reading METEOR's tables from %s into %s, once ...", jar.parent, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)

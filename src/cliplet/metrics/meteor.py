@@ -7,16 +7,15 @@ agree with it to 1e-9 on all data tried; docs/metrics/meteor.md has the figures 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 
-from cliplet.errors import InputError
 from cliplet.metrics._meteor_alignment import Alignments, align
 from cliplet.metrics._meteor_lexicon import Lexicon, build_lexicon
 from cliplet.metrics._meteor_matching import Batch, find_matches
 from cliplet.metrics._meteor_normalizer import normalize
 from cliplet.metrics._meteor_tables import find_sources, load_tables
+from cliplet.metrics.ngrams import Caption, Floats, check_captions
 
 ALPHA = 0.85  # weight of recall in the harmonic mean
 BETA = 0.2  # exponent of the fragmentation penalty
@@ -36,12 +35,16 @@ which what when where how not no 's 't n't , . ! ? ; : ' " ( ) [ ] - --
 """
 
 
-class MetricResult(NamedTuple):
-    """A metric over a corpus."""
+@dataclass(frozen=True)
+class MeteorScore:
+    """METEOR, in [0, 1]."""
 
     corpus: float
-    per_caption: np.ndarray
-    """float64 [n]."""
+    """The score of the counts summed over the captions, which is not the mean of the captions' scores."""
+    per_caption: Floats
+    """[captions] the score with the best reference."""
+    name: str
+    """``METEOR``, or ``METEOR-exact-stem`` for the score without METEOR's tables."""
 
 
 @dataclass(frozen=True)
@@ -133,35 +136,27 @@ class Meteor:
         )
         self._abbreviations = {} if self.tables is None else self.tables.abbreviations
 
-    def __call__(
-        self, candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
-    ) -> MetricResult:
+    def __call__(self, candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> MeteorScore:
         """Score captions.
 
         Args:
             candidates: n captions as PTB tokens (``cliplet.metrics.ptb_tokenizer.tokenize``).
             references: for each of them its references, one or more, as PTB tokens.
 
-        Returns:
-            Per caption the score with its best reference, 0 to 1; for the corpus the score of the summed counts of
-            those, which is not the mean of the scores.
-
         Raises:
-            InputError: different lengths, or a candidate without a reference.
+            InputError: the numbers of candidates and lists of references differ, or a candidate has no reference.
         """
-        _check(candidates, references)
-        if not len(candidates):
-            return MetricResult(0.0, np.zeros(0))
+        check_captions(candidates, references)
         chosen, scores = [], []
         for start, stop in _batches(references):
             stats, score = self._score_batch(candidates[start:stop], references[start:stop])
             chosen.append(stats)
             scores.append(score)
         corpus = _Stats.join(chosen).total().score()
-        return MetricResult(float(corpus[0]), np.concatenate(scores))
+        return MeteorScore(float(corpus[0]), np.concatenate(scores), self.name)
 
     def _score_batch(
-        self, candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
+        self, candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]
     ) -> tuple[_Stats, np.ndarray]:
         """The counts with the best reference and the score, of each candidate."""
         captions = [normalize(_without_bars(candidate), self._abbreviations) for candidate in candidates]
@@ -183,10 +178,10 @@ class Meteor:
 
 
 def meteor(
-    candidates: Sequence[Sequence[str]],
-    references: Sequence[Sequence[Sequence[str]]],
+    candidates: Sequence[Caption],
+    references: Sequence[Sequence[Caption]],
     scorer: Meteor | None = None,
-) -> MetricResult:
+) -> MeteorScore:
     """METEOR 1.5 of captions given as PTB tokens; see ``Meteor`` for arguments, result and errors.
 
     Range 0 to 1. Known deviations from the reference implementation: none on the data of docs/metrics/meteor.md.
@@ -204,19 +199,7 @@ def check_meteor() -> list[str]:
     return ["METEOR's tables, which come with pycocoevalcap: pip install 'cliplet[meteor]'"]
 
 
-def _check(candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> None:
-    if len(candidates) != len(references):
-        raise InputError(
-            f"METEOR: {len(candidates)} candidates but {len(references)} lists of references; give one list each"
-        )
-    for k, group in enumerate(references):
-        if not len(group):
-            raise InputError(
-                f"METEOR: candidate {k} has no reference; give it one or leave the candidate out"
-            )
-
-
-def _batches(references: Sequence[Sequence[Sequence[str]]]) -> Iterator[tuple[int, int]]:
+def _batches(references: Sequence[Sequence[Caption]]) -> Iterator[tuple[int, int]]:
     """Ranges of captions with about 2,048 references each, which bounds the memory."""
     start = pairs = 0
     for stop, group in enumerate(references, 1):

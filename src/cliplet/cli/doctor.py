@@ -1,0 +1,146 @@
+"""``cliplet models doctor``: which optional parts are here, and what to install for those that are not."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+
+import click
+
+from cliplet.errors import ClipletError
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that cliplet can use."""
+
+    name: str
+    purpose: str
+    found: str
+    """What is here: version, place; empty when nothing is."""
+    missing: list[str]
+    """What is not, each with what to do."""
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list and nothing else.")
+def doctor(as_json: bool) -> None:
+    """Say which optional parts are here, and what to install for those that are not."""
+    parts = list(_parts())
+    if as_json:
+        click.echo(json.dumps([asdict(part) for part in parts], ensure_ascii=True))
+        return
+    for part in parts:
+        click.echo(f"{'--' if part.missing else 'ok'}  {part.name:<14} {part.found or part.purpose}")
+        for line in part.missing:
+            click.echo(f"      missing: {line}")
+    lacking = [part.name for part in parts if part.missing]
+    click.echo(
+        f"{len(parts) - len(lacking)} of {len(parts)} parts are complete; all are optional but cliplet itself."
+    )
+
+
+def _parts() -> Iterator[Part]:
+    required = _requirements()
+    yield _packages("cliplet", "scores captions and runs models", required.pop("", []), "cliplet")
+    yield _check("METEOR", "the metric, without Java", _meteor)
+    yield _check("SPICE", "the metric, through Java", _spice)
+    yield _check("PyTorch", "training, and models that run on it", _torch)
+    for extra, purpose in _PURPOSES.items():
+        if extra in required:
+            yield _packages(f"[{extra}]", purpose, required.pop(extra), f"cliplet[{extra}]")
+    for extra, packages in required.items():
+        if extra != "dev":
+            yield _packages(f"[{extra}]", "", packages, f"cliplet[{extra}]")
+
+
+_PURPOSES = {
+    "meteor": "METEOR's and SPICE's data (pycocoevalcap)",
+    "parquet": "captions in Parquet files",
+    "demo": "real photos for cliplet demo",
+    "open-clip": "models of open_clip",
+    "hub": "models of Transformers",
+    "train": "training, distillation, export",
+}
+
+
+def _requirements() -> dict[str, list[str]]:
+    """Extra -> its requirements (``torch>=2.2``), from the installed package's metadata; "" for the base ones."""
+    found: dict[str, list[str]] = {}
+    for line in metadata.requires("cliplet") or []:
+        requirement, _, marker = line.partition(";")
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
+        found.setdefault(extra[1] if extra else "", []).append(requirement.strip())
+    return found
+
+
+def _packages(name: str, purpose: str, requirements: list[str], install: str) -> Part:
+    found, missing = [], []
+    if name == "cliplet":
+        found.append(f"cliplet {metadata.version('cliplet')}")
+    for requirement in requirements:
+        package = re.split(r"[\s<>=!~\[]", requirement, maxsplit=1)[0]
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            missing.append(f"{package}: pip install '{install}'")
+            continue
+        least = re.search(r">=\s*([\d.]+)", requirement)
+        if least and _numbers(version) < _numbers(least[1]):
+            missing.append(f"{package} {least[1]} or later (here is {version}): pip install -U '{install}'")
+        else:
+            found.append(f"{package} {version}")
+    return Part(name, purpose, ", ".join(found), missing)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The release of a version, for comparing: 2.13.0+cpu -> (2, 13, 0)."""
+    release = re.match(r"\d+(\.\d+)*", version)
+    numbers = [int(part) for part in release[0].split(".")] if release else []
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def _check(name: str, purpose: str, look: Callable[[], tuple[str, list[str]]]) -> Part:
+    """A part that needs more than packages; what goes wrong while looking is said too, and ends nothing."""
+    try:
+        found, missing = look()
+    except (ClipletError, OSError, ImportError) as error:
+        found, missing = "", [str(error)]
+    return Part(name, purpose, found, missing)
+
+
+def _meteor() -> tuple[str, list[str]]:
+    from cliplet.metrics import _meteor_tables as tables
+    from cliplet.metrics.meteor import check_meteor
+
+    sources = tables.find_sources()
+    if sources is None:
+        return "", check_meteor()
+    cache = tables.cache_folder(*sources)
+    state = "ready in" if cache.is_dir() else "will be made at the first use, in"
+    return f"version 1.5, tables {state} {cache}", []
+
+
+def _spice() -> tuple[str, list[str]]:
+    from cliplet.metrics._java import find_java
+    from cliplet.metrics.spice import check_spice
+
+    missing = check_spice()
+    java = find_java()
+    return f"Java {java.version} at {java.command}" if java else "", missing
+
+
+def _torch() -> tuple[str, list[str]]:
+    """Asks PyTorch, when it is installed."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        return "", ["PyTorch: pip install 'cliplet[train]'"]
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.__version__} on {torch.cuda.get_device_name()}", []
+    return f"{torch.__version__} on the CPU", []
