@@ -23,6 +23,7 @@ from cliplet.metrics.ngrams import (
     NgramCounts,
     NgramIndex,
     count_ngrams,
+    distinct,
 )
 
 _FORMAT = 1
@@ -66,7 +67,7 @@ class DocumentFrequencies:
             numbers = index.lookup(found, add=True)
             for n, order in enumerate(found.orders):
                 width = max(order.distinct, 1)
-                pairs = np.unique(image[order.caption] * width + order.gram)  # an image counts once
+                pairs = distinct(image[order.caption] * width + order.gram)  # an image counts once
                 documents = np.bincount(pairs % width, minlength=order.distinct)
                 grown = np.zeros(index.sizes()[n], np.int64)
                 grown[: len(counts[n])] = counts[n]

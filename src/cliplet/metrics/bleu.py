@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cliplet.metrics.ngrams import MAX_ORDER, Block, Caption, Floats, Ints, blocks, find
+from cliplet.metrics.ngrams import MAX_ORDER, Block, Caption, Floats, Ints, blocks, check_captions, find
 
 # The reference code's smoothing: zero counts give a tiny score instead of an error.
 _SMALL = 1e-9
@@ -32,6 +32,7 @@ def bleu(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]])
     Reference implementation: pycocoevalcap 1.2 ``Bleu(4)``, smoothing constants kept; no known deviations.
     Raises `InputError` if the numbers of candidates and images differ or an image has no reference.
     """
+    check_captions(candidates, references)
     statistics = [BleuStatistics.of(block) for block in blocks(candidates, references)]
     return BleuStatistics.score(statistics)
 

@@ -8,7 +8,7 @@ import numpy as np
 from cliplet.metrics.bleu import BleuScore, BleuStatistics
 from cliplet.metrics.cider import CiderScore, DocumentFrequencies, cider_of_block, cider_score
 from cliplet.metrics.ngrams import BLOCK_IMAGES, Caption, blocks, check_captions
-from cliplet.metrics.rouge import RougeScore, rouge_l
+from cliplet.metrics.rouge import RougeScore, rouge_l_unchecked
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,6 @@ def ngram_scores(
         cider_parts.append(cider_of_block(block, document_frequencies))
     return NgramScores(
         bleu=BleuStatistics.score(statistics),
-        rouge_l=rouge_l(candidates, references),
+        rouge_l=rouge_l_unchecked(candidates, references),
         cider_d=cider_score(np.concatenate(cider_parts), len(candidates), document_frequencies),
     )

@@ -55,11 +55,18 @@ def encode(captions: Sequence[Caption]) -> tuple[Ints, Ints, list[str]]:
     """
     vocabulary: defaultdict[str, int] = defaultdict()
     vocabulary.default_factory = vocabulary.__len__
-    flat = np.fromiter(map(vocabulary.__getitem__, chain.from_iterable(captions)), np.int64)  # [words]
+    lengths = np.fromiter(map(len, captions), np.int64, len(captions))
+    number = vocabulary.__getitem__
+    flat = np.fromiter(map(number, chain.from_iterable(captions)), np.int64, int(lengths.sum()))  # [words]
     words = list(vocabulary)
-    if len(" ".join(words).split()) != len(words):  # some token is no single word
-        return encode([" ".join(caption).split() for caption in captions])
-    return flat, np.fromiter(map(len, captions), np.int64, len(captions)), words
+    if len(" ".join(words).split()) != len(words):
+        several = [number for number, word in enumerate(words) if len(word.split()) != 1]
+        owner = np.repeat(np.arange(len(lengths)), lengths)[np.isin(flat, several)]
+        split = list(captions)
+        for index in set(owner.tolist()):
+            split[index] = " ".join(split[index]).split()
+        return encode(split)
+    return flat, lengths, words
 
 
 def count_ngrams(captions: Sequence[Caption], max_order: int = MAX_ORDER) -> NgramCounts:
@@ -74,16 +81,17 @@ def count_ngrams(captions: Sequence[Caption], max_order: int = MAX_ORDER) -> Ngr
         keep = here + n <= ends[here]  # n-grams that still fit into their caption
         gram, here = gram[keep], here[keep]
         keys = gram * len(words) + flat[here + n - 1]
-        distinct, gram = np.unique(keys, return_inverse=True)
-        prefix, last = np.divmod(distinct, max(len(words), 1))
+        different, gram = np.unique(keys, return_inverse=True)
+        prefix, last = np.divmod(different, max(len(words), 1))
         orders.append(_order(caption[here], gram, prefix, last))
     return NgramCounts(words, lengths, tuple(orders))
 
 
 def _order(caption: Ints, gram: Ints, prefix: Ints, last: Ints) -> Order:
-    distinct = max(len(last), 1)
-    keys, count = np.unique(caption * distinct + gram, return_counts=True)
-    return Order(*np.divmod(keys, distinct), count, prefix, last)
+    width = max(len(last), 1)
+    keys = np.sort(caption * width + gram)
+    starts = runs(keys)
+    return Order(*np.divmod(keys[starts], width), np.diff(starts, append=len(keys)), prefix, last)
 
 
 def runs(sorted_keys: Ints) -> Ints:
@@ -91,6 +99,12 @@ def runs(sorted_keys: Ints) -> Ints:
     if not len(sorted_keys):
         return np.zeros(0, np.int64)
     return np.flatnonzero(np.concatenate(([True], sorted_keys[1:] != sorted_keys[:-1])))
+
+
+def distinct(keys: Ints) -> Ints:
+    """The different keys, sorted (what `numpy.unique` gives, which takes longer in some versions)."""
+    keys = np.sort(keys)
+    return keys[runs(keys)]
 
 
 def find(sorted_keys: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
@@ -144,7 +158,6 @@ class Block:
 
 def blocks(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> Iterator[Block]:
     """Count candidates and references image by image, a bounded number of images at a time."""
-    check_captions(candidates, references)
     for first in range(0, len(candidates), BLOCK_IMAGES):
         stop = first + BLOCK_IMAGES
         yield _block(first, candidates[first:stop], references[first:stop])
@@ -189,14 +202,13 @@ def check_captions(candidates: Sequence[Caption], references: Sequence[Sequence[
         )
     if not len(candidates):
         raise InputError("there are no captions to score")
-    for index, (candidate, captions) in enumerate(zip(candidates, references, strict=True)):
-        if isinstance(candidate, str) or any(isinstance(caption, str) for caption in captions):
-            raise InputError(
-                f"image {index}: captions must be lists of words; tokenise them first"
-                " (cliplet.metrics.ptb_tokenizer.tokenize_many)"
-            )
-        if not len(captions):
-            raise InputError(f"image {index} has no reference caption; leave it out or give it one")
+    if 0 in map(len, references):
+        index = [len(captions) for captions in references].index(0)
+        raise InputError(f"image {index} has no reference caption; leave it out or give it one")
+    if str in set(map(type, chain(candidates, chain.from_iterable(references)))):
+        raise InputError(
+            "captions must be lists of words; tokenise them first (cliplet.metrics.ptb_tokenizer.tokenize_many)"
+        )
 
 
 class NgramIndex:
@@ -222,7 +234,7 @@ class NgramIndex:
             for word in counts.words:
                 self.words.setdefault(word, len(self.words))
         get = self.words.get
-        word_numbers = np.fromiter((get(word, -1) for word in counts.words), np.int64, len(counts.words))
+        word_numbers = np.array([get(word, -1) for word in counts.words], np.int64)
         numbers = [word_numbers]
         for level, order in enumerate(orders[1:]):
             prefix, last = numbers[-1][order.prefix], word_numbers[order.last]

@@ -37,7 +37,7 @@ def tokenize(caption: str) -> list[str]:
     Tokens never hold an ASCII space; phone numbers and mixed fractions hold a no-break space (``1\\xa01/2``).
     Any text is accepted; one without words gives an empty list. Raises `InputError` if it is not a string.
     """
-    return list(_alone(_one_line(caption), _tables()))
+    return _alone(_one_line(caption), _tables())
 
 
 def tokenize_many(captions: Iterable[str], *, joined: bool = True) -> list[list[str]]:
@@ -51,22 +51,22 @@ def tokenize_many(captions: Iterable[str], *, joined: bool = True) -> list[list[
     lines = [_one_line(caption) for caption in captions]
     tables = _tables()
     if not joined or not lines:
-        return [list(_alone(line, tables)) for line in lines]
+        return [_alone(line, tables) for line in lines]
     result = []
     for index in range(len(lines) - 1):
         tokens = tables.quick(lines[index], alone=False)
-        result.append(list(_with_next(lines, index, tables) if tokens is None else tokens))
-    result.append(list(_alone(lines[-1], tables)))
+        result.append(_with_next(lines, index, tables) if tokens is None else tokens)
+    result.append(_alone(lines[-1], tables))
     return result
 
 
-def _alone(line: str, tables: "_Tables") -> Tokens:
+def _alone(line: str, tables: "_Tables") -> list[str]:
     """Tokens of a line with nothing after it."""
     tokens = tables.quick(line, alone=True)
-    return tables.lexer.line(line)[0] if tokens is None else tokens
+    return list(tables.lexer.line(line)[0]) if tokens is None else tokens
 
 
-def _with_next(lines: Sequence[str], index: int, tables: "_Tables") -> Tokens:
+def _with_next(lines: Sequence[str], index: int, tables: "_Tables") -> list[str]:
     """Tokens of a line of a file, read with as much of the following lines as it takes."""
     length = _CONTEXT
     while True:
@@ -76,7 +76,7 @@ def _with_next(lines: Sequence[str], index: int, tables: "_Tables") -> Tokens:
             next_line += 1
         tokens, looked = tables.lexer.line(lines[index], context)
         if looked <= len(context) or next_line == len(lines):
-            return tokens
+            return list(tokens)
         length *= 8  # an unclosed tag can look far ahead
 
 
@@ -300,17 +300,30 @@ class _Tables:
         self.lexer = _Lexer()
         self._inner = _Memo(self.lexer, " ")
         self._pairs = _PairMemo(self.lexer, "")
-        self._last = {follower: _Memo(self.lexer, follower) for follower in ("\n", " \n")}
-        self._last_alone = {follower: _Memo(self.lexer, follower, at_end=True) for follower in ("", " ")}
+        self._before_line = _Memo(self.lexer, "\n")
+        self._before_blank_line = _Memo(self.lexer, " \n")
+        self._alone = _Memo(self.lexer, "", at_end=True)
+        self._before_blank = _Memo(self.lexer, " ", at_end=True)
 
-    def quick(self, line: str, alone: bool) -> Tokens | None:
+    def quick(self, line: str, alone: bool) -> list[str] | None:
         """Tokens of a line from the memos; None when only reading it whole (or what comes after it) can tell."""
+        head, _, last = line.rpartition(" ")
+        if last and head.isascii() and head.replace(" ", "").isalpha():  # words of letters, then anything
+            words = head.lower().split()
+            final = (self._alone if alone else self._before_line)[last]
+            if final is not None and _SPLIT_WORDS.isdisjoint(words):
+                words.extend(final)
+                return words
+        return self._by_chunks(line, alone)
+
+    def _by_chunks(self, line: str, alone: bool) -> list[str] | None:
         chunks = line.split(" ")
         last = chunks.pop()
-        trailing = ""
         if not last and chunks:
-            trailing, last = " ", chunks.pop()
-        final = (self._last_alone[trailing] if alone else self._last[trailing + "\n"])[last]
+            last = chunks.pop()
+            final = (self._before_blank if alone else self._before_blank_line)[last]
+        else:
+            final = (self._alone if alone else self._before_line)[last]
         parts = [*map(self._inner.__getitem__, chunks), final]
         if None in parts:
             if final is None:
@@ -321,7 +334,7 @@ class _Tables:
                     parts[i] = self._pairs[f"{chunks[i]} {chunks[i + 1][:1] or ' '}"]
             if None in parts:
                 return None
-        return tuple(chain.from_iterable(parts))  # type: ignore[arg-type]
+        return list(chain.from_iterable(parts))  # type: ignore[arg-type]
 
 
 @cache

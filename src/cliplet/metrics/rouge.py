@@ -31,6 +31,11 @@ def rouge_l(candidates: Sequence[Caption], references: Sequence[Sequence[Caption
     Raises `InputError` if the numbers of candidates and images differ or an image has no reference.
     """
     check_captions(candidates, references)
+    return rouge_l_unchecked(candidates, references)
+
+
+def rouge_l_unchecked(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> RougeScore:
+    """`rouge_l` of captions that `check_captions` has passed."""
     scores = [_score(candidate, captions) for candidate, captions in zip(candidates, references, strict=True)]
     per_caption = np.array(scores)
     return RougeScore(float(per_caption.mean()), per_caption)
