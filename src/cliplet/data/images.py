@@ -33,6 +33,8 @@ ImageInput: TypeAlias = (
 
 MAX_PIXELS = 200_000_000
 """Largest photo that is decoded; beyond it a file is taken for a decompression bomb."""
+MAX_ASPECT = 1000
+"""Longest photo, in widths, whose short side is scaled to a tower's size."""
 
 # Pillow's advice on odd files (what matters is raised below). Once for the process, because photos are decoded in
 # threads and catch_warnings is not safe in threads.
@@ -54,6 +56,10 @@ def open_image(source: ImageInput, at_least: int | None = None) -> Image.Image:
         InputError: missing, empty, truncated, corrupt, not an image, or too large.
     """
     if isinstance(source, Image.Image):
+        try:
+            source.load()  # Image.open reads no more than the header
+        except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+            raise InputError(f"the image is truncated, corrupt or closed: {error}") from error
         return _upright_8bit(source, "image")
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -100,11 +106,22 @@ def resize_rgb(
         if image.size != (size, size):
             image = image.resize((size, size), filter_)
         return np.asarray(image)
+    refuse_too_narrow(image)
     scale_to = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
     if image.size != scale_to:
         image = image.resize(scale_to, filter_)
     left, top = (round((side - size) / 2.0) for side in scale_to)  # as torchvision's CenterCrop
     return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def refuse_too_narrow(image: Image.Image) -> None:
+    """Raise InputError for a photo that turns into a memory bomb when its short side is scaled to a tower's size."""
+    short, long = sorted(image.size)
+    if long > MAX_ASPECT * short:
+        raise InputError(
+            f"an image of {image.width} x {image.height} pixels is too narrow: one side may be at most "
+            f"{MAX_ASPECT} times the other; crop it first"
+        )
 
 
 def _decode(stream: Any, name: str, at_least: int | None, *, empty: bool) -> Image.Image:

@@ -1,12 +1,7 @@
-"""What the encoders on PyTorch libraries share: fingerprints, and a guard against absurdly narrow photos."""
+"""What the encoders on PyTorch libraries share."""
 
 import hashlib
 from typing import TYPE_CHECKING
-
-from PIL import Image
-
-from cliplet.data.images import MAX_PIXELS
-from cliplet.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -27,13 +22,3 @@ def state_fingerprint(model: "torch.nn.Module", *preprocessing: object) -> str:
     for part in preprocessing:
         digest.update(repr(part).encode())
     return digest.hexdigest()
-
-
-def refuse_too_narrow(image: Image.Image, size: int) -> None:
-    """Raise InputError for a photo whose short side, scaled to ``size``, makes the long side a memory bomb."""
-    short, long = sorted(image.size)
-    if size * size * long > short * MAX_PIXELS:
-        raise InputError(
-            f"an image of {image.width} x {image.height} pixels is too narrow: with its short side scaled to "
-            f"{size} it would have more than {MAX_PIXELS:,} pixels; crop it first"
-        )

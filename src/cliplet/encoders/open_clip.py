@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.data.images import ImageInput, open_image
-from cliplet.encoders._torch_common import refuse_too_narrow, state_fingerprint
+from cliplet.data.images import ImageInput, open_image, refuse_too_narrow
+from cliplet.encoders._torch_common import state_fingerprint
 from cliplet.encoders.base import BatchedEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
 from cliplet.encoders.onnx import scrub
@@ -109,7 +109,7 @@ class OpenClipEncoder(BatchedEncoder):
         """The library's transform of the upright image: float32 ``[3, h, w]``."""
         image = open_image(source)
         if self.card.image.resize == "shortest":
-            refuse_too_narrow(image, self.card.image.size)
+            refuse_too_narrow(image)
         return self.preprocess(image)
 
     def embed_images(self, prepared: Sequence["torch.Tensor"]) -> NDArray[Any]:

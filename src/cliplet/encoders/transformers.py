@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.data.images import ImageInput, open_image, to_rgb
-from cliplet.encoders._torch_common import refuse_too_narrow, state_fingerprint
+from cliplet.data.images import ImageInput, open_image, refuse_too_narrow, to_rgb
+from cliplet.encoders._torch_common import state_fingerprint
 from cliplet.encoders.base import BatchedEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
 from cliplet.encoders.onnx import scrub
@@ -122,7 +122,7 @@ class TransformersEncoder(BatchedEncoder):
         if not getattr(self.image_processor, "do_convert_rgb", True):
             image = to_rgb(image)  # the processor takes nothing but RGB
         if self.card.image.resize == "shortest":
-            refuse_too_narrow(image, self.card.image.size)
+            refuse_too_narrow(image)
         return dict(self.image_processor(images=image, return_tensors="pt"))
 
     def embed_images(self, prepared: Sequence[Mapping[str, "torch.Tensor"]]) -> NDArray[Any]:
