@@ -13,6 +13,53 @@ _TINY = 1e-15
 
 
 @dataclass(frozen=True)
+class BleuStatistics:
+    """What BLEU needs to know of each candidate; the corpus value comes from its sums."""
+
+    correct: Ints
+    """[captions, 4]: n-grams that a reference has, clipped, for n = 1..4."""
+    length: Ints
+    """[captions]: words."""
+    reference_length: Ints
+    """[captions]: words of the reference closest in length, the shorter of two equally close ones."""
+
+    @classmethod
+    def of(cls, block: Block) -> "BleuStatistics":
+        """Count the matches of a block of images."""
+        correct = np.zeros((block.images, MAX_ORDER), np.int64)
+        for n, (candidate, reference) in enumerate(zip(block.candidates, block.references, strict=True)):
+            at, found = find(reference.keys, candidate.caption * reference.width + candidate.gram)
+            if len(reference.keys):
+                most = np.maximum.reduceat(
+                    reference.count, reference.starts[:-1]
+                )  # [keys] over the references
+                matched = np.minimum(candidate.count, most[at]) * found  # [rows]
+                correct[:, n] = np.bincount(candidate.caption, weights=matched, minlength=block.images)
+        return cls(correct, block.candidate_lengths, _closest(block))
+
+    @classmethod
+    def join(cls, parts: Sequence["BleuStatistics"]) -> "BleuStatistics":
+        """Those of all candidates of the parts."""
+        return cls(
+            np.concatenate([part.correct for part in parts]),
+            np.concatenate([part.length for part in parts]),
+            np.concatenate([part.reference_length for part in parts]),
+        )
+
+    def addends(self) -> Floats:
+        """[captions, 10]: correct and possible n-grams (four each), length, reference length, for `bleu_of_sums`."""
+        possible = np.maximum(self.length[:, None] - np.arange(MAX_ORDER), 0)
+        columns = (self.correct, possible, self.length[:, None], self.reference_length[:, None])
+        return np.concatenate(columns, axis=1).astype(np.float64)
+
+    def score(self) -> "BleuScore":
+        """BLEU of these candidates."""
+        addends = self.addends()
+        one, two, three, four = bleu_of_sums(addends.sum(axis=0)).tolist()
+        return BleuScore((one, two, three, four), bleu_of_sums(addends).T, self)
+
+
+@dataclass(frozen=True)
 class BleuScore:
     """BLEU-1 to BLEU-4, in [0, 1]."""
 
@@ -20,6 +67,8 @@ class BleuScore:
     """From the counts of all captions together; not the mean of the captions' scores."""
     per_caption: Floats
     """[4, captions]: row n - 1 is BLEU-n of every candidate alone."""
+    statistics: BleuStatistics
+    """The counts, to recompute the corpus value on a part or a resample of the captions."""
 
 
 def bleu(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> BleuScore:
@@ -33,44 +82,18 @@ def bleu(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]])
     Raises `InputError` if the numbers of candidates and images differ or an image has no reference.
     """
     check_captions(candidates, references)
-    statistics = [BleuStatistics.of(block) for block in blocks(candidates, references)]
-    return BleuStatistics.score(statistics)
+    return BleuStatistics.join([BleuStatistics.of(block) for block in blocks(candidates, references)]).score()
 
 
-@dataclass(frozen=True)
-class BleuStatistics:
-    """What BLEU needs to know of some candidates."""
-
-    correct: Ints  # [4, candidates] n-grams that a reference has, clipped
-    length: Ints  # [candidates]
-    reference_length: Ints  # [candidates] the closest one
-
-    @classmethod
-    def of(cls, block: Block) -> "BleuStatistics":
-        """Count the matches of a block of images."""
-        correct = np.zeros((MAX_ORDER, block.images), np.int64)
-        for n, (candidate, reference) in enumerate(zip(block.candidates, block.references, strict=True)):
-            at, found = find(reference.keys, candidate.caption * reference.width + candidate.gram)
-            if len(reference.keys):
-                most = np.maximum.reduceat(
-                    reference.count, reference.starts[:-1]
-                )  # [keys] over the references
-                matched = np.minimum(candidate.count, most[at]) * found  # [rows]
-                correct[n] = np.bincount(candidate.caption, weights=matched, minlength=block.images)
-        return cls(correct, block.candidate_lengths, _closest(block))
-
-    @staticmethod
-    def score(parts: Sequence["BleuStatistics"]) -> BleuScore:
-        """BLEU of all candidates of the parts."""
-        correct = np.concatenate([part.correct for part in parts], axis=1)
-        length = np.concatenate([part.length for part in parts])
-        reference_length = np.concatenate([part.reference_length for part in parts])
-        corpus = _bleu(
-            correct.sum(axis=1), length.sum(), _guesses(length).sum(axis=1), reference_length.sum()
-        )
-        per_caption = _bleu(correct, length, _guesses(length), reference_length)
-        one, two, three, four = (float(value) for value in corpus)
-        return BleuScore((one, two, three, four), per_caption)
+def bleu_of_sums(sums: Floats) -> Floats:
+    """BLEU-1..4 [..., 4] from sums [..., 10] of `BleuStatistics.addends` over some captions."""
+    correct, possible = sums[..., :MAX_ORDER], sums[..., MAX_ORDER : 2 * MAX_ORDER]
+    length, reference_length = sums[..., -2:-1], sums[..., -1:]
+    precision = (correct + _TINY) / (possible + _SMALL)
+    score = np.cumprod(precision, axis=-1) ** (1 / np.arange(1, MAX_ORDER + 1))
+    ratio = (length + _TINY) / (reference_length + _SMALL)
+    result: Floats = score * np.exp(np.minimum(1 - 1 / ratio, 0))
+    return result
 
 
 def _closest(block: Block) -> Ints:
@@ -79,16 +102,3 @@ def _closest(block: Block) -> Ints:
     order = np.lexsort((block.reference_lengths, distance, block.image_of_reference))
     first = np.cumsum(block.references_of_image) - block.references_of_image
     return block.reference_lengths[order[first]]
-
-
-def _guesses(length: Ints) -> Ints:
-    """[4, candidates]: how many n-grams captions of these lengths have."""
-    return np.maximum(length - np.arange(MAX_ORDER)[:, None], 0)
-
-
-def _bleu(correct: Ints, length: Ints, guesses: Ints, reference_length: Ints) -> Floats:
-    precision = (correct + _TINY) / (guesses + _SMALL)  # [4] or [4, candidates]
-    roots = np.array([1 / n for n in range(1, MAX_ORDER + 1)])
-    score = np.cumprod(precision, axis=0) ** (roots if precision.ndim == 1 else roots[:, None])
-    ratio = (length + _TINY) / (reference_length + _SMALL)
-    return score * np.exp(np.minimum(1 - 1 / ratio, 0))

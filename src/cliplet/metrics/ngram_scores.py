@@ -38,7 +38,7 @@ def ngram_scores(
         statistics.append(BleuStatistics.of(block))
         cider_parts.append(cider_of_block(block, document_frequencies))
     return NgramScores(
-        bleu=BleuStatistics.score(statistics),
+        bleu=BleuStatistics.join(statistics).score(),
         rouge_l=rouge_l_unchecked(candidates, references),
         cider_d=cider_score(np.concatenate(cider_parts), len(candidates), document_frequencies),
     )
