@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cliplet.data.images import ImageInput, open_image, refuse_too_narrow, to_rgb
 from cliplet.encoders._torch_common import state_fingerprint
 from cliplet.encoders.base import BatchedEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
 from cliplet.encoders.onnx import scrub
-from cliplet.errors import MissingExtraError, ModelError
+from cliplet.errors import InputError, MissingExtraError, ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,7 @@ class TransformersEncoder(BatchedEncoder):
             raise ModelError(f"{name} has no image processor: is preprocessor_config.json missing?")
         self.model: Any = model.float().eval().to(device)
         self.image_processor = processor.image_processor
+        self._takes_any_mode = _takes_any_mode(self.image_processor)
         self.tokenizer = processor.tokenizer
         self.device = device
         self.batch_size = batch_size
@@ -119,11 +121,17 @@ class TransformersEncoder(BatchedEncoder):
     def prepare_image(self, source: ImageInput) -> dict[str, "torch.Tensor"]:
         """The library's image processor on the upright image: tensors ``[1, ...]`` by name."""
         image = open_image(source)
-        if not getattr(self.image_processor, "do_convert_rgb", True):
-            image = to_rgb(image)  # the processor takes nothing but RGB
+        if not self._takes_any_mode:
+            image = to_rgb(image)
         if self.card.image.resize == "shortest":
             refuse_too_narrow(image)
-        return dict(self.image_processor(images=image, return_tensors="pt"))
+        try:
+            return dict(self.image_processor(images=image, return_tensors="pt"))
+        except ValueError as error:  # Transformers 4 takes an image 1 or 3 pixels high for channels
+            raise InputError(
+                f"{type(self.image_processor).__name__} cannot take an image of {image.width} x {image.height} "
+                f"pixels in mode {image.mode}: {error}"
+            ) from error
 
     def embed_images(self, prepared: Sequence[Mapping[str, "torch.Tensor"]]) -> NDArray[Any]:
         """Run the image tower: ``[n, d]``."""
@@ -179,6 +187,15 @@ def _features(output: Any) -> NDArray[Any]:
     """The embeddings as an array; Transformers 5 wraps them in an output object."""
     tensor = output if hasattr(output, "shape") else output.pooler_output
     return tensor.float().cpu().numpy()
+
+
+def _takes_any_mode(image_processor: Any) -> bool:
+    """Whether the library itself makes RGB of other modes: some models' processors, and older ones, stop there."""
+    try:
+        image_processor(images=Image.new("LA", (8, 8)), return_tensors="pt")
+    except Exception:  # ValueError, TypeError, RuntimeError: as the processor happens to fail
+        return False
+    return True
 
 
 def _context_length(config: Any, tokenizer: Any) -> int:
