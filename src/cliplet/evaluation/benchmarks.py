@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cliplet.errors import InputError
 from cliplet.evaluation.captions import CaptionBook, read_captions
@@ -37,6 +38,8 @@ class Benchmark:
     """Names of the caption files that references come from."""
     source: str = ""
     """Where to get the files."""
+    variants: tuple[dict[str, Any], ...] = ({},)
+    """Choices of the protocol that the literature reports beside each other (FOIL: 1 and 4 references)."""
 
 
 _RATED = HumanProtocol(statistic="tau-c")
@@ -89,6 +92,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             ("foilv1.0_test_2017.json",),
             ("captions_val2014.json",),
             "FOIL-COCO (Shekhar et al. 2017): foilv1.0_test_2017.json; COCO val2014 photos and captions",
+            ({"references": 1}, {"references": 4}),
         ),
         Benchmark(
             "thumb",

@@ -1,0 +1,430 @@
+"""``cliplet evaluate``: how well a metric agrees with people, and how well a model retrieves and classifies."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from cliplet.encoders.base import Encoder
+    from cliplet.evaluation.results import Check, Evaluation
+
+BENCHMARK_NAMES = (
+    "flickr8k-expert", "flickr8k-cf", "composite", "pascal50s", "foil", "thumb", "polaris", "nebula", "table",
+)  # fmt: skip
+"""The keys of cliplet.evaluation.benchmarks.BENCHMARKS, written out so that --help imports nothing (tested)."""
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that every evaluation has."""
+    for option in reversed(
+        (
+            click.option(
+                "--images", multiple=True, metavar="DIR|TAR", help="Where the photos are; may be repeated."
+            ),
+            click.option(
+                "--model", metavar="NAME|DIR", help="A model by name or folder; default: the packaged one."
+            ),
+            click.option(
+                "--out", metavar="DIR", help="Write results.json, results.md and report.html there."
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."),
+            click.option(
+                "--expect",
+                metavar="FILE",
+                help="Check values (an earlier --json output); status 1 if not met.",
+            ),
+            click.option(
+                "--tolerance", type=float, default=0.1, show_default=True, help="How far --expect may be off."
+            ),
+            click.option(
+                "--strict", is_flag=True, help="Exit with status 1 when any input could not be used."
+            ),
+            click.option(
+                "--draws",
+                type=click.IntRange(0),
+                default=1000,
+                show_default=True,
+                help="Bootstrap draws; 0: none.",
+            ),
+            click.option("--seed", type=int, default=0, show_default=True, help="Seed of every random draw."),
+            click.option(
+                "--cache", is_flag=True, help="Keep embeddings on disk: photos seen before cost nothing."
+            ),
+            click.option(
+                "--cache-dir",
+                metavar="DIR",
+                help="As --cache, in this folder; default $CLIPLET_CACHE or ~/.cache.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def evaluate() -> None:
+    """Measure a metric or a model on the field's benchmarks."""
+
+
+@evaluate.command()
+@click.argument("benchmarks", nargs=-1, required=True, type=click.Choice(BENCHMARK_NAMES))
+@click.option(
+    "--data",
+    required=True,
+    metavar="DIR|FILE",
+    help="The judgement file, or the folder with the usual names.",
+)
+@click.option(
+    "--references", multiple=True, metavar="FILE", help="Caption files; default: those beside the data."
+)
+@click.option("--metrics", default="bleu,rouge,meteor,cider", show_default=True, metavar="LIST",
+              help="bleu,rouge,meteor,cider,spice or none.")  # fmt: skip
+@click.option("--scores", multiple=True, metavar="FILE[:COLUMN,...]",
+              help="Scores of your own metric: a table with image, caption and columns of numbers.")  # fmt: skip
+@click.option(
+    "--preset",
+    default="paper",
+    show_default=True,
+    help="Scale of the model's score (paper, torchmetrics, cosine).",
+)
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE",
+              help="Change a choice of the protocol, e.g. statistic=spearman, drop_own=false, hide=judged, "
+                   "raters=mean, references=1, ties=loss. --set help lists them all.")  # fmt: skip
+@_common
+def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], metrics: str, scores: tuple[str, ...],
+          preset: str, changes: tuple[str, ...], **common: Any) -> None:  # fmt: skip
+    """How well do scores agree with people?
+
+    \b
+    cliplet evaluate human flickr8k-expert flickr8k-cf --data flickr8k/
+    cliplet evaluate human table --data ratings.csv --images photos/ --scores mine.csv
+
+    --model none leaves the model out.
+    """
+    from cliplet.evaluation.runs import ScoreSources, evaluate_human
+
+    chosen = _protocol_changes(changes)
+    chosen |= {name: common[name] for name in ("draws", "seed")}
+    with _progress("scoring") as progress:
+        sources = ScoreSources(
+            None if common["model"] == "none" else _encoder(common),
+            [] if metrics == "none" else [m.strip() for m in metrics.split(",") if m.strip()],
+            [_score_file(s) for s in scores],
+            preset,
+            progress,
+        )
+        run = evaluate_human(
+            benchmarks, Path(data), sources, common["images"], [Path(r) for r in references], chosen
+        )
+    _finish(run, common)
+
+
+@evaluate.command()
+@click.argument("captions", nargs=-1)
+@click.option(
+    "--split", metavar="NAME|FILE", help="A split of a Karpathy JSON, or a file of image names, one a line."
+)
+@click.option(
+    "--embeddings",
+    metavar="DIR|NPZ",
+    help="Saved images, texts and caption_image instead of captions and a model.",
+)
+@click.option("--save-embeddings", metavar="DIR", help="Save the embeddings there as .npy.")
+@click.option(
+    "--folds",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Average over this many parts (COCO 5 x 1k: 5).",
+)
+@click.option("--ties", type=click.Choice(["pessimistic", "optimistic"]), default="pessimistic", show_default=True,
+              help="Where a wrong item with an equal score ranks: before or after the right one.")  # fmt: skip
+@click.option("--prefix", default="", help="Text before every caption; default none.")
+@click.option("--name", help="What to call the set in results; default: from the file's name.")
+@_common
+def retrieval(captions: tuple[str, ...], split: str | None, embeddings: str | None, save_embeddings: str | None,
+              folds: int, ties: Any, prefix: str, name: str | None, **common: Any) -> None:  # fmt: skip
+    """Does the right caption, or the right photo, come first?
+
+    \b
+    cliplet evaluate retrieval Flickr8k.token.txt --images images_dev.tar --split split_dev.txt
+    cliplet evaluate retrieval dataset_coco.json --split test --images val2014/ --folds 5
+    cliplet evaluate retrieval --embeddings saved/
+
+    Captions come as Karpathy JSON, Flickr8k token file, COCO JSON, CSV, JSONL, Parquet or WebDataset tars.
+    """
+    from cliplet.evaluation.model_runs import (
+        embed_captioned_photos,
+        load_embedding_folder,
+        model_facts,
+        run_retrieval,
+    )
+    from cliplet.evaluation.model_runs import (
+        save_embeddings as save,
+    )
+    from cliplet.evaluation.retrieval import RetrievalProtocol
+
+    if bool(captions) == bool(embeddings):
+        raise click.UsageError("give either caption files or --embeddings")
+    protocol = RetrievalProtocol(ties=ties, folds=folds, draws=common["draws"], seed=common["seed"])
+    if embeddings:
+        data = load_embedding_folder(Path(embeddings))
+        facts: dict[str, Any] = {"embeddings": embeddings}
+    else:
+        encoder = _encoder(common)
+        with _progress("embedding") as progress:
+            files = [Path(c) for c in captions]
+            data = embed_captioned_photos(encoder, files, common["images"], split, prefix, progress)
+        facts = {**model_facts(encoder, prefix), "files": list(captions), "split": split}
+    if save_embeddings:
+        save(Path(save_embeddings), data)
+    default = Path(split).stem if split and Path(split).is_file() else Path(embeddings or captions[0]).stem
+    _finish(run_retrieval(name or default, data, protocol, facts), common)
+
+
+@evaluate.command()
+@click.argument("source")
+@click.option(
+    "--classes",
+    metavar="FILE",
+    help="Class names, one a line or a JSON list; default: from folders or file names.",
+)
+@click.option(
+    "--templates",
+    metavar="FILE",
+    help='Prompt templates, one a line, with {} for the class; default "a photo of a {}."',
+)
+@click.option("--labels", type=click.Choice(["auto", "folder", "name"]), default="auto", show_default=True,
+              help="Where classes come from when SOURCE is a folder or tar: folder names or file names.")  # fmt: skip
+@click.option("--against", metavar="NAME|DIR", help="Another model; prints the share kept of its accuracy.")
+@click.option("--name", help="What to call the set in results; default: SOURCE's name.")
+@_common
+def zeroshot(source: str, classes: str | None, templates: str | None, labels: Any, against: str | None,
+             name: str | None, **common: Any) -> None:  # fmt: skip
+    """How often does a class name in a sentence find the photo's class?
+
+    \b
+    cliplet evaluate zeroshot imagenet/val --classes names.txt --templates openai.txt
+    cliplet evaluate zeroshot images.tar --labels name --against open_clip:ViT-B-32/openai
+
+    SOURCE is a folder or tar of photos (a folder a class, or the class in the file name), or a table with image
+    and label columns.
+    """
+    from cliplet.evaluation.model_runs import run_zeroshot
+    from cliplet.evaluation.zeroshot import (
+        DEFAULT_TEMPLATES,
+        read_class_names,
+        read_labelled_photos,
+        read_templates,
+    )
+
+    names = read_class_names(Path(classes)) if classes else None
+    prompts = read_templates(Path(templates)) if templates else DEFAULT_TEMPLATES
+    data = read_labelled_photos(Path(source), [Path(i) for i in common["images"]], names, labels)
+    encoder = _encoder(common)
+    other = _encoder({**common, "model": against}) if against else None
+    with _progress("embedding") as progress:
+        run = run_zeroshot(
+            name or Path(source).stem,
+            encoder,
+            data,
+            prompts,
+            other,
+            common["draws"],
+            common["seed"],
+            progress,
+        )
+    _finish(run, common)
+
+
+@evaluate.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option(
+    "--from-captions",
+    is_flag=True,
+    help="FILES are captions: make false ones from them (object, colour, number, action).",
+)
+@click.option(
+    "--split", metavar="NAME|FILE", help="With --from-captions: a Karpathy split, or a file of image names."
+)
+@click.option(
+    "--ties",
+    type=click.Choice(["loss", "half", "drop"]),
+    default="loss",
+    show_default=True,
+    help="What an equal score counts.",
+)
+@click.option("--prefix", default="", help="Text before every caption; default none.")
+@click.option("--name", help="What to call the set in results; default: the first file's name.")
+@_common
+def pairs(files: tuple[str, ...], from_captions: bool, split: str | None, ties: Any, prefix: str, name: str | None,
+          **common: Any) -> None:  # fmt: skip
+    """Does the true caption score above a false one that differs in a word?
+
+    \b
+    cliplet evaluate pairs sugarcrepe/*.json --images val2017/
+    cliplet evaluate pairs Flickr8k.token.txt --from-captions --images images_dev.tar --split split_dev.txt
+
+    FILES are SugarCrepe, VALSE, FOIL-it or Winoground files, or tables of image, caption and false caption.
+    """
+    from cliplet.evaluation.model_runs import run_pairs
+
+    encoder = _encoder(common)
+    with _progress("embedding") as progress:
+        run = run_pairs(
+            name or Path(files[0]).stem,
+            encoder,
+            [Path(f) for f in files],
+            common["images"],
+            from_captions,
+            split,
+            ties,
+            prefix,
+            common["draws"],
+            common["seed"],
+            progress,
+        )
+    _finish(run, common)
+
+
+# ---------------------------------------------------------------- shared
+def _encoder(common: dict[str, Any]) -> "Encoder":
+    from cliplet.encoders.registry import load
+
+    encoder = load(common["model"])
+    if common["cache"] or common["cache_dir"]:
+        from cliplet.encoders.cache import CachedEncoder, EmbeddingCache
+
+        encoder = CachedEncoder(encoder, EmbeddingCache(common["cache_dir"]))
+    return encoder
+
+
+def _protocol_changes(changes: tuple[str, ...]) -> dict[str, Any]:
+    """``NAME=VALUE`` strings as typed values of HumanProtocol's fields."""
+    from cliplet.evaluation.human import HumanProtocol
+
+    fields = {f.name: type(f.default) for f in dataclasses.fields(HumanProtocol)}
+    if "help" in changes:
+        raise click.UsageError(
+            "choices of the protocol: " + ", ".join(f"{n} ({k.__name__})" for n, k in fields.items())
+        )
+    out: dict[str, Any] = {}
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals or name not in fields:
+            raise click.UsageError(f"--set {change}: give NAME=VALUE, with one of {', '.join(fields)}")
+        if fields[name] is bool:
+            if value.lower() not in ("true", "false"):
+                raise click.UsageError(f"--set {change}: true or false")
+            out[name] = value.lower() == "true"
+        elif fields[name] is int:
+            if not value.lstrip("-").isdigit():
+                raise click.UsageError(f"--set {change}: a whole number")
+            out[name] = int(value)
+        else:
+            out[name] = value
+    return out
+
+
+def _score_file(text: str) -> tuple[Path, tuple[str, ...]]:
+    """``FILE`` or ``FILE:COLUMN,COLUMN``."""
+    if not Path(text).exists() and ":" in text:
+        path, _, columns = text.rpartition(":")
+        return Path(path), tuple(c.strip() for c in columns.split(",") if c.strip())
+    return Path(text), ()
+
+
+def _finish(run: "Evaluation", common: dict[str, Any]) -> None:
+    """Print, write, check, and exit with 1 if something asked for does not hold."""
+    from cliplet.evaluation.results import check_expected, plain
+
+    checks = (
+        check_expected(run.entries, Path(common["expect"]), common["tolerance"]) if common["expect"] else []
+    )
+    if common["out"]:
+        from cliplet.reports.evaluation import write_evaluation
+        from cliplet.reports.files import writable_folder
+
+        write_evaluation(run, writable_folder(common["out"]), checks)
+    if common["as_json"]:
+        content = run.as_json()
+        if checks:
+            content["expected"] = plain([{**dataclasses.asdict(c), "passed": c.passed} for c in checks])
+        click.echo(json.dumps(content, ensure_ascii=True, indent=2, allow_nan=False))
+    else:
+        _print_table(run, checks)
+        if common["out"]:
+            click.echo(f"written: {Path(common['out']) / 'report.html'}, results.md, results.json")
+    if any(not c.passed for c in checks) or (common["strict"] and run.failed):
+        sys.exit(1)
+
+
+def _print_table(run: "Evaluation", checks: "list[Check]") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from cliplet.reports.evaluation import check_line, elsewhere, table_rows
+
+    header, rows = table_rows(run.entries, run)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    grid = Table(title=run.title, box=None, pad_edge=False, header_style="bold")
+    for name in header:
+        grid.add_column(
+            name, justify="right" if name in ("value", "n", "published") else "left", no_wrap=name == "value"
+        )
+    for row in rows:
+        grid.add_row(*(escape(cell) for cell in row))
+    console.print(grid)
+    lines = [f"published elsewhere: {line}" for line in elsewhere(run.entries)] + [
+        f"note: {n}" for n in run.notes
+    ]
+    for line in lines + _protocol_lines(run) + [check_line(c) for c in checks]:
+        console.print(escape(line), soft_wrap=True)
+
+
+def _protocol_lines(run: "Evaluation") -> list[str]:
+    """The choices made, in one line a benchmark."""
+    lines = []
+    for name, about in run.provenance.get("benchmarks", {}).items():
+        choices = ", ".join(f"{k}={v}" for k, v in about["protocol"].items())
+        lines.append(
+            f"{name}: {about['rows_scored']} of {about['rows_read']} rows, {about['images']} images; {choices}"
+        )
+    if "model" in run.provenance:
+        lines.append(f"model {run.provenance['model']} ({run.provenance['fingerprint']})")
+    for about in run.provenance.get("benchmarks", {}).values():
+        if "model" in about:
+            lines.append(f"model {about['model']['model']} ({about['model']['fingerprint']})")
+            break
+    return lines
+
+
+class _progress:
+    """A bar on standard error while it is a terminal; nothing when piped."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.bar: Any = None
+
+    def __enter__(self) -> Any:
+        if not sys.stderr.isatty():
+            return None
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.bar = Progress(console=Console(stderr=True), transient=True)
+        self.bar.start()
+        task = self.bar.add_task(self.what, total=None)
+        return lambda done, total: self.bar.update(task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()

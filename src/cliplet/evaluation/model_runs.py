@@ -1,0 +1,307 @@
+"""Whole evaluations of models, from files to named numbers: retrieval, zero-shot classes, hard negatives."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliplet.encoders.base import Embeddings, Encoder
+from cliplet.errors import InputError
+from cliplet.evaluation.captions import CaptionBook, read_captions
+from cliplet.evaluation.embed import Progress, embed_photos, embed_texts
+from cliplet.evaluation.hard_negatives import KINDS, hard_negatives
+from cliplet.evaluation.pairs import PairSet, PairsResult, evaluate_pairs, read_pair_files
+from cliplet.evaluation.photos import PhotoStore
+from cliplet.evaluation.results import Evaluation, entry, plain_entry
+from cliplet.evaluation.retrieval import Direction, RetrievalProtocol, evaluate_retrieval
+from cliplet.evaluation.statistics import TieRule, paired_mean_test
+from cliplet.evaluation.tables import read_text
+from cliplet.evaluation.zeroshot import (
+    DEFAULT_TEMPLATES,
+    LabelledPhotos,
+    ZeroShotResult,
+    evaluate_zeroshot,
+    share_kept,
+)
+from cliplet.scorer import versions
+
+
+def model_facts(encoder: Encoder, prefix: str = "") -> dict[str, Any]:
+    """What identifies a model and how it saw its inputs."""
+    card = encoder.card
+    return {
+        "model": card.name,
+        "fingerprint": card.fingerprint,
+        "prompt_prefix": prefix,
+        "preprocessing": {
+            "image": dataclasses.asdict(card.image),
+            "context_length": card.text.context_length,
+        },
+        "precision": card.precision,
+    }
+
+
+# ---------------------------------------------------------------- retrieval
+@dataclass(frozen=True)
+class RetrievalSet:
+    """Embedded photos and captions, and which belong together."""
+
+    images: NDArray
+    """[images, d]."""
+    texts: NDArray
+    """[captions, d]."""
+    caption_image: NDArray
+    """[captions] image numbers, or [pairs, 2] (image, caption)."""
+    image_names: list[str]
+    """Names of the images; empty for saved embeddings."""
+    captions: list[str]
+    """The captions; empty for saved embeddings."""
+    photos: PhotoStore | None
+    """Where the photos are."""
+    notes: list[str]
+    """What was left out."""
+    failed: int = 0
+    """Photos that could not be read."""
+
+
+def chosen_captions(captions: Sequence[Path], split: str | None) -> CaptionBook:
+    """Captions of a split: a file of image names (one a line), or the name of a Karpathy split."""
+    if split is not None and Path(split).is_file():
+        names = [line.strip() for line in read_text(Path(split)).splitlines() if line.strip()]
+        book = read_captions(captions).only(names)
+        if not book.images:
+            raise InputError(f"{split}: none of its {len(names)} images has a caption")
+        return book
+    return read_captions(captions, split)
+
+
+def embed_captioned_photos(
+    encoder: Encoder,
+    captions: Sequence[Path],
+    images: Sequence[str | Path],
+    split: str | None = None,
+    prefix: str = "",
+    progress: Progress | None = None,
+) -> RetrievalSet:
+    """Embed the photos that are there and their captions; photos in ``captions`` alone are left out and counted."""
+    book = chosen_captions(captions, split)
+    store = PhotoStore(images or [p for p in captions if p.suffix == ".tar"])
+    names = list(book.images)
+    found = store.find_all(names)
+    notes = []
+    missing = sum(p is None for p in found)
+    if missing == len(names):
+        raise InputError(
+            f"none of the {len(names)} photos was found, such as {names[0]}; name their folder or tar"
+        )
+    if missing:
+        notes.append(f"{missing} of {len(names)} captioned images left out: their photos are not there")
+        names = [n for n, p in zip(names, found, strict=True) if p is not None]
+    embedded = embed_photos(encoder, store.find_all(names), names, progress)
+    if embedded.failures:
+        notes.append(
+            f"{len(embedded.failures)} photos left out: {next(iter(embedded.failures.values()))} ..."
+        )
+    names = [names[i] for i in embedded.kept]
+    texts = [c.text for n in names for c in book.images[n]]
+    owner = np.repeat(np.arange(len(names)), [len(book.images[n]) for n in names])
+    vectors = embed_texts(encoder, texts, prefix, progress)
+    return RetrievalSet(
+        embedded.embeddings, vectors, owner, names, texts, store, notes, len(embedded.failures)
+    )
+
+
+@dataclass(frozen=True)
+class RetrievalDetail:
+    """What the report draws of a retrieval run."""
+
+    directions: tuple[Direction, Direction]
+    """Image-to-text and text-to-image."""
+    data: RetrievalSet
+    """What was retrieved."""
+
+
+def run_retrieval(
+    name: str, data: RetrievalSet, protocol: RetrievalProtocol, facts: dict[str, Any]
+) -> Evaluation:
+    """Both directions of retrieval as named numbers."""
+    directions = evaluate_retrieval(data.images, data.texts, data.caption_image, protocol)
+    out = Evaluation("Image-text retrieval", [], {"versions": versions(), **facts})
+    for d in directions:
+        for statistic, interval in d.values.items():
+            out.entries.append(
+                entry(name, d.name, statistic, interval, 1.0 if "rank" in statistic else 100.0)
+            )
+    out.notes += data.notes
+    out.failed = data.failed
+    out.provenance |= {
+        "protocol": dataclasses.asdict(protocol),
+        "images": len(data.images),
+        "captions": len(data.texts),
+        "failed": data.failed,
+    }
+    out.details.append(RetrievalDetail(directions, data))
+    return out
+
+
+# ---------------------------------------------------------------- zero-shot
+@dataclass(frozen=True)
+class ZeroShotDetail:
+    """What the report draws of a zero-shot run."""
+
+    result: ZeroShotResult
+    """The numbers."""
+    data: LabelledPhotos
+    """The photos and classes."""
+
+
+def run_zeroshot(
+    name: str,
+    encoder: Encoder,
+    data: LabelledPhotos,
+    templates: Sequence[str] = DEFAULT_TEMPLATES,
+    against: Encoder | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Zero-shot accuracy as named numbers; with ``against`` also that model's, and the share kept of it."""
+    out = Evaluation("Zero-shot classification", [], {"versions": versions(), **model_facts(encoder)})
+    results = []
+    for model in (encoder, against):
+        if model is None:
+            continue
+        result = evaluate_zeroshot(model, data, templates, draws, seed, progress)
+        results.append(result)
+        for statistic, value in (
+            ("top-1", result.top1),
+            ("top-5", result.top5),
+            ("mean per class", result.mean_per_class),
+        ):
+            out.entries.append(entry(name, model.card.name, statistic, value))
+    out.provenance |= {
+        "classes": len(data.classes),
+        "photos": len(data.names),
+        "failed": len(results[0].failures),
+        "templates": list(templates),
+        "draws": draws,
+        "seed": seed,
+    }
+    if results[0].failures:
+        out.notes.append(
+            f"{len(results[0].failures)} photos left out: {next(iter(results[0].failures.values()))} ..."
+        )
+    out.failed = len(results[0].failures)
+    if against is not None:
+        out.provenance["against"] = model_facts(against)
+        test = paired_mean_test(results[0].ranks == 1, results[1].ranks == 1, draws=draws, seed=seed)
+        for statistic, share in share_kept(*results).items():
+            kept = f"{statistic}, share kept"
+            out.entries.append(plain_entry(name, encoder.card.name, kept, share, len(results[0].ranks)))
+        out.comparisons.append(
+            {
+                "benchmark": name,
+                "metric": encoder.card.name,
+                "against": against.card.name,
+                "statistic": "top-1",
+                "difference": 100 * test.difference,
+                "low": 100 * test.low,
+                "high": 100 * test.high,
+                "p_value": test.p_value,
+                "p_holm": test.p_value,
+            }
+        )
+    out.details.append(ZeroShotDetail(results[0], data))
+    return out
+
+
+# ---------------------------------------------------------------- hard negatives
+@dataclass(frozen=True)
+class PairsDetail:
+    """What the report draws of a hard-negative run."""
+
+    name: str
+    """The set's name."""
+    result: PairsResult
+    """The numbers."""
+    photos: PhotoStore
+    """Where the photos are."""
+
+
+def made_pairs(
+    captions: Sequence[Path], split: str | None, seed: int, images: PhotoStore | None = None
+) -> PairSet:
+    """False captions made from true ones (see :mod:`cliplet.evaluation.hard_negatives`); photos must be there."""
+    book = chosen_captions(captions, split)
+    names = [n for n in book.images if images is None or images.find(n) is not None]
+    negatives = hard_negatives({n: [c.text for c in book.images[n]] for n in names}, KINDS, seed)
+    out = PairSet([n.pair() for n in negatives])
+    if len(names) < len(book.images):
+        out.notes["captioned images left out: their photos are not there"] += len(book.images) - len(names)
+    return out
+
+
+def run_pairs(
+    name: str,
+    encoder: Encoder,
+    files: Sequence[Path],
+    images: Sequence[str | Path],
+    from_captions: bool = False,
+    split: str | None = None,
+    ties: TieRule = "loss",
+    prefix: str = "",
+    draws: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Hard negatives as named numbers: the model, and beside it what blind models get."""
+    store = PhotoStore(images)
+    data = made_pairs(files, split, seed, store) if from_captions else read_pair_files(files)
+    result = evaluate_pairs(encoder, data, store, ties, prefix, draws, seed, progress)
+    out = Evaluation("Hard negatives", [], {"versions": versions(), **model_facts(encoder, prefix)})
+    for r in result.results:
+        label = r.statistic if r.category == "all" else f"{r.statistic}, {r.category}"
+        out.entries.append(entry(name, encoder.card.name, label, r.interval))
+        for control, value in r.blind.items():
+            out.entries.append(plain_entry(name, f"blind: {control}", label, value, r.interval.n))
+    out.notes += [f"{n} {what}" for what, n in sorted(result.notes.items())]
+    out.failed = sum(n for what, n in result.notes.items() if "missing" in what)
+    out.provenance |= {
+        "files": [str(f) for f in files],
+        "pairs": len(result.pairs),
+        "made_from_captions": from_captions,
+        "ties": ties,
+        "draws": draws,
+        "seed": seed,
+    }
+    out.details.append(PairsDetail(name, result, store))
+    return out
+
+
+def save_embeddings(folder: Path, data: RetrievalSet) -> None:
+    """Write ``images.npy``, ``texts.npy`` and ``caption_image.npy``, which ``retrieval --embeddings`` reads again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in (
+        ("images", data.images),
+        ("texts", data.texts),
+        ("caption_image", data.caption_image),
+    ):
+        temporary = folder / f".{name}.tmp.npy"
+        np.save(temporary, array, allow_pickle=False)
+        temporary.replace(folder / f"{name}.npy")
+
+
+def load_embedding_folder(folder: Path) -> RetrievalSet:
+    """What :func:`save_embeddings` wrote, memory-mapped; or an ``.npz`` with these three arrays."""
+    from cliplet.evaluation.retrieval import load_embeddings
+
+    names = ("images", "texts", "caption_image")
+    if folder.is_dir():
+        arrays: list[Embeddings] = [load_embeddings(str(folder / f"{n}.npy")) for n in names]
+    else:
+        arrays = [load_embeddings(str(folder), n) for n in names]
+    return RetrievalSet(arrays[0], arrays[1], arrays[2], [], [], None, [])
