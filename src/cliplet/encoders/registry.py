@@ -22,8 +22,8 @@ def load(name: str | Path | None = None) -> Encoder:
     Args:
         name: nothing for the packaged model; the name of a packaged model; a model folder (``image.onnx`` for
             ONNX Runtime, or ``model.safetensors`` alone for PyTorch); ``open_clip:ViT-B-32/openai`` (any
-            architecture and tag, or weights file, of open_clip); ``hf:owner/name`` or a local folder in the
-            hub's layout (CLIP or SigLIP of Transformers).
+            architecture and tag, or weights file, of open_clip); ``hf:owner/name`` (CLIP or SigLIP of
+            Transformers); or a local folder in the hub's layout, of either.
 
     Raises:
         ModelError: no such model, or it cannot be read.
@@ -43,7 +43,7 @@ def load(name: str | Path | None = None) -> Encoder:
     for prefix, loader in _LOADERS.items():
         if text.startswith(prefix):
             return loader(text[len(prefix) :])
-    if Path(text).is_dir():
+    if text and Path(text).is_dir():
         return _from_folder(Path(text))
     for folder in packaged_models():
         if folder.name == text:
@@ -60,10 +60,13 @@ def _from_folder(folder: Path) -> Encoder:
         if (folder / "image.onnx").is_file():
             return OnnxEncoder(folder)
         return _own_torch(str(folder))
+    if (folder / "open_clip_config.json").is_file():
+        return _open_clip(str(folder))
     if (folder / "config.json").is_file():
         return _transformers(str(folder))
     raise ModelError(
-        f"{folder} is not a model folder: it has neither card.json (cliplet) nor config.json (Transformers)"
+        f"{folder} is not a model folder: it has neither card.json (cliplet), config.json (Transformers) "
+        "nor open_clip_config.json"
     )
 
 
