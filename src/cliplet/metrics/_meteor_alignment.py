@@ -178,7 +178,7 @@ def _search_together(moves: _Moves, words: np.ndarray, pairs: np.ndarray) -> tup
     masks = ((one << matches.candidate_length.astype(np.uint64)) - one) << matches.candidate_start.astype(
         np.uint64
     )
-    packed = (words.reshape(len(words), 2, -1).astype(np.uint64) << _WORD_SHIFTS).sum(axis=2, dtype=np.uint64)
+    packed = (words.reshape(-1, 2, STAGES * 2).astype(np.uint64) << _WORD_SHIFTS).sum(axis=2, dtype=np.uint64)
     lengths = np.diff(moves.row)
     done = []
     beam = _Beam.new(pairs)
