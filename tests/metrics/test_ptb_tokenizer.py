@@ -1,0 +1,140 @@
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cliplet.errors import InputError
+from cliplet.metrics import ptb_tokenizer
+from cliplet.metrics._automaton import DEAD, UNKNOWN
+from cliplet.metrics.ptb_tokenizer import tokenize, tokenize_many
+from tests.metrics.hard_captions import GENERATORS, HARD, random_captions
+
+CAPTIONS = [caption for pairs in HARD.values() for caption, _ in pairs]
+TEXTS = st.one_of(
+    st.text(),
+    st.text(alphabet="aAbtnsd.,'\"-!? ()<>@#$%&;:/=_1205\u00bd\u2019\u00a0\n"),
+    st.lists(st.sampled_from([caption for caption in CAPTIONS if caption])).map(" ".join),
+)
+
+
+def test_hard_captions_give_the_tokens_of_the_jar() -> None:
+    found = dict(zip(CAPTIONS, tokenize_many(CAPTIONS), strict=True))
+    wrong = {
+        caption: (found[caption], tokens)
+        for pairs in HARD.values()
+        for caption, tokens in pairs
+        if " ".join(found[caption]) != tokens
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("A dog's owner can't come.", ["a", "dog", "'s", "owner", "ca", "n't", "come"]),
+        ("(two) dogs, one cat; no birds!", ["-lrb-", "two", "-rrb-", "dogs", "one", "cat", "no", "birds"]),
+        ("1 1/2 cups", ["1\u00a01/2", "cups"]),
+        ("A dog\nruns", ["a", "dog", "runs"]),
+        ("", []),
+        ("...", []),
+    ],
+)
+def test_words_of_a_caption(caption: str, words: list[str]) -> None:
+    assert tokenize(caption) == words
+
+
+def test_the_next_caption_decides_how_one_ends_only_when_joined() -> None:
+    captions = ["a plate of vitamin C.", "A dog runs", "a plate of vitamin C.", "dogs run"]
+    assert [words[-1] for words in tokenize_many(captions)] == ["c", "runs", "c.", "run"]
+    assert [words[-1] for words in tokenize_many(captions, joined=False)] == ["c.", "runs", "c.", "run"]
+
+
+def test_an_unclosed_tag_does_not_swallow_the_next_captions() -> None:
+    captions = ['<a b="', *["a dog"] * 500, '">']
+    assert tokenize_many(captions)[1:501] == [["a", "dog"]] * 500
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS)
+def test_any_text_gives_lower_case_words_without_spaces(caption: str) -> None:
+    words = tokenize(caption)
+    assert all(" " not in word and word not in ptb_tokenizer.PUNCTUATION for word in words)
+    assert not any("A" <= c <= "Z" for word in words for c in word)
+    assert tokenize_many([caption]) == [words]
+
+
+GRAMMAR = ptb_tokenizer._Tables()
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS)
+def test_shortcuts_change_nothing(caption: str) -> None:
+    assert tokenize(caption) == list(GRAMMAR.lexer.line(caption.replace("\n", " "))[0])
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_shortcuts_change_nothing_between_other_captions(kind: str) -> None:
+    captions = random_captions(kind, 400, CAPTIONS, seed=1)
+    whole = [caption.replace("\n", " ") for caption in captions]
+    expected = [
+        list(GRAMMAR.lexer.line(line, "".join("\n" + other for other in whole[i + 1 :]))[0])
+        for i, line in enumerate(whole)
+    ]
+    assert tokenize_many(captions) == expected
+
+
+def test_two_or_more_letters_are_one_word_whatever_follows_a_blank() -> None:
+    """The shortcut for runs of letters, shown on every state of the grammar that such a run can reach."""
+    lexer = GRAMMAR.lexer
+    scanner, actions = lexer.scanner, lexer.actions
+    letters = set(lexer.symbols("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+    followers = lexer.symbols(" \n")
+
+    def go(state: int, symbol: int) -> int:
+        target = scanner.moves[state][symbol]
+        return scanner.step(state, symbol) if target == UNKNOWN else target
+
+    split: set[str] = set()
+    todo, seen = [go(0, symbol) for symbol in letters], set()
+    while todo:
+        state = todo.pop()
+        if state in seen:
+            continue
+        seen.add(state)
+        action = actions[scanner.accepts[state]]
+        assert action in {"keep", "word", "split2", "split3"}
+        split |= {action} & {"split2", "split3"}
+        for follower in followers:
+            after = go(state, follower)
+            # nothing goes on beyond the blank, and a rule that takes it in gives the same token
+            assert after == DEAD or (not scanner._going[after] and actions[scanner.accepts[after]] == "keep")
+        todo.extend(target for symbol in letters if (target := go(state, symbol)) != DEAD)
+    assert split == {"split2", "split3"}
+    assert all(len(tokenize(word)) == 2 for word in ptb_tokenizer._SPLIT_WORDS)
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ptb_tokenizer, "_REMEMBERED_CHUNKS", 50)
+    tables = ptb_tokenizer._Tables()
+    for number in range(500):
+        tables.quick(f"w{number} x{number}. y{number}z. end", alone=False)
+        tables.quick("long" * 100 + f"{number}", alone=False)
+    assert max(len(memo) for memo in vars(tables).values() if isinstance(memo, dict)) <= 50
+
+
+def test_threads_share_one_tokeniser() -> None:
+    captions = random_captions("hard pieces in a row", 300, CAPTIONS, seed=2)
+    expected = tokenize_many(captions, joined=False)
+    ptb_tokenizer._tables.cache_clear()
+    orders = [random.Random(seed).sample(range(len(captions)), len(captions)) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda order: {i: tokenize(captions[i]) for i in order}, orders))
+    assert all([result[i] for i in range(len(captions))] == expected for result in results)
+
+
+@pytest.mark.parametrize("caption", [None, 3, b"bytes", ["a"]])
+def test_what_is_no_string_is_named(caption: object) -> None:
+    with pytest.raises(InputError, match="must be a string"):
+        tokenize(caption)  # type: ignore[arg-type]
