@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -29,33 +30,39 @@ class Java:
 
 
 def find_java() -> Java | None:
-    """The Java of ``$CLIPLET_JAVA`` (a command), else of ``$JAVA_HOME``, else on the PATH; None without one.
+    """The Java that ``$CLIPLET_JAVA`` names, else that of ``$JAVA_HOME`` or on the PATH; None without one.
 
     Raises:
         ModelError: it is there but does not run.
     """
-    home = os.environ.get("JAVA_HOME")
-    asked = os.environ.get("CLIPLET_JAVA") or (str(Path(home, "bin", "java")) if home else "java")
-    command = shutil.which(asked)
-    if command is None:
-        return None
+    asked = [os.environ.get("CLIPLET_JAVA")]
+    if not asked[0]:
+        home = os.environ.get("JAVA_HOME")
+        asked = [str(Path(home, "bin", "java")) if home else None, "java"]
+    command = next(filter(None, (shutil.which(name) for name in asked if name)), None)
+    return _probe(command, os.stat(command).st_mtime_ns) if command else None
+
+
+@lru_cache(maxsize=4)
+def _probe(command: str, changed: int) -> Java:
+    """Ask a Java what it is; ``changed`` tells one from another that took its place."""
     try:
         # the version goes to the error stream: openjdk version "17.0.15" 2025-04-15, java version "1.8.0_402"
-        text = subprocess.run(
-            [command, "-version"], capture_output=True, timeout=60, env=_environment()
-        ).stderr
-        found = re.search(r'version "(?:1\.)?(\d+)', text.decode(errors="replace"))
+        text = _output(command, "-version")
+        found = re.search(r'version "(?:1\.)?(\d+)', text)
         if not found:
             raise ModelError(f"{command} -version says {text[:200]!r}: is it Java? Set CLIPLET_JAVA to one")
         version = int(found[1])
-        return Java(command, version, version >= 11 and _has_compiler(command))
+        return Java(command, version, version >= 11 and "jdk.compiler" in _output(command, "--list-modules"))
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ModelError(f"Java does not run: {error}. Set CLIPLET_JAVA to one that does") from error
 
 
-def _has_compiler(command: str) -> bool:
-    modules = subprocess.run([command, "--list-modules"], capture_output=True, timeout=60, env=_environment())
-    return b"jdk.compiler" in modules.stdout
+def _output(command: str, option: str) -> str:
+    done = subprocess.run(
+        [command, option], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, env=_environment()
+    )
+    return done.stdout.decode("utf-8", "replace")
 
 
 def _environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

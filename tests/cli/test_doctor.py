@@ -1,0 +1,61 @@
+"""``cliplet models doctor``: what it finds, and what it says to install."""
+
+import json
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cliplet.cli import doctor as module
+from cliplet.cli.doctor import doctor
+
+
+def parts() -> dict[str, dict[str, object]]:
+    result = CliRunner().invoke(doctor, ["--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    return {part["name"]: part for part in json.loads(result.output)}
+
+
+@pytest.fixture(autouse=True)
+def no_torch_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_torch", lambda: ("", []))
+
+
+def test_every_extra_is_looked_at() -> None:
+    found = parts()
+    extras = set(metadata.metadata("cliplet").get_all("Provides-Extra") or []) - {"dev"}
+    assert {f"[{extra}]" for extra in extras} <= set(found)
+    assert {"cliplet", "METEOR", "SPICE", "PyTorch"} <= set(found)
+    assert f"numpy {metadata.version('numpy')}" in str(found["cliplet"]["found"])
+
+
+def test_what_is_missing_comes_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def version(name: str) -> str:
+        if name == "pyarrow":
+            raise metadata.PackageNotFoundError(name)
+        return {"transformers": "4.2.1"}.get(name, "99.0")
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setenv("CLIPLET_JAVA", str(tmp_path / "none"))
+    result = CliRunner().invoke(doctor, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "missing: pyarrow: pip install 'cliplet[parquet]'" in result.output
+    assert "(here is 4.2.1): pip install -U 'cliplet[hub]'" in result.output
+    assert "missing: Java, version 8 or later" in result.output
+
+
+@pytest.mark.parametrize(
+    ("have", "want", "enough"),
+    [("2.13.0+cpu", "2.2", True), ("2.2", "2.2.0", True), ("2.1.9", "2.2", False), ("10.0", "9.9", True)],
+)
+def test_versions_are_compared_by_number(have: str, want: str, enough: bool) -> None:
+    assert (module._numbers(have) >= module._numbers(want)) is enough
+
+
+def test_a_part_that_cannot_be_looked_at_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> tuple[str, list[str]]:
+        raise OSError("disk on fire")
+
+    monkeypatch.setattr(module, "_spice", broken)
+    assert parts()["SPICE"]["missing"] == ["disk on fire"]
