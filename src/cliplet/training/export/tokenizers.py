@@ -7,6 +7,7 @@ from typing import Any
 from cliplet.errors import ModelError
 
 _CLIP_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
 _QUOTES = {"[‘’‚‛]": "'", "[“”„‟]": '"'}
 _LIGATURES = {"ﬁ": "fi", "ﬂ": "fl", "ﬀ": "ff", "ﬃ": "ffi", "ﬄ": "ffl"}
 
@@ -63,7 +64,7 @@ def _clean_steps(clean: str, regex: Any, normalizers: Any) -> list[Any]:
     if clean == "_clean_whitespace":
         return space
     if clean == "_clean_canonicalize":
-        marks = normalizers.Replace(regex(r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^`{|}~]"""), "")
+        marks = normalizers.Replace(regex(_PUNCTUATION), "")
         return [normalizers.Replace("_", " "), marks, normalizers.Lowercase(), *space]
     raise ModelError(f"the tokeniser cleans text by {clean}, which cannot be exported")
 
@@ -77,6 +78,8 @@ def fast_tokenizer(owner: Any) -> tuple[Any, int]:
     from tokenizers import Regex, Tokenizer, normalizers
 
     library = owner.tokenizer
+    if type(library).__name__ == "SiglipTokenizer":
+        return siglip_tokenizer(library), int(library.pad_token_id)
     backend = getattr(library, "backend_tokenizer", None) or getattr(library, "_tokenizer", None)
     if backend is None or not hasattr(backend, "to_str"):
         raise ModelError(f"{type(library).__name__} has no fast form, so there is no tokenizer.json to write")
@@ -91,3 +94,38 @@ def fast_tokenizer(owner: Any) -> tuple[Any, int]:
         old = tokenizer.normalizer
         tokenizer.normalizer = normalizers.Sequence(steps if old is None else [*steps, old])
     return tokenizer, int(library.pad_token_id or 0)
+
+
+def siglip_tokenizer(library: Any) -> Any:
+    """Transformers' ``SiglipTokenizer``, which has no fast form, as a ``tokenizers.Tokenizer``.
+
+    The same unigram model and character map; lower case, punctuation and white space as the library treats them.
+    """
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    proto = import_protobuf().ModelProto()
+    proto.ParseFromString(library.sp_model.serialized_model_proto())
+    tokenizer = Tokenizer(
+        models.Unigram(
+            [(piece.piece, piece.score) for piece in proto.pieces], proto.trainer_spec.unk_id, False
+        )
+    )
+    lower = [normalizers.Lowercase()] if library.do_lower_case else []
+    charsmap = proto.normalizer_spec.precompiled_charsmap
+    spaces = [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    steps = [
+        normalizers.Replace("\u2581", " "),
+        *lower,
+        normalizers.Replace(Regex(_PUNCTUATION), ""),
+        *spaces,
+    ]
+    steps += [normalizers.Precompiled(charsmap), *spaces] if charsmap else []
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="always")
+    end = library.eos_token
+    tokenizer.add_special_tokens([end])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, library.eos_token_id)]
+    )
+    return tokenizer

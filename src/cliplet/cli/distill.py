@@ -1,0 +1,36 @@
+"""``cliplet distill``: run a recipe that turns a teacher and pairs into a small model folder."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--dry-run", is_flag=True, help="Print sizes, parameters, multiply-adds, memory and time expected."
+)
+@click.option("--restart", is_flag=True, help="Remove an earlier run in the recipe's folder and begin anew.")
+def distill(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool) -> None:
+    """Train a small model from RECIPE, a TOML file; settings change with KEY=VALUE.
+
+    Examples of changes: out=runs/second, seed=1, model.text.width=256, stages.0.epochs=2, stages.*.lr=1e-4.
+    A run that was interrupted goes on where it stopped when the same command is given again. Several processes:
+    accelerate launch -m cliplet.cli.main distill RECIPE.
+    """
+    from cliplet.training.config import load_recipe
+
+    config = load_recipe(recipe, changes)
+    if dry_run:
+        from cliplet.training.cost import dry_run as describe
+
+        rows = describe(config)
+        width = max(len(what) for what, _ in rows)
+        for what, value in rows:
+            click.echo(f"{what:<{width}}  {value}")
+        return
+    from cliplet.training.distill import distill as run
+
+    folder = run(config, restart=restart)
+    click.echo(f"{folder}: the model; try it with  cliplet score PHOTO CAPTION --model {folder}")

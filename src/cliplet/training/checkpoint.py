@@ -1,0 +1,118 @@
+"""State of a run as safetensors and JSON: written whole or not at all, never a pickle."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cliplet.errors import ModelError
+from cliplet.training.student import MovingAverage
+
+FOLDER = "checkpoint"
+
+
+def save_checkpoint(
+    out: Path,
+    student: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: MovingAverage | None,
+    progress: dict[str, Any],
+) -> None:
+    """Replace the run's checkpoint.
+
+    Args:
+        out: the run's folder.
+        student: module whose whole state is kept.
+        optimizer: its state is kept.
+        average: its state is kept.
+        progress: JSON values: where the run stands.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {f"student.{k}": v for k, v in student.state_dict().items()}
+    numbers: dict[str, float] = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{key}"] = value
+            else:
+                numbers[f"{index}.{key}"] = value
+    if average is not None:
+        tensors |= {f"average.{k}": v for k, v in average.state.items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    content = {**progress, "optimizer": numbers, "average_updates": average.updates if average else 0}
+    part, final = out / (FOLDER + ".part"), out / FOLDER
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file(
+        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part / "state.safetensors"
+    )
+    (part / "state.json").write_text(json.dumps(content), encoding="utf-8")
+    old = out / (FOLDER + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(part, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _folder(out: Path) -> Path | None:
+    """The newest whole checkpoint: a kill between the two renames leaves only the old one."""
+    for name in (FOLDER, FOLDER + ".old"):
+        if (out / name / "state.json").is_file():
+            return out / name
+    return None
+
+
+def read_progress(out: Path) -> dict[str, Any] | None:
+    """Where the run stands, or None before its first checkpoint."""
+    folder = _folder(out)
+    if folder is None:
+        return None
+    progress: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    return progress
+
+
+def load_checkpoint(
+    out: Path, student: nn.Module, optimizer: torch.optim.Optimizer | None, average: MovingAverage | None
+) -> dict[str, Any]:
+    """Bring back what :func:`save_checkpoint` kept, and return its progress.
+
+    Raises:
+        ModelError: the checkpoint does not fit.
+    """
+    from safetensors.torch import load_file
+
+    folder, progress = _folder(out), read_progress(out)
+    assert folder is not None
+    assert progress is not None
+    tensors = load_file(folder / "state.safetensors")
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    try:
+        student.load_state_dict(part("student."))
+    except RuntimeError as error:
+        raise ModelError(f"{folder} does not fit this recipe: {error}") from error
+    if average is not None:
+        average.updates = progress["average_updates"]
+        for name, value in part("average.").items():
+            average.state[name].copy_(value)
+    if optimizer is not None:
+        states: dict[int, dict[str, Any]] = {}
+        values: dict[str, Any] = {**part("optimizer."), **progress["optimizer"]}
+        for name, value in values.items():
+            index, key = name.split(".", 1)
+            states.setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    return progress

@@ -1,0 +1,251 @@
+"""Distillation recipes: frozen dataclasses, read from TOML, changed by ``key=value``."""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cliplet.errors import InputError
+from cliplet.models.config import DualConfig, from_dict
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Photos and their captions; either may be left out where a stage trains one tower alone."""
+
+    captions: tuple[str, ...] = ()
+    """Captions files: JSON, JSONL, CSV, COCO, Karpathy, Flickr8k token file, Parquet, or WebDataset shards
+    (``shard-{000..099}.tar`` and ``*`` are expanded)."""
+    photos: tuple[str, ...] = ()
+    """Folders or tars of photos; the captions' own shards when left out."""
+    names: str = ""
+    """File with one photo name a line: only these photos (a split)."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Views of a training photo; the teacher sees the very same views."""
+
+    views: int = 1
+    """Views a photo: the photo itself, and this many less one crops."""
+    smallest_crop: float = 0.6
+    """Least share of the photo's area in a crop."""
+    flip: bool = True
+    """Mirror half of the crops."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Who teaches."""
+
+    names: tuple[str, ...] = ()
+    """Models as ``cliplet.load`` names them: ``open_clip:ViT-B-32/openai``, ``hf:owner/name``, a model folder."""
+    combine: Literal["concat", "average"] = "concat"
+    """Several teachers: put their unit embeddings end to end, so that the cosine is the mean of theirs, or average
+    the embeddings (same width needed)."""
+    weights: tuple[float, ...] = ()
+    """Weight of each teacher; equal when left out."""
+    normalise: bool = False
+    """Bring the embeddings of a single teacher to length 1. The published L1 compares them as they are."""
+    prompt_prefix: str = ""
+    """Text put before every caption for the teacher."""
+    cache: str = ""
+    """Folder of computed embeddings, which several runs may share; ``teacher`` in the run's folder when left out."""
+
+
+@dataclass(frozen=True)
+class InheritConfig:
+    """What the student takes over from the first teacher before training (multiplexed towers only)."""
+
+    image_parts: tuple[str, ...] = ()
+    """Any of ``patch``, ``class_token``, ``positions``, ``norm``, ``head``."""
+    image_layers: tuple[int, ...] = ()
+    """The teacher's layer for each stored block."""
+    text_parts: tuple[str, ...] = ()
+    """Any of ``embedding``, ``positions``, ``norm``, ``head``."""
+    text_layers: tuple[int, ...] = ()
+    """The teacher's layer for each stored block."""
+    freeze: bool = False
+    """Keep the inherited parts (not layers) as they are."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weight of each loss; 0 leaves it out."""
+
+    l1: float = 0.0
+    """L1 to the teacher's embedding, for each trained tower."""
+    cosine: float = 0.0
+    """Cosine loss to the teacher's embedding, for each trained tower."""
+    feature_mse: float = 0.0
+    """MSE of unit embeddings, for each trained tower (CLIP-KD weighs it by 2000)."""
+    sr: float = 0.0
+    """Similarity Regulator between the towers."""
+    contrastive: float = 0.0
+    """Contrastive cross-entropy between the towers."""
+    affinity: float = 0.0
+    """Affinity mimicking between the towers."""
+    interactive: float = 0.0
+    """Interactive contrastive loss."""
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a loss needs both an image and a text."""
+        return any((self.sr, self.contrastive, self.affinity, self.interactive))
+
+    @property
+    def scaled(self) -> bool:
+        """Whether a loss has a logit scale."""
+        return any((self.contrastive, self.affinity, self.interactive))
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of training."""
+
+    name: str = "both"
+    """Name in logs and folders."""
+    towers: tuple[Literal["image", "text"], ...] = ("image", "text")
+    """Towers that learn. Where a loss compares both and one does not learn, the teacher's embedding stands in for
+    it, which needs the same width."""
+    losses: LossWeights = field(default_factory=LossWeights)
+    """Loss weights."""
+    data: DataConfig | None = None
+    """Data of this stage; the recipe's ``train`` when left out."""
+    epochs: int = 10
+    """Passes over the photos (over the captions where the text tower learns alone)."""
+    batch_size: int = 128
+    """Items a step in each process."""
+    accumulate: int = 1
+    """Steps whose gradients are added before the weights change."""
+    lr: float = 1e-3
+    """Highest learning rate (AdamW)."""
+    weight_decay: float = 0.01
+    """Weight decay of matrices; vectors have none."""
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How it falls afterwards."""
+    clip: float = 1.0
+    """Largest gradient norm; 0 does not clip."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights that is evaluated and saved; 0 for none."""
+    logit_scale: float = 14.0
+    """Start of the logit scale; it is learnt and stays at most 100."""
+    teacher_scale: float = 50.0
+    """The teacher's logit scale in affinity mimicking."""
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """A whole distillation: teacher and pairs in, model folder out."""
+
+    name: str = "lclip"
+    """Name of the model."""
+    out: str = "runs/lclip"
+    """Folder of the run; a run that was interrupted goes on from there."""
+    description: str = ""
+    """One paragraph for the model card."""
+    license: str = ""
+    """Licence of the weights, for the model card."""
+    seed: int = 0
+    """Of weights, order and crops."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of the student's training."""
+    cpu: bool = False
+    """Train on the CPU although there is an accelerator."""
+    model: DualConfig = field(default_factory=DualConfig)
+    """Both towers. ``text.vocab_size`` 0 takes the tokeniser's."""
+    tokenizer: str = "clip"
+    """``clip`` (CLIP's, through open_clip), ``train`` (word pieces from the training captions), or a
+    tokenizer.json."""
+    tokenizer_size: int = 8000
+    """Word pieces that ``train`` learns, at most."""
+    resize: Literal["squash", "shortest"] = "shortest"
+    """How the student's photos become square."""
+    prompt_prefix: str = ""
+    """Text that the model's card puts before every caption when scoring."""
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    """Who teaches."""
+    inherit: InheritConfig = field(default_factory=InheritConfig)
+    """What the student starts from."""
+    train: DataConfig = field(default_factory=DataConfig)
+    """Training data."""
+    dev: DataConfig = field(default_factory=DataConfig)
+    """Data that chooses the best epoch; the last is kept as well."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Views of training photos."""
+    stages: tuple[StageConfig, ...] = ()
+    """In order; each starts from the best weights of the one before."""
+    export: Literal["none", "fp32", "fp16", "int8"] = "int8"
+    """Precision of the ONNX folder written at the end."""
+    workers: int = 0
+    """Processes that decode photos; 0 decodes in the training process."""
+    evaluate_every: int = 1
+    """Epochs between evaluations on dev; the last epoch is always evaluated."""
+    save_every: int = 200
+    """Steps between checkpoints; the end of an epoch is always one."""
+    log_every: int = 1
+    """Steps between lines of the log."""
+    tensorboard: bool = False
+    """Also log for TensorBoard."""
+
+    def __post_init__(self) -> None:
+        for stage in self.stages:
+            if not stage.towers:
+                raise InputError(f"stage {stage.name} trains no tower; give towers")
+            if not any(vars(stage.losses).values()):
+                raise InputError(f"stage {stage.name} has no loss; give at least one a weight")
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> DistillConfig:
+    """Read a recipe and apply ``key=value`` changes.
+
+    Args:
+        path: a TOML file. Relative paths in it are relative to the working directory.
+        overrides: such as ``stages.0.lr=1e-3``, ``model.text.width=256``, ``stages.*.epochs=1``.
+
+    Raises:
+        InputError: the file or a setting is wrong; the message names it.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no recipe {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {path} is not valid TOML: {error}") from error
+    for change in overrides:
+        key, separator, text = change.partition("=")
+        if not separator or not key:
+            raise InputError(f"{change!r} is not key=value, such as stages.0.lr=1e-3")
+        _set(values, key.strip().split("."), _value(text), change)
+    return from_dict(DistillConfig, values)
+
+
+def _value(text: str) -> Any:
+    """A TOML value, or the text itself."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _set(values: Any, keys: list[str], value: Any, change: str) -> None:
+    """Set a nested entry; ``*`` stands for every entry of a list."""
+    key, rest = keys[0], keys[1:]
+    if isinstance(values, list):
+        if key != "*" and not (key.isdecimal() and int(key) < len(values)):
+            raise InputError(f"{change}: {key} is no entry of a list of {len(values)}; use 0, 1, ... or *")
+        for i in range(len(values)) if key == "*" else [int(key)]:
+            if rest:
+                _set(values[i], rest, value, change)
+            else:
+                values[i] = value
+        return
+    if not isinstance(values, dict):
+        raise InputError(f"{change}: there are no settings below {key!r}")
+    if rest:
+        _set(values.setdefault(key, {}), rest, value, change)
+    else:
+        values[key] = value

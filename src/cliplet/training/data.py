@@ -1,0 +1,218 @@
+"""Training data: photos and captions from any source, deterministic views, deterministic order."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cliplet.data.captions import read_captions
+from cliplet.data.images import ImageInput, load_rgb
+from cliplet.data.photos import PhotoIndex, TarPhoto, open_photos
+from cliplet.errors import InputError
+from cliplet.training.config import AugmentConfig, DataConfig
+
+
+@dataclass
+class PairSet:
+    """Photos, captions, and which belong together."""
+
+    names: list[str] = field(default_factory=list)
+    """Name of each photo."""
+    photos: list[Any] = field(default_factory=list)
+    """Where to read each photo."""
+    captions: list[str] = field(default_factory=list)
+    """Every caption."""
+    photo_of: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Photo of each caption, -1 where the set has no photos: ``[captions]``."""
+    skipped: list[str] = field(default_factory=list)
+    """What was left out, with its reason."""
+
+    def captions_of(self) -> list[NDArray[np.int64]]:
+        """The captions of each photo."""
+        order = np.argsort(self.photo_of, kind="stable")
+        bounds = np.searchsorted(self.photo_of[order], np.arange(len(self.photos) + 1))
+        return [order[a:b] for a, b in pairwise(bounds)]
+
+
+def expand_paths(patterns: Sequence[str]) -> list[Path]:
+    """Paths of a list with ``*`` and ``{000..099}``, in order.
+
+    Raises:
+        InputError: a pattern that matches nothing.
+    """
+    found: list[Path] = []
+    for pattern in patterns:
+        for text in _expand_braces(pattern):
+            if any(c in text for c in "*?["):
+                anchor = Path(Path(text).anchor or ".")
+                matches = sorted(anchor.glob(str(Path(text).relative_to(Path(text).anchor))))
+                if not matches:
+                    raise InputError(f"no file matches {text}")
+                found += matches
+            elif Path(text).exists():
+                found.append(Path(text))
+            else:
+                raise InputError(f"{text}: there is no such file or folder")
+    return found
+
+
+def _expand_braces(pattern: str) -> list[str]:
+    """``a{00..02}.tar`` as three names."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if not match:
+        return [pattern]
+    first, last = match.groups()
+    numbers = range(int(first), int(last) + 1)
+    heads = [pattern[: match.start()] + str(n).zfill(len(first)) + pattern[match.end() :] for n in numbers]
+    return [name for head in heads for name in _expand_braces(head)]
+
+
+def read_pairs(config: DataConfig) -> PairSet:
+    """Read the photos and captions that a configuration names.
+
+    A caption without a photo, or one that is no text, is left out and listed in ``skipped``.
+
+    Raises:
+        InputError: a file is missing or broken, or nothing is left.
+    """
+    files = expand_paths(config.captions)
+    roots = expand_paths(config.photos) or [f for f in files if f.suffix == ".tar"]
+    indices = [open_photos(root) for root in roots]
+    wanted = _read_names(config.names)
+    result = PairSet()
+    if not files:
+        for index in indices:
+            for name in index.names():
+                if wanted is None or name in wanted:
+                    result.names.append(name)
+                    result.photos.append(index.get(name))
+    else:
+        _read_caption_files(files, indices, wanted, result)
+    if not result.photos and not result.captions:
+        first = f"; first reason: {result.skipped[0]}" if result.skipped else ""
+        raise InputError(f"no photo and no caption is left of {config}{first}")
+    return result
+
+
+def _read_names(path: str) -> set[str] | None:
+    """The names of a split file."""
+    if not path:
+        return None
+    try:
+        return {line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()}
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read_caption_files(
+    files: list[Path], indices: list[PhotoIndex], wanted: set[str] | None, result: PairSet
+) -> None:
+    """Add every caption of the files, with its photo when there are photos."""
+    number: dict[tuple[int, str], int] = {}
+    photo_of = []
+    for file in files:
+        own = [i for i in indices if i.root == file] or indices
+        for entry in read_captions(file):
+            if wanted is not None and str(entry.image) not in wanted:
+                continue
+            if not isinstance(entry.caption, str) or not entry.caption.strip():
+                result.skipped.append(f"{file} {entry.where}: the caption is no text")
+                continue
+            if not own:
+                result.captions.append(entry.caption.strip())
+                photo_of.append(-1)
+                continue
+            try:
+                where, name, photo = _find(own, entry.image)
+            except InputError as error:
+                result.skipped.append(f"{file} {entry.where}: {error}")
+                continue
+            if (where, name) not in number:
+                number[where, name] = len(result.photos)
+                result.names.append(name)
+                result.photos.append(photo)
+            result.captions.append(entry.caption.strip())
+            photo_of.append(number[where, name])
+    result.photo_of = np.array(photo_of, dtype=np.int64)
+
+
+def _find(indices: list[PhotoIndex], key: str | int) -> tuple[int, str, ImageInput]:
+    """The photo in the first folder or tar that has it."""
+    error: InputError | None = None
+    for index in indices:
+        try:
+            name, photo = index.find(key)
+        except InputError as found:
+            error = error or found
+        else:
+            return id(index), name, photo
+    assert error is not None
+    raise error
+
+
+def fingerprint(items: Sequence[Any]) -> str:
+    """16 hexadecimal digits of a list of captions or of photos (names, sizes, times)."""
+    digest = hashlib.blake2b(digest_size=8)
+    for item in items:
+        if isinstance(item, TarPhoto):
+            digest.update(f"{item} {item.offset} {item.size}\n".encode("utf-8", "replace"))
+        elif isinstance(item, Path):
+            stat = item.stat() if item.exists() else None
+            digest.update(f"{item} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode("utf-8", "replace"))
+        else:
+            digest.update(str(item).encode("utf-8", "replace") + b"\n")
+    return digest.hexdigest()
+
+
+def photo_source(photo: Any) -> ImageInput:
+    """What an encoder takes: bytes for a photo in a tar."""
+    return photo.read_bytes() if isinstance(photo, TarPhoto) else photo
+
+
+def photo_view(photo: Any, config: AugmentConfig, seed: int, index: int, view: int) -> Image.Image:
+    """View ``view`` of a photo: 0 is the photo, others are crops that depend on seed, index and view alone."""
+    image = load_rgb(photo_source(photo))
+    if view == 0:
+        return image
+    rng = np.random.default_rng([seed, index, view])
+    share = rng.uniform(config.smallest_crop, 1.0)
+    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    width = min(image.width, max(1, round(image.width * np.sqrt(share * ratio))))
+    height = min(image.height, max(1, round(image.height * np.sqrt(share / ratio))))
+    left, top = rng.integers(0, image.width - width + 1), rng.integers(0, image.height - height + 1)
+    image = image.crop((int(left), int(top), int(left) + width, int(top) + height))
+    if config.flip and rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return image
+
+
+def epoch_batches(
+    items: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> list[NDArray[np.int64]]:
+    """This process's batches of one epoch; together the processes' batches are those of one with the whole batch.
+
+    The remainder that does not fill a batch of all processes is left out; another remainder each epoch.
+
+    Raises:
+        InputError: there are fewer items than a batch.
+    """
+    whole = batch_size * world
+    if items < whole:
+        raise InputError(f"{items} items do not fill one batch of {whole}; lower batch_size")
+    order = np.random.default_rng([seed, epoch]).permutation(items)
+    starts = range(0, items - whole + 1, whole)
+    return [order[s + rank * batch_size : s + (rank + 1) * batch_size] for s in starts]
+
+
+def chosen(seed: int, epoch: int, items: NDArray[np.int64], what: int) -> Iterator[float]:
+    """A number in 0..1 for each item that depends on seed, epoch, item and purpose alone."""
+    for item in items:
+        mixed = hashlib.blake2b(f"{seed} {epoch} {item} {what}".encode(), digest_size=8).digest()
+        yield int.from_bytes(mixed, "little") / 2**64

@@ -1,0 +1,354 @@
+"""A whole distillation: teacher and image-caption pairs in, a small model folder out."""
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
+from cliplet.encoders.torch import TorchEncoder
+from cliplet.errors import InputError, MissingExtraError
+from cliplet.models.config import TextConfig, to_dict
+from cliplet.models.dual import DualModel, load_weights, save_weights
+from cliplet.training.batches import StageBatches, Targets
+from cliplet.training.checkpoint import load_checkpoint, read_progress
+from cliplet.training.config import DataConfig, DistillConfig
+from cliplet.training.data import PairSet, expand_paths, fingerprint, photo_source, photo_view, read_pairs
+from cliplet.training.dev import DevSet
+from cliplet.training.logs import Progress, RunLog
+from cliplet.training.loop import Hooks, RunState, run_stage
+from cliplet.training.student import Student
+from cliplet.training.teachers import Teacher, cached
+from cliplet.training.tokenizer import make_tokenizer
+
+
+def distill(config: DistillConfig, teacher: Teacher | None = None, restart: bool = False) -> Path:
+    """Run a recipe to its end, from where it stopped if it was interrupted.
+
+    Args:
+        config: the recipe.
+        teacher: used instead of loading ``config.teacher.names``.
+        restart: remove an earlier run in ``config.out`` first.
+
+    Returns:
+        The model folder: ``model`` in the run's folder (ONNX), or ``best`` (PyTorch) with ``export = "none"``.
+
+    Raises:
+        InputError: data, a setting, or a folder with another run.
+    """
+    run = Run(config, teacher, restart)
+    run.train()
+    return run.finish()
+
+
+class Run:
+    """A distillation under way; :func:`distill` is its short form.
+
+    In ``out``: ``recipe.json``, ``tokenizer.json``, ``log.jsonl``, ``skipped.txt``, ``checkpoint/``, for each stage
+    ``N-NAME/best`` and ``N-NAME/last`` (model folders of PyTorch weights), ``best`` and ``last`` of the final stage,
+    and ``model``, the exported folder.
+    """
+
+    def __init__(self, config: DistillConfig, teacher: Teacher | None = None, restart: bool = False) -> None:
+        if not config.stages:
+            raise InputError("the recipe has no [[stages]]")
+        self.accelerator = make_accelerator(config)
+        self.main = self.accelerator.is_main_process
+        self.out = Path(config.out)
+        if self.main:
+            _claim(self.out, config, restart)
+        self.accelerator.wait_for_everyone()
+        torch.manual_seed(config.seed)
+        self.pairs = {i: read_pairs(s.data or config.train) for i, s in enumerate(config.stages)}
+        self.dev = read_pairs(config.dev) if config.dev.captions or config.dev.photos else None
+        self.tokenizer = self._tokenizer(config)
+        self.config = _with_vocabulary(config, self.tokenizer.get_vocab_size())
+        self.teacher = teacher or Teacher.from_config(config.teacher)
+        self.student = Student(DualModel(self.config.model), self.teacher.dim)
+        self.frozen = self._inherit()
+        self.encoder = TorchEncoder(self.student.model, self.tokenizer, self.card({}))
+        self._targets: dict[tuple[str, bool, bool, int], Targets] = {}
+
+    def _tokenizer(self, config: DistillConfig) -> Any:
+        """The run's tokeniser: made once, then read from the run's folder."""
+        path = self.out / "tokenizer.json"
+        if self.main and not path.exists():
+            captions = [c for pairs in self.pairs.values() for c in pairs.captions]
+            part = path.with_suffix(".part")
+            make_tokenizer(config.tokenizer, captions, config.tokenizer_size).save(str(part))
+            os.replace(part, path)
+        self.accelerator.wait_for_everyone()
+        return make_tokenizer(str(path), (), 0)
+
+    def _inherit(self) -> frozenset[str]:
+        """Copy what the recipe says from the first teacher; returns the parameters to freeze."""
+        what = self.config.inherit
+        if not any((what.image_parts, what.image_layers, what.text_parts, what.text_layers)):
+            return frozenset()
+        from cliplet.models.inherit import inherit, read_open_clip, read_transformers_clip
+
+        source: Any = getattr(self.teacher.encoders[0], "model", None)
+        if source is None:
+            raise InputError("the first teacher has no PyTorch weights to inherit from")
+        read = read_open_clip if hasattr(source, "visual") else read_transformers_clip
+        image, text = read(source)
+        model: Any = self.student.model
+        copied: list[str] = []
+        if what.image_parts or what.image_layers:
+            names = inherit(model.image, image, what.image_parts, what.image_layers)
+            copied += [f"image.{n}" for n in names]
+        if what.text_parts or what.text_layers:
+            names = inherit(model.text, text, what.text_parts, what.text_layers)
+            copied += [f"text.{n}" for n in names]
+        return frozenset(copied) if what.freeze else frozenset()
+
+    def card(self, results: dict[str, Any]) -> ModelCard:
+        """The student's card."""
+        c = self.config
+        return ModelCard(
+            name=c.name,
+            embedding_dim=c.model.image.embedding_dim,
+            image=ImageSpec(c.model.image.image_size, c.resize, "bicubic"),
+            text=TextSpec(c.model.text.context_length, c.prompt_prefix),
+            score=ScoreSpec(),
+            description=c.description or f"Distilled from {self.teacher.name}.",
+            license=c.license,
+            training={
+                "teacher": self.teacher.name,
+                "photos": max(len(p.photos) for p in self.pairs.values()),
+                "captions": max(len(p.captions) for p in self.pairs.values()),
+                "stages": [to_dict(s) for s in c.stages],
+                "seed": c.seed,
+            },
+            results=results,
+        )
+
+    def targets(self, data: DataConfig, pairs: PairSet, images: bool, texts: bool, views: int) -> Targets:
+        """The teacher's embeddings of a set: computed by the first process, then memory-mapped by all."""
+        key = (repr(data), images, texts, views)
+        if key not in self._targets:
+            with self.accelerator.main_process_first():
+                self._targets[key] = self._compute_targets(pairs, images, texts, views)
+        return self._targets[key]
+
+    def _compute_targets(self, pairs: PairSet, images: bool, texts: bool, views: int) -> Targets:
+        c, folder = self.config, Path(self.config.teacher.cache or self.out / "teacher")
+        teacher = fingerprint([self.teacher.fingerprint])
+        found = Targets([], None)
+        skipped: dict[int, str] = {}
+        if images and pairs.photos:
+            photos = fingerprint(pairs.photos)
+            for view in range(views):
+                crop = fingerprint([c.augment, c.seed]) if view else "whole"
+                bar = Progress(
+                    f"teacher, photos, view {view + 1} of {views}", len(pairs.photos), not self.main
+                )
+
+                def encode(start: int, stop: int, view: int = view) -> Any:
+                    sources = _views(pairs, self.config, start, stop, view)
+                    rows, reasons = self.teacher.images(sources)
+                    skipped.update({start + i: reason for i, reason in reasons.items()})
+                    return rows
+
+                found.images.append(
+                    cached(
+                        folder, f"images-{teacher}-{photos}-{crop}-{view}", len(pairs.photos), self.teacher.dim,
+                        encode, 128, bar.done,
+                    )
+                )  # fmt: skip
+        if texts:
+            name = f"texts-{teacher}-{fingerprint(pairs.captions)}"
+            bar = Progress("teacher, captions", len(pairs.captions), not self.main)
+            found.texts = cached(
+                folder, name, len(pairs.captions), self.teacher.dim,
+                lambda a, b: self.teacher.texts(pairs.captions[a:b]), 512, bar.done,
+            )  # fmt: skip
+        self._report_skipped(pairs, [f"{pairs.names[i]}: {reason}" for i, reason in sorted(skipped.items())])
+        return found
+
+    def _report_skipped(self, pairs: PairSet, more: list[str]) -> None:
+        """List what was left out, once."""
+        lines = pairs.skipped + more
+        if self.main and lines:
+            path = self.out / "skipped.txt"
+            known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
+            new = [line for line in dict.fromkeys(lines) if line not in known]
+            with path.open("a", encoding="utf-8") as stream:
+                stream.writelines(line.encode("utf-8", "replace").decode() + "\n" for line in new)
+            if new:
+                print(f"{len(new)} photos or captions left out; see {path}", file=sys.stderr)
+
+    def stage_batches(self, index: int) -> StageBatches:
+        """The batches of a stage."""
+        c, stage, pairs = self.config, self.config.stages[index], self.pairs[index]
+        images = "image" in stage.towers or stage.losses.pairs
+        texts = "text" in stage.towers or stage.losses.pairs
+        targets = self.targets(stage.data or c.train, pairs, images, texts, c.augment.views)
+        a = self.accelerator
+        return StageBatches(
+            stage,
+            pairs,
+            targets,
+            self.encoder,
+            c.augment,
+            c.seed,
+            a.process_index,
+            a.num_processes,
+            c.workers,
+        )
+
+    def train(self) -> None:
+        """All stages, from where the run stands."""
+        progress = read_progress(self.out)
+        names = {f.name for f in dataclasses.fields(RunState)}
+        state = RunState(**{k: v for k, v in (progress or {}).items() if k in names})
+        log = RunLog(self.out, state.step, self.config.tensorboard, silent=not self.main)
+        dev = None
+        if self.dev is not None:
+            targets = self.targets(self.config.dev, self.dev, True, bool(self.dev.captions), 1)
+            dev = DevSet(self.dev, targets, self.encoder, self.student)
+        resume = progress is not None
+        for index in range(state.stage, len(self.config.stages)):
+            stage = self.config.stages[index]
+            if not resume:
+                if index:
+                    self._start_from(index - 1)
+                state.stage, state.epoch, state.batch, state.best = index, 0, 0, None
+            elif state.epoch >= stage.epochs:  # done when the run stopped
+                load_checkpoint(self.out, self.student, None, None)
+                resume = False
+                continue
+            self.student.begin(stage, self.frozen)
+            towers = frozenset(t for s in self.config.stages[: index + 1] for t in s.towers)
+            hooks = Hooks(
+                evaluate=None if dev is None else partial(dev.measure, towers),
+                save=partial(self._save, index),
+                evaluate_every=self.config.evaluate_every,
+                save_every=self.config.save_every,
+                log_every=self.config.log_every,
+            )
+            data = self.stage_batches(index).data()
+            run_stage(self.accelerator, self.student, stage, data, state, hooks, log, self.out, resume)
+            resume = False
+        log.close()
+
+    def stage_folder(self, index: int) -> Path:
+        """Where a stage keeps its best and its last weights."""
+        return self.out / f"{index + 1}-{self.config.stages[index].name}"
+
+    def _start_from(self, index: int) -> None:
+        """Take the best weights of an earlier stage."""
+        best = load_weights(self.stage_folder(index) / "best")
+        self.student.model.load_state_dict(best.state_dict())
+
+    def _save(self, index: int, kind: str, values: dict[str, float]) -> None:
+        """Write the student's current weights as a model folder."""
+        self.write_folder(self.stage_folder(index) / kind, {"dev": values} if values else {})
+
+    def write_folder(self, folder: Path, results: dict[str, Any]) -> None:
+        """A model folder of PyTorch weights; it appears whole or not at all."""
+        part = folder.with_name(folder.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        save_weights(self.student.model, part)
+        self.tokenizer.save(str(part / "tokenizer.json"))
+        self.card(results).save(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+
+    def finish(self) -> Path:
+        """Copy the final stage's folders and export the best one."""
+        last_stage = self.stage_folder(len(self.config.stages) - 1)
+        result = self.out / ("best" if self.config.export == "none" else "model")
+        if self.main:
+            for kind in ("best", "last"):
+                shutil.rmtree(self.out / kind, ignore_errors=True)
+                shutil.copytree(last_stage / kind, self.out / kind)
+            if self.config.export != "none":
+                self._export(self.out / "best", result)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+        return result
+
+    def _export(self, source: Path, result: Path) -> None:
+        from cliplet.training.export import export
+
+        pairs = self.dev or self.pairs[len(self.config.stages) - 1]
+        photos = [photo_source(p) for p in pairs.photos[:128]]
+        photos = [
+            p for p, row in zip(photos, self.teacher.images(photos)[0], strict=True) if row[0] == row[0]
+        ]
+        export(
+            TorchEncoder.from_folder(source), result, self.config.export,  # type: ignore[arg-type]
+            photos=photos or None, captions=pairs.captions[:256] or None,
+        )  # fmt: skip
+
+
+def make_accelerator(config: DistillConfig) -> Any:
+    """Accelerate, as the recipe and ``accelerate launch`` say."""
+    try:
+        from accelerate import Accelerator, InitProcessGroupKwargs
+    except ImportError as error:
+        raise MissingExtraError("training", "train") from error
+    # the other processes wait while the first one computes the teacher's embeddings
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    return Accelerator(cpu=config.cpu, mixed_precision=config.precision, kwargs_handlers=[patience])
+
+
+def _claim(out: Path, config: DistillConfig, restart: bool) -> None:
+    """Take the run's folder, or say that it holds another run."""
+    recipe = out / "recipe.json"
+    wanted = to_dict(config)
+    if recipe.exists() and not restart:
+        known = json.loads(recipe.read_text(encoding="utf-8"))
+        changed = [k for k in wanted if wanted[k] != known.get(k) and k not in ("out", "workers", "cpu")]
+        if changed:
+            raise InputError(
+                f"{out} holds a run of another recipe (other: {', '.join(changed)}); name another out, or give "
+                "--restart to remove it"
+            )
+        return
+    if restart and recipe.exists():
+        shutil.rmtree(out)
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty and holds no run; name another out")
+    for name in [*config.teacher.names, *map(str, expand_paths(config.train.captions))]:
+        if Path(name).resolve() == out.resolve():
+            raise InputError(f"out = {out} is one of the inputs")
+    out.mkdir(parents=True, exist_ok=True)
+    part = recipe.with_suffix(".part")
+    part.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, recipe)
+
+
+def _with_vocabulary(config: DistillConfig, size: int) -> DistillConfig:
+    """The recipe with the text tower's vocabulary set to, or checked against, the tokeniser's."""
+    text = config.model.text
+    if not isinstance(text, TextConfig):
+        return config
+    if config.tokenizer == "train" or text.vocab_size == 0:
+        text = dataclasses.replace(text, vocab_size=size)
+    elif text.vocab_size < size:
+        raise InputError(
+            f"the tokeniser has {size} tokens, model.text.vocab_size is {text.vocab_size}; set it to 0 or to {size}"
+        )
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
+
+
+def _views(pairs: PairSet, config: DistillConfig, start: int, stop: int, view: int) -> list[Any]:
+    """Photos ``start`` to ``stop`` in one view, for the teacher; a bad one stays as it is, to be reported."""
+    if view == 0:
+        return [photo_source(p) for p in pairs.photos[start:stop]]
+    found: list[Any] = []
+    for index in range(start, stop):
+        try:
+            found.append(photo_view(pairs.photos[index], config.augment, config.seed, index, view))
+        except InputError:
+            found.append(photo_source(pairs.photos[index]))
+    return found

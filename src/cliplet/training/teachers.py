@@ -1,0 +1,154 @@
+"""One or several encoders as a teacher, and its embeddings computed once."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliplet.encoders.base import BatchedEncoder, Encoder, unit_norm
+from cliplet.encoders.batching import encode_images_safely, prepared_batches, text_batches
+from cliplet.encoders.registry import load
+from cliplet.errors import InputError
+from cliplet.models.compat import prepare_torchvision
+from cliplet.training.config import TeacherConfig
+
+Floats = NDArray[np.float32]
+
+
+class Teacher:
+    """Encoders whose embeddings a student learns.
+
+    Args:
+        encoders: one or several.
+        config: how several become one (``names`` is not read here).
+    """
+
+    def __init__(self, encoders: Sequence[Encoder], config: TeacherConfig) -> None:
+        if not encoders:
+            raise InputError("there is no teacher; give teacher.names")
+        if config.weights and len(config.weights) != len(encoders):
+            raise InputError(f"{len(config.weights)} teacher weights for {len(encoders)} teachers")
+        dims = [e.card.embedding_dim for e in encoders]
+        if config.combine == "average" and len(set(dims)) > 1:
+            raise InputError(f"teachers of widths {dims} cannot be averaged; use combine = 'concat'")
+        self.encoders = list(encoders)
+        self.config = config
+        weights = np.array(config.weights or [1.0] * len(encoders), dtype=np.float32)
+        self._weights = weights / weights.sum()
+        self.dim = sum(dims) if config.combine == "concat" else dims[0]
+
+    @classmethod
+    def from_config(cls, config: TeacherConfig) -> "Teacher":
+        """Load the teachers by name."""
+        prepare_torchvision()
+        return cls([load(name) for name in config.names], config)
+
+    @property
+    def name(self) -> str:
+        """For logs and cards."""
+        return " + ".join(e.card.name for e in self.encoders)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever an embedding would."""
+        parts = [e.card.fingerprint for e in self.encoders]
+        if "unknown" in parts:
+            raise InputError("a teacher's card has no fingerprint, so its embeddings cannot be kept")
+        c = self.config
+        return json.dumps([parts, c.combine, self._weights.tolist(), c.normalise, c.prompt_prefix])
+
+    def images(self, sources: Sequence[Any]) -> tuple[Floats, dict[int, str]]:
+        """``[n, d]`` with NaN rows for bad photos, and their reasons."""
+        if self._raw:
+            encoder = self.encoders[0]
+            assert isinstance(encoder, BatchedEncoder)
+            out = np.full((len(sources), self.dim), np.nan, dtype=np.float32)
+            reasons: dict[int, str] = {}
+            for positions, prepared, failures in prepared_batches(encoder, sources):
+                if positions:
+                    out[positions] = encoder.embed_images(prepared)
+                reasons.update({i: str(e) for i, e in failures.items()})
+            return out, reasons
+        results = [encode_images_safely(e, sources) for e in self.encoders]
+        merged = {i: reason for _, reasons in results for i, reason in reasons.items()}
+        return self._combine([r for r, _ in results]), merged
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        """``[n, d]``."""
+        full = [self.config.prompt_prefix + t for t in texts]
+        if self._raw:
+            encoder = self.encoders[0]
+            assert isinstance(encoder, BatchedEncoder)
+            out = np.empty((len(full), self.dim), dtype=np.float32)
+            for rows, tokens, _ in text_batches(encoder, full):
+                out[rows] = encoder.embed_tokens(tokens)
+            return out
+        return self._combine([e.encode_texts(full) for e in self.encoders])
+
+    @property
+    def _raw(self) -> bool:
+        """Whether embeddings keep their length."""
+        one = len(self.encoders) == 1 and isinstance(self.encoders[0], BatchedEncoder)
+        return one and not self.config.normalise
+
+    def _combine(self, parts: list[Floats]) -> Floats:
+        """Unit embeddings of all teachers as one."""
+        if self.config.combine == "average":
+            return unit_norm(sum(w * p for w, p in zip(self._weights, parts, strict=True)))
+        return np.concatenate(
+            [np.sqrt(w) * p for w, p in zip(self._weights, parts, strict=True)], axis=1, dtype=np.float32
+        )
+
+
+def cached(
+    folder: Path,
+    key: str,
+    count: int,
+    dim: int,
+    encode: Callable[[int, int], Floats],
+    step: int = 512,
+    progress: Callable[[int, int], None] | None = None,
+) -> Floats:
+    """Rows computed once, ``step`` at a time, into a memory-mapped file; an interrupted computation goes on.
+
+    Args:
+        folder: where the file lies.
+        key: name of the file; it must change whenever a row would.
+        count: rows.
+        dim: columns.
+        encode: gives rows ``start`` to ``stop``.
+        step: rows between two savings of the state.
+        progress: called with rows done and rows in all.
+
+    Returns:
+        float32 ``[count, dim]``, read-only, on disk.
+    """
+    if count == 0:
+        return np.zeros((0, dim), dtype=np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    final, part, state = folder / f"{key}.npy", folder / f"{key}.part", folder / f"{key}.json"
+    if not final.exists():
+        done = 0
+        if part.exists() and state.exists():
+            done = int(json.loads(state.read_text())["done"])
+        rows = np.lib.format.open_memmap(
+            part, mode="r+" if done else "w+", dtype=np.float32, shape=None if done else (count, dim)
+        )
+        for start in range(done, count, step):
+            stop = min(count, start + step)
+            rows[start:stop] = encode(start, stop)
+            rows.flush()
+            temporary = state.with_suffix(".tmp")
+            temporary.write_text(json.dumps({"done": stop}))
+            os.replace(temporary, state)
+            if progress:
+                progress(stop, count)
+        del rows
+        os.replace(part, final)
+        state.unlink(missing_ok=True)
+    loaded: Floats = np.load(final, mmap_mode="r", allow_pickle=False)
+    return loaded
