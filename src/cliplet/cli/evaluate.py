@@ -183,8 +183,8 @@ def retrieval(captions: tuple[str, ...], split: str | None, embeddings: str | No
         facts = {**model_facts(encoder, prefix), "files": list(captions), "split": split}
     if save_embeddings:
         save(Path(save_embeddings), data)
-    default = Path(split).stem if split and Path(split).is_file() else Path(embeddings or captions[0]).stem
-    _finish(run_retrieval(name or default, data, protocol, facts), common)
+    name = name or _set_name(split, embeddings or captions[0])
+    _finish(run_retrieval(name, data, protocol, facts), common)
 
 
 @evaluate.command()
@@ -277,7 +277,7 @@ def pairs(files: tuple[str, ...], from_captions: bool, split: str | None, ties: 
     encoder = _encoder(common)
     with _progress("embedding") as progress:
         run = run_pairs(
-            name or Path(files[0]).stem,
+            name or _set_name(split, files[0]),
             encoder,
             [Path(f) for f in files],
             common["images"],
@@ -293,6 +293,11 @@ def pairs(files: tuple[str, ...], from_captions: bool, split: str | None, ties: 
 
 
 # ---------------------------------------------------------------- shared
+def _set_name(split: str | None, path: str) -> str:
+    """What a set is called: after the file of its split, else after its own file."""
+    return Path(split).stem if split and Path(split).is_file() else Path(path).stem
+
+
 def _encoder(common: dict[str, Any]) -> "Encoder":
     from cliplet.encoders.registry import load
 

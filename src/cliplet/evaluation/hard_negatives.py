@@ -2,12 +2,15 @@
 
 "A black dog runs on the beach" becomes "A black cat runs on the beach". Only words from our own lists are swapped,
 for a word of the same kind and grammatical form, never for a near-synonym, and never for something that another
-caption of the same photo mentions. The result depends on the seed and the caption alone, not on the order of the
-captions. The lists are small and English; a caption without a listed word gets no negative of that kind.
+caption of the same photo mentions. The result depends on the seed and the captions, not on the order of the
+captions. Words are put in as often as the captions given use them, so that a false caption does not stand out by a rare
+word: a model that sees no photo should find little to go by (:func:`cliplet.evaluation.pairs.blind_wins` measures it).
+The lists are small and English; a caption without a listed word gets no negative of that kind.
 """
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -122,22 +125,21 @@ def mentioned(captions: Iterable[str], kind: Kind) -> set[int]:
 
 
 def _choices(word: _Word, kind: Kind, forbidden: set[int]) -> list[str]:
-    """Words that may stand in for this one; of near-synonyms only the first, so that common words are chosen."""
-    seen: set[int] = set()
-    chosen = []
-    for member, other in _lexicon(kind)[1][(word.family, word.form)]:
-        if member not in forbidden and member not in seen:
-            seen.add(member)
-            chosen.append(other)
-    return chosen
+    """Words that may stand in for this one."""
+    return [other for member, other in _lexicon(kind)[1][(word.family, word.form)] if member not in forbidden]
 
 
 def swap_word(
-    caption: str, kind: Kind, rng: np.random.Generator, also: Sequence[str] = ()
+    caption: str,
+    kind: Kind,
+    rng: np.random.Generator,
+    also: Sequence[str] = (),
+    frequencies: Mapping[str, int] | None = None,
 ) -> tuple[str, str, str] | None:
     """(false caption, word before, word after), or None when the caption has no word of this kind to swap.
 
-    ``also``: other captions of the same image, whose things are never put in.
+    ``also``: other captions of the same image, whose things are never put in. ``frequencies``: how often each word is
+    used, so that a word is put in as often as people write it; without them all are equally likely.
     """
     if kind not in _TABLES:
         raise InputError(f"unknown kind {kind!r}; use one of {', '.join(KINDS)}")
@@ -148,18 +150,21 @@ def swap_word(
     if not options:
         return None
     match, chosen = options[int(rng.integers(len(options)))]
-    after = chosen[int(rng.integers(len(chosen)))]
+    weights = np.array([0.1 + (frequencies.get(w, 0) if frequencies else 1) for w in chosen])
+    after = chosen[int(rng.choice(len(chosen), p=weights / weights.sum()))]
     before = match.group()
-    if before.isdigit():
-        after = _digits(after)
+    if before.isdigit() != after.isdigit():
+        after = _other_spelling(after)
     shown = after.capitalize() if before[0].isupper() else after
     start = _with_article(caption[: match.start()], shown)
     return start + shown + caption[match.end() :], before, shown
 
 
-def _digits(word: str) -> str:
-    alike = next(group for group in _NUMBERS.split() if group.split("=")[0] == word)
-    return alike.split("=")[1]
+def _other_spelling(number_word: str) -> str:
+    """``two`` for ``2`` and the other way round."""
+    names = [w for group in _NUMBERS.split() for w in group.split("=")]
+    at = names.index(number_word)
+    return names[at - 1 if number_word.isdigit() else at + 1]
 
 
 def _with_article(before: str, word: str) -> str:
@@ -178,12 +183,13 @@ def hard_negatives(
 
     ``captions`` maps image names to all their captions. The result is in their order, kinds in the order given.
     """
+    frequencies = Counter(t.lower() for own in captions.values() for c in own for t in _TOKEN.findall(c))
     out = []
     for image, own in captions.items():
         for caption in own:
             for kind in kinds:
                 key = zlib.crc32(f"{kind}\t{image}\t{caption}".encode("utf-8", "surrogatepass"))
-                swapped = swap_word(caption, kind, np.random.default_rng([seed, key]), own)
+                swapped = swap_word(caption, kind, np.random.default_rng([seed, key]), own, frequencies)
                 if swapped is not None:
                     out.append(HardNegative(image, caption, swapped[0], kind, swapped[1], swapped[2]))
     return out

@@ -49,7 +49,7 @@ def table_rows(entries: Sequence[Entry], evaluation: Evaluation) -> tuple[list[s
     rows = []
     for e in entries:
         known = published_value(e)
-        c = compared.get((e.benchmark, e.metric, e.statistic.split(",")[0]))
+        c = compared.get((e.benchmark, e.metric, e.statistic))
         rows.append(
             [
                 e.benchmark,
@@ -59,7 +59,7 @@ def table_rows(entries: Sequence[Entry], evaluation: Evaluation) -> tuple[list[s
                 "" if math.isnan(e.low) else f"{number(e.low)} to {number(e.high)}",
                 str(e.n),
                 number(known.value) if known else "",
-                f"{number(c['difference'])} (p {_p(c['p_holm'])})" if c else "",
+                f"{number(c['difference'])} to {c['against']} (p {_p(c['p_holm'])})" if c else "",
             ]
         )
     keep = [i for i in range(len(header)) if i < 4 or any(row[i] for row in rows)]

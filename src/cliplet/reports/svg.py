@@ -78,7 +78,7 @@ _FAINT = 'stroke-opacity="0.15"'
 def bar_chart(
     bars: Sequence[Bar], title: str, unit: str = "", mark_name: str = "published", digits: int = 1
 ) -> str:
-    """Horizontal bars with interval whiskers, in the order given; ``mark`` is drawn as a diamond."""
+    """Horizontal bars with interval whiskers, in the order given, values at the right; ``mark`` is a diamond."""
     if not bars:
         return ""
     ends = [v for b in bars for v in (b.value, b.low, b.high, b.mark, 0.0) if math.isfinite(v)]
@@ -109,8 +109,7 @@ def bar_chart(
             parts += [_line(at(v), y - 4, at(v), y + 4, 'stroke-width="1.5"') for v in (bar.low, bar.high)]
         if math.isfinite(bar.mark):
             parts.append(_diamond(at(bar.mark), y))
-        furthest = max(v for v in (bar.value, bar.high, bar.mark, 0.0) if math.isfinite(v))
-        parts.append(_label(at(furthest) + 8, y + 4, number(bar.value, digits), "start", _BOLD))
+        parts.append(_label(WIDTH - 8, y + 4, number(bar.value, digits), "end", _BOLD))
     caption = unit + (f"   ◇ {mark_name}" if any(math.isfinite(b.mark) for b in bars) else "")
     parts.append(_label(left, height - 8, caption, "start", _SMALL))
     return _svg(WIDTH, height, title, parts)
