@@ -14,7 +14,9 @@ from cliplet.data.images import ImageInput
 from cliplet.data.photos import PhotoIndex, PhotoTar, open_photos
 from cliplet.encoders.onnx import scrub
 from cliplet.errors import InputError
-from cliplet.evaluation.statistics import Interval, bootstrap_mean
+from cliplet.evaluation.corpus_tests import corpus_interval
+from cliplet.evaluation.statistics import Interval
+from cliplet.metrics.corpus import CorpusStatistic
 from cliplet.metrics.reference_metrics import (
     DEFAULT,
     ReferenceScores,
@@ -50,6 +52,12 @@ class ScoreTable:
     """One a caption, in the file's order: image, caption, scores (None for none), truncated, reason, where."""
     photos: list[ImageInput | None]
     """Each row's photo, None where it was not found."""
+    photo_names: list[str | None]
+    """Each row's photo by its name in the folder or tar."""
+    columns: dict[str, NDArray[np.float64]]
+    """Score name to one value a row, NaN where there is none."""
+    statistics: dict[str, CorpusStatistic]
+    """Score name to what its corpus value is computed from, one row a caption."""
     intervals: dict[str, Interval]
     """Corpus value of each score, with its 95 % bootstrap interval over images."""
     provenance: dict[str, Any]
@@ -115,12 +123,18 @@ def score_file(
     scored = _score_found(scorer, entries, photos, reasons, row_refs, progress)
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in scored.columns().items()}
     compared = _compare_with_references(entries, row_refs or [], metrics)
-    image_names = [str(entry.image) for entry in entries]
+    statistics = {
+        name: CorpusStatistic.mean(values) for name, values in columns.items()
+    } | compared.statistics
+    columns |= compared.per_caption
     used = {name for name in names if name is not None}
     return ScoreTable(
-        rows=_rows(entries, columns | compared.per_caption, scored, reasons),
+        rows=_rows(entries, columns, scored, reasons),
         photos=photos,
-        intervals=_intervals(columns, scored, image_names) | _reference_intervals(compared, image_names),
+        photo_names=names,
+        columns=columns,
+        statistics=statistics,
+        intervals=_intervals(statistics, entries, scored),
         provenance=scored.provenance
         | {
             "captions": str(captions),
@@ -215,6 +229,7 @@ def _compare_with_references(
     for name, values in scores.per_caption.items():
         scores.per_caption[name] = np.full(len(entries), np.nan)
         scores.per_caption[name][rows] = values
+        scores.statistics[name] = scores.statistics[name].placed(rows, len(entries))
     same = sum(entries[i].caption in usable[i] for i in rows)
     if same:
         scores.notes.append(f"{same} captions stand word for word among their own references")
@@ -241,20 +256,12 @@ def _rows(
 
 
 def _intervals(
-    columns: Mapping[str, NDArray[np.float64]], scored: ScoreResult, images: list[str]
+    statistics: Mapping[str, CorpusStatistic], entries: Sequence[CaptionEntry], scored: ScoreResult
 ) -> dict[str, Interval]:
-    intervals = {name: bootstrap_mean(values, images) for name, values in columns.items()}
+    _, images = np.unique([image_name(entry.image) for entry in entries], return_inverse=True)
+    intervals = {name: corpus_interval(statistic, images) for name, statistic in statistics.items()}
     first = scored.preset.column  # its corpus value is the preset's: torchmetrics clamps the mean
     return intervals | {first: replace(intervals[first], value=scored.mean)}
-
-
-def _reference_intervals(scores: ReferenceScores, images: list[str]) -> dict[str, Interval]:
-    intervals = {}
-    for name, values in scores.per_caption.items():
-        mean = bootstrap_mean(values, images)
-        same = abs(mean.value - scores.corpus[name]) < 1e-9  # BLEU and METEOR are no means over captions
-        intervals[name] = mean if same else Interval(scores.corpus[name], math.nan, math.nan, mean.n)
-    return intervals
 
 
 def _notes(scored: ScoreResult, references: str | Path | None) -> list[str]:

@@ -5,8 +5,7 @@ import platform
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from PIL import Image
 from cliplet.data.images import ImageInput, StoredPhoto
 from cliplet.encoders.base import Embeddings, Encoder
 from cliplet.encoders.batching import encode_images_safely, encode_texts_counted
+from cliplet.encoders.card import ModelCard
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError
 from cliplet.metrics.clipscore import Preset, find_preset, pair_cosines, ref_clip_score, ref_mix_score
@@ -44,14 +44,41 @@ class ScoreResult:
     """Whether the caption was longer than the model's context, bool ``[n]``."""
     preset: Preset
     """How ``score`` was made from ``cosine``."""
-    provenance: dict[str, Any]
-    """Model, fingerprint, preprocessing, prefix, w, precision, versions, counts."""
+    card: ModelCard
+    """The model's card."""
     reference_cosine: Floats | None = None
     """Largest cosine of caption and any reference, float32 ``[n]``; NaN without references."""
     ref_clip_score: Floats | None = None
     """RefCLIPScore, float32 ``[n]``."""
     ref_mix_score: Floats | None = None
     """RefMixScore, float32 ``[n]``."""
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Model, fingerprint, preset, w, prefix, preprocessing, precision, versions, and counts of rows."""
+        card = self.card
+        facts: dict[str, Any] = {
+            "model": card.name,
+            "fingerprint": card.fingerprint,
+            "preset": self.preset.name,
+            "score": self.preset.column,
+            "w": card.score.w if self.preset.factor is None else self.preset.factor,
+            "prompt_prefix": card.text.prompt_prefix if self.preset.with_prefix else "",
+            "preprocessing": {
+                "image": f"{card.image.resize} {card.image.size} {card.image.interpolation}",
+                "context_length": card.text.context_length,
+            },
+            "precision": card.precision,
+            "versions": versions(),
+            "rows": len(self.failures),
+            "failed": sum(f is not None for f in self.failures),
+            "truncated": int(self.truncated.sum()),
+        }
+        if self.reference_cosine is not None:
+            scored = np.array([f is None for f in self.failures], dtype=bool)
+            facts["reference_weight"] = card.score.reference_weight
+            facts["without_references"] = int((scored & np.isnan(self.reference_cosine)).sum())
+        return facts
 
     @property
     def mean(self) -> float:
@@ -96,6 +123,8 @@ class Scorer:
     ) -> None:
         self.preset = find_preset(preset)
         self.encoder: Encoder = load(model) if model is None or isinstance(model, (str, Path)) else model
+        if hasattr(self.encoder, "preload"):
+            self.encoder.preload()
         if cache:
             from cliplet.encoders.cache import CachedEncoder, EmbeddingCache
 
@@ -199,36 +228,9 @@ class Scorer:
             failures=failures,
             truncated=truncated,
             preset=self.preset,
-            provenance=self._provenance(truncated, failures, best),
+            card=self.encoder.card,
             **with_references,
         )
-
-    def _provenance(
-        self, truncated: NDArray[np.bool_], failures: list[str | None], best: Floats | None
-    ) -> dict[str, Any]:
-        card = self.encoder.card
-        facts: dict[str, Any] = {
-            "model": card.name,
-            "fingerprint": card.fingerprint,
-            "preset": self.preset.name,
-            "score": self.preset.column,
-            "w": card.score.w if self.preset.factor is None else self.preset.factor,
-            "prompt_prefix": card.text.prompt_prefix if self.preset.with_prefix else "",
-            "preprocessing": {
-                "image": f"{card.image.resize} {card.image.size} {card.image.interpolation}",
-                "context_length": card.text.context_length,
-            },
-            "precision": card.precision,
-            "versions": versions(),
-            "rows": len(failures),
-            "failed": sum(f is not None for f in failures),
-            "truncated": int(truncated.sum()),
-        }
-        if best is not None:
-            scored = np.array([f is None for f in failures], dtype=bool)
-            facts["reference_weight"] = card.score.reference_weight
-            facts["without_references"] = int((scored & np.isnan(best)).sum())
-        return facts
 
 
 def score(
@@ -281,6 +283,8 @@ def caption_problem(caption: object) -> str | None:
 
 def versions() -> dict[str, str]:
     """Versions of cliplet, Python and the libraries that scores depend on."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and rarely needed
+
     found = {"python": platform.python_version()}
     for name in ("cliplet", "numpy", "pillow", "onnxruntime", "tokenizers"):
         try:

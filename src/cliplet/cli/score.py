@@ -129,7 +129,11 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
             }
             for i in order
         ]
-        summary = {"captions": len(rows), "failed": result.provenance["failed"], "best": rows[0]["caption"]}
+        summary = {
+            "captions": len(rows),
+            "failed": sum(map(bool, result.failures)),
+            "best": rows[0]["caption"],
+        }
         _print_json({"summary": summary, "rows": rows, "provenance": result.provenance})
     else:
         click.echo(f"{result.preset.column:>9}  caption")
@@ -138,7 +142,7 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
             why = f"  [{result.failures[i]}]" if result.failures[i] else ""
             cut = "  [cut to the model's context]" if result.truncated[i] else ""
             click.echo(f"{shown:>9}  {_one_line(captions[i])}{why}{cut}")
-    if strict and result.provenance["failed"]:
+    if strict and any(result.failures):
         sys.exit(1)
 
 

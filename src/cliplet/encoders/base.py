@@ -36,6 +36,9 @@ class BatchedEncoder:
 
     card: ModelCard
     batch_size: int = 32
+    """Images or texts that a tower takes at once."""
+    tower_threads: int = 1
+    """Batches that the towers may be given at the same time, from as many threads."""
 
     def prepare_image(self, source: ImageInput) -> Any:
         """Decode and resize one image to the tower's input; raises InputError for a bad one."""
@@ -55,14 +58,14 @@ class BatchedEncoder:
 
     def encode_images(self, images: Sequence[ImageInput]) -> Embeddings:
         """Embed images as unit-norm float32 ``[n, d]``; the first bad image raises InputError."""
-        from cliplet.encoders.batching import prepared_batches
+        from cliplet.encoders.batching import embedded_images
 
-        blocks = []
-        for _, prepared, failures in prepared_batches(self, images):
+        blocks = [self.no_rows()]
+        for _, vectors, failures in embedded_images(self, images):
             if failures:
                 raise next(iter(failures.values()))
-            blocks.append(unit_norm(self.embed_images(prepared)))
-        return np.concatenate(blocks) if blocks else self._no_rows()
+            blocks.append(vectors)
+        return np.concatenate(blocks)
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
         """Embed texts as unit-norm float32 ``[n, d]``."""
@@ -70,15 +73,15 @@ class BatchedEncoder:
 
     def encode_texts_counted(self, texts: Sequence[str]) -> tuple[Embeddings, NDArray[np.bool_]]:
         """As :meth:`encode_texts`, with which texts were cut to the context length, bool ``[n]``."""
-        from cliplet.encoders.batching import text_batches
+        from cliplet.encoders.batching import embedded_texts
 
-        out, truncated = self._no_rows(len(texts)), np.zeros(len(texts), dtype=bool)
-        for rows, tokens, cut in text_batches(self, texts):
-            out[rows] = unit_norm(self.embed_tokens(tokens))
-            truncated[rows] = cut
+        out, truncated = self.no_rows(len(texts)), np.zeros(len(texts), dtype=bool)
+        for rows, vectors, cut in embedded_texts(self, texts):
+            out[rows], truncated[rows] = vectors, cut
         return out, truncated
 
-    def _no_rows(self, n: int = 0) -> Embeddings:
+    def no_rows(self, n: int = 0) -> Embeddings:
+        """An array for ``n`` embeddings, not yet filled."""
         return np.empty((n, self.card.embedding_dim), dtype=np.float32)
 
 

@@ -2,17 +2,22 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import Any
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput, open_image
-from cliplet.encoders.base import BatchedEncoder, Embeddings, Encoder
+from cliplet.encoders.base import BatchedEncoder, Embeddings, Encoder, unit_norm
 from cliplet.errors import InputError
+
+T = TypeVar("T")
+R = TypeVar("R")
+_ImageBatch = tuple[list[int], list[Any], dict[int, InputError]]
+_TextBatch = tuple[NDArray[np.int64], list[Any], NDArray[np.bool_]]
 
 TEXT_BLOCK = 4096
 """Texts tokenised together and sorted by length, so that a batch holds captions of like length."""
@@ -23,9 +28,7 @@ def decoding_threads() -> int:
     return max(1, min(16, os.cpu_count() or 1))
 
 
-def prepared_batches(
-    encoder: BatchedEncoder, images: Sequence[ImageInput]
-) -> Iterator[tuple[list[int], list[Any], dict[int, InputError]]]:
+def prepared_batches(encoder: BatchedEncoder, images: Sequence[ImageInput]) -> Iterator[_ImageBatch]:
     """Yield (positions, prepared images, failures by position) in order, ``encoder.batch_size`` images at a time.
 
     At most three batches are decoded ahead, so memory does not grow with the number of images.
@@ -65,9 +68,7 @@ def _prepare(encoder: BatchedEncoder, source: ImageInput) -> tuple[Any, InputErr
         return None, error
 
 
-def text_batches(
-    encoder: BatchedEncoder, texts: Sequence[str]
-) -> Iterator[tuple[NDArray[np.int64], list[Any], NDArray[np.bool_]]]:
+def text_batches(encoder: BatchedEncoder, texts: Sequence[str]) -> Iterator[_TextBatch]:
     """Yield (rows, token sequences, truncated) with texts of like length together."""
     for start in range(0, len(texts), TEXT_BLOCK):
         tokens, truncated = encoder.tokenize(list(texts[start : start + TEXT_BLOCK]))
@@ -77,6 +78,52 @@ def text_batches(
             yield start + chosen, [tokens[i] for i in chosen], truncated[chosen]
 
 
+def embedded_images(
+    encoder: BatchedEncoder, images: Sequence[ImageInput]
+) -> Iterator[tuple[list[int], Embeddings, dict[int, InputError]]]:
+    """Yield (positions, unit vectors, failures by position) in order."""
+
+    def embed(batch: _ImageBatch) -> tuple[list[int], Embeddings, dict[int, InputError]]:
+        positions, prepared, failures = batch
+        return (
+            positions,
+            unit_norm(encoder.embed_images(prepared)) if prepared else encoder.no_rows(),
+            failures,
+        )
+
+    yield from _in_threads(embed, prepared_batches(encoder, images), encoder.tower_threads)
+
+
+def embedded_texts(
+    encoder: BatchedEncoder, texts: Sequence[str]
+) -> Iterator[tuple[NDArray[np.int64], Embeddings, NDArray[np.bool_]]]:
+    """Yield (rows, unit vectors, truncated)."""
+
+    def embed(batch: _TextBatch) -> tuple[NDArray[np.int64], Embeddings, NDArray[np.bool_]]:
+        rows, tokens, truncated = batch
+        return rows, unit_norm(encoder.embed_tokens(tokens)), truncated
+
+    yield from _in_threads(embed, text_batches(encoder, texts), encoder.tower_threads)
+
+
+def _in_threads(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """``map`` in order, on ``threads`` threads, with at most one item waiting for each."""
+    items = iter(items)
+    first = list(islice(items, 2))
+    if threads == 1 or len(first) < 2:
+        yield from map(function, chain(first, items))
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        pending = deque(pool.submit(function, item) for item in chain(first, islice(items, 2 * threads - 2)))
+        try:
+            while pending:
+                yield pending.popleft().result()
+                pending.extend(pool.submit(function, item) for item in islice(items, 1))
+        finally:
+            for future in pending:
+                future.cancel()
+
+
 def encode_images_safely(encoder: Encoder, images: Sequence[ImageInput]) -> tuple[Embeddings, dict[int, str]]:
     """Embed what can be embedded: ``[n, d]`` with NaN rows for bad images, and their reasons by position."""
     out = np.full((len(images), encoder.card.embedding_dim), np.nan, dtype=np.float32)
@@ -84,11 +131,8 @@ def encode_images_safely(encoder: Encoder, images: Sequence[ImageInput]) -> tupl
     if hasattr(encoder, "encode_images_safely"):
         return encoder.encode_images_safely(images)
     if isinstance(encoder, BatchedEncoder):
-        from cliplet.encoders.base import unit_norm
-
-        for positions, prepared, failures in prepared_batches(encoder, images):
-            if positions:
-                out[positions] = unit_norm(encoder.embed_images(prepared))
+        for positions, vectors, failures in embedded_images(encoder, images):
+            out[positions] = vectors
             reasons.update({i: str(error) for i, error in failures.items()})
         return out, reasons
     for start in range(

@@ -2,9 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ class OnnxEncoder(BatchedEncoder):
     ``attention_mask`` int64 ``[n, t]``; both give ``embedding`` float32 ``[n, d]``.
     """
 
-    def __init__(self, folder: str | Path, threads: int | None = None, batch_size: int = 32) -> None:
+    def __init__(self, folder: str | Path, threads: int | None = None, batch_size: int = 16) -> None:
         """Open ``folder``; the towers are loaded when first used.
 
         Raises:
@@ -38,7 +40,15 @@ class OnnxEncoder(BatchedEncoder):
             raise ModelError(f"{self.folder} is not a complete model folder: it has no {', '.join(missing)}")
         self.card = ModelCard.load(self.folder, fingerprint_of=self._fingerprint)
         self.batch_size = batch_size
-        self._threads = threads or 0
+        self.tower_threads = threads or _cores()
+        self._loading: dict[str, Future[Any]] = {}
+        self._lock = Lock()
+
+    def preload(self) -> None:
+        """Begin to load both towers and the tokeniser in the background, beside each other."""
+        self._load("tokenizer.json", self._open_tokenizer)
+        for name in ("text.onnx", "image.onnx"):
+            self._load(name, partial(self._open_session, name))
 
     def prepare_image(self, source: ImageInput) -> NDArray[np.uint8]:
         """Decode (a large JPEG at a fraction of its size) and resize to uint8 ``[size, size, 3]``."""
@@ -66,16 +76,28 @@ class OnnxEncoder(BatchedEncoder):
             mask[row, : len(sequence)] = 1
         return self._text_session.run(["embedding"], {"input_ids": ids, "attention_mask": mask})[0]
 
-    @cached_property
+    @property
     def _image_session(self) -> Any:
-        return self._session("image.onnx")
+        return self._load("image.onnx", partial(self._open_session, "image.onnx")).result()
 
-    @cached_property
+    @property
     def _text_session(self) -> Any:
-        return self._session("text.onnx")
+        return self._load("text.onnx", partial(self._open_session, "text.onnx")).result()
 
-    @cached_property
+    @property
     def _tokenizer(self) -> Any:
+        return self._load("tokenizer.json", self._open_tokenizer).result()
+
+    def _load(self, name: str, load: Callable[[], Any]) -> "Future[Any]":
+        """The one loading of a file, begun in a thread of its own when first asked for."""
+        with self._lock:
+            if name not in self._loading:
+                future: Future[Any] = Future()
+                self._loading[name] = future
+                Thread(target=_fulfil, args=(future, load), daemon=True).start()
+            return self._loading[name]
+
+    def _open_tokenizer(self) -> Any:
         from tokenizers import Tokenizer
 
         path = self.folder / "tokenizer.json"
@@ -87,16 +109,13 @@ class OnnxEncoder(BatchedEncoder):
         tokenizer.enable_truncation(self.card.text.context_length)
         return tokenizer
 
-    @cached_property
-    def _pad_id(self) -> int:
-        pads = (self._tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>", "<|endoftext|>"))
-        return next((pad for pad in pads if pad is not None), 0)
-
-    def _session(self, name: str) -> Any:
+    def _open_session(self, name: str) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = (
+            1  # whole batches run beside each other instead: faster for small towers
+        )
         options.log_severity_level = 3
         try:
             return onnxruntime.InferenceSession(
@@ -105,12 +124,28 @@ class OnnxEncoder(BatchedEncoder):
         except Exception as error:  # onnxruntime raises its own unrelated classes
             raise ModelError(f"{self.folder / name} cannot be loaded: {error}") from error
 
+    @cached_property
+    def _pad_id(self) -> int:
+        pads = (self._tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>", "<|endoftext|>"))
+        return next((pad for pad in pads if pad is not None), 0)
+
     def _fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=8)
         for name in FILES[1:]:
             digest.update((self.folder / name).read_bytes())
         digest.update(repr((self.card.image, self.card.text)).encode())
         return digest.hexdigest()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _fulfil(future: "Future[Any]", load: Callable[[], Any]) -> None:
+    try:
+        future.set_result(load())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def scrub(text: str) -> str:

@@ -15,6 +15,7 @@ from cliplet.metrics._meteor_lexicon import Lexicon, build_lexicon
 from cliplet.metrics._meteor_matching import Batch, find_matches
 from cliplet.metrics._meteor_normalizer import normalize
 from cliplet.metrics._meteor_tables import find_sources, load_tables
+from cliplet.metrics.corpus import CorpusStatistic
 from cliplet.metrics.ngrams import Caption, Floats, check_captions
 
 ALPHA = 0.85  # weight of recall in the harmonic mean
@@ -43,6 +44,8 @@ class MeteorScore:
     """The score of the counts summed over the captions, which is not the mean of the captions' scores."""
     per_caption: Floats
     """[captions] the score with the best reference."""
+    statistic: CorpusStatistic
+    """The corpus score as a function of sums over captions, for resampling."""
     name: str
     """``METEOR``, or ``METEOR-exact-stem`` for the score without METEOR's tables."""
 
@@ -93,8 +96,8 @@ class _Stats:
     def rows(self, index: np.ndarray) -> "_Stats":
         return _Stats(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
-    def total(self) -> "_Stats":
-        """The sums over all rows, as one row; a perfect caption adds no chunk."""
+    def statistic(self) -> CorpusStatistic:
+        """The corpus score as a function of sums; a perfect caption adds no chunk."""
         chunks = np.where(self.is_perfect(), 0, self.chunks)
         parts = (
             self.candidate_words,
@@ -103,11 +106,26 @@ class _Stats:
             self.reference_length,
             chunks,
         )
-        return _Stats(*(part.sum(axis=0, keepdims=True) for part in parts))
+        return CorpusStatistic(np.concatenate([p.reshape(len(p), -1) for p in parts], axis=1), _score_of_sums)
 
     @classmethod
     def join(cls, parts: "Sequence[_Stats]") -> "_Stats":
         return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in cls.__dataclass_fields__))
+
+
+def _score_of_sums(sums: Floats) -> Floats:
+    """METEOR from sums [..., k] of the counts of ``_Stats``, in its order."""
+    stages = len(STAGE_WEIGHTS)
+    flat = sums.reshape(-1, sums.shape[-1])  # [m, k]
+    candidate, reference, lengths, chunks = np.split(flat, [2 * stages, 4 * stages, 4 * stages + 4], axis=1)
+    totals = _Stats(
+        candidate.reshape(-1, stages, 2),
+        reference.reshape(-1, stages, 2),
+        lengths[:, :2],
+        lengths[:, 2:],
+        chunks[:, 0],
+    )
+    return totals.score().reshape(sums.shape[:-1])
 
 
 class Meteor:
@@ -152,8 +170,8 @@ class Meteor:
             stats, score = self._score_batch(candidates[start:stop], references[start:stop])
             chosen.append(stats)
             scores.append(score)
-        corpus = _Stats.join(chosen).total().score()
-        return MeteorScore(float(corpus[0]), np.concatenate(scores), self.name)
+        statistic = _Stats.join(chosen).statistic()
+        return MeteorScore(statistic.corpus(), np.concatenate(scores), statistic, self.name)
 
     def _score_batch(
         self, candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.errors import InputError
+from cliplet.metrics.bleu import bleu_of_sums
 from cliplet.metrics.cider import DocumentFrequencies
+from cliplet.metrics.corpus import CorpusStatistic
 from cliplet.metrics.meteor import Meteor, check_meteor
 from cliplet.metrics.ngram_scores import NgramScores, ngram_scores
 from cliplet.metrics.ptb_tokenizer import tokenize_many
@@ -25,8 +28,8 @@ class ReferenceScores:
 
     per_caption: dict[str, Floats] = field(default_factory=dict)
     """Metric name to float64 ``[n]``."""
-    corpus: dict[str, float] = field(default_factory=dict)
-    """Metric name to its corpus value, as the reference implementations aggregate it."""
+    statistics: dict[str, CorpusStatistic] = field(default_factory=dict)
+    """Metric name to what its corpus value is computed from, as the reference implementations aggregate it."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the numbers must know."""
 
@@ -78,13 +81,16 @@ def reference_scores(
     if "meteor" in chosen:
         scorer = Meteor(exact_stem=bool(check_meteor()))
         scored = scorer(candidate_words, reference_words)
-        result.per_caption[scorer.name], result.corpus[scorer.name] = scored.per_caption, scored.corpus
+        result.per_caption[scorer.name], result.statistics[scorer.name] = scored.per_caption, scored.statistic
         result.notes.extend(f"{scorer.name} instead of METEOR: missing {what}" for what in check_meteor())
     if "spice" in chosen:
         from cliplet.metrics.spice import spice
 
-        scored = spice(captions, references)
-        result.per_caption["SPICE"], result.corpus["SPICE"] = scored.per_caption, scored.corpus
+        per_caption = spice(captions, references).per_caption
+        result.per_caption["SPICE"], result.statistics["SPICE"] = (
+            per_caption,
+            CorpusStatistic.mean(per_caption),
+        )
     return result
 
 
@@ -104,13 +110,21 @@ def _frequencies_by_image(
 
 
 def _add_ngram_scores(result: ReferenceScores, scores: NgramScores, chosen: set[str]) -> None:
-    columns: dict[str, tuple[Floats, float]] = {}
     if "bleu" in chosen:
-        columns |= {f"BLEU-{n + 1}": (scores.bleu.per_caption[n], scores.bleu.corpus[n]) for n in range(4)}
-    if "rouge" in chosen:
-        columns["ROUGE-L"] = (scores.rouge_l.per_caption, scores.rouge_l.corpus)
-    if "cider" in chosen:
-        columns["CIDEr-D"] = (scores.cider_d.per_caption, scores.cider_d.corpus)
-        result.notes.extend([scores.cider_d.caveat] if scores.cider_d.caveat else [])
-    for name, (per_caption, corpus) in columns.items():
-        result.per_caption[name], result.corpus[name] = per_caption, corpus
+        addends = scores.bleu.statistics.addends()
+        for n in range(4):
+            result.per_caption[f"BLEU-{n + 1}"] = scores.bleu.per_caption[n]
+            result.statistics[f"BLEU-{n + 1}"] = CorpusStatistic(addends, partial(_bleu_n, n))
+    means = {
+        "rouge": ("ROUGE-L", scores.rouge_l.per_caption),
+        "cider": ("CIDEr-D", scores.cider_d.per_caption),
+    }
+    for metric, (name, values) in means.items():
+        if metric in chosen:
+            result.per_caption[name], result.statistics[name] = values, CorpusStatistic.mean(values)
+    if "cider" in chosen and scores.cider_d.caveat:
+        result.notes.append(scores.cider_d.caveat)
+
+
+def _bleu_n(n: int, sums: Floats) -> Floats:
+    return bleu_of_sums(sums)[..., n]
