@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cliplet.data.captions import IMAGE_FIELDS
 from cliplet.data.images import ImageInput
 from cliplet.errors import InputError, MissingExtraError
@@ -273,6 +275,16 @@ def _embedded_photo(value: Any, number: int, out: Ratings) -> str | None:
     return name
 
 
+def _mat_fields(entry: Any) -> list[Any]:
+    """The values of one MATLAB struct or row of cells, taken out of the arrays that they are wrapped in."""
+    values: list[Any] = [*entry] if isinstance(entry, np.void) else list(np.asarray(entry).ravel())  # type: ignore[misc]
+    for i, value in enumerate(values):
+        while isinstance(value, np.ndarray):
+            value = value.flat[0] if value.size else ""
+        values[i] = value
+    return values
+
+
 def read_pascal50s(folder: Path) -> Preferences:
     """Pascal-50S (Vedantam et al. 2015): ``pair_pascal.mat`` and ``consensus_pascal.mat``; reading them needs scipy.
 
@@ -294,12 +306,12 @@ def read_pascal50s(folder: Path) -> Preferences:
     votes_a_pair = len(triplets) // max(len(inputs), 1)
     out = Preferences([])
     for i, (entry, kind) in enumerate(zip(inputs, classes, strict=True)):
-        image, first, second = (str(x[0]).strip() for x in entry)
+        image, first, second = (str(x).strip() for x in _mat_fields(entry))
         counts, references = [0.0, 0.0], []
         for vote in triplets[i * votes_a_pair : (i + 1) * votes_a_pair]:
-            reference, left, right, winner = (x[0][0] for x in vote)
-            chosen = str((left if int(winner) == 1 else right)[0]).strip()
-            references.append(str(reference[0]).strip())
+            reference, left, right, winner = _mat_fields(vote)
+            chosen = str(left if int(winner) == 1 else right).strip()
+            references.append(str(reference).strip())
             if chosen in (first, second):
                 counts[chosen == second] += 1
             else:

@@ -65,7 +65,7 @@ class ZeroShotResult:
 
 def tidy_class_name(name: str) -> str:
     """A class name from a folder or file: ``n01484850_great_white_shark`` becomes ``great white shark``."""
-    return re.sub(r"[_\s]+", " ", re.sub(r"^n\d{8}[_\s-]*", "", name)).strip()
+    return re.sub(r"[_\s]+", " ", re.sub(r"^n\d{8}[_\s-]+", "", name)).strip()
 
 
 def read_class_names(path: Path) -> list[str]:
@@ -148,9 +148,7 @@ def _class_numbers(
         )
     place = {tidy_class_name(n).lower(): i for i, n in reversed(list(enumerate(class_names)))}
     folders = sorted(set(labels))
-    by_order = len(folders) == len(class_names) and not any(
-        tidy_class_name(f).lower() in place for f in folders
-    )
+    by_order = len(folders) == len(class_names) and all(re.fullmatch(r"n\d{8}", f) for f in folders)
     numbers = []
     for label in labels:
         name = tidy_class_name(label).lower()
