@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from cliplet.errors import InputError
 from cliplet.metrics import ptb_tokenizer
 from cliplet.metrics._automaton import DEAD, UNKNOWN
+from cliplet.metrics._ptb_grammar import ABBREVIATED
 from cliplet.metrics.ptb_tokenizer import tokenize, tokenize_many
 from tests.metrics.hard_captions import GENERATORS, HARD, random_captions
 
@@ -85,34 +86,60 @@ def test_shortcuts_change_nothing_between_other_captions(kind: str) -> None:
     assert tokenize_many(captions) == expected
 
 
-def test_two_or_more_letters_are_one_word_whatever_follows_a_blank() -> None:
-    """The shortcut for runs of letters, shown on every state of the grammar that such a run can reach."""
-    lexer = GRAMMAR.lexer
-    scanner, actions = lexer.scanner, lexer.actions
-    letters = set(lexer.symbols("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
-    followers = lexer.symbols(" \n")
+def go(state: int, symbol: int) -> int:
+    scanner = GRAMMAR.lexer.scanner
+    target = DEAD if state == DEAD else scanner.moves[state][symbol]
+    return scanner.step(state, symbol) if target == UNKNOWN else target
 
-    def go(state: int, symbol: int) -> int:
-        target = scanner.moves[state][symbol]
-        return scanner.step(state, symbol) if target == UNKNOWN else target
 
-    split: set[str] = set()
-    todo, seen = [go(0, symbol) for symbol in letters], set()
+def states_after_letters() -> set[tuple[int, str]]:
+    """Every state of the grammar after two or more letters, with the letters while they can be a special word."""
+    special = {word[:k] for word in ABBREVIATED | ptb_tokenizer._SPLIT_WORDS for k in range(len(word) + 1)}
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    symbols = GRAMMAR.lexer.symbols(letters)
+    todo = {(go(0, symbol), letter.lower()) for letter, symbol in zip(letters, symbols, strict=True)}
+    found: set[tuple[int, str]] = set()
     while todo:
-        state = todo.pop()
-        if state in seen:
-            continue
-        seen.add(state)
+        state, text = todo.pop()
+        for letter, symbol in zip(letters, symbols, strict=True):
+            longer = text + letter.lower()
+            following = go(state, symbol), longer if longer in special else "~"
+            if following not in found:
+                found.add(following)
+                todo.add(following)
+    return found
+
+
+def test_a_run_of_letters_is_one_word_before_a_blank_a_comma_or_a_last_period() -> None:
+    """The shortcuts for plain words, shown on every state of the grammar that a run of letters can reach."""
+    scanner, actions = GRAMMAR.lexer.scanner, GRAMMAR.lexer.actions
+    space, newline, comma, period = GRAMMAR.lexer.symbols(" \n,.")
+    # the mark itself: a comma ends before a blank; a period may begin ". . .", but not at the end of a line
+    assert go(go(0, comma), space) == go(go(0, comma), newline) == go(go(0, period), newline) == DEAD
+    assert scanner.accepts[go(go(0, period), space)] < 0
+    assert go(go(go(0, period), space), newline) == DEAD
+    split = set()
+    for state, text in states_after_letters():
         action = actions[scanner.accepts[state]]
-        assert action in {"keep", "word", "split2", "split3"}
-        split |= {action} & {"split2", "split3"}
-        for follower in followers:
-            after = go(state, follower)
-            # nothing goes on beyond the blank, and a rule that takes it in gives the same token
+        if text in ptb_tokenizer._SPLIT_WORDS:
+            split.add(action)
+            continue
+        assert action in {"keep", "word"}
+        for blank in (space, newline):
+            after = go(state, blank)  # nothing goes on beyond it, and a rule that takes it in keeps the token
             assert after == DEAD or (not scanner._going[after] and actions[scanner.accepts[after]] == "keep")
-        todo.extend(target for symbol in letters if (target := go(state, symbol)) != DEAD)
+            for mark in (comma, period):
+                after = go(state, mark)
+                if mark == comma or text not in ABBREVIATED:
+                    assert after == DEAD or (scanner.accepts[after] < 0 and go(after, blank) == DEAD)
     assert split == {"split2", "split3"}
-    assert all(len(tokenize(word)) == 2 for word in ptb_tokenizer._SPLIT_WORDS)
+
+
+@pytest.mark.parametrize("word", sorted(ABBREVIATED | ptb_tokenizer._SPLIT_WORDS))
+def test_special_words_are_left_to_the_grammar(word: str) -> None:
+    for spelt in (word, word.upper(), word.capitalize()):
+        for text in (f"a {spelt}. ", f"a {spelt}.", f"the {spelt}, x", f"{spelt}. A", spelt, f"{spelt}. 5"):
+            assert tokenize(text) == list(GRAMMAR.lexer.line(text)[0])
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

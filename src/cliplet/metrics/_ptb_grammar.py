@@ -214,37 +214,36 @@ ACRONYM2 = alt(
 )
 ACRONYM = alt(ALPHA, ACRONYM2)
 # Usually followed by a lower-case word; before an upper-case one a sentence ends too.
+_LOW_WORDS = (
+    "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec Mon Tue Tues Wed Thu Thurs Fri"
+    " Ala Ariz Calif Colo Conn Ct Dak Fla Ga Ind Kan Kans Ky Md Mich Minn Mo Mont Neb Nev Okla Penn Tenn Va Vt Wis"
+    " Wisc Wyo Inc Co Cos Corp Ltd Plc Rt Bancorp Bhd Assn Univ Intl Sys tel est ext sq Jr Sr Bros Ed.D Ph.D Blvd Rd"
+    " Esq etc al seq Bldg"
+)
+_LOW_CAPITAL_WORDS = "Az Ark Del Ill La Mass Miss Ore Pa Tex Wash"
 ABBREVIATION_LOW = seq(
     alt(
-        words("Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec"),
-        words("Mon Tue Tues Wed Thu Thurs Fri"),
-        words(
-            "Ala Ariz Calif Colo Conn Ct Dak Fla Ga Ind Kan Kans Ky Md Mich Minn Mo Mont Neb Nev Okla Penn Tenn"
-            " Va Vt Wis Wisc Wyo"
-        ),
-        _capital_words("Az Ark Del Ill La Mass Miss Ore Pa Tex Wash"),
-        words("Inc Co Cos Corp Ltd Plc Rt Bancorp Bhd Assn Univ Intl Sys"),
+        words(_LOW_WORDS),
+        _capital_words(_LOW_CAPITAL_WORDS),
         seq(literal("p"), opt(literal("p")), literal("t"), one_of("ey"), opt(literal("s"))),
-        words("tel est ext sq"),
-        words("Jr Sr Bros Ed.D Ph.D Blvd Rd Esq"),
-        words("etc al seq Bldg"),
     ),
     literal("."),
 )
 # Usually followed by an upper-case word; never taken for a sentence's end.
+_HIGH_WORDS = (
+    "Mr Mrs Ms Dr Drs Prof Profs Sen Sens Rep Reps Atty Attys Lt Col Gen Messrs Gov Govs Adm Rev Maj Sgt Cpl Pvt Capt"
+    " St Ste Ave Pres Lieut Hon Brig Cmdr Comdr Pfc Spc Supt Supts Det Mt Ft Adj Adv Asst Assoc Ens Insp Mlle Mme Msgr"
+    " Sfc vs Alex Wm Jos Cie a.k.a cf TREAS Ph Invt Elec Natl Dept"
+)
 ABBREVIATION_HIGH = alt(
-    words(
-        "Mr Mrs Ms Dr Drs Prof Profs Sen Sens Rep Reps Atty Attys Lt Col Gen Messrs Gov Govs Adm Rev Maj Sgt Cpl"
-        " Pvt Capt St Ste Ave Pres Lieut Hon Brig Cmdr Comdr Pfc Spc Supt Supts Det Mt Ft Adj Adv Asst Assoc Ens"
-        " Insp Mlle Mme Msgr Sfc"
-    ),
-    _capital_words("Miss"),
-    words("vs Alex Wm Jos Cie a.k.a cf TREAS Ph Invt Elec Natl Dept"),
-    seq(literal("m"), one_of("ft"), literal("g")),
-    ACRONYM,
+    words(_HIGH_WORDS), _capital_words("Miss"), seq(literal("m"), one_of("ft"), literal("g")), ACRONYM
 )
 # Only before a number.
-ABBREVIATION_NUMBER = seq(words("ca fig figs prop no nos art bldg pp op"), literal("."))
+_NUMBER_WORDS = "ca fig figs prop no nos art bldg pp op"
+ABBREVIATION_NUMBER = seq(words(_NUMBER_WORDS), literal("."))
+_ABBREVIATIONS = f"{_LOW_WORDS} {_LOW_CAPITAL_WORDS} {_HIGH_WORDS} {_NUMBER_WORDS} mfg mtg"
+ABBREVIATED = frozenset(f"{_ABBREVIATIONS} pte ptes pty ptys ppte pptes ppty pptys".lower().split(" "))
+"""Words, in lower case, that may keep a period behind them."""
 COMPANY_BEFORE_LIMITED = seq(alt(seq(literal("pt"), one_of("eyEY")), literal("co")), literal("."))
 _SENTENCE_STARTERS = (
     "About According Additionally After An A As At But Earlier He Her Here However If In It Last Many More Mr."

@@ -17,7 +17,7 @@ from itertools import chain
 
 from cliplet.errors import InputError
 from cliplet.metrics._automaton import Alphabet, Scanner
-from cliplet.metrics._ptb_grammar import rules
+from cliplet.metrics._ptb_grammar import ABBREVIATED, rules
 
 # What pycocoevalcap removes. Brackets stay, as ``-lrb-``: it looks for ``-LRB-`` after lower-casing.
 PUNCTUATION = frozenset(
@@ -255,18 +255,15 @@ class _Memo(dict[str, Tokens | None]):
         self._lexer = lexer
         self._follower = follower
         self._at_end = at_end
+        self._marks = {","} if follower == " " and not at_end else {",", "."}  # marks that leave a word alone
 
     def __missing__(self, chunk: str) -> Tokens | None:
-        if (
-            chunk.isalpha()
-            and chunk.isascii()
-            and len(chunk) > 1
-            and (word := chunk.lower()) not in _SPLIT_WORDS
-        ):
-            tokens: Tokens | None = (word,)
-        else:
-            tokens = self._read(chunk, self._follower)
-        return self._keep(chunk, tokens)
+        word, mark = (chunk[:-1], chunk[-1]) if chunk[-1:] in self._marks else (chunk, "")
+        if len(word) > 1 and word.isascii() and word.isalpha():
+            word = word.lower()
+            if word not in _SPLIT_WORDS and not (mark == "." and word in ABBREVIATED):
+                return self._keep(chunk, (word,))
+        return self._keep(chunk, self._read(chunk, self._follower))
 
     def _keep(self, key: str, tokens: Tokens | None) -> Tokens | None:
         if len(key) <= _REMEMBERED_LENGTH:
