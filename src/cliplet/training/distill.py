@@ -75,6 +75,23 @@ class Run:
         self.frozen = self._inherit()
         self.encoder = TorchEncoder(self.student.model, self.tokenizer, self.card({}))
         self._targets: dict[tuple[str, bool, bool, int], Targets] = {}
+        self._check_stages()
+
+    def _check_stages(self) -> None:
+        """Find out now what would stop a later stage."""
+        for index, stage in enumerate(self.config.stages):
+            self.student.begin(stage, self.frozen)
+            pairs = self.pairs[index]
+            items = len(pairs.photos if "image" in stage.towers else pairs.captions)
+            needed = stage.batch_size * self.accelerator.num_processes
+            if items < needed:
+                raise InputError(
+                    f"stage {stage.name} has {items} items, less than one batch of {needed}; lower batch_size"
+                )
+            if stage.losses.pairs and not (pairs.photos and pairs.captions):
+                raise InputError(
+                    f"stage {stage.name} compares photos with captions, but its data has not both"
+                )
 
     def _tokenizer(self, config: DistillConfig) -> Any:
         """The run's tokeniser: made once, then read from the run's folder."""
@@ -210,11 +227,16 @@ class Run:
         names = {f.name for f in dataclasses.fields(RunState)}
         state = RunState(**{k: v for k, v in (progress or {}).items() if k in names})
         log = RunLog(self.out, state.step, self.config.tensorboard, silent=not self.main)
+        try:
+            self._train(state, log, resume=progress is not None)
+        finally:
+            log.close()
+
+    def _train(self, state: RunState, log: RunLog, resume: bool) -> None:
         dev = None
         if self.dev is not None:
             targets = self.targets(self.config.dev, self.dev, True, bool(self.dev.captions), 1)
             dev = DevSet(self.dev, targets, self.encoder, self.student)
-        resume = progress is not None
         for index in range(state.stage, len(self.config.stages)):
             stage = self.config.stages[index]
             if not resume:
@@ -237,7 +259,6 @@ class Run:
             data = self.stage_batches(index).data()
             run_stage(self.accelerator, self.student, stage, data, state, hooks, log, self.out, resume)
             resume = False
-        log.close()
 
     def stage_folder(self, index: int) -> Path:
         """Where a stage keeps its best and its last weights."""
@@ -248,9 +269,12 @@ class Run:
         best = load_weights(self.stage_folder(index) / "best")
         self.student.model.load_state_dict(best.state_dict())
 
-    def _save(self, index: int, kind: str, values: dict[str, float]) -> None:
-        """Write the student's current weights as a model folder."""
-        self.write_folder(self.stage_folder(index) / kind, {"dev": values} if values else {})
+    def _save(self, index: int, best: bool, values: dict[str, float]) -> None:
+        """Write the student's current weights as the stage's last, and perhaps its best."""
+        folder = self.stage_folder(index)
+        self.write_folder(folder / "last", {"dev": values} if values else {})
+        if best:
+            _link_tree(folder / "last", folder / "best")
 
     def write_folder(self, folder: Path, results: dict[str, Any]) -> None:
         """A model folder of PyTorch weights; it appears whole or not at all."""
@@ -268,8 +292,7 @@ class Run:
         result = self.out / ("best" if self.config.export == "none" else "model")
         if self.main:
             for kind in ("best", "last"):
-                shutil.rmtree(self.out / kind, ignore_errors=True)
-                shutil.copytree(last_stage / kind, self.out / kind)
+                _link_tree(last_stage / kind, self.out / kind)
             if self.config.export != "none":
                 self._export(self.out / "best", result)
         self.accelerator.wait_for_everyone()
@@ -352,3 +375,16 @@ def _views(pairs: PairSet, config: DistillConfig, start: int, stop: int, view: i
         except InputError:
             found.append(photo_source(pairs.photos[index]))
     return found
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """A second name for a folder's files (a copy where links are not possible), in place of an older folder."""
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        shutil.copytree(source, part, copy_function=os.link)
+    except (OSError, shutil.Error):
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source, part)
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)

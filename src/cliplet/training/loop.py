@@ -52,8 +52,8 @@ class Hooks:
 
     evaluate: Evaluate | None
     """Measure the student on dev."""
-    save: Callable[[str, dict[str, float]], None]
-    """Write the student as ``best`` or ``last``."""
+    save: Callable[[bool, dict[str, float]], None]
+    """Write the student's current weights; True when they are the best so far."""
     evaluate_every: int = 1
     """Epochs between evaluations."""
     save_every: int = 200
@@ -226,8 +226,7 @@ def _end_epoch(
         better = "score" not in values or state.best is None or values["score"] > state.best
         if better:
             state.best = values.get("score")
-            hooks.save("best", values)
-        hooks.save("last", values)
+        hooks.save(better, values)
     if current is not None:
         student.model.load_state_dict(current)
     accelerator.wait_for_everyone()
