@@ -1,7 +1,7 @@
 """Which captioner is better: several captions files of the same images, compared metric by metric."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cliplet.caption_diversity import caption_diversity
+from cliplet.data.captions import read_references
+from cliplet.encoders.onnx import scrub
 from cliplet.errors import InputError
 from cliplet.evaluation.corpus_tests import grouped_interval, paired_corpus_test
 from cliplet.evaluation.statistics import Interval, PairedTest, holm
+from cliplet.metrics.cider import DocumentFrequencies
 from cliplet.metrics.corpus import CorpusStatistic
+from cliplet.metrics.ptb_tokenizer import tokenize_many
 from cliplet.score_file import ScoreTable, score_file
 from cliplet.scorer import Scorer
 
@@ -94,6 +99,9 @@ class Comparison:
                 }
                 for d in self.differences
             ],
+            "diversity": {
+                name: dict(table.diversity) for name, table in zip(self.names, self.tables, strict=True)
+            },
             "notes": self.notes,
         }
 
@@ -104,6 +112,7 @@ def compare_files(
     scorer: Scorer,
     references: str | Path | None = None,
     metrics: Sequence[str] | None = None,
+    document_frequencies: DocumentFrequencies | None = None,
     draws: int = 2000,
     seed: int = 0,
     progress: Progress | None = None,
@@ -116,6 +125,8 @@ def compare_files(
         scorer: model and preset; it should have a cache, or photos are encoded once a file.
         references: a file of reference captions.
         metrics: as :func:`cliplet.score_file.score_file`.
+        document_frequencies: for CIDEr-D; default: from all images of the references file, so that every file is
+            measured with the same.
         draws: bootstrap resamples and permutations.
         seed: of both.
         progress: called with (rows done, rows in all) while scoring.
@@ -125,7 +136,13 @@ def compare_files(
     """
     if len(files) < 2:
         raise InputError("comparing needs two or more captions files")
-    tables = [score_file(file, images, scorer, references, metrics, progress) for file in files]
+    if references is not None and document_frequencies is None:
+        document_frequencies = _frequencies(references)
+    tables = [
+        score_file(file, images, scorer, references, metrics, document_frequencies, progress)
+        for file in files
+    ]
+    tables = [replace(table, diversity=caption_diversity(table, scorer)) for table in tables]
     names = _short_names(files)
     by_image = [_rows_by_image(table) for table in tables]
     common = [image for image in by_image[0] if all(image in other for other in by_image[1:])]
@@ -149,6 +166,12 @@ def compare_files(
         rows=rows,
         notes=list(dict.fromkeys(note for table in tables for note in table.notes)),
     )
+
+
+def _frequencies(references: str | Path) -> DocumentFrequencies:
+    texts = [[r for r in group if isinstance(r, str)] for group in read_references(references).values()]
+    words = iter(tokenize_many([scrub(r) for group in texts for r in group]))
+    return DocumentFrequencies.from_references([[next(words) for _ in group] for group in texts if group])
 
 
 def _short_names(files: Sequence[str | Path]) -> list[str]:

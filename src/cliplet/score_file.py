@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cliplet.encoders.onnx import scrub
 from cliplet.errors import InputError
 from cliplet.evaluation.corpus_tests import corpus_interval
 from cliplet.evaluation.statistics import Interval
+from cliplet.metrics.cider import DocumentFrequencies
 from cliplet.metrics.corpus import CorpusStatistic
 from cliplet.metrics.reference_metrics import (
     DEFAULT,
@@ -66,6 +67,8 @@ class ScoreTable:
     """Photos that no caption names."""
     notes: list[str]
     """What a reader of the numbers must know."""
+    diversity: Mapping[str, float | int] = field(default_factory=dict)
+    """Measures of the captions as a set, by name; empty unless asked for."""
 
     @property
     def failures(self) -> list[dict[str, Any]]:
@@ -84,6 +87,7 @@ class ScoreTable:
                 name: {"mean": _plain(i.value), "low": _plain(i.low), "high": _plain(i.high), "n": i.n}
                 for name, i in self.intervals.items()
             },
+            "diversity": dict(self.diversity),
             "notes": self.notes,
         }
 
@@ -94,6 +98,7 @@ def score_file(
     scorer: Scorer,
     references: str | Path | None = None,
     metrics: Sequence[str] | None = None,
+    document_frequencies: DocumentFrequencies | None = None,
     progress: Progress | None = None,
 ) -> ScoreTable:
     """Score every caption of a file.
@@ -104,6 +109,7 @@ def score_file(
         scorer: model and preset.
         references: a file of reference captions; with it the metrics that need references are computed too.
         metrics: which of those (``cliplet.metrics.reference_metrics.CHOICES``); default: all but SPICE.
+        document_frequencies: for CIDEr-D; default: from the references of the images scored.
         progress: called with (rows done, rows in all).
 
     Returns:
@@ -122,7 +128,7 @@ def score_file(
         row_refs = [_references_of(entry, name, refs) for entry, name in zip(entries, names, strict=True)]
     scored = _score_found(scorer, entries, photos, reasons, row_refs, progress)
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in scored.columns().items()}
-    compared = _compare_with_references(entries, row_refs or [], metrics)
+    compared = _compare_with_references(entries, row_refs or [], metrics, document_frequencies)
     statistics = {
         name: CorpusStatistic.mean(values) for name, values in columns.items()
     } | compared.statistics
@@ -213,7 +219,10 @@ def _score_found(
 
 
 def _compare_with_references(
-    entries: Sequence[CaptionEntry], references: list[list[Any]], metrics: Sequence[str]
+    entries: Sequence[CaptionEntry],
+    references: list[list[Any]],
+    metrics: Sequence[str],
+    document_frequencies: DocumentFrequencies | None,
 ) -> ReferenceScores:
     """Metrics that need no photo, for every row with a caption (an empty one too) and references."""
     usable = [[r for r in refs if caption_problem(r) is None] for refs in references]
@@ -225,6 +234,7 @@ def _compare_with_references(
         [usable[i] for i in rows],
         [image_name(entries[i].image) for i in rows],
         metrics,
+        document_frequencies,
     )
     for name, values in scores.per_caption.items():
         scores.per_caption[name] = np.full(len(entries), np.nan)

@@ -2,7 +2,7 @@
 
 import click
 
-from cliplet.cli.score import run_score_file
+from cliplet.cli.score import compute_table, show_table
 
 
 @click.command()
@@ -20,9 +20,11 @@ def demo(out: str, model: str | None) -> None:
     from cliplet.scorer import Scorer
 
     photos = demo_photos()
-    captions = write_demo_captions(writable_folder(out))
+    folder = writable_folder(out)
+    captions = write_demo_captions(folder)
     click.echo(f"$ cliplet score {captions} --images {photos} --out {out}")
-    table = run_score_file(Scorer(model), str(captions), str(photos), None, out, as_json=False)
+    table = compute_table(Scorer(model), str(captions), str(photos))
+    show_table(table, folder)
     click.echo()
     for row in table.rows:
         shown = "    -" if row["clip_score"] is None else f"{row['clip_score']:.3f}"

@@ -12,7 +12,11 @@ from cliplet.errors import ClipletError
 COMMANDS = {
     "score": ("cliplet.cli.score", "Score captions against their images."),
     "demo": ("cliplet.cli.demo", "Score a few real photos and write a report."),
+    "compare": ("cliplet.cli.compare", "Say which of several captioners is better."),
     "evaluate": ("cliplet.cli.evaluate", "Measure a metric or a model on the field's benchmarks."),
+    "df": ("cliplet.cli.df", "Count document frequencies for CIDEr and save them."),
+    "export": ("cliplet.cli.export", "Export a model to a folder that runs without PyTorch."),
+    "distill": ("cliplet.cli.distill", "Train a small CLIP from a teacher and image-caption pairs."),
     "models": ("cliplet.cli.models", "List, show and check models and what they need."),
 }
 """Each command's module (which holds a click command of that name) and its one line of help."""

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from cliplet.metrics.clipscore import PRESETS
 
 if TYPE_CHECKING:
     from cliplet.evaluation.statistics import Interval
+    from cliplet.metrics.cider import DocumentFrequencies
     from cliplet.score_file import ScoreTable
     from cliplet.scorer import Scorer
 
@@ -28,10 +30,17 @@ SHOWN_FAILURES = 10
     metavar="LIST",
     help="With --refs: bleu,rouge,cider,meteor,spice or none; default: the first four.",
 )
+@click.option("--df", metavar="FILE", help="CIDEr-D's document frequencies, as `cliplet df` saves them.")
 @click.option("--model", metavar="NAME|DIR", help="A model by name or folder; default: the packaged one.")
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="paper", show_default=True,
               help="paper: CLIPScore, w*max(cos,0); torchmetrics: 100*cos; cosine.")  # fmt: skip
 @click.option("--out", metavar="DIR", help="Write rows.jsonl, rows.csv, summary.json and report.html there.")
+@click.option(
+    "--diversity", is_flag=True, help="Length, vocabulary, repetition, self-retrieval of the captions too."
+)
+@click.option(
+    "--train-captions", metavar="FILE", help="As --diversity, with the share of captions not in this file."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 @click.option("--strict", is_flag=True, help="Exit with status 1 when any row could not be scored.")
 @click.option("--cache", is_flag=True, help="Keep embeddings on disk: photos seen before cost nothing.")
@@ -44,9 +53,12 @@ def score(
     images: str | None,
     refs: str | None,
     metrics: str | None,
+    df: str | None,
     model: str | None,
     preset: str,
     out: str | None,
+    diversity: bool,
+    train_captions: str | None,
     as_json: bool,
     strict: bool,
     cache: bool,
@@ -62,8 +74,8 @@ def score(
     WebDataset tar.
     """
     if captions:
-        _check_single(target, images, refs, out)
-        _score_one(_scorer(model, preset, cache_dir or cache), target, captions, as_json, strict)
+        _check_single(target, images, refs, out, df)
+        _score_one(build_scorer(model, preset, cache_dir or cache), target, captions, as_json, strict)
         return
     from cliplet.data.captions import CAPTION_SUFFIXES
     from cliplet.data.photos import is_photo_path
@@ -76,15 +88,16 @@ def score(
         raise click.UsageError(
             f"{target} is neither a photo with captions nor a captions file ({', '.join(CAPTION_SUFFIXES)})"
         )
-    table = run_score_file(
-        _scorer(model, preset, cache_dir or cache),
-        target,
-        images,
-        refs,
-        out,
-        as_json,
-        chosen_metrics(metrics),
-    )
+    from cliplet.reports.files import writable_folder
+
+    folder = None if out is None else writable_folder(out)
+    scorer = build_scorer(model, preset, cache_dir or cache)
+    table = compute_table(scorer, target, images, refs, chosen_metrics(metrics), load_frequencies(df))
+    if diversity or train_captions:
+        from cliplet.caption_diversity import caption_diversity
+
+        table = replace(table, diversity=caption_diversity(table, scorer, train_captions))
+    show_table(table, folder, as_json)
     if strict and table.failures:
         sys.exit(1)
 
@@ -96,15 +109,25 @@ def chosen_metrics(names: str | None) -> list[str] | None:
     return [] if names == "none" else [name.strip().lower() for name in names.split(",") if name.strip()]
 
 
-def _check_single(target: str, images: str | None, refs: str | None, out: str | None) -> None:
-    for option, value in (("--images", images), ("--refs", refs), ("--out", out)):
+def _check_single(target: str, images: str | None, refs: str | None, out: str | None, df: str | None) -> None:
+    for option, value in (("--images", images), ("--refs", refs), ("--out", out), ("--df", df)):
         if value is not None:
             raise click.UsageError(f"{option} is for a captions file, not for one image with captions")
     if not Path(target).exists():
         raise click.UsageError(f"{target}: there is no such file")
 
 
-def _scorer(model: str | None, preset: str, cache: str | bool) -> "Scorer":
+def load_frequencies(path: str | None) -> "DocumentFrequencies | None":
+    """The file of ``--df``."""
+    if path is None:
+        return None
+    from cliplet.metrics.cider import DocumentFrequencies
+
+    return DocumentFrequencies.load(path)
+
+
+def build_scorer(model: str | None, preset: str, cache: str | bool) -> "Scorer":
+    """The scorer that the options ask for."""
     from cliplet.scorer import Scorer
 
     return Scorer(model, preset, cache=cache)
@@ -134,7 +157,7 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
             "failed": sum(map(bool, result.failures)),
             "best": rows[0]["caption"],
         }
-        _print_json({"summary": summary, "rows": rows, "provenance": result.provenance})
+        print_json({"summary": summary, "rows": rows, "provenance": result.provenance})
     else:
         click.echo(f"{result.preset.column:>9}  caption")
         for i in order:
@@ -146,31 +169,31 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
         sys.exit(1)
 
 
-def run_score_file(
+def compute_table(
     scorer: "Scorer",
     captions: str,
     images: str | None,
-    refs: str | None,
-    out: str | None,
-    as_json: bool,
+    refs: str | None = None,
     metrics: list[str] | None = None,
+    frequencies: "DocumentFrequencies | None" = None,
 ) -> "ScoreTable":
-    """Score a captions file, write the report if asked, and print the table or one JSON object."""
-    from cliplet.reports.files import writable_folder
+    """Score a captions file, with a progress bar."""
     from cliplet.score_file import score_file
 
-    folder = None if out is None else writable_folder(out)
-    with _progress_bar("scoring") as progress:
-        table = score_file(captions, images, scorer, refs, metrics, progress)
+    with progress_bar("scoring") as progress:
+        return score_file(captions, images, scorer, refs, metrics, frequencies, progress)
+
+
+def show_table(table: "ScoreTable", folder: Path | None, as_json: bool = False) -> None:
+    """Write the report if there is a folder for it, and print the table or one JSON object."""
     if folder is not None:
         from cliplet.reports.score import write_score_report
 
         write_score_report(table, folder)
     if as_json:
-        _print_json({"summary": table.summary(), "rows": table.rows, "provenance": table.provenance})
+        print_json({"summary": table.summary(), "rows": table.rows, "provenance": table.provenance})
     else:
         _print_table(table, folder)
-    return table
 
 
 def _print_table(table: "ScoreTable", folder: Path | None) -> None:
@@ -188,6 +211,8 @@ def _print_table(table: "ScoreTable", folder: Path | None) -> None:
     for name, interval in table.intervals.items():
         grid.add_row(name, f"{interval.value:.4f}", _range(interval), str(interval.n))
     console.print(grid)
+    for name, measure in table.diversity.items():
+        console.print(f"{name}: {measure:.4g}")
     facts = table.provenance
     w = f", w = {facts['w']:g}" if facts["preset"] == "paper" else ""
     console.print(
@@ -218,7 +243,7 @@ def _range(interval: "Interval") -> str:
     return "" if interval.low != interval.low else f"{interval.low:.4f} to {interval.high:.4f}"
 
 
-class _progress_bar:
+class progress_bar:
     """A bar on standard error while it is a terminal; nothing when piped."""
 
     def __init__(self, what: str) -> None:
@@ -251,5 +276,6 @@ def _number(value: Any) -> float | None:
     return None if value != value else round(float(value), 6)
 
 
-def _print_json(content: dict[str, Any]) -> None:
+def print_json(content: dict[str, Any]) -> None:
+    """Print one JSON object on one line."""
     click.echo(json.dumps(content, ensure_ascii=True))

@@ -94,7 +94,7 @@ class OnnxEncoder(BatchedEncoder):
             if name not in self._loading:
                 future: Future[Any] = Future()
                 self._loading[name] = future
-                Thread(target=_fulfil, args=(future, load), daemon=True).start()
+                Thread(target=_fulfil, args=(future, load)).start()
             return self._loading[name]
 
     def _open_tokenizer(self) -> Any:

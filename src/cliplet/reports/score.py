@@ -54,7 +54,7 @@ def score_page(table: ScoreTable) -> str:
         shown = min(SHOWN, (len(scored) + 1) // 2)
         parts.append(_gallery(f"Lowest {main}", scored[:shown], table, field, photos))
         parts.append(_gallery(f"Highest {main}", scored[::-1][:shown], table, field, photos))
-    parts += [_failures(table), _all_rows(table, main, field, photos), _provenance(table)]
+    parts += [_diversity(table), _failures(table), _all_rows(table, main, field, photos), _provenance(table)]
     name = Path(table.provenance["captions"]).name
     return page(f"cliplet report: {name}", "\n".join(parts), script=_SEARCH)
 
@@ -83,6 +83,15 @@ def _corpus(table: ScoreTable) -> str:
 
 def _range(interval: Interval) -> str:
     return "" if interval.low != interval.low else f"{interval.low:.4f} to {interval.high:.4f}"
+
+
+def _diversity(table: ScoreTable) -> str:
+    rows = "".join(f"<tr><td>{escape(n)}</td><td>{v:.4g}</td></tr>" for n, v in table.diversity.items())
+    return (
+        f'<section><h2>The captions as a set</h2><table class="numbers">{rows}</table></section>'
+        if rows
+        else ""
+    )
 
 
 def _notes(table: ScoreTable) -> str:

@@ -1,0 +1,150 @@
+"""Comparing captioners: the right images, the right numbers, tests that find a difference and do not invent one."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from cliplet.cli.main import cli
+from cliplet.compare_files import compare_files
+from cliplet.errors import InputError
+from cliplet.evaluation.corpus_tests import corpus_interval, paired_corpus_test
+from cliplet.evaluation.statistics import bootstrap_mean, paired_mean_test
+from cliplet.metrics.bleu import bleu, bleu_of_sums
+from cliplet.metrics.corpus import CorpusStatistic
+from cliplet.metrics.meteor import Meteor
+from cliplet.scorer import Scorer
+from tests.tiny_model import WORDS, build_tiny_model
+
+N = 40
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    """Photos, references, a captioner that repeats a reference with one word changed, and one that says anything."""
+    root = tmp_path_factory.mktemp("compare")
+    rng = np.random.default_rng(0)
+    (root / "photos").mkdir()
+    references, close, random = {}, {}, {}
+    for i in range(N):
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(root / "photos" / f"{i}.png")
+        sentence = [str(w) for w in rng.choice(WORDS[:-3], 8)]
+        references[f"{i}.png"] = [" ".join(sentence), " ".join(sentence[::-1])]
+        close[f"{i}.png"] = " ".join([*sentence[:-1], "photo"])
+        random[f"{i}.png"] = " ".join(str(w) for w in rng.choice(WORDS[:-3], 8))
+    random["no photo.png"] = "a dog"
+    del random["3.png"]
+    for name, content in {"refs": references, "close": close, "random": random}.items():
+        (root / f"{name}.json").write_text(json.dumps(content))
+    return root, Scorer(build_tiny_model(root / "model"))
+
+
+def compared(setup, *names):
+    root, scorer = setup
+    files = [root / f"{name}.json" for name in names]
+    return compare_files(files, root / "photos", scorer, root / "refs.json", draws=400)
+
+
+def test_only_images_that_all_have_are_compared(setup):
+    result = compared(setup, "close", "random")
+    assert len(result.images) == N - 1
+    assert "3.png" not in result.images
+    assert result.left_out == {"close": 1, "random": 0}
+    assert result.names == ["close", "random"]
+
+
+def test_a_clear_difference_is_found_and_none_is_invented(setup):
+    result = compared(setup, "close", "random")
+    by_metric = {d.metric: d for d in result.differences}
+    for metric in ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr-D", "METEOR"):
+        d = by_metric[metric]
+        assert d.test.low > 0
+        assert d.p_adjusted < 0.05
+        assert d.wins > d.losses
+        assert d.wins + d.losses + d.ties == N - 1
+        assert d.test.difference == pytest.approx(
+            result.intervals[metric][0].value - result.intervals[metric][1].value
+        )
+    same = compared(setup, "close", "close")
+    assert same.names[0] != same.names[1]
+    for d in same.differences:
+        assert d.test.difference == 0
+        assert d.p_adjusted == 1
+        assert d.ties == N
+
+
+def test_corpus_values_are_those_of_the_metric_on_the_common_images(setup):
+    root, _ = setup
+    result = compared(setup, "random", "close")
+    references = json.loads((root / "refs.json").read_text())
+    random = json.loads((root / "random.json").read_text())
+    images = [f"{i}.png" for i in range(N) if i != 3]
+    words = [random[i].replace(".", "").split() for i in images]
+    refs = [[r.replace(".", "").split() for r in references[i]] for i in images]
+    assert result.intervals["BLEU-4"][0].value == pytest.approx(bleu(words, refs).corpus[3], abs=1e-12)
+
+
+def test_three_captioners_give_three_pairs(setup):
+    result = compared(setup, "close", "random", "refs")
+    assert len(result.differences) == 3 * len(result.intervals)
+
+
+def test_bad_calls_are_named(setup, tmp_path):
+    root, scorer = setup
+    with pytest.raises(InputError, match="two or more"):
+        compare_files([root / "close.json"], root / "photos", scorer)
+    (tmp_path / "other.json").write_text('{"3.png": "a dog"}')
+    with pytest.raises(InputError, match="no scored image in common"):
+        compare_files([root / "random.json", tmp_path / "other.json"], root / "photos", scorer)
+
+
+def test_the_command_prints_and_writes(setup, tmp_path):
+    root, _ = setup
+    arguments = ["compare", root / "close.json", root / "random.json", "--images", root / "photos"]
+    arguments += ["--refs", root / "refs.json", "--model", root / "model", "--out", tmp_path, "--draws", 200]
+    done = CliRunner().invoke(cli, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    assert "failed: 1 of 40 captions of random" in done.output
+    written = json.loads((tmp_path / "comparison.json").read_text())
+    assert written["summary"]["images"] == N - 1
+    assert set(written["provenance"]) == {"close", "random"}
+    page = (tmp_path / "report.html").read_text()
+    assert "close above random by CLIPScore" in page
+    assert "data:image/jpeg" in page
+    lines = (tmp_path / "per_image.csv").read_text().splitlines()
+    assert len(lines) == N
+    assert lines[0].startswith("image,CLIPScore close,CLIPScore random")
+
+
+def test_intervals_and_tests_of_means_equal_those_for_means():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(0.2, 1, 60), rng.normal(0, 1, 60)
+    images = np.repeat(np.arange(30), 2)
+    ours, known = corpus_interval(CorpusStatistic.mean(a), images, seed=5), bootstrap_mean(a, images, seed=5)
+    assert (ours.value, ours.low, ours.high, ours.n) == pytest.approx(
+        (known.value, known.low, known.high, known.n)
+    )
+    statistics = [CorpusStatistic.mean(x).by_group(images, 30) for x in (a, b)]
+    test = paired_corpus_test(*statistics, CorpusStatistic.mean(a).value, draws=2000)
+    reference = paired_mean_test(a, b, images, draws=2000)
+    assert test.difference == pytest.approx(reference.difference)
+    assert (test.low, test.high) == pytest.approx((reference.low, reference.high), abs=1e-9)
+    assert test.p_value == pytest.approx(reference.p_value, abs=0.03)
+
+
+def test_resampled_bleu_and_meteor_equal_the_metric_on_the_resample():
+    rng = np.random.default_rng(2)
+    candidates = [[str(w) for w in rng.choice(WORDS, 6)] for _ in range(12)]
+    references = [[[str(w) for w in rng.choice(WORDS, 7)] for _ in range(3)] for _ in range(12)]
+    rows = rng.integers(0, 12, 30)
+    weights = np.bincount(rows, minlength=12)
+    again = [candidates[i] for i in rows], [references[i] for i in rows]
+    sums = weights @ bleu(candidates, references).statistics.addends()
+    assert bleu_of_sums(sums) == pytest.approx(bleu(*again).corpus, abs=1e-12)
+    scorer = Meteor(exact_stem=True)
+    statistic = scorer(candidates, references).statistic
+    assert statistic.value(weights @ statistic.addends) == pytest.approx(scorer(*again).corpus, abs=1e-12)
+    many = np.stack([weights, np.ones(12, int)]) @ statistic.addends
+    assert statistic.value(many)[1] == pytest.approx(scorer(candidates, references).corpus)
