@@ -67,9 +67,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument(
-        "--repeat", type=int, default=3, help="turns of each tool; the cold start always has 5 or more"
-    )
+    parser.add_argument("--repeat", type=int, default=3, help="turns of each tool; the cold start has 2n - 1")
     parser.add_argument("--limit", type=int, default=1000, help="Flickr8k photos to use")
     parser.add_argument("--big", type=int, default=40, help="photos of 12 megapixels to make")
     parser.add_argument("--batch", type=int, default=64, help="the peer's batch size")
@@ -89,7 +87,7 @@ def main() -> None:
         start_up = {"cliplet": 0.0, "peer": 0.0}
         for case in make_cases(options, folder):
             row = compare(
-                case, ours, peer, max(5, options.repeat) if case.name == "cold" else options.repeat, start_up
+                case, ours, peer, 2 * options.repeat - 1 if case.name == "cold" else options.repeat, start_up
             )
             rows.append(row)
             print(json.dumps(row), flush=True)

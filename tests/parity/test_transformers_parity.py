@@ -1,5 +1,6 @@
 """Embeddings through cliplet equal a direct call of Transformers, on photos and captions of every kind."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,23 @@ def test_half_precision_weights_compute_in_fp32(clip_folder: Path, tmp_path: Pat
     whole = cliplet.load(clip_folder)
     assert np.abs(encoder.encode_texts(["a dog"]) - whole.encode_texts(["a dog"])).max() < 0.01
     assert encoder.card.fingerprint != whole.card.fingerprint
+
+
+def test_the_fingerprint_follows_weights_processor_and_tokeniser(clip_folder: Path, tmp_path: Path) -> None:
+    original = TransformersEncoder.from_name(str(clip_folder)).card.fingerprint
+    copy = shutil.copytree(clip_folder, tmp_path / "copy")
+    assert TransformersEncoder.from_name(str(copy)).card.fingerprint == original
+    settings = json.loads((copy / "preprocessor_config.json").read_text())
+    (copy / "preprocessor_config.json").write_text(json.dumps({**settings, "resample": 2}))
+    bilinear = TransformersEncoder.from_name(str(copy))
+    assert bilinear.card.image.interpolation == "bilinear"
+    (copy / "preprocessor_config.json").write_text(json.dumps(settings))
+    merges = (copy / "merges.txt").read_text().splitlines()
+    (copy / "merges.txt").write_text("\n".join(merges[:100]))
+    assert (
+        len({original, bilinear.card.fingerprint, TransformersEncoder.from_name(str(copy)).card.fingerprint})
+        == 3
+    )
 
 
 def test_broken_surrogates_are_encoded(clip_folder: Path) -> None:

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+TOKENIZER_PROBE = "A photo depicts Two dogs, it's 12 o'clock: naïve 狗"
+"""Its token ids stand for the tokeniser in the fingerprint."""
+
 
 def state_fingerprint(model: "torch.nn.Module", *preprocessing: object) -> str:
     """16 hexadecimal digits of every tensor of the model and of the ``repr`` of its preprocessing.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput, open_image, refuse_too_narrow
-from cliplet.encoders._torch_common import state_fingerprint
+from cliplet.encoders._torch_common import TOKENIZER_PROBE, state_fingerprint
 from cliplet.encoders.base import BatchedEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
 from cliplet.encoders.onnx import scrub
@@ -63,7 +63,9 @@ class OpenClipEncoder(BatchedEncoder):
             image=spec,
             text=TextSpec(context_length=self._context_length),
             description=f"{name} run by open_clip: the library's own transform and tokeniser.",
-            fingerprint_of=lambda: state_fingerprint(self.model, spec, _plain_repr(preprocess)),
+            fingerprint_of=lambda: state_fingerprint(
+                self.model, spec, _plain_repr(preprocess), self._token_rows([TOKENIZER_PROBE]).tolist()
+            ),
         )
 
     @classmethod

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cliplet.data.images import ImageInput, open_image, refuse_too_narrow, to_rgb
-from cliplet.encoders._torch_common import state_fingerprint
+from cliplet.encoders._torch_common import TOKENIZER_PROBE, state_fingerprint
 from cliplet.encoders.base import BatchedEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
 from cliplet.encoders.onnx import scrub
@@ -84,6 +84,7 @@ class TransformersEncoder(BatchedEncoder):
                 self.model,
                 type(self.image_processor).__name__,
                 sorted((key, str(value)) for key, value in self.image_processor.to_dict().items()),
+                self.tokenize([TOKENIZER_PROBE])[0],
             ),
         )
 
