@@ -24,7 +24,9 @@ GAMMA = 0.6  # largest fragmentation penalty
 DELTA = 0.75  # weight of content words against function words
 STAGE_WEIGHTS = (1.0, 0.6, 0.8, 0.6)  # exact, stem, synonym, paraphrase
 
+# what is looked at together, which bounds the memory: so many references, and pairs of words to compare
 _PAIRS_AT_A_TIME = 2048
+_WORD_PAIRS_AT_A_TIME = 1 << 20
 
 # function words for METEOR-exact-stem, which has no tables: articles, prepositions, auxiliaries, conjunctions,
 # pronouns and punctuation
@@ -166,7 +168,7 @@ class Meteor:
         """
         check_captions(candidates, references)
         chosen, scores = [], []
-        for start, stop in _batches(references):
+        for start, stop in _batches(candidates, references):
             stats, score = self._score_batch(candidates[start:stop], references[start:stop])
             chosen.append(stats)
             scores.append(score)
@@ -217,14 +219,18 @@ def check_meteor() -> list[str]:
     return ["METEOR's tables, which come with pycocoevalcap: pip install 'cliplet[meteor]'"]
 
 
-def _batches(references: Sequence[Sequence[Caption]]) -> Iterator[tuple[int, int]]:
-    """Ranges of captions with about 2,048 references each, which bounds the memory."""
-    start = pairs = 0
-    for stop, group in enumerate(references, 1):
+def _batches(
+    candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]
+) -> Iterator[tuple[int, int]]:
+    """Ranges of captions that are scored together."""
+    start = pairs = word_pairs = 0
+    for stop, (candidate, group) in enumerate(zip(candidates, references, strict=True), 1):
         pairs += len(group)
-        if pairs >= _PAIRS_AT_A_TIME or stop == len(references):
+        word_pairs += len(candidate) * sum(map(len, group))
+        full = pairs >= _PAIRS_AT_A_TIME or word_pairs >= _WORD_PAIRS_AT_A_TIME
+        if full or stop == len(references):
             yield start, stop
-            start, pairs = stop, 0
+            start, pairs, word_pairs = stop, 0, 0
 
 
 def _without_bars(tokens: Sequence[str]) -> Sequence[str]:
