@@ -150,12 +150,16 @@ def test_synonyms_and_paraphrases_match_with_their_weight(
     assert score == pytest.approx(weight, abs=1e-12)
 
 
-def test_the_cache_is_made_once_and_for_each_content(little_meteor: Path) -> None:
+def test_the_cache_is_made_once_and_for_each_content(
+    little_meteor: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Meteor()
+    assert "once" in capsys.readouterr().err
     (folder,) = little_meteor.iterdir()
     made = (folder / "phrase_values.npy").stat().st_mtime_ns
     Meteor()
     assert (folder / "phrase_values.npy").stat().st_mtime_ns == made
+    assert capsys.readouterr() == ("", "")
     assert not list(little_meteor.glob(".*")), "temporary folders are left"
     sources = tables.find_sources()
     assert sources is not None

@@ -33,6 +33,7 @@ _DETACHMENTS = (
     ("er", "e"),
     ("est", "e"),
 )
+_LAST_LETTERS = tuple({ending[-1] for ending, _ in _DETACHMENTS})
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _synonym_sets(words: list[str], tables: MeteorTables) -> tuple[np.ndarray, n
     forms, owners = [], []
     for k in np.flatnonzero(irregular < 0):
         word = words[k]
-        if len(word) > 2 and not word.endswith("ss"):
+        if len(word) > 2 and word.endswith(_LAST_LETTERS) and not word.endswith("ss"):
             for ending, replacement in _DETACHMENTS:
                 if word.endswith(ending):
                     forms.append(word[: -len(ending)] + replacement)

@@ -11,8 +11,8 @@ fingerprint of the files it was made from, so another version of them makes anot
 
 import importlib.util
 import json
-import logging
 import os
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -23,8 +23,6 @@ import numpy as np
 
 from cliplet.errors import MissingExtraError, ModelError
 from cliplet.metrics._meteor_hashing import line_hashes, string_hashes
-
-log = logging.getLogger(__name__)
 
 FORMAT = 1
 _BLOCK = 1 << 16  # bytes of text hashed at a time: what a processor's cache holds
@@ -93,7 +91,7 @@ def find_sources() -> tuple[Path, Path] | None:
 
 
 def load_tables() -> MeteorTables:
-    """METEOR's tables from the cache, which the first call makes (some seconds, said on the log).
+    """METEOR's tables from the cache, which the first call makes (some seconds, said on the error stream).
 
     Raises:
         MissingExtraError: pycocoevalcap, where the tables come from, is not installed.
@@ -149,11 +147,11 @@ def _open_cache(folder: Path) -> MeteorTables:
 
 def _make_cache(folder: Path, jar: Path, paraphrases: Path) -> None:
     """Write the cache beside its place, then move it there, so that nobody ever sees half of it."""
-    import shutil
+    import shutil  # these two take a while to import, and are needed once a machine
     import tempfile
 
     began = time.perf_counter()
-    log.info("reading METEOR's tables from %s into %s, once ...", jar.parent, folder)
+    _say(f"reading METEOR's tables from {jar.parent} into {folder}, once ...")
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -169,7 +167,13 @@ def _make_cache(folder: Path, jar: Path, paraphrases: Path) -> None:
         raise ModelError(f"METEOR's tables cannot be made from {jar.parent}: {error}") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    log.info("METEOR's tables are ready after %.1f s", time.perf_counter() - began)
+    _say(f"METEOR's tables are ready after {time.perf_counter() - began:.1f} s")
+
+
+def _say(message: str) -> None:
+    """On the error stream, as it is no part of any result."""
+    if sys.stderr is not None:
+        print(f"cliplet: {message}", file=sys.stderr, flush=True)
 
 
 def _write_words(folder: Path, jar: Path) -> None:
