@@ -6,9 +6,9 @@ non-deterministic automaton whose deterministic states are made when a text firs
 Their number depends on the patterns alone, never on how much text is read.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from threading import Lock
 
 MAX_UNIT = 0xFFFF  # texts are sequences of UTF-16 code units
@@ -98,7 +98,15 @@ def alt(*parts: Pattern) -> Pattern:
 
 def words(text: str) -> Pattern:
     """Any one of the words of a space-separated list, in any case."""
-    return alt(*(literal(word) for word in text.split()))
+    return _trie(sorted({word.lower() for word in text.split()}))
+
+
+def _trie(endings: Sequence[str]) -> Pattern:
+    """Any one of some sorted strings, their common beginnings shared (which keeps the automaton small)."""
+    branches = [EMPTY] if "" in endings else []
+    for first, group in groupby(filter(None, endings), key=lambda ending: ending[0]):
+        branches.append(seq(literal(first), _trie([ending[1:] for ending in group])))
+    return branches[0] if len(branches) == 1 else alt(*branches)
 
 
 def star(part: Pattern) -> Pattern:
@@ -124,9 +132,10 @@ def times(part: Pattern, low: int, high: int) -> Pattern:
 class _Nfa:
     """States with empty moves and moves on a class of characters (Thompson's construction)."""
 
-    def __init__(self) -> None:
+    def __init__(self, alphabet: "Alphabet") -> None:
+        self.alphabet = alphabet
         self.empty_moves: list[list[int]] = []
-        self.moves: list[tuple[Ranges, int] | None] = []
+        self.moves: list[tuple[int, int] | None] = []  # (symbols, one bit each; next state)
 
     def state(self) -> int:
         self.empty_moves.append([])
@@ -138,7 +147,7 @@ class _Nfa:
         if pattern.kind == "chars":
             source, end = self.state(), self.state()
             self.empty_moves[start].append(source)
-            self.moves[source] = (pattern.chars, end)
+            self.moves[source] = (self.alphabet.bits_of(pattern.chars), end)
             return end
         if pattern.kind == "seq":
             for part in pattern.parts:
@@ -170,38 +179,41 @@ class Alphabet:
     """The coarsest partition of the code units that every class of a set of patterns respects."""
 
     def __init__(self, patterns: Iterable[Pattern]) -> None:
+        # by identity first: hashing a class with hundreds of ranges again and again takes long
+        self._class_of_id: dict[int, tuple[int, Ranges]] = {}
         classes: dict[Ranges, int] = {}
         todo = list(patterns)
         while todo:
             pattern = todo.pop()
             todo.extend(pattern.parts)
-            if pattern.kind == "chars":
-                classes.setdefault(pattern.chars, len(classes))
+            if pattern.kind == "chars" and id(pattern.chars) not in self._class_of_id:
+                index = classes.setdefault(pattern.chars, len(classes))
+                self._class_of_id[id(pattern.chars)] = index, pattern.chars
         toggles: dict[int, int] = {0: 0}
         for ranges, index in classes.items():
             for low, high in ranges:
                 toggles[low] = toggles.get(low, 0) ^ (1 << index)
                 toggles[high + 1] = toggles.get(high + 1, 0) ^ (1 << index)
-        self.starts = sorted(unit for unit in toggles if unit <= MAX_UNIT)
+        starts = sorted(unit for unit in toggles if unit <= MAX_UNIT)
         symbols: dict[int, int] = {}
         members = 0
-        self._symbol_of_start = []
-        for unit in self.starts:
+        symbol_of_start = []
+        for unit in starts:
             members ^= toggles[unit]
-            self._symbol_of_start.append(symbols.setdefault(members, len(symbols)))
+            symbol_of_start.append(symbols.setdefault(members, len(symbols)))
         self.size = len(symbols)
-        self.bits = {  # class -> its symbols, one bit each
-            ranges: sum(1 << symbol for members, symbol in symbols.items() if members >> index & 1)
-            for ranges, index in classes.items()
-        }
+        self._bits = [
+            sum(1 << symbol for members, symbol in symbols.items() if members >> index & 1)
+            for index in range(len(classes))
+        ]
         self.table = [0] * (MAX_UNIT + 1)
-        for k, low in enumerate(self.starts):
-            high = self.starts[k + 1] if k + 1 < len(self.starts) else MAX_UNIT + 1
-            self.table[low:high] = [self._symbol_of_start[k]] * (high - low)
+        for k, low in enumerate(starts):
+            high = starts[k + 1] if k + 1 < len(starts) else MAX_UNIT + 1
+            self.table[low:high] = [symbol_of_start[k]] * (high - low)
 
-    def symbol(self, unit: int) -> int:
-        """The symbol of one code unit."""
-        return self._symbol_of_start[bisect_right(self.starts, unit) - 1]
+    def bits_of(self, chars: Ranges) -> int:
+        """The symbols of a class of the patterns, one bit each."""
+        return self._bits[self._class_of_id[id(chars)][0]]
 
 
 UNKNOWN, DEAD = -2, -1
@@ -216,7 +228,7 @@ class Scanner:
 
     def __init__(self, rules: Sequence[Pattern], alphabet: Alphabet) -> None:
         self.alphabet = alphabet
-        nfa = _Nfa()
+        nfa = _Nfa(alphabet)
         start = nfa.state()
         self._rule_of_end = {nfa.add(rule, start): index for index, rule in reversed(list(enumerate(rules)))}
         self._nfa = nfa
@@ -246,8 +258,8 @@ class Scanner:
         number = self._numbers.get(key)
         if number is None:
             self.accepts.append(rule)
-            moves, bits = self._nfa.moves, self.alphabet.bits
-            self._going.append([(bits[move[0]], move[1]) for s in core if (move := moves[s]) is not None])
+            moves = self._nfa.moves
+            self._going.append([move for s in core if (move := moves[s]) is not None])
             self.moves.append([UNKNOWN] * self.alphabet.size)
             number = self._numbers[key] = len(self.moves) - 1
         return number

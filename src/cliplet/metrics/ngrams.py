@@ -56,8 +56,9 @@ def encode(captions: Sequence[Caption]) -> tuple[Ints, Ints, list[str]]:
     vocabulary: defaultdict[str, int] = defaultdict()
     vocabulary.default_factory = vocabulary.__len__
     lengths = np.fromiter(map(len, captions), np.int64, len(captions))
-    number = vocabulary.__getitem__
-    flat = np.fromiter(map(number, chain.from_iterable(captions)), np.int64, int(lengths.sum()))  # [words]
+    flat = np.fromiter(
+        map(vocabulary.__getitem__, chain.from_iterable(captions)), np.int64, int(lengths.sum())
+    )  # [words]
     words = list(vocabulary)
     if len(" ".join(words).split()) != len(words):
         several = [number for number, word in enumerate(words) if len(word.split()) != 1]
@@ -81,7 +82,7 @@ def count_ngrams(captions: Sequence[Caption], max_order: int = MAX_ORDER) -> Ngr
         keep = here + n <= ends[here]  # n-grams that still fit into their caption
         gram, here = gram[keep], here[keep]
         keys = gram * len(words) + flat[here + n - 1]
-        different, gram = np.unique(keys, return_inverse=True)
+        different, gram = number(keys)
         prefix, last = np.divmod(different, max(len(words), 1))
         orders.append(_order(caption[here], gram, prefix, last))
     return NgramCounts(words, lengths, tuple(orders))
@@ -107,6 +108,27 @@ def distinct(keys: Ints) -> Ints:
     return keys[runs(keys)]
 
 
+def sort(keys: Ints) -> tuple[Ints, Ints]:
+    """Sorted keys and where each stood; equal keys keep their order. Keys are not negative."""
+    bits = len(keys).bit_length()
+    if len(keys) and int(keys.max()) >> (63 - bits):
+        order = np.argsort(keys, kind="stable")
+        return keys[order], order
+    packed = np.sort(keys << bits | np.arange(len(keys)))  # several times faster than argsort
+    return packed >> bits, packed & ((1 << bits) - 1)
+
+
+def number(keys: Ints) -> tuple[Ints, Ints]:
+    """The different keys, sorted, and for each key its place among them."""
+    ordered, order = sort(keys)
+    starts = runs(ordered)
+    first = np.zeros(len(keys), np.int64)
+    first[starts[1:]] = 1
+    place = np.empty(len(keys), np.int64)
+    place[order] = np.cumsum(first)
+    return ordered[starts], place
+
+
 def find(sorted_keys: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
     """Where each wanted key stands among sorted distinct ones, and whether it is there at all."""
     if not len(sorted_keys):
@@ -130,8 +152,7 @@ class ReferenceOrder:
     def build(cls, image: Ints, gram: Ints, reference: Ints, count: Ints, width: int) -> "ReferenceOrder":
         """Arrange rows (image, n-gram, reference caption, count)."""
         keys = image * width + gram
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
+        keys, order = sort(keys)
         starts = runs(keys)
         return cls(keys[starts], np.append(starts, len(keys)), reference[order], count[order], width)
 

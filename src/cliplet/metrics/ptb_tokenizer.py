@@ -304,10 +304,15 @@ class _Tables:
 
     def quick(self, line: str, alone: bool) -> list[str] | None:
         """Tokens of a line from the memos; None when only reading it whole (or what comes after it) can tell."""
-        head, _, last = line.rpartition(" ")
+        memo = self._alone if alone else self._before_line
+        body = line
+        if line[-1:] == " ":
+            memo = self._before_blank if alone else self._before_blank_line
+            body = line[:-1]
+        head, _, last = body.rpartition(" ")
         if last and head.isascii() and head.replace(" ", "").isalpha():  # words of letters, then anything
             words = head.lower().split()
-            final = (self._alone if alone else self._before_line)[last]
+            final = memo[last]
             if final is not None and _SPLIT_WORDS.isdisjoint(words):
                 words.extend(final)
                 return words
