@@ -8,10 +8,16 @@ import torch
 from cliplet.errors import InputError, ModelError
 from cliplet.models.compat import prepare_torchvision
 from cliplet.models.config import TextConfig, VisionConfig
-from cliplet.models.inherit import inherit, read_open_clip, read_transformers_clip
+from cliplet.models.inherit import (
+    inherit,
+    read_open_clip,
+    read_transformers_bert,
+    read_transformers_clip,
+)
 from cliplet.models.text import TextTower
 from cliplet.models.vision import VisionTower
 
+prepare_torchvision()
 transformers = pytest.importorskip("transformers")
 
 VISION = VisionConfig(
@@ -116,3 +122,25 @@ def test_open_clip_reads_the_same_layout():
     torch.testing.assert_close(
         tower(ids, (torch.arange(10) <= 5).long().expand(3, -1)), expected, rtol=1e-4, atol=1e-5
     )
+
+
+def test_post_norm_tower_that_inherits_bert_equals_it():
+    config = transformers.BertConfig(
+        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+        max_position_embeddings=10, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    bert = transformers.BertModel(config, add_pooling_layer=False).eval()
+    tower = TextTower(
+        dataclasses.replace(TEXT, norm="post", mask="padding", pooling="mean", embedding_dim=32)
+    ).eval()
+    inherit(tower, read_transformers_bert(bert), ("embedding", "positions", "norm", "head"), layers=(0, 1))
+    ids = torch.randint(0, 60, (3, 10))
+    mask = (torch.arange(10) <= torch.tensor([[9], [4], [6]])).long()
+    with torch.no_grad():
+        states = bert(input_ids=ids, attention_mask=mask).last_hidden_state
+    expected = (states * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+    # BERT's LayerNorm has an epsilon of 1e-12, ours PyTorch's 1e-5
+    torch.testing.assert_close(tower(ids, mask), expected, rtol=1e-2, atol=2e-3)
+    with pytest.raises(ModelError, match="BertModel"):
+        read_transformers_bert(tower)

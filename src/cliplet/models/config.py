@@ -35,6 +35,8 @@ class TransformerConfig:
     """Hidden channels of the MLP over the width."""
     qkv_bias: bool = True
     """Bias in the query, key and value projections."""
+    norm: Literal["pre", "post"] = "pre"
+    """LayerNorm before each branch, as published, or after each sum, as in BERT (to inherit its layers)."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

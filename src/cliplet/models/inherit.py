@@ -136,6 +136,45 @@ def read_transformers_clip(model: Any) -> tuple[TowerWeights, TowerWeights]:
     return image_weights, text_weights
 
 
+def read_transformers_bert(model: Any) -> TowerWeights:
+    """Text weights of Transformers' ``BertModel``, for a student with ``norm="post"`` and ``qkv_bias``.
+
+    BERT has no projection: that part is the identity. The type embedding of a single text joins the positions.
+    """
+    try:
+        words = model.embeddings
+        layers = [
+            LayerWeights(
+                norm1=_pair(b.attention.output.LayerNorm),
+                qkv=(
+                    torch.cat([p.weight.detach() for p in _bert_qkv(b)]),
+                    torch.cat([p.bias.detach() for p in _bert_qkv(b)]),
+                ),
+                proj=_pair(b.attention.output.dense),
+                norm2=_pair(b.output.LayerNorm),
+                fc1=_pair(b.intermediate.dense),
+                fc2=_pair(b.output.dense),
+            )
+            for b in model.encoder.layer
+        ]
+        return TowerWeights(
+            positions=words.position_embeddings.weight.detach()
+            + words.token_type_embeddings.weight.detach()[0],
+            norm=_pair(words.LayerNorm),
+            projection=torch.eye(words.word_embeddings.weight.shape[1]),
+            layers=layers,
+            embedding=words.word_embeddings.weight.detach(),
+        )
+    except AttributeError as error:
+        raise ModelError(f"this Transformers model is not laid out like BertModel: {error}") from error
+
+
+def _bert_qkv(block: Any) -> tuple[Any, Any, Any]:
+    """The three projections of a BERT layer."""
+    attention = block.attention.self
+    return attention.query, attention.key, attention.value
+
+
 def _copy(target: Tensor, source: Tensor, what: str) -> None:
     """Copy, or say which part has another shape."""
     if target.shape != source.shape:
@@ -194,7 +233,7 @@ def inherit(
 
     Args:
         tower: the student's tower.
-        weights: from :func:`read_open_clip` or :func:`read_transformers_clip`.
+        weights: from :func:`read_open_clip`, :func:`read_transformers_clip` or :func:`read_transformers_bert`.
         parts: any of ``patch``, ``class_token``, ``positions``, ``embedding``, ``norm``, ``head``. The published
             recipe copies patch, class_token and positions of the image tower and freezes them.
         layers: the teacher's layer for each stored block; empty for none.

@@ -124,11 +124,12 @@ class MultiplexedBlock(nn.Module):
     """One stored block, executed once for each of its repeats.
 
     For repeat r: ``x = x + Attn(LN1_r(x); F_r, G_r)``, then ``x = x + MLP(C_r(LN2_r(x)))`` where C_r is the
-    optional convolution.
+    optional convolution. With ``norm="post"``: ``x = LN1_r(x + Attn(x))``, then ``x = LN2_r(x + MLP(C_r(x)))``.
     """
 
     def __init__(self, config: TransformerConfig, grid: int | None = None) -> None:
         super().__init__()
+        self.post = config.norm == "post"
         self.attention = Attention(config.width, config.heads, config.qkv_bias)
         self.mlp = MLP(config.width, int(config.width * config.mlp_ratio))
         self.repeats = nn.ModuleList(Repeat(config, grid) for _ in range(config.repeats))
@@ -137,11 +138,14 @@ class MultiplexedBlock(nn.Module):
         """``[B, N, D] -> [B, N, D]``."""
         for repeat in self.repeats:
             assert isinstance(repeat, Repeat)
-            x = x + self.attention(repeat.norm1(x), visible, repeat.before, repeat.after)
-            hidden = repeat.norm2(x)
+            hidden = x if self.post else repeat.norm1(x)
+            x = x + self.attention(hidden, visible, repeat.before, repeat.after)
+            x = repeat.norm1(x) if self.post else x
+            hidden = x if self.post else repeat.norm2(x)
             if repeat.transform is not None:
                 hidden = repeat.transform(hidden)
             x = x + self.mlp(hidden)
+            x = repeat.norm2(x) if self.post else x
         return x
 
 

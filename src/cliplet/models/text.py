@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from cliplet.errors import InputError, MissingExtraError
+from cliplet.models.compat import prepare_torchvision
 from cliplet.models.config import TextConfig, TextTowerConfig, TransformersTextConfig
 from cliplet.models.embedding import FactorisedEmbedding
 from cliplet.models.multiplexed import MultiplexedTransformer, init_weights
@@ -74,6 +75,8 @@ class TextTower(nn.Module):
         if self.config.mask == "none":
             input_ids, attention_mask = self._fill(input_ids, attention_mask)
         x = self.embedding(input_ids) + self.positions[: input_ids.shape[1]]
+        if self.config.norm == "post":  # the tower's own LayerNorm is that of the word embeddings
+            return self.transformer(self.norm(x), self._visible(attention_mask)), attention_mask
         return self.norm(self.transformer(x, self._visible(attention_mask))), attention_mask
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -87,6 +90,7 @@ class TransformersTextTower(nn.Module):
 
     def __init__(self, config: TransformersTextConfig) -> None:
         super().__init__()
+        prepare_torchvision()
         try:
             from transformers import AutoConfig, AutoModel
         except ImportError as error:
