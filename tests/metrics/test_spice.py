@@ -112,6 +112,13 @@ def test_java_is_called_with_our_limits(fake: Path, tmp_path: Path) -> None:
     assert called["given"][0]["refs"] == ["a dog", "the dog runs"]
 
 
+def test_text_is_tokenised_as_pycocoevalcap_does(fake: Path) -> None:
+    spice(["A brown dog, it's running!"], [["The dog runs.", ["a", "dog"]]])
+    (row,) = json.loads(fake.read_text())["given"]
+    assert row["test"] == "a brown dog it 's running"
+    assert row["refs"] == ["the dog runs", "a dog"]
+
+
 @pytest.mark.parametrize(
     ("version", "direct"), [("1.8.0_402", True), ("11.0.2", True), ("17.0.15", False), ("25", False)]
 )

@@ -63,6 +63,13 @@ def coco_people() -> Cases:
     return [group[0] for group in groups], [group[1:] for group in groups]
 
 
+def coco_captioner() -> Cases:
+    """A stand-in for a captioner on COCO val2017: a person's caption, a bit spoilt, against all references."""
+    rng = random.Random(5)
+    groups = list(_coco_references().values())
+    return [_spoil(group[0], rng) for group in groups], groups
+
+
 def flickr8k_people(which: int = 0) -> Cases:
     """One caption of each image of Flickr8k against the other four."""
     groups: dict[str, list[str]] = {}

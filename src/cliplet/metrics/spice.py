@@ -17,6 +17,7 @@ from cliplet.errors import ModelError
 from cliplet.metrics._java import Java, find_java, run_java
 from cliplet.metrics._meteor_tables import cache_root
 from cliplet.metrics.ngrams import Caption, Floats, check_captions
+from cliplet.metrics.ptb_tokenizer import tokenize
 
 CORENLP_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 _LAST_WITH_JAVASCRIPT = 14  # Java up to here has the engine that SPICE's own way to write its scores needs
@@ -84,13 +85,13 @@ def check_spice() -> list[str]:
 
 
 def spice(
-    candidates: Sequence[Caption],
-    references: Sequence[Sequence[Caption]],
+    candidates: Sequence[str | Caption],
+    references: Sequence[Sequence[str | Caption]],
     options: SpiceOptions | None = None,
 ) -> SpiceScore:
-    """SPICE of tokenised candidates, each against the references of its image.
+    """SPICE of candidates, each against the references of its image.
 
-    ``candidates[i]`` is a list of words, ``references[i]`` a list of such lists (at least one).
+    A caption is its text, which is tokenised here, or its PTB tokens; ``references[i]`` holds at least one.
 
     Reference implementation: pycocoevalcap 1.2 ``Spice()``, which runs the same program on the same text. One known
     deviation: captions without a score (NaN) are left out of the mean, as the program itself does, where
@@ -100,7 +101,8 @@ def spice(
         InputError: the numbers of candidates and images differ, or an image has no reference.
         ModelError: something is missing (``check_spice`` says what), or the program failed or took too long.
     """
-    check_captions(candidates, references)
+    words, reference_words = _tokens(candidates), [_tokens(group) for group in references]
+    check_captions(words, reference_words)
     if missing := check_spice():
         raise ModelError("SPICE cannot run here. Missing: " + "; ".join(missing))
     java, folder = find_java(), _spice_folder()
@@ -110,7 +112,7 @@ def spice(
     # numbers as names: nothing of the caller's can collide or be misread
     rows = [
         {"image_id": k, "test": " ".join(candidate), "refs": [" ".join(words) for words in group]}
-        for k, (candidate, group) in enumerate(zip(candidates, references, strict=True))
+        for k, (candidate, group) in enumerate(zip(words, reference_words, strict=True))
     ]
     with tempfile.TemporaryDirectory(prefix="cliplet-spice-") as work:
         given, made = Path(work, "captions.json"), Path(work, "scores.json")
@@ -123,6 +125,10 @@ def spice(
             environment=_ENVIRONMENT,
         )
         return _read_scores(made, len(rows))
+
+
+def _tokens(captions: Sequence[str | Caption]) -> list[Caption]:
+    return [tokenize(caption) if isinstance(caption, str) else caption for caption in captions]
 
 
 def _spice_folder() -> Path | None:
