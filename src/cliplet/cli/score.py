@@ -67,8 +67,8 @@ def score(
     """Score captions against their images.
 
     \b
-    cliplet score dog.jpg "a dog on the beach" "a cat"      one image, captions ranked
-    cliplet score captions.json --images photos/            a captioner's output
+    cliplet score dog.jpg "a dog on the beach" "a cat"     one photo
+    cliplet score captions.json --images photos/           a captioner's output
 
     A captions file is JSON {image: caption}, COCO results, JSONL, CSV, TSV, Parquet, a Flickr8k token file or a
     WebDataset tar.

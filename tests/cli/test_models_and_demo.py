@@ -1,0 +1,56 @@
+"""``cliplet models`` and ``cliplet demo``."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from cliplet.cli import main as cli_main
+from cliplet.cli.main import COMMANDS, cli
+from tests.tiny_model import build_tiny_model
+
+
+def run(*arguments, status=0):
+    done = CliRunner().invoke(cli, list(map(str, arguments)))
+    assert done.exit_code == status, done.output
+    return done.output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_the_table_exists_and_has_help(name):
+    assert "Usage:" in run(name, "--help")
+    assert cli_main.cli.get_command(None, name) is not None
+
+
+def test_help_fits_80_columns():
+    for arguments in ([], *([name] for name in COMMANDS)):
+        done = CliRunner().invoke(cli, [*arguments, "--help"], terminal_width=80)
+        assert max(map(len, done.output.splitlines())) <= 80, arguments
+
+
+def test_show_prints_the_card(tmp_path):
+    model = build_tiny_model(tmp_path / "m", seed=4)
+    text = run("models", "show", model)
+    assert "name: tiny-4" in text
+    content = json.loads(run("models", "show", model, "--json"))
+    assert content["embedding_dim"] == 16
+    assert len(content["fingerprint"]) == 16
+
+
+def test_list_names_what_is_packaged():
+    assert "MB" in run("models", "list")
+
+
+def test_doctor_is_there():
+    assert run("models", "doctor")
+
+
+def test_demo_scores_real_photos_and_writes_a_report(tmp_path):
+    pytest.importorskip("skimage")
+    text = run("demo", "--out", tmp_path / "demo")
+    assert "failed: 0 of 12" in text
+    rows = [json.loads(line) for line in (tmp_path / "demo/rows.jsonl").read_text().splitlines()]
+    for right, wrong in zip(rows[::2], rows[1::2], strict=True):
+        assert right["image"] == wrong["image"]
+        assert right["cosine"] > wrong["cosine"], right["image"]
+    assert "data:image/jpeg" in (tmp_path / "demo/report.html").read_text()
