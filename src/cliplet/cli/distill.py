@@ -17,7 +17,7 @@ def distill(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool
 
     Examples of changes: out=runs/second, seed=1, model.text.width=256, stages.0.epochs=2, stages.*.lr=1e-4.
     A run that was interrupted goes on where it stopped when the same command is given again. Several processes:
-    accelerate launch -m cliplet.cli.main distill RECIPE.
+    accelerate launch -m cliplet distill RECIPE.
     """
     from cliplet.training.config import load_recipe
 

@@ -40,7 +40,8 @@ class TeacherConfig:
     """Who teaches."""
 
     names: tuple[str, ...] = ()
-    """Models as ``cliplet.load`` names them: ``open_clip:ViT-B-32/openai``, ``hf:owner/name``, a model folder."""
+    """Models as ``cliplet.load`` names them: ``open_clip:ViT-B-32/openai``, ``hf:owner/name``, a model folder;
+    ``packaged`` for the one that comes with cliplet."""
     combine: Literal["concat", "average"] = "concat"
     """Several teachers: put their unit embeddings end to end, so that the cosine is the mean of theirs, or average
     the embeddings (same width needed)."""

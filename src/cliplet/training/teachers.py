@@ -45,7 +45,7 @@ class Teacher:
     def from_config(cls, config: TeacherConfig) -> "Teacher":
         """Load the teachers by name."""
         prepare_torchvision()
-        return cls([load(name) for name in config.names], config)
+        return cls([load(None if name == "packaged" else name) for name in config.names], config)
 
     @property
     def name(self) -> str:
