@@ -18,7 +18,7 @@ def shown_commands():
                 yield pytest.param(line, id=line[17:60])
 
 
-@pytest.mark.parametrize("line", shown_commands())
+@pytest.mark.parametrize("line", list(shown_commands()))
 def test_shown_command_parses(line):
     _, _, name, *arguments = shlex.split(line)
     command = evaluate.get_command(click.Context(evaluate), name)
