@@ -94,6 +94,8 @@ def test_stems_are_those_of_the_snowball_vocabulary(word: str, expected: str) ->
         ("no. !", "no . !"),
         ("\u00a0dog\u2003cat", "dog cat"),
         ("", ""),
+        ("\x01\x02", ""),
+        ("\x01 a \x02 b \x03", "a \x02 b"),
     ],
 )
 def test_captions_are_split_as_meteor_does(text: str, expected: str) -> None:

@@ -7,6 +7,7 @@ less changes the score.
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 # METEOR's idea of a letter: Latin with its extensions, Cyrillic, phonetic extensions. Others are symbols to it.
 _LETTERS = "A-Za-z\u0160\u017d\u0161\u017e\u0178\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u017e\u0400-\u04ff"
@@ -38,8 +39,11 @@ _RULES = (
     (re.compile(r"([0-9])'(s)"), r"\1 '\2"),
 )
 
-# stands for one full stop of an ellipsis while single full stops are looked at; not a character of captions
-_HELD_DOT = "\ufdd0"
+# what Java trims from the ends of a line: spaces and control characters
+_TRIMMED = "".join(map(chr, range(0x21)))
+
+# stands for one full stop of an ellipsis while single full stops are looked at; no character, so no caption has it
+_HELD_DOT = "\ud800"
 
 
 def normalize(tokens: Sequence[str], abbreviations: Mapping[str, bool]) -> list[str]:
@@ -51,13 +55,13 @@ def normalize(tokens: Sequence[str], abbreviations: Mapping[str, bool]) -> list[
     text = " ".join(tokens)
     if _PLAIN.match(text):
         return text.split()
-    text = _SYMBOL.sub(r" \1 ", f" {text} ")
+    text = _SYMBOL.sub(r" \1 ", f" {text.strip(_TRIMMED)} ")
     text = _DOTS.sub(lambda dots: " " + _HELD_DOT * len(dots[0]) + " ", text)
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     text = _separate_full_stops(_words(text), abbreviations)
     text = _UNICODE_SPACES.sub(" ", text.replace(_HELD_DOT, "."))
-    return _words(text.lower())
+    return _words(text.strip(_TRIMMED).lower())
 
 
 def _words(text: str) -> list[str]:
@@ -67,7 +71,7 @@ def _words(text: str) -> list[str]:
 def _separate_full_stops(words: list[str], abbreviations: Mapping[str, bool]) -> str:
     """Set a word's final full stop apart, unless it ends an abbreviation or the sentence visibly goes on."""
     out = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
         bare = word[:-1]
         if not bare or not word.endswith("."):
             out.append(word)
