@@ -186,6 +186,14 @@ def test_a_damaged_cache_and_damaged_sources_are_named(little_meteor: Path) -> N
     assert not list(little_meteor.iterdir())
 
 
+def test_a_cache_that_cannot_be_made_says_what_to_do(
+    little_meteor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    little_meteor.write_text("a file where the folder should be")
+    with pytest.raises(ModelError, match="set CLIPLET_CACHE"):
+        Meteor()
+
+
 def test_without_the_tables_it_is_another_metric_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     candidate, reference = words("a dog runs in the road"), words("the dog running on a street")
     installed = Meteor(exact_stem=True)([candidate], [[reference]])

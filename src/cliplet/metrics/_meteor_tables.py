@@ -152,8 +152,13 @@ def _make_cache(folder: Path, jar: Path, paraphrases: Path) -> None:
 
     began = time.perf_counter()
     _say(f"reading METEOR's tables from {jar.parent} into {folder}, once ...")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise ModelError(
+            f"METEOR's cache cannot be made ({error}): set CLIPLET_CACHE to a folder that can be written to"
+        ) from error
     try:
         _write_words(new, jar)
         _write_phrases(new, paraphrases)
