@@ -16,7 +16,7 @@ class DataConfig:
 
     captions: tuple[str, ...] = ()
     """Captions files: JSON, JSONL, CSV, COCO, Karpathy, Flickr8k token file, Parquet, or WebDataset shards
-    (``shard-{000..099}.tar`` and ``*`` are expanded)."""
+    (``shard-{000..099}.tar`` and ``*`` are expanded); without photos also text with one caption a line."""
     photos: tuple[str, ...] = ()
     """Folders or tars of photos; the captions' own shards when left out."""
     names: str = ""

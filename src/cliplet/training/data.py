@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cliplet.data.captions import read_captions
+from cliplet.data.captions import CaptionEntry, read_captions
 from cliplet.data.images import ImageInput, load_rgb
 from cliplet.data.photos import PhotoIndex, TarPhoto, open_photos
 from cliplet.errors import InputError
@@ -119,7 +119,7 @@ def _read_caption_files(
     photo_of = []
     for file in files:
         own = [i for i in indices if i.root == file] or indices
-        for entry in read_captions(file):
+        for entry in read_captions(file) if own else _read_texts(file):
             if wanted is not None and str(entry.image) not in wanted:
                 continue
             if not isinstance(entry.caption, str) or not entry.caption.strip():
@@ -141,6 +141,15 @@ def _read_caption_files(
             result.captions.append(entry.caption.strip())
             photo_of.append(number[where, name])
     result.photo_of = np.array(photo_of, dtype=np.int64)
+
+
+def _read_texts(file: Path) -> Iterable[CaptionEntry]:
+    """Captions that need no photo: any captions file, or text with one caption a line."""
+    if file.suffix.lower() == ".txt":
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        if not any("\t" in line for line in lines[:10]):
+            return [CaptionEntry("", text, f"line {i}") for i, text in enumerate(lines, 1) if text.strip()]
+    return read_captions(file)
 
 
 def _find(indices: list[PhotoIndex], key: str | int) -> tuple[int, str, ImageInput]:

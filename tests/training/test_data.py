@@ -1,0 +1,155 @@
+"""Training data from every source, views and order that depend on seeds alone."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cliplet.errors import InputError
+from cliplet.training.config import AugmentConfig, DataConfig
+from cliplet.training.data import (
+    epoch_batches,
+    expand_paths,
+    fingerprint,
+    photo_source,
+    photo_view,
+    read_pairs,
+)
+from tests.shared_data import shared_data
+from tests.training import make
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make.dataset(tmp_path_factory.mktemp("data") / "d", count=8)
+
+
+def pairs_of(config: DataConfig) -> dict[str, list[str]]:
+    pairs = read_pairs(config)
+    return {
+        n: [pairs.captions[c] for c in own] for n, own in zip(pairs.names, pairs.captions_of(), strict=True)
+    }
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def expected(data) -> dict[str, list[str]]:
+    lines = [json.loads(line) for line in (data / "captions.jsonl").read_text().splitlines()]
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        found.setdefault(line["image"], []).append(line["caption"])
+    return found
+
+
+def test_folder_and_jsonl(data, expected):
+    config = DataConfig(captions=(f"{data}/captions.jsonl",), photos=(f"{data}/photos",))
+    assert pairs_of(config) == expected
+
+
+def test_tar_and_csv(data, expected, tmp_path):
+    rows = ["image,caption", *(f'{n},"{c}"' for n, own in expected.items() for c in own)]
+    (tmp_path / "captions.csv").write_text("\n".join(rows))
+    tar = write_tar(
+        tmp_path / "photos.tar", {f"x/{p.name}": p.read_bytes() for p in (data / "photos").iterdir()}
+    )
+    found = pairs_of(DataConfig(captions=(f"{tmp_path}/captions.csv",), photos=(str(tar),)))
+    assert {n.removeprefix("x/"): c for n, c in found.items()} == expected
+
+
+def test_webdataset_shards(data, expected, tmp_path):
+    for shard in range(2):
+        members = {}
+        for i, (name, captions) in enumerate(expected.items()):
+            if i % 2 == shard:  # both shards use the same names inside
+                members[f"{i // 2:04}.png"] = (data / "photos" / name).read_bytes()
+                members[f"{i // 2:04}.txt"] = captions[0].encode()
+        write_tar(tmp_path / f"shard-{shard:02}.tar", members)
+    for pattern in ("shard-{00..01}.tar", "shard-*.tar"):
+        pairs = read_pairs(DataConfig(captions=(f"{tmp_path}/{pattern}",)))
+        assert len(pairs.photos) == len(pairs.captions) == 8
+        for caption, photo in zip(pairs.captions, pairs.photo_of, strict=True):
+            name = next(n for n, own in expected.items() if own[0] == caption)
+            own = [(data / "photos" / n).read_bytes() for n, c in expected.items() if c[0] == caption]
+            assert photo_source(pairs.photos[photo]) in own, name
+
+
+def test_several_folders_and_a_split(data, tmp_path):
+    other = make.dataset(tmp_path / "other", count=2, seed=5)
+    for photo in (other / "photos").iterdir():
+        photo.rename(photo.with_name("other" + photo.name))
+    (tmp_path / "names.txt").write_text("other001.png\n003.png\n")
+    config = DataConfig(photos=(f"{data}/photos", f"{other}/photos"), names=f"{tmp_path}/names.txt")
+    assert sorted(read_pairs(config).names) == ["003.png", "other001.png"]
+
+
+def test_captions_without_photos(tmp_path):
+    (tmp_path / "texts.txt").write_text("a red bar\n\nthe blue square\n")
+    pairs = read_pairs(DataConfig(captions=(f"{tmp_path}/texts.txt",)))
+    assert pairs.captions == ["a red bar", "the blue square"]
+    assert pairs.photo_of.tolist() == [-1, -1]
+
+
+def test_flickr8k():
+    config = DataConfig(
+        captions=(str(shared_data("flickr8k/Flickr8k.token.txt")),),
+        photos=(str(shared_data("flickr8k/images_dev.tar")),),
+        names=str(shared_data("flickr8k/split_dev.txt")),
+    )
+    pairs = read_pairs(config)
+    assert (len(pairs.photos), len(pairs.captions), len(pairs.skipped)) == (1000, 5000, 0)
+    assert {len(own) for own in pairs.captions_of()} == {5}
+
+
+def test_what_is_missing_is_named(data, tmp_path):
+    with pytest.raises(InputError, match="nowhere"):
+        read_pairs(DataConfig(photos=(f"{tmp_path}/nowhere",)))
+    with pytest.raises(InputError, match="no file matches"):
+        expand_paths([f"{tmp_path}/shard-*.tar"])
+    (tmp_path / "one.jsonl").write_text('{"image": "absent.png", "caption": "x"}\n')
+    with pytest.raises(InputError, match=r"nothing|no photo and no caption.*absent\.png"):
+        read_pairs(DataConfig(captions=(f"{tmp_path}/one.jsonl",), photos=(f"{data}/photos",)))
+
+
+def test_views_depend_on_seed_photo_and_view_alone(data):
+    photo, config = data / "photos" / "001.png", AugmentConfig(views=4, smallest_crop=0.3)
+    original = np.asarray(photo_view(photo, config, 0, 1, 0))
+    assert original.shape == (32, 32, 3)
+    views = [photo_view(photo, config, 0, 1, v) for v in range(1, 4)]
+    again = [photo_view(photo, config, 0, 1, v) for v in range(1, 4)]
+    assert [v.tobytes() for v in views] == [v.tobytes() for v in again]
+    assert len({v.tobytes() for v in views}) == 3
+    assert photo_view(photo, config, 1, 1, 1).tobytes() != views[0].tobytes()
+    sizes = [photo_view(photo, config, 0, i, 1).size for i in range(100)]
+    shares = [w * h / 32**2 for w, h in sizes]
+    assert min(shares) > 0.2
+    assert max(shares) <= 1
+
+
+def test_processes_share_an_epoch():
+    whole = epoch_batches(50, 12, seed=0, epoch=3)
+    parts = [epoch_batches(50, 4, 0, 3, rank, 3) for rank in range(3)]
+    for i, batch in enumerate(whole):
+        np.testing.assert_array_equal(batch, np.concatenate([p[i] for p in parts]))
+    assert len(whole) == 4
+    assert sorted(np.concatenate(whole)) != sorted(np.concatenate(epoch_batches(50, 12, 0, 4)))
+    with pytest.raises(InputError, match="lower batch_size"):
+        epoch_batches(5, 4, 0, 0, 0, 2)
+
+
+def test_fingerprint_follows_content(tmp_path):
+    (tmp_path / "a").write_text("x")
+    before = fingerprint([tmp_path / "a"])
+    (tmp_path / "a").write_text("xy")
+    assert fingerprint([tmp_path / "a"]) != before
+    assert fingerprint(["a", "b"]) != fingerprint(["b", "a"])
