@@ -1,5 +1,6 @@
 """METEOR's own behaviour; that its numbers are the jar's is in tests/parity/test_meteor_parity.py."""
 
+import doctest
 import gzip
 import json
 import shutil
@@ -299,3 +300,9 @@ def test_the_cache_holds_no_pickles(little_meteor: Path) -> None:
             np.load(path, allow_pickle=False)
         else:
             json.loads(path.read_text())
+
+
+def test_the_docstring_shows_the_truth() -> None:
+    result = doctest.testmod(module)
+    assert result.attempted >= 3
+    assert result.failed == 0

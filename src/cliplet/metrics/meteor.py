@@ -145,7 +145,7 @@ class Meteor:
         >>> scorer = Meteor(exact_stem=True)
         >>> result = scorer(["a dog runs".split()], [["the dog is running".split()]])
         >>> scorer.name, round(result.corpus, 4)
-        ('METEOR-exact-stem', 0.3127)
+        ('METEOR-exact-stem', 0.2446)
     """
 
     def __init__(self, exact_stem: bool = False) -> None:
