@@ -143,7 +143,7 @@ def _prepare(
         reference, gram, count = (np.concatenate(column) for column in zip(*parts, strict=True))
         arranged = ReferenceOrder.build(image[reference], gram, reference, count, max(index.sizes()[n], 1))
         levels.append(VectorOrder.build(arranged, weights[n], len(flat)))
-    return index, ReferenceVectors(tuple(levels), np.concatenate(lengths), per_image)
+    return index, ReferenceVectors.build(levels, np.concatenate(lengths), per_image)
 
 
 def _weights(index: NgramIndex, frequencies: DocumentFrequencies) -> list[Floats]:

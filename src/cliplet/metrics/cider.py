@@ -106,7 +106,7 @@ def cider_of_block(
         VectorOrder.build(order, weights, len(block.reference_lengths))
         for order, weights in zip(block.references, idf, strict=True)
     ]
-    references = ReferenceVectors(tuple(levels), block.reference_lengths, block.references_of_image)
+    references = ReferenceVectors.build(levels, block.reference_lengths, block.references_of_image)
     candidates = [
         CandidateOrder(order.caption, order.gram, order.count * weights[order.gram])
         for order, weights in zip(block.candidates, idf, strict=True)
@@ -158,9 +158,7 @@ class VectorOrder:
             order.width,
         )
 
-    def dot(
-        self, rows: CandidateOrder, image: Ints, first_pair: Ints, first: Ints, pairs: int, clip: bool
-    ) -> Floats:
+    def dot(self, rows: CandidateOrder, image: Ints, to_pair: Ints, pairs: int, clip: bool) -> Floats:
         """[pairs]: products of each candidate's vector with those of its image's references."""
         known = rows.gram >= 0
         caption, value = rows.caption[known], rows.value[known]
@@ -172,7 +170,7 @@ class VectorOrder:
         caption, value = np.repeat(caption, many), np.repeat(value, many)
         theirs = self.value[row]
         product = (np.minimum(value, theirs) if clip else value) * theirs
-        pair = first_pair[caption] + self.reference[row] - first[image[caption]]
+        pair = self.reference[row] + to_pair[caption]
         return np.bincount(pair, weights=product, minlength=pairs).astype(np.float64)  # int64 if empty
 
 
@@ -183,6 +181,12 @@ class ReferenceVectors:
     orders: tuple[VectorOrder, ...]
     lengths: Ints  # [references] words
     per_image: Ints  # [images] number of references
+    first: Ints  # [images] the first of them
+
+    @classmethod
+    def build(cls, orders: Sequence[VectorOrder], lengths: Ints, per_image: Ints) -> "ReferenceVectors":
+        """Put together the references of some images."""
+        return cls(tuple(orders), lengths, per_image, np.cumsum(per_image) - per_image)
 
     def score(
         self,
@@ -198,13 +202,14 @@ class ReferenceVectors:
             raise InputError(f"unknown variant {variant!r} of CIDEr: choose 'cider-d' or 'cider'")
         clip = variant == "cider-d"
         many = self.per_image[image]  # [captions]
-        first = np.cumsum(self.per_image) - self.per_image  # [images] its first reference
-        first_pair = np.cumsum(many) - many  # [captions] its first (caption, reference) pair
+        to_pair = (
+            np.cumsum(many) - many - self.first[image]
+        )  # [captions] from a reference to its pair with it
         caption = np.repeat(np.arange(len(image)), many)  # [pairs]
-        reference = first[image[caption]] + np.arange(len(caption)) - first_pair[caption]  # [pairs]
+        reference = np.arange(len(caption)) - to_pair[caption]  # [pairs]
         total = np.zeros(len(caption))
         for order, rows in zip(self.orders, candidates, strict=True):
-            dot = order.dot(rows, image, first_pair, first, len(caption), clip)
+            dot = order.dot(rows, image, to_pair, len(caption), clip)
             norms = _norm(rows.caption, rows.value, len(image))[caption] * order.norm[reference]
             total += np.divide(dot, norms, out=dot, where=norms != 0)
         if clip:
