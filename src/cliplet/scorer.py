@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -286,7 +287,12 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version  # slow to import, and rarely needed
 
     found = {"python": platform.python_version()}
-    for name in ("cliplet", "numpy", "pillow", "onnxruntime", "tokenizers"):
+    names = ["cliplet", "numpy", "pillow", "onnxruntime", "tokenizers"]
+    if "torch" in sys.modules:  # a PyTorch encoder is at work
+        names += [
+            n for n in ("torch", "transformers", "open_clip_torch") if n.removesuffix("_torch") in sys.modules
+        ]
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

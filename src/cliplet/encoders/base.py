@@ -36,7 +36,7 @@ class BatchedEncoder:
 
     card: ModelCard
     batch_size: int = 32
-    """Images or texts that a tower takes at once."""
+    """Images that a tower takes at once; of texts, which are smaller, it takes four times as many."""
     tower_threads: int = 1
     """Batches that the towers may be given at the same time, from as many threads."""
 

@@ -19,6 +19,8 @@ R = TypeVar("R")
 _ImageBatch = tuple[list[int], list[Any], dict[int, InputError]]
 _TextBatch = tuple[NDArray[np.int64], list[Any], NDArray[np.bool_]]
 
+TEXTS_PER_IMAGE = 4
+"""How many texts a batch holds for each image that it would."""
 TEXT_BLOCK = 4096
 """Texts tokenised together and sorted by length, so that a batch holds captions of like length."""
 
@@ -29,7 +31,7 @@ def decoding_threads() -> int:
 
 
 def prepared_batches(encoder: BatchedEncoder, images: Sequence[ImageInput]) -> Iterator[_ImageBatch]:
-    """Yield (positions, prepared images, failures by position) in order, ``encoder.batch_size`` images at a time.
+    """Yield (positions, prepared images, failures by position) in order, ``encoder.batch_size`` at a time.
 
     At most three batches are decoded ahead, so memory does not grow with the number of images.
     """
@@ -73,8 +75,9 @@ def text_batches(encoder: BatchedEncoder, texts: Sequence[str]) -> Iterator[_Tex
     for start in range(0, len(texts), TEXT_BLOCK):
         tokens, truncated = encoder.tokenize(list(texts[start : start + TEXT_BLOCK]))
         order = np.argsort([len(t) for t in tokens], kind="stable")
-        for first in range(0, len(order), encoder.batch_size):
-            chosen = order[first : first + encoder.batch_size]
+        size = TEXTS_PER_IMAGE * encoder.batch_size
+        for first in range(0, len(order), size):
+            chosen = order[first : first + size]
             yield start + chosen, [tokens[i] for i in chosen], truncated[chosen]
 
 

@@ -28,7 +28,7 @@ class OnnxEncoder(BatchedEncoder):
     ``attention_mask`` int64 ``[n, t]``; both give ``embedding`` float32 ``[n, d]``.
     """
 
-    def __init__(self, folder: str | Path, threads: int | None = None, batch_size: int = 16) -> None:
+    def __init__(self, folder: str | Path, threads: int | None = None, batch_size: int = 8) -> None:
         """Open ``folder``; the towers are loaded when first used.
 
         Raises:

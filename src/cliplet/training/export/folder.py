@@ -11,6 +11,7 @@ from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.errors import InputError
 from cliplet.training.export.graph import Precision, write
 from cliplet.training.export.parity import ParityReport, measure_parity
+from cliplet.training.export.same_padding import fix_same_padding
 from cliplet.training.export.towers import Towers, read_towers
 
 _PRECISIONS = {
@@ -86,7 +87,9 @@ def write_graphs(towers: Towers, folder: Path, image: Precision, text: Precision
 
     size = towers.card.image.size
     pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
-    write(towers.image.eval(), {"pixels": pixels}, {"pixels": {0: "n"}}, folder / "image.onnx", image)
+    image_tower = towers.image.eval()
+    image_tower.body = fix_same_padding(image_tower.body, size)
+    write(image_tower, {"pixels": pixels}, {"pixels": {0: "n"}}, folder / "image.onnx", image)
     encodings = towers.tokenizer.encode_batch(["a dog runs on the beach", "two people sit near a lake"])
     length = min(towers.card.text.context_length, max(len(e.ids) for e in encodings))
     ids = torch.zeros(2, length, dtype=torch.long)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.errors import MissingExtraError, ModelError
+from cliplet.training.export.same_padding import fuse_constant_pads
 
 Precision = Literal["fp32", "fp16", "int8"]
 """How weights are stored; the products are computed in fp32 whatever they are."""
@@ -239,6 +240,7 @@ def write(
     trace(module, inputs, dynamic, path)
     model = onnx.load(str(path))
     merge_equal_weights(model)
+    fuse_constant_pads(model)
     store_weights(model, precision)
     model.producer_name, model.producer_version = "cliplet", ""
     model.doc_string = model.graph.doc_string = ""
