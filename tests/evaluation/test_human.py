@@ -69,6 +69,11 @@ def test_all_metrics_are_compared_on_the_same_rows():
     assert {m.metric: m.interval.n for m in result.metrics} == {"full": 9, "holes": 9}
     assert result.notes["rows left out: a metric has no score there"] == 1
     assert any("empty left out" in note for note in result.notes)
+    assert [
+        m.baseline for m in evaluate_ratings("x", ROWS, scores, HumanProtocol(draws=20), "holes").metrics
+    ] == ["holes", ""]
+    with pytest.raises(InputError, match="no metric 'other' to compare with; measured: full, holes"):
+        evaluate_ratings("x", ROWS, scores, HumanProtocol(draws=20), "other")
     with pytest.raises(InputError, match="no metric has a score"):
         evaluate_ratings("x", ROWS, {"empty": np.full(4, np.nan)}, HumanProtocol())
     with pytest.raises(InputError, match="3 scores for 4 captions"):

@@ -81,6 +81,13 @@ def test_accuracy_by_category_and_missing_photos(store):
     assert len(result.margins) == 3
 
 
+def test_a_model_that_sees_only_the_average_photo_cannot_solve_a_balanced_set(store):
+    pairs = [CaptionPair("r.jpg", "a red ball", "a blue ball"), CaptionPair("b.jpg", "a blue ball", "a red ball")]
+    (result,) = evaluate_pairs(ColourEncoder(), PairSet(pairs), store, draws=0).results
+    assert result.interval.value == 1.0
+    assert result.blind["this model, average photo"] == 0.5
+
+
 def test_prefix_goes_before_every_caption(store):
     encoder = ColourEncoder(prefix="A photo depicts ")
     data = PairSet([CaptionPair("r.jpg", "red", "blue")])
@@ -210,4 +217,5 @@ def test_run_from_captions(tmp_path):
     assert values["colours", "accuracy, colour"] == 100.0
     assert values["colours", "accuracy, object"] == 0.0  # it cannot tell, and a tie is no win
     assert ("blind: shorter", "accuracy, colour") in values
+    assert ("blind: this model, average photo", "accuracy, colour") in values
     assert any("photos are not there" in n for n in run.notes)

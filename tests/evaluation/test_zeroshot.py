@@ -92,7 +92,7 @@ def test_run_counts_bad_photos_and_prints_the_share_kept(tmp_path):
         "set", ColourEncoder(), read_labelled_photos(folder), against=ColourEncoder("other"), draws=10
     )
     assert run.failed == 1
-    assert run.provenance["failed"] == 1
+    assert len(run.provenance["failures"]) == 1
     assert "broken.jpg" in run.notes[0]
     shares = [e for e in run.entries if "share kept" in e.statistic]
     assert [e.value for e in shares] == [100.0] * 3

@@ -95,9 +95,10 @@ def evaluate() -> None:
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE",
               help="Change a choice of the protocol, e.g. statistic=spearman, drop_own=false, hide=judged, "
                    "raters=mean, references=1, ties=loss. --set help lists them all.")  # fmt: skip
+@click.option("--against", metavar="METRIC", help="Compare every metric with this one; default: the best.")
 @_common
 def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], metrics: str, scores: tuple[str, ...],
-          preset: str, changes: tuple[str, ...], **common: Any) -> None:  # fmt: skip
+          preset: str, changes: tuple[str, ...], against: str | None, **common: Any) -> None:  # fmt: skip
     """How well do scores agree with people?
 
     \b
@@ -108,6 +109,7 @@ def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], m
     """
     from cliplet.evaluation.runs import ScoreSources, evaluate_human
 
+    _check_files(common)
     chosen = _protocol_changes(changes)
     chosen |= {name: common[name] for name in ("draws", "seed")}
     with _progress("scoring") as progress:
@@ -119,7 +121,7 @@ def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], m
             progress,
         )
         run = evaluate_human(
-            benchmarks, Path(data), sources, common["images"], [Path(r) for r in references], chosen
+            benchmarks, Path(data), sources, common["images"], [Path(r) for r in references], chosen, against
         )
     _finish(run, common)
 
@@ -171,6 +173,7 @@ def retrieval(captions: tuple[str, ...], split: str | None, embeddings: str | No
 
     if bool(captions) == bool(embeddings):
         raise click.UsageError("give either caption files or --embeddings")
+    _check_files(common)
     protocol = RetrievalProtocol(ties=ties, folds=folds, draws=common["draws"], seed=common["seed"])
     if embeddings:
         data = load_embedding_folder(Path(embeddings))
@@ -223,6 +226,7 @@ def zeroshot(source: str, classes: str | None, templates: str | None, labels: An
         read_templates,
     )
 
+    _check_files(common)
     names = read_class_names(Path(classes)) if classes else None
     prompts = read_templates(Path(templates)) if templates else DEFAULT_TEMPLATES
     data = read_labelled_photos(Path(source), [Path(i) for i in common["images"]], names, labels)
@@ -274,6 +278,7 @@ def pairs(files: tuple[str, ...], from_captions: bool, split: str | None, ties: 
     """
     from cliplet.evaluation.model_runs import run_pairs
 
+    _check_files(common)
     encoder = _encoder(common)
     with _progress("embedding") as progress:
         run = run_pairs(
@@ -296,6 +301,18 @@ def pairs(files: tuple[str, ...], from_captions: bool, split: str | None, ties: 
 def _set_name(split: str | None, path: str) -> str:
     """What a set is called: after the file of its split, else after its own file."""
     return Path(split).stem if split and Path(split).is_file() else Path(path).stem
+
+
+def _check_files(common: dict[str, Any]) -> None:
+    """Complain about the output folder and the expected values before any work."""
+    if common["out"]:
+        from cliplet.reports.files import writable_folder
+
+        writable_folder(common["out"])
+    if common["expect"]:
+        from cliplet.evaluation.results import check_expected
+
+        check_expected([], Path(common["expect"]))
 
 
 def _encoder(common: dict[str, Any]) -> "Encoder":
@@ -353,9 +370,8 @@ def _finish(run: "Evaluation", common: dict[str, Any]) -> None:
     )
     if common["out"]:
         from cliplet.reports.evaluation import write_evaluation
-        from cliplet.reports.files import writable_folder
 
-        write_evaluation(run, writable_folder(common["out"]), checks)
+        write_evaluation(run, Path(common["out"]), checks)
     if common["as_json"]:
         content = run.as_json()
         if checks:

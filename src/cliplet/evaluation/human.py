@@ -93,8 +93,10 @@ class MetricResult:
     """What was computed (tau-c, accuracy HC, ...)."""
     interval: Interval
     """The value in its own unit ([-1, 1] or [0, 1]) with its interval."""
-    against_best: PairedTest | None = None
-    """The difference to the metric with the highest value (None for that one)."""
+    difference: PairedTest | None = None
+    """The difference to the baseline metric (None for the baseline itself)."""
+    baseline: str = ""
+    """The metric it is compared with: the one asked for, else the one with the highest value."""
     adjusted_p: float = float("nan")
     """Holm-corrected p-value of that difference among all metrics."""
 
@@ -179,11 +181,16 @@ def _usable(scores: Scores, n: int, notes: Counter[str]) -> tuple[Scores, np.nda
 
 
 def evaluate_ratings(
-    benchmark: str, data: Ratings, scorer: Scorer | Mapping[str, Floats], protocol: HumanProtocol
+    benchmark: str,
+    data: Ratings,
+    scorer: Scorer | Mapping[str, Floats],
+    protocol: HumanProtocol,
+    baseline: str | None = None,
 ) -> HumanResult:
     """Correlation of every metric with ratings.
 
-    ``scorer`` is a function from the captions to score to named columns of scores, or these columns.
+    ``scorer`` is a function from the captions to score to named columns of scores, or these columns. Every metric is
+    compared with ``baseline``, by default with the one that agrees best.
     """
     if protocol.statistic == "accuracy":
         raise InputError(f"{benchmark} holds ratings: use tau-b, tau-c, pearson or spearman, not accuracy")
@@ -213,10 +220,11 @@ def evaluate_ratings(
         benchmark, protocol, metrics, notes, request, scores, np.array([np.mean(r.ratings) for r in rows])
     )
     if protocol.draws and len(metrics) > 1:
-        best = _best(metrics)
+        best = _baseline(metrics, baseline)
         for m in metrics:
             if m is not best:
-                m.against_best = paired_correlation_test(
+                m.baseline = best.metric
+                m.difference = paired_correlation_test(
                     statistic,
                     scores[m.metric][points],
                     scores[best.metric][points],
@@ -230,13 +238,20 @@ def evaluate_ratings(
     return result
 
 
-def _best(metrics: Sequence[MetricResult]) -> MetricResult:
-    return max(metrics, key=lambda m: -np.inf if np.isnan(m.interval.value) else m.interval.value)
+def _baseline(metrics: Sequence[MetricResult], name: str | None) -> MetricResult:
+    """The metric of this name, else the one with the highest value."""
+    best = max(metrics, key=lambda m: -np.inf if np.isnan(m.interval.value) else m.interval.value)
+    if name is None:
+        return best
+    for m in metrics:
+        if m.metric == name:
+            return m
+    raise InputError(f"no metric {name!r} to compare with; measured: {', '.join(m.metric for m in metrics)}")
 
 
 def _correct(metrics: Sequence[MetricResult]) -> None:
-    tested = [m for m in metrics if m.against_best is not None]
-    adjusted = holm([m.against_best.p_value for m in tested if m.against_best is not None])
+    tested = [m for m in metrics if m.difference is not None]
+    adjusted = holm([m.difference.p_value for m in tested if m.difference is not None])
     for m, p in zip(tested, adjusted, strict=True):
         m.adjusted_p = float(p)
 
@@ -288,7 +303,11 @@ def preference_wins(data: Preferences, scores: Floats, protocol: HumanProtocol) 
 
 
 def evaluate_preferences(
-    benchmark: str, data: Preferences, scorer: Scorer | Mapping[str, Floats], protocol: HumanProtocol
+    benchmark: str,
+    data: Preferences,
+    scorer: Scorer | Mapping[str, Floats],
+    protocol: HumanProtocol,
+    baseline: str | None = None,
 ) -> HumanResult:
     """Pairwise accuracy of every metric, by category and over all (Pascal-50S's mean is over its classes)."""
     if protocol.statistic != "accuracy":
@@ -313,10 +332,11 @@ def evaluate_preferences(
         overall = bootstrap_mean(values[good], images[good], protocol.draws, seed=protocol.seed)
         metrics.append(MetricResult(name, "accuracy", overall))
     totals = [m for m in metrics if m.statistic == "accuracy"]
-    best = _best(totals)
+    best = _baseline(totals, baseline)
     for m in totals:
         if m is not best and protocol.draws:
-            m.against_best = paired_mean_test(
+            m.baseline = best.metric
+            m.difference = paired_mean_test(
                 wins[m.metric][good],
                 wins[best.metric][good],
                 images[good],

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,8 @@ class RetrievalSet:
     """Where the photos are."""
     notes: list[str]
     """What was left out."""
-    failed: int = 0
-    """Photos that could not be read."""
+    failures: list[str] = field(default_factory=list)
+    """Photos that could not be used, with reasons."""
 
 
 def chosen_captions(captions: Sequence[Path], split: str | None) -> CaptionBook:
@@ -98,6 +98,7 @@ def embed_captioned_photos(
         raise InputError(
             f"none of the {len(names)} photos was found, such as {names[0]}; name their folder or tar"
         )
+    failures = [f"{n}: not found" for n, p in zip(names, found, strict=True) if p is None]
     if missing:
         notes.append(f"{missing} of {len(names)} captioned images left out: their photos are not there")
         names = [n for n, p in zip(names, found, strict=True) if p is not None]
@@ -106,13 +107,12 @@ def embed_captioned_photos(
         notes.append(
             f"{len(embedded.failures)} photos left out: {next(iter(embedded.failures.values()))} ..."
         )
+        failures += embedded.failures.values()
     names = [names[i] for i in embedded.kept]
     texts = [c.text for n in names for c in book.images[n]]
     owner = np.repeat(np.arange(len(names)), [len(book.images[n]) for n in names])
     vectors = embed_texts(encoder, texts, prefix, progress)
-    return RetrievalSet(
-        embedded.embeddings, vectors, owner, names, texts, store, notes, len(embedded.failures)
-    )
+    return RetrievalSet(embedded.embeddings, vectors, owner, names, texts, store, notes, failures)
 
 
 @dataclass(frozen=True)
@@ -137,12 +137,12 @@ def run_retrieval(
                 entry(name, d.name, statistic, interval, 1.0 if "rank" in statistic else 100.0)
             )
     out.notes += data.notes
-    out.failed = data.failed
+    out.failed = len(data.failures)
     out.provenance |= {
         "protocol": dataclasses.asdict(protocol),
         "images": len(data.images),
         "captions": len(data.texts),
-        "failed": data.failed,
+        "failures": data.failures,
     }
     out.details.append(RetrievalDetail(directions, data))
     return out
@@ -186,7 +186,7 @@ def run_zeroshot(
     out.provenance |= {
         "classes": len(data.classes),
         "photos": len(data.names),
-        "failed": len(results[0].failures),
+        "failures": list(results[0].failures.values()),
         "templates": list(templates),
         "draws": draws,
         "seed": seed,
@@ -269,10 +269,11 @@ def run_pairs(
         for control, value in r.blind.items():
             out.entries.append(plain_entry(name, f"blind: {control}", label, value, r.interval.n))
     out.notes += [f"{n} {what}" for what, n in sorted(result.notes.items())]
-    out.failed = sum(n for what, n in result.notes.items() if "missing" in what)
+    out.failed = len(result.failures)
     out.provenance |= {
         "files": [str(f) for f in files],
         "pairs": len(result.pairs),
+        "failures": result.failures,
         "made_from_captions": from_captions,
         "ties": ties,
         "draws": draws,

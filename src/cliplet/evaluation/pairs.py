@@ -1,8 +1,9 @@
 """Hard negatives: does the true caption score higher than one with a small, telling mistake?
 
 Sets come as (image, true caption, false caption); Winoground's have two images as well. Beside every accuracy stands
-what a blind model gets: always taking the shorter caption, the longer one, or the one made of commoner words. Where
-the false captions of a set can be told without looking, a good score on it says little.
+what a blind model gets: this model when every photo is replaced by the average one, and guessers that take the shorter
+caption, the longer one, or the one made of commoner words. Where the false captions of a set can be told without
+looking, a good score on it says little.
 """
 
 import math
@@ -89,6 +90,8 @@ class PairsResult:
     """[pairs] cosine of the true caption minus cosine of the false one."""
     notes: Counter[str]
     """Rows left out, with counts."""
+    failures: list[str]
+    """Photos that could not be used, with reasons."""
 
 
 # ---------------------------------------------------------------- readers
@@ -239,11 +242,14 @@ def evaluate_pairs(
     true = np.einsum("nd,nd->n", images, texts[: len(pairs)], dtype=np.float64)
     false = np.einsum("nd,nd->n", images, texts[len(pairs) :], dtype=np.float64)
     wins = pairwise_wins(true, false, ties)
-    results = _by_category(pairs, wins, "accuracy", 0.5, blind_wins(pairs), draws, seed)
+    average = embedded.embeddings.mean(axis=0)  # [d]: the model without a photo to look at
+    unseen = pairwise_wins(texts[: len(pairs)] @ average, texts[len(pairs) :] @ average)
+    blind = {"this model, average photo": unseen, **blind_wins(pairs)}
+    results = _by_category(pairs, wins, "accuracy", 0.5, blind, draws, seed)
     if data.quartets:
         cosines = {(p.image, p.true): (t, f) for p, t, f in zip(pairs, true, false, strict=True)}
         results += _quartet_results(data.quartets, cosines, draws, seed)
-    return PairsResult(results, pairs, true - false, notes)
+    return PairsResult(results, pairs, true - false, notes, list(embedded.failures.values()))
 
 
 def _by_category(

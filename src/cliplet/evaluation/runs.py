@@ -98,6 +98,7 @@ def evaluate_human(
     images: Sequence[str | Path] = (),
     references: Sequence[Path] = (),
     changes: Mapping[str, Any] | None = None,
+    baseline: str | None = None,
 ) -> Evaluation:
     """Human-judgement benchmarks with a model, n-gram metrics and score files.
 
@@ -108,6 +109,7 @@ def evaluate_human(
         images: folders and tars of photos; default those beside ``data``.
         references: caption files; default those beside ``data``.
         changes: choices of the protocol to change, by field name of :class:`HumanProtocol`.
+        baseline: the metric that all others are compared with; default the best.
     """
     for name in names:
         find_benchmark(name)
@@ -123,9 +125,9 @@ def evaluate_human(
             about: dict[str, Any] = {"files": [str(f) for f in files]}
             scorer = partial(sources.scores, photos=store, about=about)
             if isinstance(judgements, Ratings):
-                result = evaluate_ratings(name, judgements, scorer, protocol)
+                result = evaluate_ratings(name, judgements, scorer, protocol, baseline)
             else:
-                result = evaluate_preferences(name, judgements, scorer, protocol)
+                result = evaluate_preferences(name, judgements, scorer, protocol, baseline)
             _add_human(out, result, len(judgements.rows), about)
             out.details.append(HumanDetail(result, store))
             if variant.keys() & (changes or {}).keys():
@@ -146,16 +148,13 @@ def _add_human(out: Evaluation, result: HumanResult, read: int, about: dict[str,
         out.entries.append(
             entry(result.benchmark, m.metric, human_statistic(result, m.statistic), m.interval)
         )
-        if m.against_best is not None:
-            best = max(
-                (x for x in result.metrics if x.statistic == m.statistic), key=lambda x: x.interval.value
-            )
-            test = m.against_best
+        if m.difference is not None:
+            test = m.difference
             out.comparisons.append(
                 {
                     "benchmark": result.benchmark,
                     "metric": m.metric,
-                    "against": best.metric,
+                    "against": m.baseline,
                     "statistic": human_statistic(result, m.statistic),
                     "difference": 100 * test.difference,
                     "low": 100 * test.low,

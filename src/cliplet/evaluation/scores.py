@@ -49,7 +49,11 @@ def model_scores(
     if result.ref_clip_score is not None and result.ref_mix_score is not None:
         columns |= {"RefCLIPScore": result.ref_clip_score, "RefMixScore": result.ref_mix_score}
     scores = {name: _spread(values, rows, len(request)) for name, values in columns.items()}
-    return scores, {**result.provenance, "photos_missing": len(request) - len(rows)}
+    reasons = [
+        f"{name}: not found" for name, photo in zip(request.images, found, strict=True) if photo is None
+    ]
+    reasons += [f"{request.images[i]}: {why}" for i, why in zip(rows, result.failures, strict=True) if why]
+    return scores, {**result.provenance, "failures": list(dict.fromkeys(reasons))}
 
 
 def text_cosines(encoder: Encoder, captions: Sequence[str], references: Sequence[str]) -> np.ndarray:

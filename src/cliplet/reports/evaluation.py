@@ -43,7 +43,7 @@ def table_rows(entries: Sequence[Entry], evaluation: Evaluation) -> tuple[list[s
         "95 % interval",
         "n",
         "published",
-        "against the best",
+        "difference",
     ]
     compared = {(c["benchmark"], c["metric"], c["statistic"]): c for c in evaluation.comparisons}
     rows = []
