@@ -82,7 +82,10 @@ def test_accuracy_by_category_and_missing_photos(store):
 
 
 def test_a_model_that_sees_only_the_average_photo_cannot_solve_a_balanced_set(store):
-    pairs = [CaptionPair("r.jpg", "a red ball", "a blue ball"), CaptionPair("b.jpg", "a blue ball", "a red ball")]
+    pairs = [
+        CaptionPair("r.jpg", "a red ball", "a blue ball"),
+        CaptionPair("b.jpg", "a blue ball", "a red ball"),
+    ]
     (result,) = evaluate_pairs(ColourEncoder(), PairSet(pairs), store, draws=0).results
     assert result.interval.value == 1.0
     assert result.blind["this model, average photo"] == 0.5

@@ -96,6 +96,8 @@ def test_choices_can_be_changed_and_wrong_ones_are_refused(folder, run):
     assert content["provenance"]["benchmarks"]["table"]["mean_references"] == 1.0
     for wrong in ("colour=red", "drop_own=maybe", "references=few", "statistic"):
         assert run(*base, "--set", wrong).exit_code == 2
+    with pytest.raises(InputError, match="hide cannot be 'all'; use candidate, judged, none"):
+        run(*base, "--set", "hide=all")
     with pytest.raises(InputError, match="nothing to measure"):
         run("human", "table", "--data", folder / "ratings.csv", "--model", "none", "--metrics", "none")
 

@@ -11,6 +11,7 @@ from cliplet.errors import InputError
 from cliplet.evaluation.judgements import Preferences, Rated, Ratings
 from cliplet.evaluation.kendall import Floats
 from cliplet.evaluation.statistics import (
+    STATISTICS,
     Interval,
     PairedTest,
     Statistic,
@@ -53,6 +54,22 @@ class HumanProtocol:
     """Bootstrap and permutation draws; images are resampled, not rows."""
     seed: int = 0
     """Seed of every draw."""
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "statistic": (*STATISTICS, "accuracy"),
+            "raters": ("each", "mean", "median"),
+            "hide": ("candidate", "judged", "none"),
+            "ties": ("half", "loss", "drop"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise InputError(f"{name} cannot be {getattr(self, name)!r}; use {', '.join(values)}")
+        for name in ("references", "drawn_references", "draws", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} cannot be negative")
+        if self.reference_draws < 1:
+            raise InputError("reference_draws must be at least 1")
 
 
 @dataclass(frozen=True)
