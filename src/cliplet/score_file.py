@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cliplet.data.captions import CaptionEntry, ImageKey, image_name, read_captions, read_references
 from cliplet.data.images import ImageInput
-from cliplet.data.photos import PhotoIndex, PhotoTar, open_photos
+from cliplet.data.photos import PhotoIndex, PhotoPaths, PhotoTar, open_photos
 from cliplet.encoders.onnx import scrub
 from cliplet.errors import InputError
 from cliplet.evaluation.corpus_tests import corpus_interval
@@ -105,7 +105,8 @@ def score_file(
 
     Args:
         captions: what :func:`cliplet.data.captions.read_captions` reads.
-        images: folder or tar of the photos; None: the captions file's own tar, or the folder that it lies in.
+        images: folder or tar of the photos; None: the captions file's own tar, or paths as the file has them,
+            relative to the file or to the working folder.
         scorer: model and preset.
         references: a file of reference captions; with it the metrics that need references are computed too.
         metrics: which of those (``cliplet.metrics.reference_metrics.CHOICES``); default: all but SPICE.
@@ -170,7 +171,7 @@ def _photo_index(captions: Path, images: str | Path | None) -> PhotoIndex:
         return open_photos(images)
     if captions.suffix.lower() == ".tar":
         return PhotoTar(captions)
-    return open_photos(captions.resolve().parent)
+    return PhotoPaths(captions.resolve().parent)
 
 
 def _find_photos(

@@ -243,6 +243,13 @@ def test_webdataset_tar_needs_no_images_option(model, photos, tmp_path):
     assert content["summary"]["scored"] == 3
 
 
+def test_paths_in_the_file_need_no_images_option(model, photos, tmp_path):
+    names = {"photos/0.jpg": "a dog", str(photos / "1.jpg"): "a cat", "2.jpg": "a man"}
+    captions = write(photos / "c.json", names)
+    rows = json.loads(run("score", captions, "--model", model, "--json", cwd=tmp_path)[0])["rows"]
+    assert [r["reason"] for r in rows] == [None, None, None]
+
+
 def test_a_full_disk_leaves_no_half_file(model, photos, tmp_path):
     captions = write(tmp_path / "c.json", {f"{i % 6}.jpg": ["a dog"] * 200 for i in range(6)})
 

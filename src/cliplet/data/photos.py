@@ -107,6 +107,29 @@ class PhotoFolder(PhotoIndex):
             return False
 
 
+class PhotoPaths(PhotoIndex):
+    """Photos named by their paths, absolute or relative to a folder or to the working folder; nothing is searched."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def names(self) -> list[str]:
+        """None: paths are not listed."""
+        return []
+
+    def get(self, name: str) -> Path:
+        """The path of a photo."""
+        beside = self.root / name
+        return beside if beside.is_file() else Path(name)
+
+    def has(self, name: str) -> bool:
+        """Whether the path leads to a file."""
+        try:
+            return bool(name) and self.get(name).is_file()
+        except (OSError, ValueError):  # too long, or a NUL
+            return False
+
+
 class PhotoTar(PhotoIndex):
     """Photos in an uncompressed tar, such as a WebDataset shard."""
 
