@@ -241,10 +241,11 @@ def _retrieval_sections(detail: RetrievalDetail) -> list[tuple[str, str]]:
         cards = []
         for q in worst:
             i = int(metrics.queries[q])
-            first = int(np.argmax(data.texts @ data.images[i]))
-            own = data.captions[int(np.flatnonzero(data.caption_image == i)[0])]
+            scores = data.texts @ data.images[i]  # [captions]
+            first = int(np.argmax(scores))
+            own = data.captions[int(np.argmax(np.where(data.caption_image == i, scores, -np.inf)))]
             photo = _find(data.photos, data.image_names[i])
-            rank = f"own caption at rank {metrics.best_rank[q]}: {own}"
+            rank = f"best own caption at rank {metrics.best_rank[q]}: {own}"
             cards.append((photo, [f"first: {data.captions[first]}", rank]))
         sections.append(("Photos whose captions were found last", _cards(cards)))
     return sections
