@@ -78,6 +78,11 @@ def dotted(rng: random.Random, real: Sequence[str]) -> str:
     return "".join(rng.choice(DOTTED) for _ in range(rng.randint(1, 20)))
 
 
+def marked_up(rng: random.Random, real: Sequence[str]) -> str:
+    """Tags, entities and quotation marks, closed or not."""
+    return "".join(rng.choice(_CONTENT["markup"]) for _ in range(rng.randint(1, 12)))
+
+
 GENERATORS: dict[str, Callable[[random.Random, Sequence[str]], str]] = {
     "real captions, edited": edited,
     "hard pieces in a row": pieced,
@@ -85,6 +90,7 @@ GENERATORS: dict[str, Callable[[random.Random, Sequence[str]], str]] = {
     "random Unicode": unicode,
     "digits and joints": numeric,
     "periods and apostrophes": dotted,
+    "markup, broken": marked_up,
 }
 
 

@@ -29,6 +29,7 @@ Tokens = tuple[str, ...]
 _REMEMBERED_CHUNKS = 1 << 17  # entries in a memo before it starts afresh
 _REMEMBERED_LENGTH = 32  # longer chunks are rare and not worth the memory
 _CONTEXT = 256  # characters of the following captions that a caption's end is first read with
+_FARTHEST = 1 << 20  # characters after which an unclosed tag is given up
 
 
 def tokenize(caption: str) -> list[str]:
@@ -52,31 +53,53 @@ def tokenize_many(captions: Iterable[str], *, joined: bool = True) -> list[list[
     tables = _tables()
     if not joined or not lines:
         return [_alone(line, tables) for line in lines]
-    result = []
-    for index in range(len(lines) - 1):
-        tokens = tables.quick(lines[index], alone=False)
-        result.append(_with_next(lines, index, tables) if tokens is None else tokens)
-    result.append(_alone(lines[-1], tables))
-    return result
+    result: list[list[str]] = []
+    while len(result) < len(lines) - 1:
+        tokens = tables.quick(lines[len(result)], alone=False)
+        if tokens is None:
+            result.extend(_with_following(lines, len(result), tables))
+        else:
+            result.append(tokens)
+    return result if len(result) == len(lines) else [*result, _alone(lines[-1], tables)]
 
 
 def _alone(line: str, tables: "_Tables") -> list[str]:
     """Tokens of a line with nothing after it."""
     tokens = tables.quick(line, alone=True)
-    return list(tables.lexer.line(line)[0]) if tokens is None else tokens
+    return list(tables.lexer.line(line)) if tokens is None else tokens
 
 
-def _with_next(lines: Sequence[str], index: int, tables: "_Tables") -> list[str]:
-    """Tokens of a line of a file, read with as much of the following lines as it takes."""
+def _with_following(lines: Sequence[str], index: int, tables: "_Tables") -> list[list[str]]:
+    """Tokens of a line of a file; also of the lines after it into which an unclosed tag of it runs on."""
+    result: list[list[str]] = []
+    begun: list[str] = []  # what earlier lines put into this one
+    rest = _utf16(lines[index])
+    while True:
+        tokens, text, end = _read_on(rest, lines, index, tables.lexer)
+        if end <= len(rest) or not tokens or "\n" not in tokens[-1]:
+            return [*result, list(_words_of(begun + tokens))]
+        pieces = tokens.pop().split("\n")
+        result.append(list(_words_of([*begun, *tokens, pieces[0]])))
+        result.extend(list(_words_of([piece])) for piece in pieces[1:-1])
+        index += len(pieces) - 1
+        begun = pieces[-1:]
+        rest = _utf16(lines[index])[end - text.rindex("\n", 0, end) - 1 :]
+
+
+def _read_on(rest: str, lines: Sequence[str], index: int, lexer: "_Lexer") -> tuple[list[str], str, int]:
+    """Tokens that begin in ``rest``, the end of a line, read with as much of the following lines as it takes.
+
+    Also the text that was read and where the last token ends in it.
+    """
     length = _CONTEXT
     while True:
-        context, next_line = "", index + 1
-        while next_line < len(lines) and len(context) < length:
-            context += "\n" + lines[next_line]
+        text, next_line = rest, index + 1
+        while next_line < len(lines) and len(text) - len(rest) < length:
+            text += "\n" + _utf16(lines[next_line])
             next_line += 1
-        tokens, looked = tables.lexer.line(lines[index], context)
-        if looked <= len(context) or next_line == len(lines):
-            return list(tokens)
+        tokens, looked, end = lexer.tokens(text, len(rest))
+        if looked <= len(text) or next_line == len(lines) or length >= _FARTHEST:
+            return tokens, text, end
         length *= 8  # an unclosed tag can look far ahead
 
 
@@ -115,13 +138,10 @@ class _Lexer:
         table = self.alphabet.table
         return bytes([table[ord(unit)] for unit in text])
 
-    def line(self, line: str, context: str = "") -> tuple[Tokens, int]:
-        """Words of ``line``, and how many characters of ``context`` (what follows it) were looked at."""
+    def line(self, line: str) -> Tokens:
+        """Words of a line with nothing after it."""
         text = _utf16(line)
-        tokens, looked, end = self.tokens(text + _utf16(context), len(text))
-        if end > len(text):  # a token that runs into the next line (an unclosed tag): read the line alone
-            return self.line(line)
-        return _words_of(tokens), looked - len(text)
+        return _words_of(self.tokens(text, len(text))[0])
 
     def tokens(self, text: str, stop: int) -> tuple[list[str], int, int]:
         """Lower-case tokens that begin before ``stop``; how far any scan looked; where the last one ended."""
@@ -273,6 +293,8 @@ class _Memo(dict[str, Tokens | None]):
         return tokens
 
     def _read(self, chunk: str, follower: str) -> Tokens | None:
+        if chunk[:1].isspace():  # the space before the chunk and this one are one token
+            return None
         text = _utf16(chunk)
         tokens, looked, end = self._lexer.tokens(text + follower, len(text))
         if end > len(text) or (looked > len(text) + len(follower) and not self._at_end):
