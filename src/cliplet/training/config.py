@@ -210,6 +210,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> DistillConfi
     Raises:
         InputError: the file or a setting is wrong; the message names it.
     """
+    return from_dict(DistillConfig, read_settings(path, overrides))
+
+
+def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A recipe's TOML with ``key=value`` changes, before it becomes a configuration."""
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -221,7 +226,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> DistillConfi
         if not separator or not key:
             raise InputError(f"{change!r} is not key=value, such as stages.0.lr=1e-3")
         _set(values, key.strip().split("."), _value(text), change)
-    return from_dict(DistillConfig, values)
+    return values
 
 
 def _value(text: str) -> Any:

