@@ -231,6 +231,16 @@ def test_two_processes_train_as_one(folder, tmp_path):
         assert a["loss"] == pytest.approx(b["loss"], rel=2e-3), a["step"]
 
 
+def test_mixed_precision(finished, folder, tmp_path):
+    changes = ["precision=bf16", "stages.*.epochs=1", "export=none", "workers=2"]
+    changes += [f"out={tmp_path}/run", f"teacher.cache={finished}/teacher"]
+    run = distill(load_recipe(folder / "recipe.toml", changes)).parent
+    ours, theirs = log(run)[0]["loss"], log(finished)[0]["loss"]
+    assert ours == pytest.approx(theirs, rel=0.02)
+    assert ours != theirs
+    assert json.loads((run / "recipe.json").read_text())["precision"] == "bf16"
+
+
 def test_teacher_of_another_width(folder, tmp_path):
     changes = [f"out={tmp_path}/run", "export=none", "stages.*.epochs=1", f"teacher.cache={tmp_path}/cache"]
     several = [f'teacher.names=["{folder}/teacher", "{folder}/teacher"]']

@@ -54,7 +54,6 @@ class StageBatches:
         self.with_image = "image" in stage.towers or stage.losses.pairs
         self.with_text = "text" in stage.towers or stage.losses.pairs
         self.by_caption = "image" not in stage.towers
-        self.tokens = encoder.tokenize(pairs.captions)[0] if self.with_text else []
         self.captions_of = pairs.captions_of() if self.with_text and not self.by_caption else []
         self.items = self._usable()
 
@@ -120,7 +119,7 @@ class StageBatches:
             assert self.targets.texts is not None
             result["teacher_text"] = torch.from_numpy(np.asarray(self.targets.texts[captions]))
             if "text" in self.stage.towers:
-                ids, mask = pad_tokens([self.tokens[c] for c in captions])
+                ids, mask = pad_tokens(self.encoder.tokenize([self.pairs.captions[c] for c in captions])[0])
                 result["input_ids"], result["attention_mask"] = torch.from_numpy(ids), torch.from_numpy(mask)
         return result
 

@@ -138,7 +138,8 @@ def _stage_row(run: Run, index: int) -> tuple[tuple[str, str], float]:
     rng = np.random.default_rng(0)
 
     def fake(n: int) -> Any:
-        return rng.standard_normal((1, run.teacher.dim), dtype=np.float32).repeat(n, axis=0)
+        row = rng.standard_normal((1, run.teacher.dim), dtype=np.float32)
+        return np.broadcast_to(row, (n, run.teacher.dim))  # no memory, however many
 
     views = [fake(len(pairs.photos)) for _ in range(config.augment.views)] if pairs.photos else []
     batches = StageBatches(

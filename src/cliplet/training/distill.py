@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed as dist
 
 from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
 from cliplet.encoders.torch import TorchEncoder
@@ -317,8 +318,13 @@ def make_accelerator(config: DistillConfig) -> Any:
     """Accelerate, as the recipe and ``accelerate launch`` say."""
     try:
         from accelerate import Accelerator, InitProcessGroupKwargs
+        from accelerate.state import AcceleratorState
     except ImportError as error:
         raise MissingExtraError("training", "train") from error
+    if not (dist.is_available() and dist.is_initialized()):
+        AcceleratorState._reset_state(
+            reset_partial_state=True
+        )  # an earlier run here may have had other settings
     # the other processes wait while the first one computes the teacher's embeddings
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
     return Accelerator(cpu=config.cpu, mixed_precision=config.precision, kwargs_handlers=[patience])
