@@ -11,6 +11,7 @@ the variants that differ in stage 2 alone. Finished parts are kept, so an interr
 """
 
 import argparse
+import csv
 import dataclasses
 import json
 import time
@@ -236,6 +237,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs=2, default=(1, 1), help="of stage 1 and of stage 2")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--table", action="store_true", help="print the table of what is there")
+    parser.add_argument("--csv", type=Path, help="also write every seed's figures there")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -243,6 +245,8 @@ def main() -> None:
         run_all(arguments)
     rows = [r for f in sorted(arguments.out.glob("results-*.json")) for r in json.loads(f.read_text())]
     print(table(rows))
+    if arguments.csv:
+        write_csv(rows, arguments.csv)
 
 
 def run_all(arguments: Any) -> None:
@@ -343,6 +347,24 @@ def table(results: list[dict[str, Any]]) -> str:
             cells += [""] * 4
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def write_csv(results: list[dict[str, Any]], path: Path) -> None:
+    """One line a variant and seed."""
+    lines = []
+    for r in results:
+        flat = {"name": r["name"], "seed": r["seed"]}
+        for key, value in r.items():
+            if isinstance(value, list):
+                ends = ("student", "teacher") if key == "matched cosine" else ("", "low", "high")
+                flat |= {f"{key} {end}".strip(): round(v, 4) for end, v in zip(ends, value, strict=True)}
+            elif key not in flat:
+                flat[key] = round(value, 4)
+        lines.append(flat)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(lines[-1]))
+        writer.writeheader()
+        writer.writerows(lines)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from cliplet.errors import MissingExtraError
+
 
 def _show_settings(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     """Print the settings and stop."""
@@ -35,15 +37,16 @@ def distill(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool
     from cliplet.training.config import load_recipe
 
     config = load_recipe(recipe, changes)
-    if dry_run:
+    try:
         from cliplet.training.cost import dry_run as describe
-
+        from cliplet.training.distill import distill as run
+    except ImportError as error:
+        raise MissingExtraError(f"cliplet distill ({error})", "train") from error
+    if dry_run:
         rows = describe(config)
         width = max(len(what) for what, _ in rows)
         for what, value in rows:
             click.echo(f"{what:<{width}}  {value}")
         return
-    from cliplet.training.distill import distill as run
-
     folder = run(config, restart=restart)
     click.echo(f"{folder}: the model; try it with  cliplet score PHOTO CAPTION --model {folder}")

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from cliplet.errors import MissingExtraError
+
 
 @click.command()
 @click.argument("model")
@@ -32,8 +34,11 @@ def export(
     MODEL is a folder that `cliplet distill` wrote, open_clip:ARCHITECTURE/TAG, hf:OWNER/NAME, or a local folder in
     the hub's layout. Weights may be stored in 8 or 16 bits; the products are computed in 32 bits.
     """
-    from cliplet.training.export import export as write_folder
-    from cliplet.training.export.inputs import compared_captions, compared_photos, load_source
+    try:
+        from cliplet.training.export import export as write_folder
+        from cliplet.training.export.inputs import compared_captions, compared_photos, load_source
+    except ImportError as error:
+        raise MissingExtraError(f"cliplet export ({error})", "train") from error
 
     report = write_folder(
         load_source(model),

@@ -125,9 +125,12 @@ def _memory_row(run: Run) -> tuple[str, str]:
     """Measured at its highest, after the timed steps."""
     if torch.cuda.is_available() and run.accelerator.device.type == "cuda":
         return "memory of the accelerator", f"{torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB at most"
-    import resource
     import sys
 
+    try:
+        import resource
+    except ImportError:  # Windows
+        return "memory of this process", "not measured on this system"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return "memory of this process", f"{peak / 2**20:,.0f} MiB at most, PyTorch and the teacher included"
 
