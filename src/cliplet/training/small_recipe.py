@@ -38,7 +38,7 @@ from cliplet.training.logs import RunLog
 from cliplet.training.loop import Hooks, RunState, StageData, run_stage
 from cliplet.training.small_data import Captions, PairBatches, TextBatches, captions_of, kept_outputs, padded
 from cliplet.training.small_student import LateTower, PairStudent, TextStudent, encode_by_length, joined
-from cliplet.training.teacher_parts import efficientnet_lite, english_word_pieces, sentence_model
+from cliplet.training.teacher_parts import efficientnet_lite, english_word_pieces, factorise, sentence_model
 from cliplet.training.teacher_space import (
     CaptionSpace,
     Floats,
@@ -73,11 +73,13 @@ class SmallRecipe:
     """Weight of the ensemble's prediction in a photo's target."""
     dim: int = 256
     """Width of each half of the embedding."""
-    layers: tuple[int, ...] = (0, 2)
+    layers: tuple[int, ...] = (0, 1, 2)
     """MiniLM-L3's layer for each stored block of the text tower."""
     repeats: int = 2
-    """Times that each stored block is executed."""
-    rank: int = 128
+    """Times that each stored block is executed; the gates of all but the first are closed at the start."""
+    vocabulary: int = 15_000
+    """Word pieces of the text tower."""
+    rank: int = 96
     """Rank of the factorised word embedding."""
     views: int = 2
     """Kept views of each photo: the photo and this many less one augmented ones; all are mirrored as well."""
@@ -110,21 +112,22 @@ class SmallRun:
         self.accelerator = Accelerator(cpu=recipe.cpu)
         torch.manual_seed(recipe.seed)
         self.pairs, self.dev = read_pairs(recipe.train), read_pairs(recipe.dev)
-        self.tokenizer, self.old_ids = english_word_pieces()
+        self.more_photo, self.more = _grouped(recipe.more_captions)
+        texts = [*self.pairs.captions, *self.more]
+        self.tokenizer, self.old_ids, self.counts = english_word_pieces(texts, recipe.vocabulary)
 
     # ------------------------------------------------------------ teacher
     def teach(self) -> tuple[Captions, Captions, Captions, Floats]:
         """Captions of all texts, of train and of dev, and the photos' targets ``[photos, d]``."""
         r = self.recipe
-        groups, more = _grouped(r.more_captions)
-        train, dev = self.pairs, self.dev
+        train, dev, more = self.pairs, self.dev, self.more
         sentences = self._kept("sentences", [*train.captions, *dev.captions, *more], self._sentences)
         a, b = len(train.captions), len(train.captions) + len(dev.captions)
         space = CaptionSpace.fit(sentences[:a], train.photo_of, r.dim)
         own = captions_of(train, self.tokenizer, space(sentences[:a]), train.photo_of)
         known = captions_of(dev, self.tokenizer, space(sentences[a:b]), dev.photo_of)
         texts = PairSet(captions=[*train.captions, *more])
-        photo = np.concatenate([train.photo_of, len(train.photos) + groups])
+        photo = np.concatenate([train.photo_of, len(train.photos) + self.more_photo])
         every = captions_of(texts, self.tokenizer, np.concatenate([own.target, space(sentences[b:])]), photo)
         means = own.photo_targets()
         features = [standardise(self.pooled(v, "train", train))[0] for v in r.ensemble]
@@ -156,15 +159,20 @@ class SmallRun:
         r = self.recipe
         tower = TextTower(
             TextConfig(
-                width=384, heads=12, blocks=len(r.layers), repeats=r.repeats, norm="post", qkv_bias=True,
+                width=384, heads=12, blocks=len(r.layers), repeats=r.repeats, norm="post", gates=True, qkv_bias=True,
                 vocab_size=len(self.old_ids), context_length=77, embedding_rank=r.rank, mask="padding",
                 pooling="mean", embedding_dim=2 * r.dim,
             )
         )  # fmt: skip
         weights = read_transformers_bert(sentence_model("minilm-l3"))
+        inherit(tower, weights, ("positions", "norm"), r.layers)
         assert weights.embedding is not None
-        weights.embedding = weights.embedding[self.old_ids]
-        inherit(tower, weights, ("positions", "embedding", "norm"), r.layers)
+        assert tower.embedding.expand is not None
+        table, expand, mean = factorise(weights.embedding[self.old_ids], self.counts, r.rank)
+        with torch.no_grad():
+            tower.embedding.table.weight.copy_(table)
+            tower.embedding.expand.weight.copy_(expand)
+            tower.embedding.expand.bias.copy_(mean)
         return tower
 
     def start_text_head(self, tower: TextTower, captions: Captions) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from cliplet.errors import MissingExtraError, ModelError
 from cliplet.models.compat import prepare_torchvision
@@ -117,23 +117,61 @@ def word_pieces() -> dict[str, Any]:
     return dict(content)
 
 
-def english_word_pieces() -> tuple[Any, list[int]]:
-    """BERT's tokeniser without unused pieces and those with letters beyond ASCII, and each kept piece's old id.
+def english_word_pieces(captions: Sequence[str], size: int) -> tuple[Any, list[int], NDArray[np.int64]]:
+    """BERT's tokeniser with fewer pieces: those of the captions, single characters, then the most frequent of English.
 
-    Accents are stripped before, so English, and names of other languages in Latin letters, are cut as before.
+    Pieces with letters beyond ASCII are left out (accents are stripped before). Words without a piece of their own are
+    cut into smaller ones.
+
+    Args:
+        captions: texts whose pieces are all kept.
+        size: pieces to keep, at least those.
+
+    Returns:
+        The ``tokenizers.Tokenizer``, each kept piece's id in BERT's vocabulary, and how often the captions use it.
     """
     from tokenizers import Tokenizer
 
     content = word_pieces()
-    old = content["model"]["vocab"]
-    kept = [p for p in sorted(old, key=old.get) if p.isascii() and not re.fullmatch(r"\[unused\d+\]", p)]
+    old = content["model"]["vocab"]  # BERT's ids rise as words get rarer
+    counts = np.zeros(len(old), dtype=np.int64)
+    for encoding in Tokenizer.from_str(json.dumps(content)).encode_batch(list(captions)):
+        np.add.at(counts, encoding.ids, 1)
+    usable = [p for p in sorted(old, key=old.get) if p.isascii() and not re.fullmatch(r"\[unused\d+\]", p)]
+    special = {t["content"] for t in content["added_tokens"]}
+    needed = {p for p in usable if counts[old[p]] or len(p.removeprefix("##")) == 1} | special
+    others = [p for p in usable if p not in needed][: max(0, size - len(needed))]
+    kept = sorted(needed.union(others), key=old.get)
     new = {piece: i for i, piece in enumerate(kept)}
     content["model"]["vocab"] = new
     for token in content["added_tokens"]:
         token["id"] = new[token["content"]]
-    for special in content["post_processor"]["special_tokens"].values():
-        special["ids"] = [new[t] for t in special["tokens"]]
-    return Tokenizer.from_str(json.dumps(content)), [old[p] for p in kept]
+    for found in content["post_processor"]["special_tokens"].values():
+        found["ids"] = [new[t] for t in found["tokens"]]
+    ids = [old[p] for p in kept]
+    return Tokenizer.from_str(json.dumps(content)), ids, counts[ids]
+
+
+def factorise(matrix: Tensor, counts: NDArray[np.int64], rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The word embedding as ``table @ expand.T + mean``, closest for words that captions use often.
+
+    Args:
+        matrix: ``[V, D]``.
+        counts: uses of each word ``[V]``; a row's squared error counts ``sqrt(1 + uses)``.
+        rank: columns of the table.
+
+    Returns:
+        table ``[V, rank]``, expand ``[D, rank]`` and mean ``[D]``; the table's spread is shared between both factors.
+    """
+    weight = torch.from_numpy(counts + 1.0).float().sqrt()[:, None]
+    matrix = matrix.float()
+    mean = (matrix * weight).sum(dim=0) / weight.sum()
+    x = matrix - mean
+    _, vectors = torch.linalg.eigh((x * weight).T @ x)
+    directions = vectors[:, -rank:]
+    table = x @ directions
+    spread = table.std(dim=0).clamp_min(1e-6).sqrt()
+    return table / spread, directions * spread, mean
 
 
 @torch.inference_mode()
