@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cliplet.cli.score import build_scorer, chosen_metrics, load_frequencies, print_json, progress_bar
+from cliplet.cli.console import print_json, progress_bar
+from cliplet.cli.score import build_scorer, chosen_metrics, load_frequencies
 from cliplet.metrics.clipscore import PRESETS
 
 if TYPE_CHECKING:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cliplet.cli.console import progress_bar
+
 if TYPE_CHECKING:
     from cliplet.encoders.base import Encoder
     from cliplet.evaluation.results import Check, Evaluation
@@ -112,7 +114,7 @@ def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], m
     _check_files(common)
     chosen = _protocol_changes(changes)
     chosen |= {name: common[name] for name in ("draws", "seed")}
-    with _progress("scoring") as progress:
+    with progress_bar("scoring") as progress:
         sources = ScoreSources(
             None if common["model"] == "none" else _encoder(common),
             [] if metrics == "none" else [m.strip() for m in metrics.split(",") if m.strip()],
@@ -180,7 +182,7 @@ def retrieval(captions: tuple[str, ...], split: str | None, embeddings: str | No
         facts: dict[str, Any] = {"embeddings": embeddings}
     else:
         encoder = _encoder(common)
-        with _progress("embedding") as progress:
+        with progress_bar("embedding") as progress:
             files = [Path(c) for c in captions]
             data = embed_captioned_photos(encoder, files, common["images"], split, prefix, progress)
         facts = {**model_facts(encoder, prefix), "files": list(captions), "split": split}
@@ -232,7 +234,7 @@ def zeroshot(source: str, classes: str | None, templates: str | None, labels: An
     data = read_labelled_photos(Path(source), [Path(i) for i in common["images"]], names, labels)
     encoder = _encoder(common)
     other = _encoder({**common, "model": against}) if against else None
-    with _progress("embedding") as progress:
+    with progress_bar("embedding") as progress:
         run = run_zeroshot(
             name or Path(source).stem,
             encoder,
@@ -280,7 +282,7 @@ def pairs(files: tuple[str, ...], from_captions: bool, split: str | None, ties: 
 
     _check_files(common)
     encoder = _encoder(common)
-    with _progress("embedding") as progress:
+    with progress_bar("embedding") as progress:
         run = run_pairs(
             name or _set_name(split, files[0]),
             encoder,
@@ -426,26 +428,3 @@ def _protocol_lines(run: "Evaluation") -> list[str]:
             lines.append(f"model {about['model']['model']} ({about['model']['fingerprint']})")
             break
     return lines
-
-
-class _progress:
-    """A bar on standard error while it is a terminal; nothing when piped."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.bar: Any = None
-
-    def __enter__(self) -> Any:
-        if not sys.stderr.isatty():
-            return None
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self.bar = Progress(console=Console(stderr=True), transient=True)
-        self.bar.start()
-        task = self.bar.add_task(self.what, total=None)
-        return lambda done, total: self.bar.update(task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()

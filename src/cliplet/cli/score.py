@@ -1,6 +1,5 @@
 """``cliplet score``: one image with captions, or a captioner's output file."""
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cliplet.cli.console import one_line, print_json, progress_bar
 from cliplet.errors import InputError
 from cliplet.metrics.clipscore import PRESETS
 
@@ -164,7 +164,7 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
             shown = "-" if result.failures[i] else f"{result.score[i]:.3f}"
             why = f"  [{result.failures[i]}]" if result.failures[i] else ""
             cut = "  [cut to the model's context]" if result.truncated[i] else ""
-            click.echo(f"{shown:>9}  {_one_line(captions[i])}{why}{cut}")
+            click.echo(f"{shown:>9}  {one_line(captions[i])}{why}{cut}")
     if strict and any(result.failures):
         sys.exit(1)
 
@@ -222,7 +222,7 @@ def _print_table(table: "ScoreTable", folder: Path | None) -> None:
     console.print(f"failed: {len(failures)} of {len(table.rows)}", style="bold red" if failures else "")
     for row in failures[:SHOWN_FAILURES]:
         console.print(
-            escape(f"  {row['where']}: {_one_line(str(row['image']))}: {row['reason']}"), soft_wrap=True
+            escape(f"  {row['where']}: {one_line(str(row['image']))}: {row['reason']}"), soft_wrap=True
         )
     if len(failures) > SHOWN_FAILURES:
         console.print(
@@ -243,39 +243,5 @@ def _range(interval: "Interval") -> str:
     return "" if interval.low != interval.low else f"{interval.low:.4f} to {interval.high:.4f}"
 
 
-class progress_bar:
-    """A bar on standard error while it is a terminal; nothing when piped."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.bar: Any = None
-
-    def __enter__(self) -> Any:
-        if not sys.stderr.isatty():
-            return None
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self.bar = Progress(console=Console(stderr=True), transient=True)
-        self.bar.start()
-        task = self.bar.add_task(self.what, total=None)
-        return lambda done, total: self.bar.update(task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-
-def _one_line(text: str) -> str:
-    """The text with newlines and control characters shown as spaces, and broken characters replaced."""
-    clean = "".join(c if c.isprintable() else " " for c in text)
-    return clean.encode("utf-8", "replace").decode()
-
-
 def _number(value: Any) -> float | None:
     return None if value != value else round(float(value), 6)
-
-
-def print_json(content: dict[str, Any]) -> None:
-    """Print one JSON object on one line."""
-    click.echo(json.dumps(content, ensure_ascii=True))

@@ -73,7 +73,8 @@ def _values(comparison: Comparison) -> str:
     out = f" Images left out because another file has no scored caption for them: {left}." if left else ""
     return (
         f"<p>{len(comparison.images)} images that all captioners have.{out} Small print: 95 % bootstrap intervals, "
-        f'images resampled. From mean length down: all scored captions of each file.</p><table class="numbers"><thead><tr><th>metric</th>{head}</tr></thead>'
+        "images resampled. From mean length down: all scored captions of each file.</p>"
+        f'<table class="numbers"><thead><tr><th>metric</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 

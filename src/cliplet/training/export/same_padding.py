@@ -126,7 +126,8 @@ def _constant_value(model: Any, name: str) -> Any:
     part = helper.make_model(
         helper.make_graph(nodes, "constant", [], [output], tensors), opset_imports=model.opset_import
     )
-    return ReferenceEvaluator(part).run(None, {})[0]
+    values: Any = ReferenceEvaluator(part).run(None, {})
+    return values[0]
 
 
 def _drop_unused(graph: Any) -> None:
