@@ -9,14 +9,27 @@ from PIL import Image
 
 from tests.tiny_model import build_tiny_model
 
-HEAVY = {"torch", "torchvision", "transformers", "open_clip", "timm", "scipy", "sklearn", "pandas", "matplotlib"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "transformers",
+    "open_clip",
+    "timm",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "matplotlib",
+}
 
 
 def modules_after(code: str, *arguments: object) -> set[str]:
     """Top-level modules imported once ``code`` has run in a fresh interpreter."""
     report = "\nimport sys\nprint('MODULES', *sorted({m.partition('.')[0] for m in sys.modules}))"
     done = subprocess.run(
-        [sys.executable, "-c", code + report, *map(str, arguments)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code + report, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.rpartition("MODULES")[2].split())
