@@ -11,6 +11,7 @@ from cliplet.data.images import ImageInput, open_image, refuse_too_narrow
 from cliplet.encoders._torch_common import TOKENIZER_PROBE, state_fingerprint
 from cliplet.encoders.base import BatchedEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
+from cliplet.encoders.compat import prepare_torchvision
 from cliplet.encoders.onnx import scrub
 from cliplet.errors import MissingExtraError, ModelError
 
@@ -150,6 +151,7 @@ class OpenClipEncoder(BatchedEncoder):
 
 def _import_open_clip() -> Any:
     try:
+        prepare_torchvision()
         import open_clip
     except ImportError as error:
         raise MissingExtraError(f"a model of open_clip ({error})", "open-clip") from error

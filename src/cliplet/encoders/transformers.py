@@ -12,6 +12,7 @@ from cliplet.data.images import ImageInput, open_image, refuse_too_narrow, to_rg
 from cliplet.encoders._torch_common import TOKENIZER_PROBE, state_fingerprint
 from cliplet.encoders.base import BatchedEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
+from cliplet.encoders.compat import prepare_torchvision
 from cliplet.encoders.onnx import scrub
 from cliplet.errors import InputError, MissingExtraError, ModelError
 
@@ -172,6 +173,8 @@ class TransformersEncoder(BatchedEncoder):
 def _import_auto_classes() -> tuple[Any, Any]:
     try:
         import torch  # noqa: F401
+
+        prepare_torchvision()
         import transformers
     except ImportError as error:
         raise MissingExtraError(f"a model of Transformers ({error})", "hub") from error

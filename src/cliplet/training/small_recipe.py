@@ -77,16 +77,16 @@ class SmallRecipe:
     """MiniLM-L3's layer for each stored block of the text tower."""
     repeats: int = 2
     """Times that each stored block is executed; the gates of all but the first are closed at the start."""
-    vocabulary: int = 15_000
+    vocabulary: int = 8_900
     """Word pieces of the text tower."""
-    rank: int = 96
+    rank: int = 184
     """Rank of the factorised word embedding."""
-    views: int = 2
+    views: int = 4
     """Kept views of each photo: the photo and this many less one augmented ones; all are mirrored as well."""
     first_stage: int = 5
     """First of EfficientNet's seven stages that learns."""
     text_stage: StageConfig = field(default_factory=StageConfig)
-    """Training of the text tower; a batch counts photos, with two captions each."""
+    """Training of the text tower alone; a batch counts photos, with two captions each. 0 epochs leave it out."""
     image_stage: StageConfig = field(default_factory=StageConfig)
     """Training of the image tower's last stages."""
     both_stage: StageConfig = field(default_factory=StageConfig)
@@ -175,13 +175,23 @@ class SmallRun:
             tower.embedding.expand.bias.copy_(mean)
         return tower
 
-    def start_text_head(self, tower: TextTower, captions: Captions) -> None:
-        """Set both halves of the text head to the ridge regression from the first 3,000 captions' states."""
+    def start_text_head(self, tower: TextTower, captions: Captions, share: float = 0.7) -> None:
+        """Set both halves of the text head to a ridge regression from the states of some captions.
+
+        Args:
+            tower: with inherited layers.
+            captions: with targets.
+            share: weight of the mean of a photo's captions beside the caption's own target.
+        """
+        rows = np.random.default_rng(self.recipe.seed).permutation(len(captions.texts))[:5500]
         head, tower.head = tower.head, nn.Identity()  # type: ignore[assignment]
-        states = encode_all(tower, captions.tokens[:3000])
+        states = encode_all(tower, [captions.tokens[i] for i in rows])
         tower.head = head
+        target = unit_norm(captions.target + share * unit_norm(captions.photo_targets())[captions.photo])[
+            rows
+        ]
         mean = states.mean(axis=0)
-        weight = ridge(states - mean, captions.target[:3000], 3.0 * float(states.var(axis=0).mean()))
+        weight = ridge(states - mean, target, 1e-3 * len(rows) * float(states.var(axis=0).mean()))
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(np.concatenate([weight, weight], axis=1).T))
             head.bias.copy_(-head.weight @ torch.from_numpy(mean))
@@ -216,7 +226,10 @@ class SmallRun:
         batches: Any,
         evaluate: Callable[[], dict[str, float]],
     ) -> None:
-        """One stage on the house's loop; its best weights end in ``student`` and are kept in ``name.safetensors``."""
+        """One stage on the house's loop; its best weights end in ``student`` and are kept in ``name.safetensors``.
+
+        A stage of 0 epochs is left out.
+        """
         from safetensors.torch import load_file, save_file
 
         from cliplet.training.checkpoint import read_progress
@@ -228,6 +241,8 @@ class SmallRun:
             if is_best:
                 save_file(state, folder / "best.safetensors")
 
+        if not stage.epochs:
+            return
         if not best.exists():
             folder.mkdir(exist_ok=True)
             progress = read_progress(folder)
@@ -274,7 +289,7 @@ class SmallRun:
         with torch.no_grad():  # the text's matching half starts as the link of its meaning half
             tower.head.weight[r.dim :] = link.weight @ tower.head.weight[: r.dim]
             tower.head.bias[r.dim :] = link.weight @ tower.head.bias[: r.dim] + link.bias
-        both = PairStudent(late, tower)
+        both = PairStudent(late, tower, soft=0.55)
         batches = PairBatches(maps, own, target, r.both_stage.batch_size, r.seed + 1, self.tokenizer)
         self.train(
             "both", both, r.both_stage, batches,

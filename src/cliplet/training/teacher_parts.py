@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cliplet.encoders.compat import prepare_torchvision
 from cliplet.errors import MissingExtraError, ModelError
-from cliplet.models.compat import prepare_torchvision
 from cliplet.models.text import pool
 
 SentenceModel = Literal["minilm-l3", "minilm-l6"]

@@ -32,7 +32,7 @@ def make_tokenizer(setting: str, captions: Iterable[str], size: int) -> Any:
 
 def _clip() -> Any:
     """CLIP's byte pairs, whose vocabulary comes with open_clip."""
-    from cliplet.models.compat import prepare_torchvision
+    from cliplet.encoders.compat import prepare_torchvision
     from cliplet.training.export.tokenizers import clip_bpe_tokenizer
 
     prepare_torchvision()
