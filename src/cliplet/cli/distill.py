@@ -34,6 +34,17 @@ def distill(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool
     A run that was interrupted goes on where it stopped when the same command is given again. Several processes:
     accelerate launch -m cliplet distill RECIPE.
     """
+    if _is_packaged_models(recipe):
+        if dry_run or restart:
+            raise click.UsageError(
+                f"{recipe} is the packaged model's recipe, which has no --dry-run or --restart"
+            )
+        try:
+            from cliplet.training.small_recipe import main
+        except ImportError as error:
+            raise MissingExtraError(f"cliplet distill ({error})", "train") from error
+        main([str(recipe), *changes])
+        return
     from cliplet.training.config import load_recipe
 
     config = load_recipe(recipe, changes)
@@ -50,3 +61,13 @@ def distill(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool
         return
     folder = run(config, restart=restart)
     click.echo(f"{folder}: the model; try it with  cliplet score PHOTO CAPTION --model {folder}")
+
+
+def _is_packaged_models(recipe: Path) -> bool:
+    """Whether this recipe is of the packaged model's own kind, which names its stages instead of listing them."""
+    import tomllib
+
+    try:
+        return "image_stage" in tomllib.loads(recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the reader of ordinary recipes says what is wrong
+        return False

@@ -1,6 +1,6 @@
 """The recipe of the packaged model: from parts that install with pip and Flickr8k to a model folder.
 
-``python -m cliplet.training.small_recipe recipes/lclip_flickr8k.toml [key=value ...]`` goes through
+``cliplet distill recipes/lclip_flickr8k.toml [key=value ...]`` goes through
 
 1. the teacher: a space of captions from two sentence encoders (:mod:`~cliplet.training.teacher_space`), and for each
    photo the mean of its captions mixed with the prediction of an ensemble of ImageNet encoders;
