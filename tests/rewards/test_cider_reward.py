@@ -4,11 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from cliplet import rewards
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies, cider
 from cliplet.metrics.ptb_tokenizer import tokenize_many
 from cliplet.rewards import CiderReward
+from cliplet.rewards import cider as cider_module
 
 REFERENCES = {
     "dog.jpg": ["A dog runs on the beach.", "The brown dog is running.", "Dog, beach and water"],
@@ -65,7 +65,7 @@ def test_neither_the_batch_nor_its_order_matters(
     alone = [reward([image], [caption])[0] for image, caption in zip(IMAGES, CAPTIONS, strict=True)]
     np.testing.assert_allclose(alone, values, rtol=0, atol=1e-15)
     np.testing.assert_allclose(reward(IMAGES[::-1], CAPTIONS[::-1])[::-1], values, rtol=0, atol=1e-15)
-    monkeypatch.setattr(rewards, "BLOCK_IMAGES", 2)
+    monkeypatch.setattr(cider_module, "BLOCK_IMAGES", 2)
     np.testing.assert_allclose(
         CiderReward(REFERENCES, frequencies)(IMAGES, CAPTIONS), values, rtol=0, atol=1e-15
     )
