@@ -1,7 +1,7 @@
 """Rewards for training captioners: numbers that say how good a sampled caption is, many captions a second.
 
 A reward is called with image ids and captions and gives one number a caption (:class:`Reward`). `build_reward` puts a
-weighted mixture together by name; `trl_reward` gives it the signature of TRL's trainers. Nothing here imports PyTorch.
+weighted mixture together by name; `TrlReward` gives it the signature of TRL's trainers. Nothing here imports PyTorch.
 """
 
 from cliplet.rewards.base import Reward
@@ -14,6 +14,7 @@ from cliplet.rewards.fluency import FluencyReward
 from cliplet.rewards.meteor import MeteorReward
 from cliplet.rewards.mixed import MixedReward, RewardParts
 from cliplet.rewards.shape import LengthReward, RepetitionReward
+from cliplet.rewards.trl import TrlReward
 
 __all__ = [
     "REWARDS",
@@ -30,5 +31,6 @@ __all__ = [
     "RepetitionReward",
     "Reward",
     "RewardParts",
+    "TrlReward",
     "build_reward",
 ]
