@@ -69,10 +69,10 @@ def _default(field: "dataclasses.Field[Any]") -> str:
     return repr(field.default_factory()) if callable(field.default_factory) else ""
 
 
-def settings_text() -> str:
-    """All settings for a terminal."""
+def settings_text(cls: type = DistillConfig) -> str:
+    """All settings of a recipe for a terminal."""
     lines = []
-    for setting in all_settings():
+    for setting in all_settings(cls):
         lines.append(setting.name + (f" = {setting.default}" if setting.default else ""))
         lines.append(textwrap.indent(textwrap.fill(setting.help, 96), "    "))
     return "\n".join(lines)

@@ -1,0 +1,209 @@
+"""Writing a captioner's folder: ``grid.onnx``, ``decoder.onnx``, vocabulary and card."""
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cliplet.captioner.decoding import DecodeConfig
+from cliplet.captioner.folder import CARD, CaptionerCard
+from cliplet.captioner.model import Captioner
+from cliplet.encoders.card import ImageSpec
+from cliplet.errors import InputError, ModelError
+from cliplet.models.captioner import CaptionDecoder
+from cliplet.training.captioner.towers import GridTower
+from cliplet.training.captioner.vocabulary import END, START
+from cliplet.training.export.graph import OPSET, Precision, import_onnx, merge_equal_weights, store_weights
+from cliplet.training.export.same_padding import fix_same_padding, fuse_constant_pads
+
+_PRECISIONS = {
+    "fp32": "fp32",
+    "fp16": "fp16 weights, fp32 compute",
+    "int8": "int8 weights, fp32 compute",
+}
+TOLERANCE = {"fp32": 1e-3, "fp16": 0.1, "int8": 1.0}
+"""Largest difference of a logit between PyTorch and the folder that an export may show."""
+
+
+class _PhotoSide(nn.Module):
+    """uint8 pixels -> memory: tower and the decoder's keys and values in one graph."""
+
+    def __init__(self, tower: GridTower, decoder: CaptionDecoder) -> None:
+        super().__init__()
+        self.tower, self.decoder = tower, decoder
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """``[n, H, W, 3]`` -> ``[n, L, 2, N, D]``."""
+        return self.decoder.memory(self.tower(pixels))
+
+
+def export_captioner(
+    tower: GridTower,
+    decoder: CaptionDecoder,
+    tokenizer: Any,
+    out: str | Path,
+    name: str,
+    precision: Precision = "fp16",
+    decode: DecodeConfig | None = None,
+    **about: Any,
+) -> float:
+    """Write a folder that ``cliplet caption run`` takes; it appears whole or not at all.
+
+    Args:
+        tower: the image tower.
+        decoder: the decoder.
+        tokenizer: its vocabulary, a ``tokenizers.Tokenizer``.
+        out: the folder; a captioner's folder there is replaced.
+        name: of the model.
+        precision: how weights are stored.
+        decode: how it decodes when nothing else is asked for.
+        about: further fields of :class:`~cliplet.captioner.folder.CaptionerCard`.
+
+    Returns:
+        Largest difference of a first piece's logit between the folder and PyTorch on two drawn photos.
+
+    Raises:
+        InputError: ``out`` exists and is something else.
+        ModelError: PyTorch cannot write the model as ONNX, or the folder differs from it.
+    """
+    out = Path(out)
+    if out.exists() and not ((out / CARD).is_file() or (out.is_dir() and not any(out.iterdir()))):
+        raise InputError(f"{out} exists and is not a captioner's folder; name another one or remove it")
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    tower, decoder = tower.eval().cpu(), decoder.eval().cpu()
+    try:
+        _write_graphs(tower, decoder, part, precision)
+        tokenizer.save(str(part / "tokenizer.json"), pretty=False)
+        spec = tower.config
+        CaptionerCard(
+            name=name,
+            start_id=tokenizer.token_to_id(START),
+            end_id=tokenizer.token_to_id(END),
+            max_tokens=decoder.config.max_tokens,
+            image=ImageSpec(spec.size, spec.resize),
+            decode=decode or DecodeConfig(),
+            precision=_PRECISIONS[precision],
+            **about,
+        ).save(part)
+        difference = _difference(tower, decoder, part)
+        if difference > TOLERANCE[precision]:
+            raise ModelError(f"the exported captioner's logits differ by {difference:.3g} from PyTorch's")
+        shutil.rmtree(out, ignore_errors=True)
+        part.rename(out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return difference
+
+
+def _write_graphs(tower: GridTower, decoder: CaptionDecoder, folder: Path, precision: Precision) -> None:
+    config, size = decoder.config, tower.config.size
+    pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+    plain = GridTower.__new__(GridTower)
+    nn.Module.__init__(plain)
+    plain.config = tower.config
+    plain.bodies = nn.ModuleList(_Grid(fix_same_padding(_Grid(body), size)) for body in tower.bodies)
+    for key, value in tower.named_buffers(recurse=False):
+        plain.register_buffer(key, value)
+    _write(
+        _PhotoSide(plain, decoder).eval(),
+        {"pixels": pixels},
+        {"memory": {0: "n"}},
+        {"pixels": {0: "n"}},
+        folder / "grid.onnx",
+        precision,
+    )
+    memory = torch.randn(2, config.layers, 2, decoder.cells, config.width)
+    tokens = torch.zeros(2, 3, dtype=torch.long)
+    past = torch.randn(config.layers, 2, 2, 3, 4, config.width)
+    _write(
+        decoder,
+        {"memory": memory, "tokens": tokens, "past": past},
+        {"logits": {0: "n", 1: "k"}, "present": {2: "n", 3: "k", 4: "t1"}},
+        {"memory": {0: "n"}, "tokens": {0: "n", 1: "k"}, "past": {2: "n", 3: "k", 4: "t"}},
+        folder / "decoder.onnx",
+        precision,
+    )
+
+
+class _Grid(nn.Module):
+    """A timm model's feature map as its output."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.num_prefix_tokens = int(getattr(body, "num_prefix_tokens", 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The last feature map."""
+        return self.forward_features(x)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The same, under timm's name."""
+        inner = getattr(self.body, "forward_features", self.body)
+        return inner(x)  # type: ignore[no-any-return]
+
+
+def _write(
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    outputs: dict[str, dict[int, str]],
+    dynamic: dict[str, dict[int, str]],
+    path: Path,
+    precision: Precision,
+) -> None:
+    """Trace, merge equal weights, store them in fewer bits."""
+    onnx = import_onnx()
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        warnings.simplefilter(
+            "ignore"
+        )  # the tracer's remarks on constants; the difference is measured afterwards
+        try:
+            torch.onnx.export(
+                module,
+                tuple(inputs.values()),
+                str(path),
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_axes={**dynamic, **outputs},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ModelError(f"PyTorch cannot write this captioner as ONNX: {error}") from error
+    model = onnx.load(str(path))
+    merge_equal_weights(model)
+    fuse_constant_pads(model)
+    store_weights(model, precision)
+    model.producer_name, model.producer_version = "cliplet", ""
+    model.doc_string = model.graph.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def _difference(tower: GridTower, decoder: CaptionDecoder, folder: Path) -> float:
+    """Largest difference of the first two steps' logits."""
+    captioner = Captioner(folder)
+    rng, size = np.random.default_rng(0), tower.config.size
+    pixels = rng.integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+    steps = captioner._steps
+    memory = captioner.memory(pixels)
+    past = steps.start(memory, 2)
+    with torch.no_grad():
+        own = decoder.memory(tower(torch.from_numpy(pixels)))
+        own_past = own.new_zeros(tuple(past.shape))
+        worst = 0.0
+        for tokens in ([[captioner.card.start_id] * 2] * 2, [[4, 5], [6, 7]]):
+            logits, past = steps.step(memory, np.array(tokens), past)
+            expected, own_past = decoder(own, torch.tensor(tokens), own_past)
+            worst = max(worst, float(np.abs(logits - expected.numpy()).max()))
+    return worst

@@ -1,0 +1,98 @@
+"""What the decoder is trained on: grid features of all photos, computed once and kept on disk, or pixels."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cliplet.data.images import load_rgb, resize_rgb
+from cliplet.models.captioner_config import GridConfig
+from cliplet.training.captioner.towers import GridTower
+from cliplet.training.data import fingerprint, photo_source
+from cliplet.training.logs import Progress
+
+VIEWS = ("photo", "mirrored")
+"""The views that are kept of a photo."""
+BATCH = 16
+
+
+def pixels_of(photos: Sequence[Any], config: GridConfig) -> NDArray[np.uint8]:
+    """Photos as the tower takes them: uint8 ``[n, size, size, 3]``."""
+    return np.stack(
+        [
+            np.asarray(resize_rgb(load_rgb(photo_source(p)), config.size, config.resize, "bicubic"))
+            for p in photos
+        ]
+    )
+
+
+def kept_grids(
+    tower: GridTower, photos: Sequence[Any], folder: Path, views: int = 1
+) -> list[NDArray[np.float16]]:
+    """Grid features of every photo, memory-mapped: for each view (the photo, its mirror image) fp16 ``[n, N, C]``.
+
+    Args:
+        tower: in evaluation mode.
+        photos: where to read them.
+        folder: of the files; their names hold a fingerprint of tower and photos, so that nothing old is taken.
+        views: 1 or 2.
+    """
+    name = tower_fingerprint(tower)
+
+    def compute(view: int, start: int, stop: int) -> NDArray[Any]:
+        pixels = pixels_of(photos[start:stop], tower.config)
+        pixels = np.ascontiguousarray(pixels[:, :, ::-1]) if view else pixels
+        with torch.inference_mode():
+            return np.asarray(tower(torch.from_numpy(pixels)).numpy())
+
+    found = []
+    for view in range(views):
+        file = folder / f"grid-{fingerprint(photos)}-{name}-{VIEWS[view]}.npy"
+        found.append(kept_array(file, len(photos), np.float16, partial(compute, view)))
+    return found
+
+
+def kept_pixels(photos: Sequence[Any], config: GridConfig, folder: Path) -> NDArray[np.uint8]:
+    """Every photo's pixels, memory-mapped: uint8 ``[n, size, size, 3]``; for training the tower as well."""
+    file = folder / f"pixels-{fingerprint(photos)}-{config.size}-{config.resize}.npy"
+    return kept_array(file, len(photos), np.uint8, lambda start, stop: pixels_of(photos[start:stop], config))
+
+
+def tower_fingerprint(tower: GridTower) -> str:
+    """16 hexadecimal digits of the tower's weights and input."""
+    digest = hashlib.blake2b(repr((tower.config.size, tower.config.resize)).encode(), digest_size=8)
+    for key, value in tower.state_dict().items():
+        digest.update(key.encode())
+        digest.update(
+            value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b""
+        )
+    return digest.hexdigest()
+
+
+def kept_array(
+    file: Path, rows: int, dtype: Any, compute: Callable[[int, int], NDArray[Any]]
+) -> NDArray[Any]:
+    """An array ``[rows, ...]`` that is computed block by block once, then opened as a memory map."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{os.getpid()}.part")
+        out: Any = None
+        bar = Progress(file.stem, rows)
+        try:
+            for start in range(0, rows, BATCH):
+                block = compute(start, min(start + BATCH, rows))
+                if out is None:
+                    out = np.lib.format.open_memmap(part, "w+", dtype, (rows, *block.shape[1:]))
+                out[start : start + len(block)] = block
+                bar.update(start + len(block))
+            out.flush()
+            os.replace(part, file)
+        finally:
+            part.unlink(missing_ok=True)
+    return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]

@@ -1,0 +1,89 @@
+"""Image towers as grids: uint8 photos in, the cells of the last feature map out."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cliplet.encoders.compat import prepare_torchvision
+from cliplet.errors import InputError, MissingExtraError, ModelError
+from cliplet.models.captioner_config import GridConfig
+
+
+class GridTower(nn.Module):
+    """uint8 (or float 0..255) RGB pixels ``[n, H, W, 3]`` -> cells ``[n, N, C]``, channels of all towers in a row."""
+
+    def __init__(self, config: GridConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.bodies = nn.ModuleList()
+        for i, name in enumerate(config.towers):
+            body, mean, std = _build(name, config.pretrained)
+            self.bodies.append(body)
+            for kind, values in (("mean", mean), ("std", std)):
+                shape = torch.tensor(values, dtype=torch.float32)[:, None, None] * 255  # [3, 1, 1]
+                self.register_buffer(f"{kind}{i}", shape)
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """``[n, H, W, 3]`` -> ``[n, N, C]``."""
+        x = pixels.permute(0, 3, 1, 2).float()
+        return torch.cat(list(self._grids(x)), dim=2)
+
+    def _grids(self, x: Tensor) -> Iterator[Tensor]:
+        for i, body in enumerate(self.bodies):
+            grid = body.forward_features((x - self.get_buffer(f"mean{i}")) / self.get_buffer(f"std{i}"))  # type: ignore[operator]
+            if grid.ndim == 4:
+                yield grid.flatten(2).transpose(1, 2)  # [n, C, h, w] -> [n, N, C]
+            else:
+                yield grid[:, int(getattr(body, "num_prefix_tokens", 0)) :]
+
+    @torch.no_grad()
+    def shape(self) -> tuple[int, int]:
+        """Cells and channels ``(N, C)`` of one photo.
+
+        Raises:
+            InputError: the towers' grids differ in size.
+        """
+        size = self.config.size
+        try:
+            _, cells, channels = self(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape
+        except RuntimeError as error:
+            raise InputError(f"grid.towers {self.config.towers} at {size} pixels: {error}") from error
+        return cells, channels
+
+
+def _build(name: str, pretrained: bool) -> tuple[Any, Any, Any]:
+    """A timm model without its classifier, and the mean and standard deviation of its input."""
+    from cliplet.training.teacher_parts import efficientnet_lite
+
+    if name.startswith("efficientnet_lite"):
+        if name[-1] not in "012" or len(name) != 18:
+            raise InputError(f"no image tower {name!r}: there are efficientnet_lite0, 1 and 2")
+        return _headless(efficientnet_lite(int(name[-1]))), (0.5,) * 3, (0.5,) * 3
+    kind, _, what = name.partition(":")
+    if kind == "lclip" and what:
+        from cliplet.models.dual import load_weights
+
+        image = load_weights(what).image
+        if not hasattr(image, "body"):
+            raise ModelError(f"{what}: only image tower from timm can serve as a grid")
+        spec: Any = image.config
+        return image.body, spec.mean, spec.std
+    if kind != "timm" or not what:
+        raise InputError(f"no image tower {name!r}: use efficientnet_lite0..2, lclip:FOLDER or timm:NAME")
+    prepare_torchvision()
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingExtraError(f"image tower {name}", "train") from error
+    if what not in timm.list_models():
+        raise InputError(f"timm has no model {what!r}; timm.list_models() lists them")
+    body = timm.create_model(what, pretrained=pretrained, num_classes=0)
+    return body, body.default_cfg["mean"], body.default_cfg["std"]
+
+
+def _headless(model: Any) -> Any:
+    model.reset_classifier(0)
+    return model

@@ -1,0 +1,287 @@
+"""Training of a captioner from a recipe: vocabulary, grids, stages with exact resume, model folder."""
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cliplet.captioner.decoding import Limits
+from cliplet.encoders.base import Encoder
+from cliplet.encoders.registry import load
+from cliplet.errors import InputError
+from cliplet.models.captioner import CaptionDecoder, load_decoder, save_decoder
+from cliplet.models.config import to_dict
+from cliplet.rewards import MixedReward, build_reward
+from cliplet.training.captioner.config import CaptionRecipe, CaptionStage
+from cliplet.training.captioner.data import CaptionSplit, Reader, cache_folder, stage_data
+from cliplet.training.captioner.evaluate import DevCheck, dev_embeddings
+from cliplet.training.captioner.export import export_captioner
+from cliplet.training.captioner.features import kept_array, kept_grids, kept_pixels
+from cliplet.training.captioner.shape import CollapseWatch
+from cliplet.training.captioner.student import CaptionModel, CaptionStudent
+from cliplet.training.captioner.towers import GridTower
+from cliplet.training.captioner.vocabulary import END, START, open_vocabulary, train_vocabulary
+from cliplet.training.checkpoint import read_progress
+from cliplet.training.config import DistillConfig
+from cliplet.training.data import fingerprint, read_pairs
+from cliplet.training.distill import make_accelerator
+from cliplet.training.logs import RunLog
+from cliplet.training.loop import Hooks, RunState, run_stage
+
+_OF_PHOTOS = ("lclipscore", "ref_lclipscore")
+END_WORD = "</s>"
+"""Word that CIDEr and BLEU rewards see at the end of captions, so that stopping properly earns n-grams."""
+TOWER_WEIGHTS = "tower.safetensors"
+
+
+def train_captioner(recipe: CaptionRecipe, restart: bool = False) -> Path:
+    """Run a recipe to its end, from where it stopped if it was interrupted; returns the model folder.
+
+    Args:
+        recipe: the recipe.
+        restart: remove an earlier run in ``recipe.out`` first.
+
+    Raises:
+        InputError: data, a setting, or a folder with another run.
+    """
+    run = CaptionRun(recipe, restart)
+    run.train()
+    return run.finish()
+
+
+class CaptionRun:
+    """A captioner's training under way; :func:`train_captioner` is its short form.
+
+    In ``out``: ``recipe.json``, ``tokenizer.json``, ``log.jsonl``, ``checkpoint/``, for each stage ``N-NAME/best``
+    and ``N-NAME/last`` (the decoder's weights, and the tower's if it learns), and ``model``, the folder that runs
+    without PyTorch.
+    """
+
+    def __init__(self, recipe: CaptionRecipe, restart: bool = False) -> None:
+        self.recipe, self.out = recipe, Path(recipe.out)
+        _claim(self.out, recipe, restart)
+        self.cache = cache_folder(recipe.cache, self.out)
+        self.accelerator = make_accelerator(DistillConfig(cpu=recipe.cpu, precision=recipe.precision))
+        self.train_split = CaptionSplit.of(read_pairs(recipe.train))
+        self.dev_split = CaptionSplit.of(read_pairs(recipe.dev)).first(recipe.dev_photos)
+        self.tokenizer = self._vocabulary()
+        start, end = (self.tokenizer.token_to_id(piece) for piece in (START, END))
+        self.limits = Limits(start, end, recipe.model.max_tokens)
+        self.tokens = [
+            [e.ids for e in self.tokenizer.encode_batch(captions)] for captions in self.train_split.captions
+        ]
+        torch.manual_seed(recipe.seed)
+        self.tower = GridTower(recipe.model.grid)
+        cells, channels = self.tower.shape()
+        size = recipe.model.vocab_size or self.tokenizer.get_vocab_size()
+        self.config = dataclasses.replace(recipe.model, vocab_size=size)
+        torch.manual_seed(recipe.seed)  # the decoder's start must not depend on the tower
+        self.decoder = CaptionDecoder(self.config, cells, channels)
+        if recipe.start:
+            self.decoder.load_state_dict(load_decoder(recipe.start).state_dict())
+        self._encoder: Encoder | None = None
+
+    # ------------------------------------------------------------------ training
+    def train(self) -> None:
+        """All stages that are not done yet."""
+        progress = read_progress(self.out)
+        state = RunState(**{k: progress[k] for k in vars(RunState())}) if progress else RunState()
+        log = RunLog(self.out, state.step, self.recipe.tensorboard, not self.accelerator.is_main_process)
+        for index in range(state.stage, len(self.recipe.stages)):
+            stage = self.recipe.stages[index]
+            resume = progress is not None and index == state.stage
+            if not resume:
+                state = RunState(stage=index, step=state.step)
+            self._start_from(index)
+            self._run_stage(index, stage, state, log, resume)
+        log.close()
+
+    def _start_from(self, index: int) -> None:
+        """The best weights of the stage before."""
+        if index:
+            self._load(self._folder(index - 1) / "best")
+
+    def _run_stage(self, index: int, stage: CaptionStage, state: RunState, log: RunLog, resume: bool) -> None:
+        tuned = stage.finetune
+        model = CaptionModel(self.decoder, self.tower if tuned else None).to(self.accelerator.device)
+        student = CaptionStudent(model, self.limits, self.train_split.names, self.say)
+        before = None
+        if stage.kind == "self_critical" and stage.kl:
+            before = CaptionDecoder(self.config, self.decoder.cells, self.decoder.channels)
+            before.load_state_dict(self.decoder.state_dict())
+            before.to(self.accelerator.device)
+        student.begin(stage, self._reward(stage), before)
+        data = stage_data(
+            stage, self.tokens, self._reader(self.train_split, tuned, True), self.limits, self.recipe.seed
+        )
+        check = DevCheck(
+            self.dev_split,
+            self._reader(self.dev_split, tuned, False),
+            self.limits,
+            self.say,
+            self._measured(stage),
+        )
+        watched = _WatchedLog(log, CollapseWatch() if stage.kind == "self_critical" else None, stage.title)
+        hooks = Hooks(
+            evaluate=partial(check, model),
+            save=partial(self._save, model, self._folder(index)),
+            save_every=self.recipe.save_every,
+            log_every=self.recipe.log_every,
+        )
+        if not resume and (index or self.recipe.start):
+            log.write("dev", state.step, {"stage": stage.title, "epoch": 0, **check(model)})
+        run_stage(
+            self.accelerator,
+            cast(Any, student),
+            stage.for_loop(),
+            data,
+            state,
+            hooks,
+            cast(RunLog, watched),
+            self.out,
+            resume,
+        )
+
+    def _save(self, model: CaptionModel, folder: Path, best: bool, values: dict[str, float]) -> None:
+        for name in ("last", "best") if best else ("last",):
+            save_decoder(model.decoder, folder / name)
+            if model.tower is not None:
+                from safetensors.torch import save_file
+
+                part = folder / name / (TOWER_WEIGHTS + ".part")
+                save_file({k: v.cpu().contiguous() for k, v in model.tower.state_dict().items()}, part)
+                os.replace(part, folder / name / TOWER_WEIGHTS)
+
+    def _load(self, folder: Path) -> None:
+        self.decoder.load_state_dict(load_decoder(folder).state_dict())
+        if (folder / TOWER_WEIGHTS).is_file():
+            from safetensors.torch import load_file
+
+            self.tower.load_state_dict(load_file(folder / TOWER_WEIGHTS))
+
+    def finish(self) -> Path:
+        """Write the model folder from the last stage's best weights."""
+        last = self._folder(len(self.recipe.stages) - 1)
+        self._load(last / "best")
+        out = self.out / "model"
+        training = {"recipe": to_dict(self.recipe), "photos": len(self.train_split.names)}
+        export_captioner(
+            self.tower, self.decoder, self.tokenizer, out, self.recipe.name, self.recipe.export,
+            self.recipe.decode, description=self.recipe.description, license=self.recipe.license, training=training,
+        )  # fmt: skip
+        return out
+
+    # ------------------------------------------------------------------ parts
+    def say(self, captions: Any) -> list[str]:
+        """Pieces -> captions."""
+        found = self.tokenizer.decode_batch([list(c) for c in captions], skip_special_tokens=True)
+        return [" ".join(text.split()) for text in found]
+
+    def _folder(self, index: int) -> Path:
+        return self.out / f"{index}-{self.recipe.stages[index].title}"
+
+    def _vocabulary(self) -> Any:
+        path = self.out / "tokenizer.json"
+        if not path.exists():
+            if self.recipe.tokenizer == "train":
+                flat = [caption for group in self.train_split.captions for caption in group]
+                tokenizer = train_vocabulary(flat, self.recipe.tokenizer_size)
+            else:
+                tokenizer = open_vocabulary(self.recipe.tokenizer)
+            tokenizer.save(str(path.with_suffix(".part")))
+            os.replace(path.with_suffix(".part"), path)
+        return open_vocabulary(str(path))
+
+    def _reader(self, split: CaptionSplit, pixels: bool, training: bool) -> Reader:
+        grid = self.recipe.model.grid
+        if pixels:
+            return Reader([kept_pixels(split.photos, grid, self.cache)], training and self.recipe.views == 2)
+        views = self.recipe.views if training else 1
+        return Reader(kept_grids(self.tower, split.photos, self.cache, views))
+
+    def _embeddings(self, split: CaptionSplit) -> NDArray[np.float32]:
+        """The photos by the reward's model, computed once."""
+        self._encoder = self._encoder or load(self.recipe.reward_model or None)
+        encoder = self._encoder
+        name = f"photos-{fingerprint(split.photos)}-{encoder.card.fingerprint}.npy"
+        return kept_array(
+            self.cache / name, len(split.photos), np.float32,
+            lambda a, b: dev_embeddings(encoder, split.photos[a:b]),
+        )  # fmt: skip
+
+    def _build(self, weights: dict[str, float], split: CaptionSplit, normalise: bool) -> MixedReward:
+        of_photos = any(name in weights for name in _OF_PHOTOS)
+        return build_reward(
+            weights,
+            dict(zip(split.names, split.captions, strict=True)),
+            encoder=self._encoder,
+            image_embeddings=self._embeddings(split) if of_photos else None,
+            normalise=normalise,
+            end_token=END_WORD,
+        )
+
+    def _reward(self, stage: CaptionStage) -> MixedReward | None:
+        if stage.kind != "self_critical":
+            return None
+        weights = {part.name: part.weight for part in stage.rewards}
+        if any(name in weights for name in _OF_PHOTOS):
+            self._embeddings(self.train_split)  # loads the encoder too
+        return self._build(weights, self.train_split, stage.normalise)
+
+    def _measured(self, stage: CaptionStage) -> MixedReward | None:
+        """The rewards that see the photo, measured on dev where a stage uses any reward."""
+        if not any(part.name in _OF_PHOTOS for s in self.recipe.stages for part in s.rewards):
+            return None
+        self._embeddings(self.dev_split)
+        return self._build({"lclipscore": 1.0}, self.dev_split, False)
+
+
+class _WatchedLog:
+    """A run's log that also looks for signs of collapse, and says them on standard error."""
+
+    def __init__(self, log: RunLog, watch: CollapseWatch | None, stage: str) -> None:
+        self.log, self.watch, self.stage = log, watch, stage
+        if watch is not None and not log.silent and log.path.exists():
+            for line in log.path.read_text(encoding="utf-8").splitlines():  # of this stage, before a resume
+                values = json.loads(line)
+                if values["kind"] == "train" and values.get("stage") == stage:
+                    watch.observe(values)
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """A line of the log, and a line more for each new sign."""
+        self.log.write(kind, step, values)
+        if kind == "train" and self.watch is not None and not self.log.silent:
+            for text in self.watch.observe(values):
+                self.log.write("warning", step, {"stage": self.stage, "text": text})
+                print(f"stage {self.stage}, step {step}: {text}", file=sys.stderr, flush=True)
+
+
+def _claim(out: Path, recipe: CaptionRecipe, restart: bool) -> None:
+    """Take the run's folder, or say that it holds another run."""
+    file, wanted = out / "recipe.json", json.loads(json.dumps(to_dict(recipe)))
+    if restart:
+        shutil.rmtree(out, ignore_errors=True)
+    elif file.exists():
+        known = json.loads(file.read_text(encoding="utf-8"))
+        changed = [
+            k
+            for k in wanted
+            if wanted[k] != known.get(k) and k not in ("out", "cpu", "cache", "decode", "export")
+        ]
+        if changed:
+            raise InputError(
+                f"{out} holds a run of another recipe (other: {', '.join(changed)}); name another out, or give "
+                "--restart to remove it"
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty and holds no run of a captioner; name another out")
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
