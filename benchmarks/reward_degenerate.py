@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from benchmarks.flickr8k_rewards import captions_of, photos_of
 
+import cliplet
 from cliplet.metrics.cider import DocumentFrequencies
 from cliplet.metrics.ptb_tokenizer import tokenize_many
 from cliplet.rewards import REWARDS, CiderReward, FluencyReward, MixedReward, Reward, build_reward
@@ -150,7 +151,10 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=1000)
     options = parser.parse_args()
     values, said = measure(options.photos)
-    print(f"{len(said['true']):,} photos of Flickr8k dev. For example:\n")
+    card = cliplet.load().card
+    print(
+        f"{len(said['true']):,} photos of Flickr8k dev; model {card.name} {card.fingerprint}. For example:\n"
+    )
     print(table(["kind", "caption"], [[kind, group[0]] for kind, group in said.items()]))
     print("\nMean reward:\n")
     means = [[name, *(f"{group[kind].mean():.2f}" for kind in said)] for name, group in values.items()]

@@ -1,7 +1,7 @@
 """How many captions a second the rewards judge, with photos embedded beforehand.
 
     python -m benchmarks.reward_speed                     # a few minutes on two cores
-    python -m benchmarks.reward_speed --calls 2 --parts lclipscore cider
+    python -m benchmarks.reward_speed --calls 2 --batches 160 --parts cider meteor
 
 Captions are Flickr8k training captions of 10 to 14 words, each given to another photo, as a captioner's samples would
 be; references are those of 1,000 training photos. Image embeddings are random directions: a reward's time does not
@@ -75,6 +75,7 @@ def main() -> None:
     )
     parser.add_argument("--calls", type=int, default=3, help="timed calls of each kind")
     parser.add_argument("--parts", nargs="*", default=REWARDS, help="parts to time alone")
+    parser.add_argument("--batches", type=int, nargs="*", default=BATCHES, help="captions a call")
     options = parser.parse_args()
     training = captions_of("train")
     references = dict(islice(training.items(), PHOTOS))
@@ -94,7 +95,7 @@ def main() -> None:
     print("| reward | captions a call | captions/s | a second of processor time |\n| --- | --- | --- | --- |")
     for name, reward in rewards.items():
         captions = iter(sampled_like(training))
-        for size in BATCHES:
+        for size in options.batches:
             for repeated in (False, True):
                 wall, processor = speed(reward, calls(captions, images, size, repeated, options.calls + 1))
                 label = f"{size:,}{', half repeated' if repeated else ''}"
