@@ -59,7 +59,7 @@ class RunningSpread:
 
 
 class MixedReward:
-    """``sum_k weight_k * part_k``, each part normalised by its running spread if wanted.
+    """``sum_k weight_k * part_k``, each part normalised by its running spread if wanted. For one thread at a time.
 
     With ``normalise`` a part is ``clip((r_k - mean_k) / spread_k, -5, 5)``, with the running mean and standard
     deviation of :class:`RunningSpread` over about the last ``window`` captions, those of this call included; a part
