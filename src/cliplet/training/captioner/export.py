@@ -105,14 +105,8 @@ def export_captioner(
 def _write_graphs(tower: GridTower, decoder: CaptionDecoder, folder: Path, precision: Precision) -> None:
     config, size = decoder.config, tower.config.size
     pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
-    plain = GridTower.__new__(GridTower)
-    nn.Module.__init__(plain)
-    plain.config = tower.config
-    plain.bodies = nn.ModuleList(_Grid(fix_same_padding(_Grid(body), size)) for body in tower.bodies)
-    for key, value in tower.named_buffers(recurse=False):
-        plain.register_buffer(key, value)
     _write(
-        _PhotoSide(plain, decoder).eval(),
+        _PhotoSide(_traceable(tower), decoder).eval(),
         {"pixels": pixels},
         {"memory": {0: "n"}},
         {"pixels": {0: "n"}},
@@ -130,6 +124,24 @@ def _write_graphs(tower: GridTower, decoder: CaptionDecoder, folder: Path, preci
         folder / "decoder.onnx",
         precision,
     )
+
+
+def write_tower(tower: GridTower, path: Path) -> None:
+    """Write the image tower alone as ONNX: ``pixels`` uint8 ``[n, H, W, 3]`` -> ``grid`` ``[n, N, C]``."""
+    size = tower.config.size
+    pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
+    _write(_traceable(tower), {"pixels": pixels}, {"grid": {0: "n"}}, {"pixels": {0: "n"}}, path, "fp32")
+
+
+def _traceable(tower: GridTower) -> GridTower:
+    """A copy of the tower with constant padding."""
+    plain = GridTower.__new__(GridTower)
+    nn.Module.__init__(plain)
+    plain.config = tower.config
+    plain.bodies = nn.ModuleList(_Grid(fix_same_padding(_Grid(b), tower.config.size)) for b in tower.bodies)
+    for key, value in tower.named_buffers(recurse=False):
+        plain.register_buffer(key, value)
+    return plain.eval()
 
 
 class _Grid(nn.Module):

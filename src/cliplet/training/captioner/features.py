@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -44,18 +45,34 @@ def kept_grids(
         views: 1 or 2.
     """
     name = tower_fingerprint(tower)
+    session: list[Any] = []
 
     def compute(view: int, start: int, stop: int) -> NDArray[Any]:
+        if not session:
+            session.append(_on_onnx_runtime(tower))
         pixels = pixels_of(photos[start:stop], tower.config)
         pixels = np.ascontiguousarray(pixels[:, :, ::-1]) if view else pixels
-        with torch.inference_mode():
-            return np.asarray(tower(torch.from_numpy(pixels)).numpy())
+        return session[0].run(["grid"], {"pixels": pixels})[0]  # type: ignore[no-any-return]
 
     found = []
     for view in range(views):
         file = folder / f"grid-{fingerprint(photos)}-{name}-{VIEWS[view]}.npy"
         found.append(kept_array(file, len(photos), np.float16, partial(compute, view)))
     return found
+
+
+def _on_onnx_runtime(tower: GridTower) -> Any:
+    """The tower as a session: on CPUs some three times as fast as PyTorch's."""
+    import onnxruntime
+
+    from cliplet.training.captioner.export import write_tower
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        write_tower(tower, Path(folder) / "tower.onnx")
+        return onnxruntime.InferenceSession(str(Path(folder) / "tower.onnx"), options)
 
 
 def kept_pixels(photos: Sequence[Any], config: GridConfig, folder: Path) -> NDArray[np.uint8]:

@@ -80,7 +80,7 @@ def _build(name: str, pretrained: bool) -> tuple[Any, Any, Any]:
         raise MissingExtraError(f"image tower {name}", "train") from error
     if what not in timm.list_models():
         raise InputError(f"timm has no model {what!r}; timm.list_models() lists them")
-    body = timm.create_model(what, pretrained=pretrained, num_classes=0)
+    body: Any = timm.create_model(what, pretrained=pretrained, num_classes=0)
     return body, body.default_cfg["mean"], body.default_cfg["std"]
 
 

@@ -95,14 +95,15 @@ class CaptionRun:
         progress = read_progress(self.out)
         state = RunState(**{k: progress[k] for k in vars(RunState())}) if progress else RunState()
         log = RunLog(self.out, state.step, self.recipe.tensorboard, not self.accelerator.is_main_process)
-        for index in range(state.stage, len(self.recipe.stages)):
-            stage = self.recipe.stages[index]
-            resume = progress is not None and index == state.stage
-            if not resume:
-                state = RunState(stage=index, step=state.step)
-            self._start_from(index)
-            self._run_stage(index, stage, state, log, resume)
-        log.close()
+        try:
+            for index in range(state.stage, len(self.recipe.stages)):
+                resume = progress is not None and index == state.stage
+                if not resume:
+                    state = RunState(stage=index, step=state.step)
+                self._start_from(index)
+                self._run_stage(index, self.recipe.stages[index], state, log, resume)
+        finally:
+            log.close()
 
     def _start_from(self, index: int) -> None:
         """The best weights of the stage before."""

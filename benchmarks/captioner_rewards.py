@@ -1,0 +1,195 @@
+"""Which reward should a captioner be trained with? The experiment of docs/captioner.md, on Flickr8k.
+
+For each seed: cross-entropy, then from its best weights one self-critical run for each reward: CIDEr-D alone,
+L-CLIPScore alone, and mixtures. Every setting is that of recipes/caption_flickr8k.toml. Captions of the judged photos are scored by
+n-gram metrics, by L-CLIPScore, and by a judge that was nobody's reward (captioner_judge.py).
+
+    python -m benchmarks.captioner_rewards --seeds 0 1 2    # trains and scores what is missing, prints tables
+    python -m benchmarks.captioner_rewards --tables           # only the tables and plots, from what is there
+    python -m benchmarks.captioner_rewards --choose           # beam and length penalty on dev, for cross-entropy
+
+Two processes may share the work: give them different --seeds or --only.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks.captioner_judge import Judge, flickr8k
+from benchmarks.captioner_tables import print_tables
+
+from cliplet.captioner.decoding import DecodeConfig
+from cliplet.encoders.base import Encoder, unit_norm
+from cliplet.encoders.registry import load
+from cliplet.metrics.diversity import self_retrieval
+from cliplet.metrics.ngram_scores import ngram_scores
+from cliplet.metrics.reference_metrics import reference_scores
+from cliplet.models.captioner import load_decoder
+from cliplet.reports.files import write_atomically
+from cliplet.training.captioner.config import CaptionRecipe, RewardWeight, load_caption_recipe
+from cliplet.training.captioner.data import CaptionSplit, Reader
+from cliplet.training.captioner.evaluate import decode_split
+from cliplet.training.captioner.features import kept_array, kept_grids
+from cliplet.training.captioner.shape import shape_of
+from cliplet.training.captioner.student import CaptionModel
+from cliplet.training.captioner.train import CaptionRun
+from cliplet.training.data import PairSet, fingerprint, photo_source
+
+RECIPE = Path("recipes/caption_flickr8k.toml")
+DATA = Path("../shared/data/flickr8k")
+FIRST = "cross-entropy"
+VARIANTS: dict[str, dict[str, float]] = {
+    FIRST: {},
+    "CIDEr-D": {"cider": 1.0, "lclipscore": 0.0},
+    "L-CLIPScore": {"cider": 0.0, "lclipscore": 1.0},
+    "CIDEr-D + 0.5 L-CLIPScore": {"cider": 1.0, "lclipscore": 0.5},
+    "CIDEr-D + L-CLIPScore": {"cider": 1.0, "lclipscore": 1.0},
+    "CIDEr-D + 2 L-CLIPScore": {"cider": 1.0, "lclipscore": 2.0},
+}
+"""Weights of the rewards; each is divided by its running spread. A weight of 0 only measures."""
+
+
+class Experiment:
+    """Trains and scores what is missing below ``out``."""
+
+    def __init__(self, out: Path, changes: list[str]) -> None:
+        self.out, self.changes = out, [f"cache={out}/cache", *changes]
+        self._judge: Judge | None = None
+        self._photos: dict[str, Any] = {}
+        self.encoder: Encoder = load()
+        self.judged = flickr8k(DATA, "judged")
+        self.references = [[self.judged.captions[row] for row in rows] for rows in self.judged.captions_of()]
+
+    def recipe(self, variant: str, seed: int) -> CaptionRecipe:
+        """The recipe of one run."""
+        base = load_caption_recipe(RECIPE, self.changes)
+        first = self.out / f"{slug(FIRST)}-seed{seed}"
+        if variant == FIRST:
+            return dataclasses.replace(base, seed=seed, out=str(first), stages=base.stages[:1])
+        rewards = tuple(RewardWeight(name, weight) for name, weight in VARIANTS[variant].items())
+        stage = dataclasses.replace(base.stages[1], rewards=rewards)
+        return dataclasses.replace(
+            base, seed=seed, out=str(self.out / f"{slug(variant)}-seed{seed}"), stages=(stage,),
+            start=str(first / f"0-{base.stages[0].title}/best"), tokenizer=str(first / "tokenizer.json"),
+        )  # fmt: skip
+
+    def run(self, variant: str, seed: int) -> None:
+        """Train and score one, unless that is done."""
+        recipe = self.recipe(variant, seed)
+        done = Path(recipe.out) / "judged.json"
+        if done.exists():
+            return
+        run = CaptionRun(recipe)
+        run.train()
+        # cross-entropy overfits in the end, so its best epoch counts; a reward is shown where it leads
+        kept = "best" if variant == FIRST else "last"
+        run.decoder.load_state_dict(load_decoder(run._folder(0) / kept).state_dict())
+        texts, ended = self.captions(run, self.judged, recipe.decode)
+        write_atomically(
+            Path(recipe.out) / "captions.json", json.dumps(dict(zip(self.judged.names, texts, strict=True)))
+        )
+        values = {**self.scores(texts), **shape_of(texts, ended)}
+        content = {"variant": variant, "seed": seed, "values": values,
+                   "reward_model": f"{self.encoder.card.name} {self.encoder.card.fingerprint}"}  # fmt: skip
+        write_atomically(done, json.dumps(content, indent=1))
+        print(variant, seed, {k: round(float(v), 4) for k, v in values.items()}, flush=True)
+
+    def captions(self, run: CaptionRun, pairs: PairSet, config: DecodeConfig) -> tuple[list[str], list[bool]]:
+        """Captions of a split's photos, and whether each ended."""
+        read = Reader(kept_grids(run.tower, pairs.photos, run.cache))
+        found = decode_split(CaptionModel(run.decoder), read, len(pairs.photos), run.limits, config)
+        return run.say([f.tokens[0] for f in found]), [f.ended[0] for f in found]
+
+    def scores(self, texts: list[str]) -> dict[str, float]:
+        """All measures of captions of the judged photos."""
+        found = reference_scores(texts, self.references, self.judged.names)
+        values = {name: found.statistics[name].corpus() for name in found.statistics}
+        if self._judge is None:
+            self._judge = Judge(flickr8k(DATA, "train"), Path(self.recipe(FIRST, 0).cache))
+        judges = {
+            "L-CLIPScore": self._by_encoder(texts),
+            "judge": (self._judge.photos(self.judged.photos), self._judge.texts(texts)),
+        }
+        for name, (photos, captions) in judges.items():
+            cosine = (photos * captions).sum(axis=1)
+            w = self.encoder.card.score.w if name == "L-CLIPScore" else 1.0
+            values[name] = float(w * np.maximum(cosine, 0 if name == "L-CLIPScore" else -1).mean())
+            values[f"R@1 by {name}"] = self_retrieval(photos, captions)
+        return values
+
+    def _by_encoder(self, texts: list[str]) -> tuple[Any, Any]:
+        def compute(start: int, stop: int) -> Any:
+            return self.encoder.encode_images([photo_source(p) for p in self.judged.photos[start:stop]])
+
+        name = f"photos-{fingerprint(self.judged.photos)}-{self.encoder.card.fingerprint}.npy"
+        photos = kept_array(Path(self.recipe(FIRST, 0).cache) / name, len(texts), np.float32, compute)
+        prefix = self.encoder.card.text.prompt_prefix
+        return unit_norm(np.asarray(photos)), self.encoder.encode_texts([prefix + text for text in texts])
+
+    def people(self) -> None:
+        """What the measures say of people: each photo's first caption, against its other four."""
+        done = self.out / "people.json"
+        if done.exists():
+            return
+        references, self.references = self.references, [group[1:] for group in self.references]
+        split = CaptionSplit.of(self.judged)
+        texts = [group[0] for group in split.captions]
+        values = {**self.scores(texts), **shape_of(texts, [True] * len(texts))}
+        self.references = references
+        write_atomically(done, json.dumps({"variant": "people", "seed": 0, "values": values}, indent=1))
+
+    def choose(self, seed: int) -> None:
+        """Beam and length penalty of the cross-entropy captioner, on dev."""
+        run = CaptionRun(self.recipe(FIRST, seed))
+        run.decoder.load_state_dict(load_decoder(run._folder(0) / "best").state_dict())
+        dev = CaptionSplit.of(flickr8k(DATA, "dev")).first(run.recipe.dev_photos)
+        pairs = dataclasses.replace(flickr8k(DATA, "dev"), photos=dev.photos)
+        words = [[caption.split() for caption in group] for group in dev.captions]
+        print("| beam | length penalty | CIDEr-D | BLEU-4 | words |\n|---|---|---|---|---|")
+        for beam, penalty in ((1, 0.0), (2, 0.0), (3, 0.0), (5, 0.0), (3, 0.7), (5, 0.7), (5, 1.0)):
+            texts, _ = self.captions(run, pairs, DecodeConfig(beam=beam, length_penalty=penalty))
+            found = ngram_scores([text.split() for text in texts], words)
+            length = np.mean([len(text.split()) for text in texts])
+            print(
+                f"| {beam} | {penalty} | {found.cider_d.corpus:.3f} | {100 * found.bleu.corpus[3]:.1f} | {length:.1f} |"
+            )
+
+
+def slug(variant: str) -> str:
+    """A variant's name as a folder."""
+    return variant.lower().replace(" + ", "+").replace(" ", "x").replace("-", "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/captioner_rewards"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", default=list(VARIANTS), help="variants by name")
+    parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0: all cores")
+    parser.add_argument("--tables", action="store_true", help="only print the tables")
+    parser.add_argument("--choose", action="store_true", help="only compare beams on dev")
+    parser.add_argument("--images", type=Path, default=Path("docs/images"), help="folder of the plots")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="changes of the recipe")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if not arguments.tables:
+        experiment = Experiment(arguments.out, arguments.changes)
+        if arguments.choose:
+            experiment.choose(arguments.seeds[0])
+            return
+        for seed in arguments.seeds:
+            for variant in arguments.only:
+                experiment.run(variant, seed)
+        experiment.people()
+    print_tables(arguments.out, {name: slug(name) for name in VARIANTS}, arguments.images)
+
+
+if __name__ == "__main__":
+    main()
