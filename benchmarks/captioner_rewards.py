@@ -1,8 +1,9 @@
 """Which reward should a captioner be trained with? The experiment of docs/captioner.md, on Flickr8k.
 
 For each seed: cross-entropy, then from its best weights one self-critical run for each reward: CIDEr-D alone,
-L-CLIPScore alone, and mixtures. Every setting is that of recipes/caption_flickr8k.toml. Captions of the judged photos are scored by
-n-gram metrics, by L-CLIPScore, and by a judge that was nobody's reward (captioner_judge.py).
+L-CLIPScore alone, and mixtures. Every setting is that of recipes/caption_flickr8k.toml. Captions of
+the judged photos are scored by n-gram metrics, by L-CLIPScore, and by a judge that was nobody's reward
+(captioner_judge.py).
 
     python -m benchmarks.captioner_rewards --seeds 0 1 2    # trains and scores what is missing, prints tables
     python -m benchmarks.captioner_rewards --tables           # only the tables and plots, from what is there

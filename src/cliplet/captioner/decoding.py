@@ -141,7 +141,8 @@ def sample(
     pieces = np.full((n, count, limits.max_tokens), limits.end_id, dtype=np.int64)
     log_prob = np.zeros((n, count))
     done = np.zeros((n, count), dtype=bool)
-    alive = np.arange(n)  # photos with an unfinished caption
+    photo = np.arange(n)[:, None]  # [m, 1] and slot [m, k]: whose caption each hypothesis is
+    slot = np.tile(np.arange(count), (n, 1))
     last = np.full((n, count), limits.start_id, dtype=np.int64)
     past = steps.start(memory, count)
     for t in range(limits.max_tokens):
@@ -150,20 +151,21 @@ def sample(
         if draws is None:
             last = log_p.argmax(axis=2)
         else:
-            last = draw(log_p, draws[alive, :, t], top_p, temperature)
-        finished = done[alive]
+            last = draw(log_p, draws[photo, slot, t], top_p, temperature)
+        finished = done[photo, slot]
         last = np.where(finished, limits.end_id, last)
         gained = np.take_along_axis(log_p, last[:, :, None], axis=2)[:, :, 0]
-        log_prob[alive] += np.where(finished, 0.0, gained)
-        pieces[alive, :, t] = last
-        done[alive] = finished | (last == limits.end_id)
-        still = ~done[alive].all(axis=1)
-        if not still.any():
+        log_prob[photo, slot] += np.where(finished, 0.0, gained)
+        pieces[photo, slot, t] = last
+        done[photo, slot] = finished | (last == limits.end_id)
+        alive = ~done[photo, slot]
+        if not alive.any():
             break
-        if not still.all():
-            rows = np.flatnonzero(still)
+        if 2 * alive.sum() <= alive.size:  # go on with the unfinished ones alone, as one hypothesis a row
+            rows, columns = np.nonzero(alive)
             memory, past = steps.photos(memory, past, rows)
-            alive, last = alive[rows], last[rows]
+            past = steps.hypotheses(past, columns[:, None])
+            photo, slot, last = photo[rows], slot[rows, columns][:, None], last[rows, columns][:, None]
     return [
         Decoded([_before_end(row, limits.end_id) for row in pieces[i]], list(log_prob[i]), list(map(bool, done[i])))
         for i in range(n)
