@@ -123,6 +123,28 @@ def test_convolutional_image_tower(tmp_path, torchvision):
     assert report.image_min_cosine > 0.95
 
 
+def test_calibrated_convolutions_compute_in_eight_bits(tmp_path, torchvision):
+    pytest.importorskip("timm")
+    config = DualConfig(
+        image=TimmConfig(name="tf_efficientnet_lite0", embedding_dim=16, image_size=32), text=make.CONFIG.text
+    )
+    source = make.encoder(config)
+    source.encode_images(PHOTOS)
+    report = export(source, tmp_path / "out", "int8", photos=PHOTOS, captions=CAPTIONS, calibration=PHOTOS)
+    graph = onnx.load(tmp_path / "out" / "image.onnx").graph
+    integers = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
+    widened = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in integers}
+    convolutions = [n for n in graph.node if n.op_type == "Conv"]
+    assert len(convolutions) > 40
+    assert all(n.input[1] in widened for n in convolutions)
+    assert report.image_min_cosine > 0.9
+    encoder = OnnxEncoder(tmp_path / "out")
+    assert "w8a8" in encoder.card.precision
+    together = encoder.encode_images(PHOTOS)
+    alone = np.concatenate([encoder.encode_images([photo]) for photo in PHOTOS])
+    np.testing.assert_allclose(together, alone, atol=1e-6)  # a photo's result does not depend on its batch
+
+
 def test_export_replaces_a_model_folder_and_nothing_else(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")

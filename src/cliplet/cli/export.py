@@ -17,14 +17,24 @@ from cliplet.errors import MissingExtraError
 @click.option(
     "--photos", type=click.Path(path_type=Path, exists=True), help="Folder or tar of photos to compare on."
 )
+@click.option(
+    "--calibrate", type=click.Path(path_type=Path, exists=True),
+    help="Folder or tar of training photos: the image tower's convolutions then compute in 8 bits, faster.",
+)  # fmt: skip
 @click.option("--captions", type=click.Path(path_type=Path, exists=True), help="Captions file to compare on.")
-@click.option("--limit", default=256, show_default=True, help="Most photos and captions to compare on.")
+@click.option(
+    "--limit",
+    default=256,
+    show_default=True,
+    help="Most photos and captions to compare on, and photos to calibrate on.",
+)
 @click.option("--name", help="Name of the new model; default: that of MODEL.")
 def export(
     model: str,
     out: Path,
     precision: Any,
     photos: Path | None,
+    calibrate: Path | None,
     captions: Path | None,
     limit: int,
     name: str | None,
@@ -32,7 +42,7 @@ def export(
     """Write MODEL as the model folder OUT, with a report of what changed (parity.json, parity.md).
 
     MODEL is a folder that `cliplet distill` wrote, open_clip:ARCHITECTURE/TAG, hf:OWNER/NAME, or a local folder in
-    the hub's layout. Weights may be stored in 8 or 16 bits; the products are computed in 32 bits.
+    the hub's layout. Weights may be stored in 8 or 16 bits; products are computed in 32 bits, but see --calibrate.
     """
     try:
         from cliplet.training.export import export as write_folder
@@ -47,6 +57,7 @@ def export(
         photos=None if photos is None else compared_photos(photos, limit),
         captions=None if captions is None else compared_captions(captions, limit),
         name=name,
+        calibration=None if calibrate is None else compared_photos(calibrate, limit),
     )
     click.echo(report.markdown().split("\n", 2)[2])
     click.echo(f"{out}: a model folder; try it with  cliplet score PHOTO CAPTION --model {out}")

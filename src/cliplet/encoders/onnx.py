@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput, load_rgb, resize_rgb
 from cliplet.encoders.base import BatchedEncoder
-from cliplet.encoders.card import ModelCard
+from cliplet.encoders.card import ImageSpec, ModelCard
 from cliplet.errors import ModelError
 
 FILES = ("card.json", "tokenizer.json", "image.onnx", "text.onnx")
@@ -52,10 +52,7 @@ class OnnxEncoder(BatchedEncoder):
 
     def prepare_image(self, source: ImageInput) -> NDArray[np.uint8]:
         """Decode (a large JPEG at a fraction of its size) and resize to uint8 ``[size, size, 3]``."""
-        spec = self.card.image
-        return resize_rgb(
-            load_rgb(source, at_least=2 * spec.size), spec.size, spec.resize, spec.interpolation
-        )
+        return prepare_photo(source, self.card.image)
 
     def embed_images(self, prepared: Sequence[NDArray[np.uint8]]) -> NDArray[Any]:
         """Run ``image.onnx``."""
@@ -116,6 +113,8 @@ class OnnxEncoder(BatchedEncoder):
         options.intra_op_num_threads = (
             1  # whole batches run beside each other instead: faster for small towers
         )
+        # Integer products must not overflow on processors without VNNI: scores are the same everywhere.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         options.log_severity_level = 3
         try:
             return onnxruntime.InferenceSession(
@@ -135,6 +134,11 @@ class OnnxEncoder(BatchedEncoder):
             digest.update((self.folder / name).read_bytes())
         digest.update(repr((self.card.image, self.card.text)).encode())
         return digest.hexdigest()
+
+
+def prepare_photo(source: ImageInput, spec: ImageSpec) -> NDArray[np.uint8]:
+    """Decode (a large JPEG at a fraction of its size) and resize to uint8 ``[size, size, 3]``."""
+    return resize_rgb(load_rgb(source, at_least=2 * spec.size), spec.size, spec.resize, spec.interpolation)
 
 
 def _cores() -> int:

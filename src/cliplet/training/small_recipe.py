@@ -331,7 +331,11 @@ class SmallRun:
         card.save(folder)
         photos = [photo_source(p) for p in self.dev.photos[:64]]
         encoder = TorchEncoder.from_folder(folder)
-        export(encoder, self.out / "onnx", "int8", photos=photos, captions=self.dev.captions[:256])
+        step = max(1, len(self.pairs.photos) // 128)
+        export(
+            encoder, self.out / "onnx", "int8", photos=photos, captions=self.dev.captions[:256],
+            calibration=[photo_source(p) for p in self.pairs.photos[::step]],
+        )  # fmt: skip
         return self.out / "onnx"
 
 

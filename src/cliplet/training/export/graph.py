@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.errors import MissingExtraError, ModelError
+from cliplet.training.export.convolutions import quantise_convolutions
 from cliplet.training.export.same_padding import fuse_constant_pads
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -117,7 +119,7 @@ def store_weights(model: Any, precision: Precision) -> None:
     weights = {t.name: t for t in graph.initializer if t.data_type == import_onnx().TensorProto.FLOAT}
     writer = _Writer(graph)
     for name, tensor in weights.items():
-        if int(np.prod(tensor.dims)) < SMALL:
+        if int(np.prod(tensor.dims)) < SMALL or _is_scale(uses.get(name, [])):
             continue
         values = import_onnx().numpy_helper.to_array(tensor)
         consumers = uses.get(name, [])
@@ -142,6 +144,11 @@ def _channel_axis(values: NDArray[Any], consumers: list[tuple[Any, int]]) -> int
         else:
             axes.add(-1)
     return axes.pop() if len(axes) == 1 and -1 not in axes else None
+
+
+def _is_scale(consumers: list[tuple[Any, int]]) -> bool:
+    """True for the scales of integers, which are too small for fp16."""
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") and i == 1 for node, i in consumers)
 
 
 def quantise(values: NDArray[Any], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -232,16 +239,51 @@ class _Writer:
         _replace(self.graph.node, nodes)
 
 
+def shorten_names(model: Any) -> None:
+    """Give inner tensors short names and nodes none; the tracer's long ones are a few per cent of a small file."""
+    graph = model.graph
+    short = {value.name: value.name for value in (*graph.input, *graph.output)}
+    for tensor in graph.initializer:
+        tensor.name = short.setdefault(tensor.name, f"w{len(short)}")
+    for node in graph.node:
+        node.name = ""
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                if name:
+                    names[i] = short.setdefault(name, f"x{len(short)}")
+    del graph.value_info[:]
+
+
 def write(
-    module: Any, inputs: dict[str, Any], dynamic: dict[str, dict[int, str]], path: Path, precision: Precision
+    module: Any,
+    inputs: dict[str, Any],
+    dynamic: dict[str, dict[int, str]],
+    path: Path,
+    precision: Precision,
+    examples: Sequence[dict[str, NDArray[Any]]] = (),
 ) -> None:
-    """Trace ``module`` into ``path`` and store its weights in ``precision``."""
+    """Trace ``module`` into ``path`` and store its weights in ``precision``.
+
+    Args:
+        module: a torch module in evaluation mode.
+        inputs: example tensors by input name.
+        dynamic: which axes of which input vary, and their names.
+        path: the file to write.
+        precision: of the weights.
+        examples: batches of real inputs; with them convolutions also compute in 8 bits, in the ranges seen there.
+    """
     onnx = import_onnx()
     trace(module, inputs, dynamic, path)
     model = onnx.load(str(path))
     merge_equal_weights(model)
     fuse_constant_pads(model)
+    if examples:
+        onnx.save(model, str(path))
+        quantise_convolutions(path, examples)
+        model = onnx.load(str(path))
     store_weights(model, precision)
+    shorten_names(model)
+    del model.metadata_props[:]
     model.producer_name, model.producer_version = "cliplet", ""
     model.doc_string = model.graph.doc_string = ""
     for node in model.graph.node:

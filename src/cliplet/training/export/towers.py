@@ -28,8 +28,11 @@ class PixelTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalise, encode, bring to length 1."""
-        x = (pixels.float() - self.mean) / self.std
-        return F.normalize(self.body(x.permute(0, 3, 1, 2)).float(), dim=-1)
+        x = pixels.permute(
+            0, 3, 1, 2
+        ).float()  # [n, 3, H, W]; channels apart, which ONNX Runtime normalises faster
+        x = (x - self.mean[:, None, None]) * (1 / self.std)[:, None, None]
+        return F.normalize(self.body(x).float(), dim=-1)
 
 
 class TokenTower(nn.Module):
