@@ -1,6 +1,8 @@
 """``cliplet models``: what is packaged, what a model says of itself, what this machine lacks."""
 
 import json
+import shutil
+import textwrap
 from importlib import import_module
 
 import click
@@ -32,7 +34,8 @@ def list_models() -> None:
 
     for folder in packaged_models():
         size = sum(f.stat().st_size for f in folder.iterdir()) / 1e6
-        click.echo(f"{folder.name:<20} {size:5.1f} MB  {ModelCard.load(folder).description}")
+        line = f"{folder.name:<20} {size:5.1f} MB  {ModelCard.load(folder).description}"
+        click.echo(textwrap.shorten(line, shutil.get_terminal_size().columns, placeholder=" …"))
 
 
 @models.command()
