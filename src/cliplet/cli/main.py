@@ -17,6 +17,7 @@ COMMANDS = {
     "df": ("cliplet.cli.df", "Count document frequencies for CIDEr and save them."),
     "export": ("cliplet.cli.export", "Export a model to a folder that runs without PyTorch."),
     "distill": ("cliplet.cli.distill", "Train a small CLIP from a teacher and image-caption pairs."),
+    "caption": ("cliplet.cli.caption", "Caption photos, and train captioners with a reward."),
     "models": ("cliplet.cli.models", "List, show and check models and what they need."),
 }
 """Each command's module (which holds a click command of that name) and its one line of help."""
