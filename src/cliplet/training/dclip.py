@@ -99,6 +99,9 @@ class DclipRun:
         from accelerate import Accelerator
 
         self.config, self.out = config, Path(config.out)
+        for what, path in (("zeroshot.photos", config.zeroshot.photos), ("zeroshot.class_names", config.zeroshot.class_names)):
+            if path and not Path(path).exists():
+                raise InputError(f"{what}: there is no {path}")
         _claim(self.out, config, restart)
         self.accelerator = Accelerator(cpu=config.cpu, mixed_precision=config.precision)
         self.features = self.out / "features"
@@ -284,7 +287,7 @@ class DclipRun:
         batches = StudentBatches(
             self.base, data, config.augment, config.student_stage.batch_size, seed, self.mode
         )
-        self.fit(folder, student, config.student_stage, batches, self.dev_score, only=self.learning)
+        self.fit(folder, student, config.student_stage, batches, self.dev_score)
         return folder
 
     def dev_score(self) -> dict[str, float]:
@@ -303,7 +306,6 @@ class DclipRun:
         stage: StageConfig,
         batches: Any,
         evaluate: Callable[[], dict[str, float]],
-        only: list[str] | None = None,
     ) -> None:
         """Train on the house's loop, from its checkpoint if there is one; the best weights end in ``best.safetensors``.
 
@@ -313,7 +315,6 @@ class DclipRun:
             stage: how.
             batches: what ``load(epoch, first)`` gives.
             evaluate: named numbers on dev; the best ``score`` is kept, or the last without one.
-            only: parameters to save; None saves all.
         """
         from safetensors.torch import save_file
 
@@ -328,8 +329,8 @@ class DclipRun:
 
         def save(best: bool, _: dict[str, float]) -> None:
             if best:
-                whole = student.model.state_dict()
-                chosen = {k: whole[k].detach().cpu().contiguous().clone() for k in only or whole}
+                learned = student.learned() if hasattr(student, "learned") else student.model.state_dict()
+                chosen = {k: v.detach().cpu().contiguous().clone() for k, v in learned.items()}
                 save_file(chosen, folder / "best.part")
 
         log = RunLog(folder, state.step)

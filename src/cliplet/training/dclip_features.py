@@ -118,11 +118,18 @@ class Features:
     def texts(self) -> Floats:
         """The base model's embeddings of the captions ``[captions, d]``, unit norm."""
         captions = self.pairs.captions
+        states = self.folder / f"states-{self.key}-{self.captions_key}.npy"
+        kept = np.load(states, mmap_mode="r") if states.exists() else None
+
+        def compute(start: int, stop: int) -> Floats:
+            if kept is None:
+                return self.model.encoder.encode_texts(captions[start:stop])
+            with torch.inference_mode():  # only the projection is missing
+                rows = torch.from_numpy(kept[start:stop].astype(np.float32))
+                return unit_norm(self.model.project_text(rows).numpy())
+
         file = self.folder / f"texts-{self.key}-{self.captions_key}.npy"
-        rows = kept_rows(
-            file, len(captions), lambda a, b: self.model.encoder.encode_texts(captions[a:b]), 2048, "captions"
-        )
-        return unit_norm(rows)
+        return unit_norm(kept_rows(file, len(captions), compute, 2048, "captions"))
 
     def text_states(self) -> Halves:
         """States before the text tower's last projection ``[captions, w]``."""

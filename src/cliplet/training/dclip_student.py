@@ -48,19 +48,24 @@ class DclipStudent(nn.Module):
         prompts: Tensor | None,
     ) -> None:
         super().__init__()
-        self.model = tunable.model
         self.tunable, self.settings, self.first = tunable, settings, first
-        chosen = set(learning)
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name in chosen)
+        own = dict(tunable.model.named_parameters())
+        for name, parameter in own.items():
+            parameter.requires_grad_(name in set(learning))
+        # Only what learns is this module's: checkpoints and moving averages leave the frozen rest alone.
+        self.model = nn.ParameterDict({name.replace(".", "/"): own[name] for name in learning})
         self.text_mode = text_mode(tunable, learning)
         self.register_buffer("prompts", torch.zeros(0) if prompts is None else prompts, persistent=False)
 
     def train(self, mode: bool = True) -> "DclipStudent":
         """The model itself stays in evaluation mode: batch statistics and dropout as they were in the base model."""
         self.training = mode
-        self.model.eval()
+        self.tunable.model.eval()
         return self
+
+    def learned(self) -> dict[str, Tensor]:
+        """The parameters that learn, by the model's own names."""
+        return {name.replace("/", "."): value for name, value in self.model.items()}
 
     def images(self, batch: dict[str, Tensor]) -> Tensor:
         """The batch's photos ``[B, d]``, unit norm."""
@@ -179,7 +184,7 @@ class StudentBatches:
         d = self.data
         if d.views is not None:
             maps = torch.from_numpy(np.stack([d.views[v][p] for v, p in zip(views, photos, strict=True)]))
-            if self.augment.views > 1:
+            if self.augment.views > 1 and maps.ndim == 4:
                 flip = torch.from_numpy(mirrored)[:, None, None, None]
                 maps = torch.where(flip, maps.flip(3), maps)
             batch = {"maps": maps}

@@ -24,6 +24,8 @@ from cliplet.models.dual import save_weights
 from cliplet.models.text import TextTower, TransformersTextTower
 from cliplet.models.vision import TimmImageTower
 
+POOLED = -1
+"""Where the rest of an image tower begins when only its last projection learns: at the pooled features."""
 _EFFICIENT = ("conv_stem", "bn1", "blocks", "conv_head", "bn2")
 
 
@@ -206,12 +208,16 @@ class TunableDual(Tunable):
         names = [n.removeprefix("image.body.") for n in learning if n.startswith("image.body.")]
         if any(n.startswith(("conv_stem", "bn1")) for n in names):
             return None, 0
+        if not names:
+            return body.eval(), POOLED
         stages = [int(n.split(".")[1]) for n in names if n.startswith("blocks.")]
         first = min(stages, default=len(body.blocks))
         return nn.Sequential(body.conv_stem, body.bn1, *body.blocks[:first]).eval(), first
 
     def encode_late(self, maps: Tensor, first: int, dropout: float, training: bool) -> Tensor:
-        """``[n, C, h, w]`` -> ``[n, d]``."""
+        """``[n, C, h, w]``, or pooled features ``[n, D]``, -> ``[n, d]``."""
+        if first == POOLED:
+            return self.model.image.head(F.dropout(maps, dropout, training))  # type: ignore[no-any-return]
         body: Any = self.model.image.body
         x = body.blocks[first:](maps.contiguous(memory_format=torch.channels_last))
         x = body.bn2(body.conv_head(x)).mean(dim=(2, 3))

@@ -31,7 +31,7 @@ class CollapseWatch:
 
     The first ``window`` lines say what is normal; after that the mean of the last ``window`` lines is compared:
     captions a third longer or shorter; repeated bigrams 3 points more and double; 3 % more captions without an end;
-    a fifth fewer different words; an image-text score (``lclipscore``) that rises while ``cider`` falls by more than
+    half as many different words (some are always lost, as samples become surer); an image-text score (``lclipscore``) that rises while ``cider`` falls by more than
     a tenth, which says that the reward is gamed.
 
     Args:
@@ -79,7 +79,7 @@ class CollapseWatch:
             )
         if b["no_end"] > a["no_end"] + 0.03:
             found.append(("no end", f"captions do not end: share without an end {moved('no_end')}"))
-        if b["distinct_1"] < 0.8 * a["distinct_1"]:
+        if b["distinct_1"] < 0.5 * a["distinct_1"]:
             found.append(("variety", f"captions use fewer words: distinct-1 {moved('distinct_1')}"))
         names = ("reward/lclipscore", "reward/cider")
         known = all(n in a and n in b for n in names)
