@@ -18,6 +18,7 @@ COMMANDS = {
     "export": ("cliplet.cli.export", "Export a model to a folder that runs without PyTorch."),
     "distill": ("cliplet.cli.distill", "Train a small CLIP from a teacher and image-caption pairs."),
     "caption": ("cliplet.cli.caption", "Caption photos, and train captioners with a reward."),
+    "regions": ("cliplet.cli.regions", "Find regions in photos and phrases in captions."),
     "models": ("cliplet.cli.models", "List, show and check models and what they need."),
 }
 """Each command's module (which holds a click command of that name) and its one line of help."""
