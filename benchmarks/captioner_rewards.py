@@ -49,7 +49,7 @@ VARIANTS: dict[str, dict[str, float]] = {
     "L-CLIPScore": {"cider": 0.0, "lclipscore": 1.0},
     "CIDEr-D + 0.5 L-CLIPScore": {"cider": 1.0, "lclipscore": 0.5},
     "CIDEr-D + L-CLIPScore": {"cider": 1.0, "lclipscore": 1.0},
-    "CIDEr-D + 2 L-CLIPScore": {"cider": 1.0, "lclipscore": 2.0},
+    "CIDEr-D + L-CLIPScore + 0.5 repetition": {"cider": 1.0, "lclipscore": 1.0, "repetition": 0.5},
 }
 """Weights of the rewards; each is divided by its running spread. A weight of 0 only measures."""
 
@@ -151,7 +151,7 @@ class Experiment:
         pairs = dataclasses.replace(flickr8k(DATA, "dev"), photos=dev.photos)
         words = [[caption.split() for caption in group] for group in dev.captions]
         print("| beam | length penalty | CIDEr-D | BLEU-4 | words |\n|---|---|---|---|---|")
-        for beam, penalty in ((1, 0.0), (2, 0.0), (3, 0.0), (5, 0.0), (3, 0.7), (5, 0.7), (5, 1.0)):
+        for beam, penalty in ((1, 0.0), (3, 0.0), (5, 0.0), (3, 0.7), (5, 0.7), (3, 1.0), (5, 1.0)):
             texts, _ = self.captions(run, pairs, DecodeConfig(beam=beam, length_penalty=penalty))
             found = ngram_scores([text.split() for text in texts], words)
             length = np.mean([len(text.split()) for text in texts])

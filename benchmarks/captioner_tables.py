@@ -9,6 +9,7 @@ import numpy as np
 
 from cliplet.reports.files import write_atomically
 from cliplet.reports.svg import line_chart
+from cliplet.training.captioner.shape import CollapseWatch
 
 COLUMNS = (
     ("BLEU-4", "BLEU-4", 100, 1), ("METEOR", "METEOR", 100, 1), ("CIDEr-D", "CIDEr", 1, 3),
@@ -92,6 +93,11 @@ def print_gains(runs: Mapping[str, list[dict[str, Any]]]) -> None:
         print(f"| {variant} | " + " | ".join(cells) + " |")
 
 
+def short(variant: str) -> str:
+    """A variant's name in a legend."""
+    return variant.replace("CIDEr-D", "CIDEr").replace("L-CLIPScore", "L-CLIP")
+
+
 def log_lines(folder: Path, kind: str) -> list[dict[str, Any]]:
     """Lines of a run's log."""
     lines = map(json.loads, (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
@@ -109,7 +115,7 @@ def print_curves(runs: Mapping[str, list[dict[str, Any]]], images: Path) -> None
                 (float(lines[0]["step"]), float(np.mean([line[key] for line in lines])))
                 for lines in zip(*logs, strict=False)
             ]
-            curves[key][variant] = points
+            curves[key][short(variant)] = points
     for key, file, axis in CURVES:
         chart = line_chart(curves[key], f"{axis} on dev during self-critical training", "updates", axis)
         if chart:
@@ -117,21 +123,25 @@ def print_curves(runs: Mapping[str, list[dict[str, Any]]], images: Path) -> None
     variants = list(runs)[1:]
     if not variants:
         return
-    steps = [step for step, _ in curves["CIDEr-D"][variants[0]]]
+    steps = [step for step, _ in curves["CIDEr-D"][short(variants[0])]]
     print("\n| dev: CIDEr / L-CLIPScore after updates | " + " | ".join(f"{s:.0f}" for s in steps) + " |")
     print("|---" * (len(steps) + 1) + "|")
     for variant in variants:
-        pairs = zip(curves["CIDEr-D"][variant], curves["reward/lclipscore"][variant], strict=True)
+        pairs = zip(
+            curves["CIDEr-D"][short(variant)], curves["reward/lclipscore"][short(variant)], strict=True
+        )
         print(f"| {variant} | " + " | ".join(f"{a[1]:.3f} / {b[1]:.3f}" for a, b in pairs) + " |")
 
 
 def print_warnings(runs: Mapping[str, list[dict[str, Any]]]) -> None:
-    """The warnings in the logs."""
+    """The warnings that the logs bring about."""
     print()
-    for variant, group in runs.items():
+    for variant, group in list(runs.items())[1:]:
         for run in group:
-            for line in log_lines(run["folder"], "warning"):
-                print(f"- {variant}, seed {run['seed']}, update {line['step']}: {line['text']}")
+            watch = CollapseWatch()
+            for line in log_lines(run["folder"], "train"):
+                for text in watch.observe(line):
+                    print(f"- {variant}, seed {run['seed']}, update {line['step']}: {text}")
 
 
 def print_samples(runs: Mapping[str, list[dict[str, Any]]]) -> None:

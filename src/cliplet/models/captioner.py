@@ -95,10 +95,15 @@ class CaptionDecoder(nn.Module):
                 nn.init.normal_(parameter, std=width**-0.5 if name.startswith("embedding") else 0.02)
         nn.init.xavier_uniform_(self.reduce.weight)
 
-    def memory(self, grid: Tensor) -> Tensor:
-        """What the decoder looks at, once a photo: grid ``[n, N, C]`` -> keys and values ``[n, L, 2, N, D]``."""
+    def memory(self, grid: Tensor, dropout: float | None = None) -> Tensor:
+        """What the decoder looks at, once a photo: grid ``[n, N, C]`` -> keys and values ``[n, L, 2, N, D]``.
+
+        ``dropout`` of the projected grid; by default the configuration's in training and none in evaluation.
+        """
         x = self.grid_norm(self.reduce(grid.float())) + self.grid_positions
-        x = F.dropout(x, self.config.feature_dropout, self.training)
+        if dropout is None:
+            dropout = self.config.feature_dropout if self.training else 0.0
+        x = F.dropout(x, dropout, dropout > 0)
         both = self.keys_values(x).unflatten(-1, (self.config.layers, 2, self.config.width))
         return both.permute(0, 2, 3, 1, 4)  # type: ignore[no-any-return]
 

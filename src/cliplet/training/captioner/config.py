@@ -58,6 +58,12 @@ class CaptionStage:
     """Divide each part of the reward by its running spread, so that the weights mean the same for all parts."""
     samples: int = 5
     """Captions drawn for each photo."""
+    temperature: float = 1.0
+    """The policy is the model with its logits divided by this, in drawing and in the loss; below 1 the samples stay
+    near the captions that decoding finds, which learns faster from few of them."""
+    grid_dropout: float = 0.0
+    """Dropout of the projected grid, the same for all samples of a photo and for the loss. The model knows its training
+    photos too well; this makes them as uncertain as new ones."""
     baseline: Literal["leave_one_out", "greedy"] = "leave_one_out"
     """What a sample's reward is compared with: the mean of the photo's other samples, or the greedy caption's."""
     kl: float = 0.0
@@ -71,6 +77,8 @@ class CaptionStage:
                 )
             if self.samples < (2 if self.baseline == "leave_one_out" else 1):
                 raise InputError(f"samples={self.samples}: the leave-one-out baseline needs at least 2")
+        if self.temperature <= 0:
+            raise InputError(f"temperature={self.temperature} must be above 0")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} of a stage must be at least 1")

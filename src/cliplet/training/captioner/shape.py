@@ -31,8 +31,8 @@ class CollapseWatch:
 
     The first ``window`` lines say what is normal; after that the mean of the last ``window`` lines is compared:
     captions a third longer or shorter; repeated bigrams 3 points more and double; 3 % more captions without an end;
-    half as many different words (some are always lost, as samples become surer); an image-text score (``lclipscore``) that rises while ``cider`` falls by more than
-    a tenth, which says that the reward is gamed.
+    half as many different words (some are always lost, as samples become surer); an image-text score
+    (``lclipscore``) that rises while ``cider`` falls by more than a tenth, which says that the reward is gamed.
 
     Args:
         window: lines that are averaged.

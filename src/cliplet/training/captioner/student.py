@@ -50,9 +50,9 @@ class CaptionStudent(nn.Module):
 
     Self-critical (Rennie et al., CVPR 2017): for each photo k captions are drawn, and
     ``loss = -sum_i (r_i - b_i) log p(caption_i) / pieces``, where b is the mean reward of the photo's other samples
-    or the reward of its greedy caption; plus ``kl`` times the divergence from the model of the stage's beginning,
-    ``KL(p || p_0)`` summed over all pieces that could have come, mean over places. Samples come from the model in
-    evaluation mode, and the loss is taken in that mode too: the gradient is of the distribution they were drawn from.
+    or the reward of its greedy caption, and p may be tempered; plus ``kl`` times the divergence from the model of the
+    stage's beginning, ``KL(p || p_0)`` over all pieces that could have come, mean over places. Samples and loss come
+    from the same distribution: the model in evaluation mode, on grids with the same ``grid_dropout``.
 
     Args:
         model: decoder and, if it learns, tower.
@@ -113,7 +113,7 @@ class CaptionStudent(nn.Module):
     def _self_critical(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         self.model.eval()
         grid = self.model.grid(batch["image"])
-        memory = self.model.decoder.memory(grid)  # [n, L, 2, N, D]
+        memory = self.model.decoder.memory(grid, self.stage.grid_dropout)  # [n, L, 2, N, D]
         photos, k = batch["photo"].cpu().numpy(), self.stage.samples
         drawn = self._draw(memory.detach(), batch["draw"].tolist(), k)
         captions = [pieces for found in drawn for pieces in found.tokens]  # [n k]
@@ -139,7 +139,8 @@ class CaptionStudent(nn.Module):
     def _draw(self, memory: Tensor, draw: list[int], k: int) -> list[Decoded]:
         """k captions of each photo, from random numbers that depend on ``draw`` alone."""
         uniform = np.random.default_rng([11, *draw]).random((len(memory), k, self.limits.max_tokens))
-        return sample(TorchSteps(self.model.decoder), memory, self.limits, k, uniform)
+        steps = TorchSteps(self.model.decoder)
+        return sample(steps, memory, self.limits, k, uniform, temperature=self.stage.temperature)
 
     def _rewards(
         self, names: list[Any], texts: list[str], photos: list[Any], greedy: list[str]
@@ -168,7 +169,7 @@ class CaptionStudent(nn.Module):
         tokens, targets, caption = (packed[n].to(memory.device) for n in ("tokens", "targets", "caption"))
         decoder = self.model.decoder
         real = caption >= 0
-        logits = decoder.logits(decoder.states(memory, tokens, caption)[real])
+        logits = decoder.logits(decoder.states(memory, tokens, caption)[real]) / self.stage.temperature
         log_p = logits.log_softmax(dim=1)  # [pieces, V]
         chosen = log_p.gather(1, targets[real][:, None])[:, 0]
         weight = advantage.gather(1, caption.clamp_min(0))[real]
@@ -179,7 +180,7 @@ class CaptionStudent(nn.Module):
             before = self._before[0]
             with torch.no_grad():
                 states = before.states(before.memory(grid), tokens, caption)
-                old = before.logits(states[real]).log_softmax(dim=1)
+                old = (before.logits(states[real]) / self.stage.temperature).log_softmax(dim=1)
             divergence = (log_p.exp() * (log_p - old)).sum(dim=1).mean()
             terms["kl"] = divergence.detach()
             terms["loss"] = loss + self.stage.kl * divergence

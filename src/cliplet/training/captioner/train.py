@@ -18,7 +18,7 @@ from cliplet.encoders.base import Encoder
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError
 from cliplet.models.captioner import CaptionDecoder, load_decoder, save_decoder
-from cliplet.models.config import to_dict
+from cliplet.models.config import from_dict, to_dict
 from cliplet.rewards import MixedReward, build_reward
 from cliplet.training.captioner.config import CaptionRecipe, CaptionStage
 from cliplet.training.captioner.data import CaptionSplit, Reader, cache_folder, stage_data
@@ -271,7 +271,8 @@ def _claim(out: Path, recipe: CaptionRecipe, restart: bool) -> None:
     if restart:
         shutil.rmtree(out, ignore_errors=True)
     elif file.exists():
-        known = json.loads(file.read_text(encoding="utf-8"))
+        # by way of the dataclass, so that settings which are newer than the run have their defaults
+        known = json.loads(json.dumps(to_dict(from_dict(CaptionRecipe, json.loads(file.read_text("utf-8"))))))
         changed = [
             k
             for k in wanted
