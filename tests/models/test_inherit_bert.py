@@ -7,6 +7,7 @@ from cliplet.encoders.compat import prepare_torchvision
 from cliplet.errors import InputError
 from cliplet.models.config import TextConfig
 from cliplet.models.inherit import inherit, read_transformers_bert
+from cliplet.models.multiplexed import without_closed_repeats
 from cliplet.models.text import TextTower, pool
 
 prepare_torchvision()
@@ -72,5 +73,9 @@ def test_closed_gates_start_as_the_plain_sequence() -> None:
     inherit(tower, read_transformers_bert(bert), ("positions", "embedding", "norm", "head"), (0, 1))
     wanted = pool(bert(input_ids=IDS, attention_mask=MASK).last_hidden_state, MASK, "mean")
     assert torch.allclose(tower(IDS, MASK), wanted, atol=1e-5)
+    lean = without_closed_repeats(tower)
+    assert [len(block.repeats) for block in lean.transformer.blocks] == [1, 1]  # type: ignore[union-attr, arg-type]
+    assert torch.allclose(lean(IDS, MASK), wanted, atol=1e-5)
     torch.nn.init.constant_(tower.transformer.blocks[0].repeats[1].gate, 0.5)  # type: ignore[union-attr, index, arg-type]
+    assert torch.equal(without_closed_repeats(tower)(IDS, MASK), tower(IDS, MASK))
     assert not torch.allclose(tower(IDS, MASK), wanted, atol=1e-2)

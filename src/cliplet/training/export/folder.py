@@ -12,6 +12,7 @@ from cliplet.data.images import ImageInput
 from cliplet.encoders.base import Encoder
 from cliplet.encoders.onnx import OnnxEncoder, prepare_photo
 from cliplet.errors import InputError
+from cliplet.models.multiplexed import without_closed_repeats
 from cliplet.training.export.graph import Precision, write
 from cliplet.training.export.parity import ParityReport, measure_parity
 from cliplet.training.export.same_padding import fix_same_padding
@@ -109,7 +110,7 @@ def write_graphs(
         ids[row, : len(found)] = found
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     axes = {name: {0: "n", 1: "t"} for name in inputs}
-    write(towers.text.eval(), inputs, axes, folder / "text.onnx", text)
+    write(without_closed_repeats(towers.text).eval(), inputs, axes, folder / "text.onnx", text)
 
 
 def _pixel_batches(towers: Towers, photos: Sequence[ImageInput], batch: int = 8) -> list[NDArray[np.uint8]]:
