@@ -59,7 +59,9 @@ def test_a_layer_by_hand():
             heads.append(weights @ values)
         return torch.cat(heads, dim=-1) @ attention.out_proj.weight.T + attention.out_proj.bias
 
-    text = F.layer_norm(x + attend(layer.text_attention, x, y), (D,), layer.text_norm.weight, layer.text_norm.bias)
+    text = F.layer_norm(
+        x + attend(layer.text_attention, x, y), (D,), layer.text_norm.weight, layer.text_norm.bias
+    )
     image = F.layer_norm(
         y + attend(layer.image_attention, y, x), (D,), layer.image_norm.weight, layer.image_norm.bias
     )

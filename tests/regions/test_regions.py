@@ -64,7 +64,12 @@ def test_grid_covers_the_photo_with_the_stated_overlap():
     assert found.boxes[0] == pytest.approx([0, 0, 100, 50])
     assert found.boxes[1:] == pytest.approx(
         np.array(
-            [[0, 0, 200 / 3, 100 / 3], [100 / 3, 0, 100, 100 / 3], [0, 50 / 3, 200 / 3, 50], [100 / 3, 50 / 3, 100, 50]]
+            [
+                [0, 0, 200 / 3, 100 / 3],
+                [100 / 3, 0, 100, 100 / 3],
+                [0, 50 / 3, 200 / 3, 50],
+                [100 / 3, 50 / 3, 100, 50],
+            ]
         )
     )
     assert make_proposer("grid:1,2").name != make_proposer("grid").name
@@ -93,8 +98,12 @@ def test_boxes_from_jsonl_csv_and_coco(tmp_path):
     assert [found.label(i) for i in range(2)] == ["cat", "dog"]
     (tmp_path / "b.csv").write_text("image,x0,y0,x1,y1\na,1,2,30,40\n")
     assert FileRegions(tmp_path / "b.csv").propose(image, "a.jpg").boxes.tolist() == [[1, 2, 30, 40]]
-    (tmp_path / "r.json").write_text(json.dumps([{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]))
-    assert FileRegions(tmp_path / "r.json").propose(image, "000000000007.jpg").boxes.tolist() == [[1, 2, 4, 6]]
+    (tmp_path / "r.json").write_text(
+        json.dumps([{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}])
+    )
+    assert FileRegions(tmp_path / "r.json").propose(image, "000000000007.jpg").boxes.tolist() == [
+        [1, 2, 4, 6]
+    ]
     coco = {"images": [{"id": 3, "file_name": "c.png"}], "categories": [{"id": 9, "name": "cow"}],
             "annotations": [{"image_id": 3, "category_id": 9, "bbox": [0, 0, 5, 5]}]}  # fmt: skip
     (tmp_path / "c.json").write_text(json.dumps(coco))
@@ -237,7 +246,9 @@ def test_ultralytics_results_are_read(tmp_path):
 # ---------------------------------------------------------------- drawing
 def test_boxes_are_drawn_on_a_copy():
     image = Image.new("RGB", (120, 80), (255, 255, 255))
-    found = Regions(np.array([[10, 10, 60, 60]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), ("dog",))
+    found = Regions(
+        np.array([[10, 10, 60, 60]], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), ("dog",)
+    )
     drawn = np.asarray(draw_regions(image, found))
     assert (np.asarray(image) == 255).all()
     assert (drawn[40, 10] != 255).any()  # the left edge
@@ -285,7 +296,9 @@ def test_regions_are_computed_once_and_resume(tmp_path):
     assert padded.shape == (2, 5, 3)
     assert mask.tolist() == [[True] * 5, [True] + [False] * 4]  # no region: one zero vector
     assert (padded[1] == 0).all()
-    other = compute_regions(*arguments, GridRegions((2,)), RegionSettings("grid:2", whole=False), _mean_colours, "e")
+    other = compute_regions(
+        *arguments, GridRegions((2,)), RegionSettings("grid:2", whole=False), _mean_colours, "e"
+    )
     assert other.starts[-1] == 16  # another setting, another file
 
 
@@ -295,4 +308,9 @@ def test_small_boxes_and_surplus_are_left_out():
     found = Regions(boxes, np.array([0.9, 0.8, 0.7, 0.6], np.float32), np.arange(4))
     chosen = RegionSettings(most=2, smallest=0.1).choose(found, image)
     assert chosen.labels.tolist() == [-1, 0, 2]
-    assert RegionSettings(most=0, smallest=0.0, whole=False).choose(found, image).labels.tolist() == [0, 1, 2, 3]
+    assert RegionSettings(most=0, smallest=0.0, whole=False).choose(found, image).labels.tolist() == [
+        0,
+        1,
+        2,
+        3,
+    ]

@@ -1,6 +1,7 @@
 """``cliplet distill``: run a recipe that turns a teacher and pairs into a small model folder."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,9 +11,12 @@ from cliplet.errors import MissingExtraError
 def _show_settings(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     """Print the settings and stop."""
     if wanted:
+        from cliplet.training.dclip_config import DclipConfig
         from cliplet.training.settings import settings_text
 
         click.echo(settings_text())
+        click.echo('\nof a recipe with kind = "dclip":\n')
+        click.echo(settings_text(DclipConfig))
         context.exit()
 
 
@@ -30,11 +34,16 @@ def _show_settings(context: click.Context, _: click.Parameter, wanted: bool) -> 
 def distill(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool) -> None:
     """Train a small model from RECIPE, a TOML file; settings change with KEY=VALUE.
 
+    A recipe with kind = "dclip" tunes a CLIP for retrieval and compares the result with its controls.
     Examples of changes: out=runs/second, seed=1, model.text.width=256, stages.0.epochs=2, stages.*.lr=1e-4.
     A run that was interrupted goes on where it stopped when the same command is given again. Several processes:
     accelerate launch -m cliplet distill RECIPE.
     """
-    if _is_packaged_models(recipe):
+    keys = _top_keys(recipe)
+    if keys.get("kind") == "dclip":
+        _dclip(recipe, changes, dry_run, restart)
+        return
+    if "image_stage" in keys:  # the packaged model's own kind names its stages instead of listing them
         if dry_run or restart:
             raise click.UsageError(
                 f"{recipe} is the packaged model's recipe, which has no --dry-run or --restart"
@@ -63,11 +72,27 @@ def distill(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool
     click.echo(f"{folder}: the model; try it with  cliplet score PHOTO CAPTION --model {folder}")
 
 
-def _is_packaged_models(recipe: Path) -> bool:
-    """Whether this recipe is of the packaged model's own kind, which names its stages instead of listing them."""
+def _top_keys(recipe: Path) -> dict[str, Any]:
+    """The recipe's content, as far as it can be read; the readers of recipes say what is wrong."""
     import tomllib
 
     try:
-        return "image_stage" in tomllib.loads(recipe.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # the reader of ordinary recipes says what is wrong
-        return False
+        return tomllib.loads(recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _dclip(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool) -> None:
+    """Tune a CLIP for retrieval and print the comparison."""
+    from cliplet.training.dclip_config import load_dclip
+
+    if dry_run:
+        raise click.UsageError(f"{recipe} tunes a model for retrieval; there is no --dry-run for that")
+    config = load_dclip(recipe, changes)
+    try:
+        from cliplet.training.dclip import dclip as run
+    except ImportError as error:
+        raise MissingExtraError(f"cliplet distill ({error})", "train") from error
+    click.echo(run(config, restart=restart))
+    first = config.controls[0] if config.controls else config.control
+    click.echo(f"{config.out}: all results; the first tuned model is {first}-seed{config.seeds[0]}/model")

@@ -33,7 +33,7 @@ from cliplet.evaluation.zeroshot import read_class_names
 from cliplet.models.config import to_dict
 from cliplet.models.cross_modal import CrossModalTeacher
 from cliplet.training.checkpoint import read_progress
-from cliplet.training.config import StageConfig
+from cliplet.training.config import AugmentConfig, StageConfig
 from cliplet.training.data import PairSet, fingerprint, photo_source, read_pairs
 from cliplet.training.dclip_config import DclipConfig, controlled
 from cliplet.training.dclip_eval import (
@@ -47,6 +47,7 @@ from cliplet.training.dclip_eval import (
 )
 from cliplet.training.dclip_features import Features, fast_copy, kept_rows, view_images
 from cliplet.training.dclip_student import (
+    Anchors,
     DclipStudent,
     StudentBatches,
     StudentData,
@@ -66,7 +67,7 @@ from cliplet.training.logs import Progress, RunLog
 from cliplet.training.loop import Hooks, RunState, StageData, run_stage
 from cliplet.training.overlap import without_overlap
 from cliplet.training.teacher_space import group_means
-from cliplet.training.tunable import Tunable, open_tunable
+from cliplet.training.tunable import POOLED, Tunable, open_tunable
 
 FREE = (
     "controls", "control", "seeds", "tests", "zeroshot", "draws", "cpu", "save_every", "out", "export", "name",
@@ -99,7 +100,10 @@ class DclipRun:
         from accelerate import Accelerator
 
         self.config, self.out = config, Path(config.out)
-        for what, path in (("zeroshot.photos", config.zeroshot.photos), ("zeroshot.class_names", config.zeroshot.class_names)):
+        for what, path in (
+            ("zeroshot.photos", config.zeroshot.photos),
+            ("zeroshot.class_names", config.zeroshot.class_names),
+        ):
             if path and not Path(path).exists():
                 raise InputError(f"{what}: there is no {path}")
         _claim(self.out, config, restart)
@@ -234,8 +238,37 @@ class DclipRun:
         if w.prompts:
             classes = self.base.encoder.encode_texts(self._prompt_texts())
         states = self.base_features.text_states() if self.mode == "head" else None
+        anchors = self.anchors(config, views is not None) if base_image is not None else None
         target = self.target(config, seed)
-        return StudentData(self.train, views, base_image, self.base_features.texts(), states, target, classes)
+        texts = self.base_features.texts()
+        return StudentData(self.train, views, base_image, texts, states, target, classes, anchors)
+
+    def anchors(self, config: DclipConfig, kept: bool) -> Anchors | None:
+        """The further photos for the anchors, with the base model's embeddings."""
+        blocks: list[Any] = []
+        pairs, first = PairSet(), self.base.early(self.learning)[1]
+        if config.student.anchors.photos or config.student.anchors.captions:
+            pairs = _readable(read_pairs(config.student.anchors))
+            features = Features(self.base, pairs, self.features)
+            views = features.views(AugmentConfig(1), 0, self.learning)
+            if views is None:
+                images = [photo_source(p) for p in pairs.photos]
+                return Anchors(pairs, None, self.base.encoder.encode_images(images))
+            blocks.append(np.asarray(views[0]))
+        if config.student.prototypes:
+            from cliplet.training.lite_base import PROTOTYPES
+
+            file = self.out / "base" / PROTOTYPES
+            if not file.exists() or first != POOLED:
+                raise InputError(
+                    "student.prototypes needs base = 'lite0-minilm' (to lite2) and no learning parameter of the image "
+                    "tower but image.head.*"
+                )
+            blocks.append(np.load(file))
+        if not blocks:
+            return None
+        maps = np.concatenate(blocks)
+        return Anchors(pairs, maps, encode_maps(self.base, maps, first))
 
     def _base_images(self, config: DclipConfig, views: Any) -> list[np.ndarray[Any, Any]]:
         """The base model's embedding of every view."""

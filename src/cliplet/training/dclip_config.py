@@ -73,6 +73,9 @@ class StudentWeights:
     """Cosine between the photo's embedding and the base model's of the same view."""
     prompts: float = 0.0
     """Divergence of the classes that the student sees in a photo from those that the base model sees."""
+    stay: float = 0.0
+    """Squared distance of the learning weights from the base model's, over the base model's squared length (L2-SP, Li
+    et al. 2018): what the training photos do not show stays as it was."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,12 @@ class StudentSettings:
     """File with class names, one a line, for ``prompts``; the 1,000 ImageNet classes when left out."""
     dropout: float = 0.0
     """Share of the pooled image features left out in training (timm towers only)."""
+    anchors: DataConfig = field(default_factory=DataConfig)
+    """Further photos, which need no captions, for ``anchor`` and ``prompts``: what the model knew of them stays. Any
+    varied photos do, such as some of the pictures that the base model was made for."""
+    prototypes: bool = False
+    """Count the base model's ImageNet class prototypes as such photos (``lite0-minilm`` with only ``image.head.*``
+    learning in the image tower): what its features are for a typical photo of each class."""
     average: float = 1.0
     """WiSE-FT: share of the tuned weights in the result, the rest are the base model's. 1 is plain tuning."""
 
@@ -152,7 +161,7 @@ class DclipConfig:
     exclude: DataConfig = field(default_factory=DataConfig)
     """Further photos that must not be trained on."""
     exclude_alike: bool = True
-    """Compare photos by their looks as well (a 64-bit difference hash), which finds copies of another size or format;
+    """Compare photos by their looks as well (a 256-bit difference hash), which finds copies of another size or format;
     else by name and content alone."""
     zeroshot: ZeroShotConfig = field(default_factory=ZeroShotConfig)
     """Zero-shot accuracy."""
@@ -207,13 +216,13 @@ def controlled(config: DclipConfig, control: Control) -> DclipConfig:
     """The recipe as a control runs it: all else stays equal.
 
     - ``caption_target``: the photo learns the base model's embedding of the caption; no regions, no teacher.
-    - ``infonce``: plain InfoNCE tuning: no teacher, no anchor, no averaging.
-    - ``no_distillation``: the recipe without the teacher's target; anchor and averaging stay.
+    - ``infonce``: plain InfoNCE tuning: no teacher, no anchors, no averaging.
+    - ``no_distillation``: the recipe without the teacher's target; anchors and averaging stay.
     - ``grid``: the recipe with tiles instead of the detector's boxes.
     """
     student, regions = config.student, config.regions
     if control == "infonce":
-        only = StudentWeights(0.0, 0.0, student.weights.contrastive or 1.0, 0.0, 0.0)
+        only = StudentWeights(image=0.0, text=0.0, contrastive=student.weights.contrastive or 1.0)
         student = dataclasses.replace(student, weights=only, average=1.0)
     elif control == "no_distillation":
         weights = dataclasses.replace(

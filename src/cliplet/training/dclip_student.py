@@ -26,8 +26,9 @@ class DclipStudent(nn.Module):
     """The model in training.
 
     ``L = a (1 - cos(s_img, g)) + b (1 - cos(s_txt, t_txt)) + c InfoNCE(s_img, s_txt)``, the hybrid loss as published,
-    and two terms that keep what the base model knows: ``d (1 - cos(s_img, b_img))`` and ``e KL(classes seen by the
-    base model || classes seen by the student)``. g is the teacher's embedding, t and b the base model's.
+    and three terms that keep what the base model knows: ``d (1 - cos(s_img, b_img))``, ``e KL(classes seen by the base
+    model || classes seen by the student)`` and ``f |w - w_base|^2 / |w_base|^2`` over the learning weights. g is the
+    teacher's embedding, t and b the base model's.
 
     Args:
         tunable: the model.
@@ -54,6 +55,7 @@ class DclipStudent(nn.Module):
             parameter.requires_grad_(name in set(learning))
         # Only what learns is this module's: checkpoints and moving averages leave the frozen rest alone.
         self.model = nn.ParameterDict({name.replace(".", "/"): own[name] for name in learning})
+        self.start = {name: own[name].detach().clone() for name in learning}
         self.text_mode = text_mode(tunable, learning)
         self.register_buffer("prompts", torch.zeros(0) if prompts is None else prompts, persistent=False)
 
@@ -108,15 +110,35 @@ class DclipStudent(nn.Module):
             terms["text"] = losses.cosine(text, batch["base_text"])
         if w.contrastive:
             terms["contrastive"] = losses.contrastive(image, text, 1 / self.settings.temperature)
-        if w.anchor:
-            terms["anchor"] = losses.cosine(image, batch["base_image"])
-        if w.prompts:
-            scale = self.settings.prompt_scale
-            own = (scale * image @ self.class_vectors().T).log_softmax(dim=1)
-            known = (scale * batch["base_classes"]).log_softmax(dim=1)
-            terms["prompts"] = F.kl_div(own, known, reduction="batchmean", log_target=True)
+        if w.anchor or w.prompts:
+            terms |= self._anchor_terms(image, batch)
+        if w.stay:
+            terms["stay"] = self._distance()
         loss = torch.stack([getattr(w, name) * value for name, value in terms.items()]).sum()
         return {"loss": loss, **{k: v.detach() for k, v in terms.items()}}
+
+    def _anchor_terms(self, image: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``anchor`` and ``prompts``, over the batch's photos and the further ones together."""
+        w, terms = self.settings.weights, {}
+        further = {k.removeprefix("anchor_"): v for k, v in batch.items() if k.startswith("anchor_")}
+        if further:
+            image = torch.cat([image, self.images(further)])
+        if w.anchor:
+            known = [batch["base_image"], *([further["base"]] if further else [])]
+            terms["anchor"] = losses.cosine(image, torch.cat(known))
+        if w.prompts:
+            scale = self.settings.prompt_scale
+            seen = [batch["base_classes"], *([further["classes"]] if further else [])]
+            own = (scale * image @ self.class_vectors().T).log_softmax(dim=1)
+            known_classes = (scale * torch.cat(seen)).log_softmax(dim=1)
+            terms["prompts"] = F.kl_div(own, known_classes, reduction="batchmean", log_target=True)
+        return terms
+
+    def _distance(self) -> Tensor:
+        """How far the learning weights are from the base model's, relative and squared."""
+        moved = [(p - self.start[n]).square().sum() for n, p in self.learned().items()]
+        length = torch.stack([s.square().sum() for s in self.start.values()]).sum()
+        return torch.stack(moved).sum() / length
 
 
 def text_mode(tunable: Tunable, learning: Sequence[str]) -> str:
@@ -125,6 +147,18 @@ def text_mode(tunable: Tunable, learning: Sequence[str]) -> str:
     if not text:
         return "frozen"
     return "head" if set(text) <= set(tunable.head) else "all"
+
+
+@dataclass
+class Anchors:
+    """Photos without captions that the student shall see as the base model does."""
+
+    pairs: PairSet
+    """The photos; empty where only their maps are known."""
+    maps: Halves | None
+    """Kept maps of each, as those of the training photos; None reads the photos."""
+    base_image: Floats
+    """The base model's embedding of each ``[photos, d]``."""
 
 
 @dataclass
@@ -145,6 +179,8 @@ class StudentData:
     """The teacher's embedding for every caption ``[captions, d]``."""
     classes: Floats | None
     """The base model's embedding of the classes ``[K, d]``, where ``prompts`` needs them."""
+    anchors: Anchors | None = None
+    """Further photos for the anchors."""
 
 
 class StudentBatches:
@@ -178,7 +214,25 @@ class StudentBatches:
             captions = np.array([rng.choice(self.captions[p]) for p in photos])
             views = rng.integers(self.augment.views, size=len(photos))
             mirrored = rng.random(len(photos)) < (0.5 if self.augment.flip else 0.0)
-            yield self._images(photos, views, mirrored) | self._texts(captions)
+            yield self._images(photos, views, mirrored) | self._texts(captions) | self._anchors(rng)
+
+    def _anchors(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """As many of the further photos as there are training photos in a batch."""
+        anchors = self.data.anchors
+        if anchors is None:
+            return {}
+        rows = np.sort(
+            rng.choice(len(anchors.base_image), min(self.size, len(anchors.base_image)), replace=False)
+        )
+        batch = {"anchor_base": torch.from_numpy(anchors.base_image[rows])}
+        if anchors.maps is not None:
+            batch["anchor_maps"] = torch.from_numpy(np.asarray(anchors.maps[rows]))
+        else:
+            images = view_images(anchors.pairs, self.augment, self.seed, [int(r) for r in rows], 0)
+            batch["anchor_pixels"] = self.tunable.pixels(images)
+        if self.data.classes is not None:
+            batch["anchor_classes"] = torch.from_numpy(anchors.base_image[rows] @ self.data.classes.T)
+        return batch
 
     def _images(self, photos: Ints, views: Ints, mirrored: NDArray[np.bool_]) -> dict[str, Tensor]:
         d = self.data

@@ -28,6 +28,8 @@ from cliplet.training.teacher_parts import efficientnet_lite, english_word_piece
 from cliplet.training.teacher_space import CaptionSpace, Floats, group_means, standardise
 
 DIM = 256
+PROTOTYPES = "prototypes.npy"
+"""Pooled features of a typical photo of each ImageNet class ``[1000, D]``, beside the model's files."""
 PENALTY = 5e3
 NAMING = 3.0
 """Weight of a class name beside a photo: more names classes better and retrieves worse (docs/retrieval.md)."""
@@ -76,7 +78,8 @@ def build_lite_base(variant: int, pairs: PairSet, folder: Path) -> Path:
     )
     x, mean, deviation = standardise(features)
     means = group_means(target, photo_of)[np.unique(photo_of, return_index=True)[1]]
-    weight = _link(x[np.unique(photo_of)], means, classifier * deviation, named - named.mean(axis=0))
+    classes = unit_norm(classifier * deviation) * np.sqrt(np.float32(x.shape[1]))
+    weight = _link(x[np.unique(photo_of)], means, classes, named - named.mean(axis=0))
 
     image = TimmConfig("timm", f"tf_efficientnet_lite{variant}", DIM, 224, (0.5,) * 3, (0.5,) * 3)  # type: ignore[arg-type]
     model = DualModel(DualConfig(image=image, text=text.config))
@@ -89,7 +92,9 @@ def build_lite_base(variant: int, pairs: PairSet, folder: Path) -> Path:
         model.image.head.weight.copy_(head)
         model.image.head.bias.copy_(-head @ torch.from_numpy(mean))
     model.text.load_state_dict(text.state_dict())
-    return _write(model, tokenizer, variant, len(pairs.photos), folder)
+    part = _write(model, tokenizer, variant, len(pairs.photos), folder.with_name(folder.name + ".part"))
+    np.save(part / PROTOTYPES, (mean + deviation * classes).astype(np.float16))
+    return part.rename(folder)
 
 
 def _text_tower(old_ids: Sequence[int]) -> TextTower:
@@ -129,11 +134,10 @@ def _fit_text_head(
 
 
 def _link(photos: Floats, captions: Floats, classes: Floats, names: Floats) -> Floats:
-    """Ridge regression ``[D, d]`` to captions from photos' standardised features, and to names from class weights.
+    """Ridge regression ``[D, d]`` to captions from photos' standardised features, and to names from classes' ones.
 
     A class counts as a photo whose features are its classifier's weights, brought to a photo's usual length.
     """
-    classes = unit_norm(classes) * np.sqrt(np.float32(photos.shape[1]))
     left = photos.T @ photos + NAMING * classes.T @ classes
     right = photos.T @ captions + NAMING * classes.T @ names
     result: Floats = np.linalg.solve(left + PENALTY * np.eye(len(left), dtype=np.float32), right).astype(
@@ -143,10 +147,9 @@ def _link(photos: Floats, captions: Floats, classes: Floats, names: Floats) -> F
 
 
 def _write(model: DualModel, tokenizer: Any, variant: int, photos: int, folder: Path) -> Path:
-    """The model folder; it appears whole or not at all."""
-    part = folder.with_name(folder.name + ".part")
-    save_weights(model, part)
-    tokenizer.save(str(part / "tokenizer.json"), pretty=False)
+    """The model's files."""
+    save_weights(model, folder)
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     ModelCard(
         name=f"lite{variant}-minilm",
         embedding_dim=DIM,
@@ -159,6 +162,5 @@ def _write(model: DualModel, tokenizer: Any, variant: int, photos: int, folder: 
         ),
         license="Apache-2.0",
         training={"photos": photos, "naming": NAMING, "penalty": PENALTY},
-    ).save(part)
-    part.rename(folder)
+    ).save(folder)
     return folder

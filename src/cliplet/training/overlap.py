@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cliplet.data.images import load_rgb
@@ -26,27 +27,48 @@ def _content(photo: Any) -> bytes | None:
         return None
 
 
+HASH_BYTES = 32
+NEAR = 24
+"""Copies of one photo differ in at most this many of the 256 bits; unrelated photos in about 128."""
+
+
 def difference_hash(image: Image.Image) -> bytes:
-    """64 bits: whether each of 8 x 8 cells of the grey photo is darker than its right neighbour.
+    """256 bits: whether each of 16 x 16 cells of the grey photo is darker than its right neighbour.
 
-    The same for copies of another size or compression, nearly always; photos with large even areas (sky, snow) may
-    share one by chance, so flat photos give an empty hash and match nothing.
+    Copies of another size or compression differ in few bits (see :data:`NEAR`). A photo of one even area has no looks
+    to compare: its hash is empty.
     """
-    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    grey = np.asarray(image.convert("L").resize((17, 16), Image.Resampling.BOX), dtype=np.int16)
     steps = np.diff(grey, axis=1)
-    return b"" if np.abs(steps).mean() < 4 else np.packbits(steps > 0).tobytes()
+    return b"" if np.abs(steps).mean() < 1.5 else np.packbits(steps > 0).tobytes()
 
 
-def signatures(photos: Sequence[Any], alike: bool) -> list[tuple[str, str]]:
+def near_any(own: Sequence[bytes], known: Sequence[bytes], block: int = 256) -> NDArray[np.bool_]:
+    """Which of ``own`` hashes are at most :data:`NEAR` bits from one of ``known``; empty hashes are near nothing."""
+    found = np.zeros(len(own), dtype=bool)
+    usable = [i for i, h in enumerate(own) if h]
+    others = np.frombuffer(b"".join(h for h in known if h), dtype=np.uint8).reshape(-1, HASH_BYTES)
+    if not len(others):
+        return found
+    bits = 2.0 * np.unpackbits(others, axis=1).astype(np.float32) - 1  # [K, 256] of -1 and 1
+    for start in range(0, len(usable), block):
+        rows = usable[start : start + block]
+        mine = np.frombuffer(b"".join(own[i] for i in rows), dtype=np.uint8).reshape(-1, HASH_BYTES)
+        same = (2.0 * np.unpackbits(mine, axis=1).astype(np.float32) - 1) @ bits.T  # 256 - 2 x distance
+        found[rows] = same.max(axis=1) >= 8 * HASH_BYTES - 2 * NEAR
+    return found
+
+
+def signatures(photos: Sequence[Any], alike: bool) -> list[tuple[str, bytes]]:
     """Content hash and, with ``alike``, difference hash of each photo; empty where there is none."""
     found = []
     for photo in photos:
         content = _content(photo)
         exact = hashlib.blake2b(content, digest_size=16).hexdigest() if content else ""
-        looks = ""
+        looks = b""
         if alike:
             with suppress(InputError):
-                looks = difference_hash(load_rgb(photo if content is None else content, at_least=64)).hex()
+                looks = difference_hash(load_rgb(photo if content is None else content, at_least=64))
         found.append((exact, looks))
     return found
 
@@ -68,15 +90,15 @@ def without_overlap(
     names = {file_name(n) for pairs in others for n in pairs.names}
     known = [s for pairs in others for s in signatures(pairs.photos, alike)]
     exact = {e for e, _ in known if e}
-    looks = {x for _, x in known if x}
     reasons: dict[str, str] = {}
-    own = signatures(train.photos, alike) if known else [("", "")] * len(train.photos)
-    for name, (content, look) in zip(train.names, own, strict=True):
+    own = signatures(train.photos, alike) if known else [("", b"")] * len(train.photos)
+    near = near_any([x for _, x in own], [x for _, x in known])
+    for name, (content, _), alike_one in zip(train.names, own, near, strict=True):
         if content in exact:
             reasons[name] = "the same file is in a set that must not be trained on"
         elif file_name(name) in names:
             reasons[name] = "a photo of this name is in a set that must not be trained on"
-        elif look in looks:
+        elif alike_one:
             reasons[name] = "it looks like a photo of a set that must not be trained on"
     if not reasons:
         return train, reasons

@@ -1,0 +1,392 @@
+"""DCLIP from data to table: the controls, resuming, what stays frozen, what is left out of training."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cliplet.encoders.registry import load
+from cliplet.errors import InputError, ModelError
+from cliplet.models.dual import load_weights
+from cliplet.regions.store import RegionSettings
+from cliplet.training.config import AugmentConfig
+from cliplet.training.data import PairSet, read_pairs
+from cliplet.training.dclip import DclipRun, dclip
+from cliplet.training.dclip_config import DclipConfig, StudentWeights, controlled, load_dclip
+from cliplet.training.dclip_eval import load_columns, make_rows, retrieval_columns, table_text
+from cliplet.training.dclip_features import Features
+from cliplet.training.dclip_student import DclipStudent, average_weights
+from cliplet.training.dclip_trace import follow, trace_text
+from cliplet.training.overlap import difference_hash, without_overlap
+from cliplet.training.tunable import TunableDual, TunableOpenClip, open_tunable
+from tests.shared_data import ROOT
+from tests.training import make
+
+RELEASED = ROOT / "recipes" / "dclip_clip_vit_b32.toml"
+REAL = ROOT / "recipes" / "dclip_flickr8k.toml"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Training and dev drawings, a base model, and drawings in folders by class."""
+    folder = tmp_path_factory.mktemp("dclip")
+    make.dataset(folder / "train", 32)
+    make.dataset(folder / "dev", 16, seed=1)
+    for photo in (folder / "dev" / "photos").iterdir():
+        photo.rename(photo.with_name("d" + photo.name))
+    captions = folder / "dev" / "captions.jsonl"
+    captions.write_text(captions.read_text().replace('"image": "', '"image": "d'))
+    for colour in make.COLOURS:
+        (folder / "classes" / colour).mkdir(parents=True)
+        for i in range(3):
+            make.drawing(colour, "square", 90 + i).save(folder / "classes" / colour / f"{i}.png")
+    make.model_folder(folder / "base")
+    (folder / "names.txt").write_text("\n".join(make.COLOURS))
+    return folder
+
+
+def recipe(data, out, *changes) -> DclipConfig:
+    text = f"""
+kind = "dclip"
+out = "{out}"
+base = "{data}/base"
+cpu = true
+draws = 50
+exclude_alike = false
+[train]
+captions = ["{data}/train/captions.jsonl"]
+photos = ["{data}/train/photos"]
+[dev]
+captions = ["{data}/dev/captions.jsonl"]
+photos = ["{data}/dev/photos"]
+[zeroshot]
+photos = "{data}/classes"
+[regions]
+proposer = "grid:2"
+[student.weights]
+anchor = 1.0
+prompts = 1.0
+[student]
+prompt_names = "{data}/names.txt"
+[teacher_stage]
+epochs = 2
+batch_size = 8
+lr = 1e-3
+[student_stage]
+epochs = 2
+batch_size = 8
+lr = 1e-3
+"""
+    file = data / "recipe.toml"
+    file.write_text(text)
+    return load_dclip(file, changes)
+
+
+# ---------------------------------------------------------------- the whole
+def test_all_controls_end_in_one_table(data, tmp_path, capsys):
+    controls = '["dclip", "caption_target", "infonce", "no_distillation", "grid"]'
+    config = recipe(data, tmp_path / "run", f"controls={controls}", "seeds=[0, 1]", "student.average=0.5")
+    text = dclip(config)
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    names = ["base", "dclip", "caption_target", "infonce", "no_distillation", "grid"]
+    assert rows[1:7] == names  # after the head
+    assert [r for r in rows[8:] if r] == ["base", *names[2:]]  # differences from dclip
+    assert (tmp_path / "run" / "table.md").read_text() == text
+    results = {c: load_columns(tmp_path / "run" / f"{c}-seed1" / "result.npz") for c in names[1:]}
+    assert all("zero-shot|top-1" in columns for columns in results.values())
+    # plain InfoNCE is not averaged with the base model, the others are
+    assert results["infonce"].pop("average") == 1
+    assert results["dclip"].pop("average") == 0.5
+    # the command again computes nothing and prints the same table
+    capsys.readouterr()
+    assert dclip(config) == text
+    assert "stage" not in capsys.readouterr().err
+    # a tuned model is a model folder
+    folder = tmp_path / "run" / "dclip-seed0" / "model"
+    assert load(folder).encode_texts(["a red bar"]).shape == (1, 16)
+    assert json.loads((folder / "card.json").read_text())["training"]["base"] == "small"
+
+
+def test_only_what_the_pattern_names_learns_and_averaging_is_linear(data, tmp_path):
+    config = recipe(data, tmp_path / "run", "control=infonce")
+    dclip(config)
+    base, tuned = load_weights(data / "base"), load_weights(tmp_path / "run" / "infonce-seed0" / "model")
+    before, after = dict(base.named_parameters()), dict(tuned.named_parameters())
+    changed = {n for n in before if not torch.equal(before[n], after[n])}
+    learning = open_tunable(str(data / "base")).learning(["released"])
+    assert changed
+    assert changed <= set(learning)
+    assert all(".qkv." in n or ".projection." in n or "attention" in n or "head" in n for n in learning)
+    name = next(iter(changed))
+    expected = 0.75 * before[name] + 0.25 * after[name].detach().clone()
+    average_weights(tuned, {name: before[name]}, 0.25)
+    assert torch.allclose(dict(tuned.named_parameters())[name], expected, atol=1e-6)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(data, tmp_path, monkeypatch):
+    from cliplet.training import loop
+
+    changes = ("save_every=1", 'student.train=["image.head.*", "text.head.*"]', "student_stage.ema=0.9",
+               "student_stage.accumulate=1")  # fmt: skip
+    whole = DclipRun(recipe(data, tmp_path / "a", *changes))
+    whole.run()
+    real, calls = loop.train_step, []
+
+    def dies(*arguments, **named):
+        calls.append(1)
+        if len(calls) in (3, 13):  # in the teacher, then in the student
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(loop, "train_step", dies)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            dclip(recipe(data, tmp_path / "b", *changes))
+    dclip(recipe(data, tmp_path / "b", *changes))
+    assert len(calls) == 8 + 8 + 2
+    a, b = (load_weights(tmp_path / r / "dclip-seed0" / "model").state_dict() for r in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_another_recipe_in_the_same_folder_is_refused(data, tmp_path):
+    dclip(recipe(data, tmp_path / "run", "control=infonce"))
+    with pytest.raises(InputError, match=r"holds a run of another recipe \(other: student_stage\)"):
+        dclip(recipe(data, tmp_path / "run", "control=infonce", "student_stage.lr=1e-2"))
+    with pytest.raises(InputError, match="lower student_stage.batch_size"):
+        dclip(recipe(data, tmp_path / "big", "control=infonce", "student_stage.batch_size=512"))
+    with pytest.raises(InputError, match="no parameter is called visual"):
+        dclip(recipe(data, tmp_path / "wrong", 'student.train=["visual.*"]'))
+    with pytest.raises(InputError, match=r"zeroshot\.photos: there is no"):
+        dclip(recipe(data, tmp_path / "none", "zeroshot.photos=/nowhere"))
+    with pytest.raises(ModelError, match="cannot be tuned"):
+        open_tunable("lclip-flickr8k")
+
+
+def test_bad_photos_are_left_out_and_listed(data, tmp_path, capsys):
+    shutil.copytree(data / "train", tmp_path / "train")
+    (tmp_path / "train" / "photos" / "003.png").write_bytes(b"broken")
+    shutil.copy(data / "dev" / "photos" / "d001.png", tmp_path / "train" / "photos" / "005.png")
+    config = recipe(
+        data, tmp_path / "run", f'train.captions=["{tmp_path}/train/captions.jsonl"]',
+        f'train.photos=["{tmp_path}/train/photos"]', "student_stage.epochs=1", "teacher_stage.epochs=1",
+    )  # fmt: skip
+    dclip(config)
+    listed = (tmp_path / "run" / "skipped.txt").read_text()
+    assert "003.png" in listed
+    assert "005.png: the same file" in listed
+    assert "2 photos or captions left out" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- the parts
+def test_controls_change_what_they_say():
+    config = DclipConfig(student=dataclasses.replace(DclipConfig().student, average=0.5,
+                                                     weights=StudentWeights(1, 1, 1, 2, 3)))  # fmt: skip
+    plain = controlled(config, "infonce").student
+    assert (plain.weights, plain.average) == (StudentWeights(0, 0, 1, 0, 0), 1.0)
+    none = controlled(config, "no_distillation").student
+    assert (none.weights, none.average) == (StudentWeights(0, 1, 1, 2, 3), 0.5)
+    assert controlled(config, "grid").regions.proposer == "grid:2"
+    assert controlled(config, "caption_target").student == config.student
+
+
+def test_the_recipes_are_readable_and_as_released():
+    released, real = load_dclip(RELEASED), load_dclip(REAL)
+    assert (released.teacher_stage.lr, released.teacher_stage.batch_size, released.teacher_stage.epochs) == (
+        1e-5,
+        32,
+        5,
+    )
+    assert (released.student_stage.lr, released.student_stage.accumulate, released.student_stage.epochs) == (
+        1e-6,
+        4,
+        2,
+    )
+    assert (released.teacher.temperature, released.student.temperature) == (0.05, 0.05)
+    assert real.kind == "dclip"
+    assert set(real.controls) == {"dclip", "caption_target", "infonce", "no_distillation", "grid"}
+    assert len(real.seeds) == 3
+
+
+def test_losses_of_the_student_by_hand(data):
+    """Two photos, known vectors: every term against its formula."""
+    model = open_tunable(str(data / "base"))
+    settings = dataclasses.replace(
+        DclipConfig().student, weights=StudentWeights(2, 1, 1, 1, 1), prompt_scale=10.0
+    )
+    student = DclipStudent(model, settings, model.learning(["image.head.*"]), 0, torch.eye(16)[:3])
+    batch = {
+        k: torch.nn.functional.normalize(torch.randn(2, 16), dim=1)
+        for k in ("target", "base_text", "base_image")
+    }
+    pixels = torch.randn(2, 3, 32, 32)
+    batch |= {"pixels": pixels, "base_classes": torch.randn(2, 3)}
+    out = student.eval()(batch)
+    image = torch.nn.functional.normalize(model.encode_image(pixels), dim=1)
+    assert out["image"] == pytest.approx((1 - (image * batch["target"]).sum(1).mean()).item(), abs=1e-5)
+    assert out["anchor"] == pytest.approx((1 - (image * batch["base_image"]).sum(1).mean()).item(), abs=1e-5)
+    own, known = (10 * image[:, :3]).softmax(1), (10 * batch["base_classes"]).softmax(1)
+    assert out["prompts"] == pytest.approx((known * (known / own).log()).sum(1).mean().item(), abs=1e-4)
+    assert "text" not in out  # the text tower is frozen
+    total = 2 * out["image"] + out["contrastive"] + out["anchor"] + out["prompts"]
+    assert out["loss"].item() == pytest.approx(total.item(), abs=1e-5)
+
+
+def test_kept_maps_give_the_same_embeddings_as_the_whole_tower(tmp_path, torchvision):
+    pytest.importorskip("timm")
+    from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
+    from cliplet.encoders.torch import TorchEncoder
+    from cliplet.models.config import DualConfig, TimmConfig
+    from cliplet.models.dual import DualModel
+
+    torch.manual_seed(0)
+    image = TimmConfig(name="tf_efficientnet_lite0", embedding_dim=16, image_size=32)
+    card = ModelCard("t", 16, ImageSpec(32, "squash"), TextSpec(16, ""), fingerprint_of=lambda: "t")
+    model = TunableDual(
+        TorchEncoder(DualModel(DualConfig(image, make.CONFIG.text)).eval(), make.tokenizer(), card)
+    )
+    make.drawing("red", "bar", 0).save(tmp_path / "a.png")
+    pairs = PairSet(["a.png"], [tmp_path / "a.png"], ["a red bar"], np.zeros(1, np.int64))
+    whole = model.encoder.encode_images([tmp_path / "a.png"])
+    for learning, first in ((["image.head.weight"], -1), (["image.body.blocks.6.0.conv_pw.weight"], 6)):
+        views = Features(model, pairs, tmp_path / f"f{first}").views(AugmentConfig(), 0, learning)
+        late = model.encode_late(torch.from_numpy(np.array(views[0])).float(), first, 0.0, False)
+        assert model.early(learning)[1] == first
+        assert torch.nn.functional.cosine_similarity(late, torch.from_numpy(whole)).item() > 0.999
+    assert model.early(["image.body.conv_stem.weight"])[0] is None
+
+
+def test_token_states_are_the_text_towers_own(data):
+    model = open_tunable(str(data / "base"))
+    pieces, states = model.token_states(["a red bar", "the"])
+    assert pieces == [["a", "red", "bar"], ["the"]]
+    assert [s.shape for s in states] == [(3, 16), (1, 16)]
+    one = model.token_states(["a red bar"])[1][0]
+    assert torch.allclose(states[0], one, atol=1e-5)  # padding changes nothing
+    pooled = torch.from_numpy(model.pooled_text(["a red bar", "the"]))
+    direct = model.encode_text(**model.tokens(["a red bar", "the"]))
+    assert torch.allclose(model.project_text(pooled), direct, atol=1e-5)
+
+
+def test_open_clip_runs_some_steps_and_can_be_loaded_again(data, tmp_path, torchvision):
+    """The published recipe's code path with a small architecture of random weights."""
+    open_clip = pytest.importorskip("open_clip")
+    from cliplet.encoders.open_clip import OpenClipEncoder
+
+    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16, "head_width": 32}
+    text = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    torch.manual_seed(0)
+    clip = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text)
+    transform = open_clip.image_transform(32, is_train=False)
+    tokenizer = open_clip.get_tokenizer("ViT-B-32", context_length=12)
+    clip.visual.preprocess_cfg = {"size": (32, 32), "mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
+    model = TunableOpenClip(
+        OpenClipEncoder(clip, transform, tokenizer, name="tiny", batch_size=8), "ViT-B-32"
+    )
+    pieces, states = model.token_states(["a red bar"])
+    assert pieces == [["a", "red", "bar"]]
+    ids = tokenizer(["a red bar"])
+    assert states[0].shape == (3, 16)
+    assert len(model.token_states(["a red bar"], padding=True)[1][0]) == 10
+    kept = []
+    clip.ln_final.register_forward_hook(lambda *call: kept.append(call[2]))
+    direct = clip.encode_text(ids)  # the end token's state through the projection is the embedding
+    assert torch.allclose(kept[0][0, 4] @ clip.text_projection, direct[0], atol=1e-5)
+    config = load_dclip(RELEASED, [
+        f"out={tmp_path}/run", "cpu=true", "precision=no", "seeds=[0]", 'controls=["dclip", "infonce"]', "tests=[]",
+        f'train.captions=["{data}/train/captions.jsonl"]', f'train.photos=["{data}/train/photos"]',
+        f'dev.captions=["{data}/dev/captions.jsonl"]', f'dev.photos=["{data}/dev/photos"]', "zeroshot.photos=''",
+        "zeroshot.class_names=''", "regions.proposer=grid:2", "regions.raw_crops=true", "regions.whole=false",
+        "teacher.mask=false", "teacher_stage.batch_size=8", "student_stage.batch_size=8", "teacher_stage.epochs=1",
+        "student_stage.epochs=1", "student_stage.lr=1e-3", 'student.train=["released", "transformer.*"]',
+        "exclude_alike=false", "student.weights.anchor=1.0", "draws=20",
+    ])  # fmt: skip
+    before = {k: v.clone() for k, v in clip.state_dict().items()}
+    text_out = dclip(config, model)
+    assert "infonce" in text_out
+    from safetensors.torch import load_file
+
+    tuned = load_file(tmp_path / "run" / "dclip-seed0" / "model" / "open_clip_model.safetensors")
+    changed = {k for k in tuned if not torch.equal(tuned[k], before[k])}
+    assert changed
+    assert all(".attn." in k or k == "visual.proj" or k.startswith("transformer.") for k in changed)
+    assert any(k.startswith("transformer.") for k in changed)
+
+
+def test_a_pair_is_followed(data, tmp_path):
+    config = recipe(data, tmp_path / "run", "spans=phrases")
+    dclip(config)
+    trace = follow(tmp_path / "run", data / "dev" / "photos" / "d000.png", "a red square on grey")
+    assert trace.spans == ["a red square", "grey"]
+    assert len(trace.region_weights) == 5  # the whole photo and four tiles
+    assert sum(trace.region_weights) == pytest.approx(1, abs=1e-5)
+    assert trace.attention.sum(axis=1) == pytest.approx(np.ones(2), abs=1e-5)
+    assert "photo, tuned - caption, tuned" in trace.cosines
+    assert "a red square" in trace_text(trace)
+    assert json.loads(json.dumps(trace.to_dict()))["spans"][0]["text"] == "a red square"
+    with pytest.raises(InputError, match="no run of DCLIP"):
+        follow(tmp_path, data / "dev" / "photos" / "d000.png", "a")
+
+
+# ---------------------------------------------------------------- overlap
+def test_photos_of_other_sets_are_left_out(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        low = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
+        low.resize((160, 120), Image.Resampling.BICUBIC).save(tmp_path / f"{i}.png")
+    (tmp_path / "test").mkdir()
+    shutil.copy(tmp_path / "0.png", tmp_path / "test" / "same.png")
+    shutil.copy(tmp_path / "1.png", tmp_path / "test" / "2.png")  # its content is 1's, its name 2's
+    Image.open(tmp_path / "3.png").resize((90, 70)).save(tmp_path / "test" / "smaller.jpg", quality=80)
+    photos = sorted(tmp_path.glob("*.png"))
+    pairs = PairSet([p.name for p in photos], list(photos), [f"photo {i}" for i in range(6)], np.arange(6))
+    others = sorted((tmp_path / "test").iterdir())
+    other = PairSet([p.name for p in others], list(others))
+    kept, reasons = without_overlap(pairs, [other])
+    assert kept.names == ["4.png", "5.png"]
+    assert kept.captions == ["photo 4", "photo 5"]
+    assert kept.photo_of.tolist() == [0, 1]
+    assert "same file" in reasons["0.png"]
+    assert "of this name" in reasons["2.png"]
+    assert "looks like" in reasons["3.png"]
+    assert without_overlap(pairs, [other], alike=False)[0].names == ["3.png", "4.png", "5.png"]
+    assert difference_hash(Image.new("RGB", (50, 50), (9, 9, 9))) == b""  # flat photos match nothing
+    with pytest.raises(InputError, match="nothing is left"):
+        without_overlap(pairs, [pairs])
+
+
+# ---------------------------------------------------------------- the table
+def test_differences_are_paired_by_photo():
+    rng = np.random.default_rng(0)
+    photo_of = np.repeat(np.arange(40), 2)
+    images = rng.normal(size=(40, 8))
+    good = np.repeat(images, 2, axis=0) + rng.normal(size=(80, 8)) * 0.3
+    bad = np.repeat(images, 2, axis=0) + rng.normal(size=(80, 8)) * 3
+    results = {
+        name: [retrieval_columns("dev", images.astype(np.float32), t.astype(np.float32), photo_of)] * 2
+        for name, t in (("base", bad), ("dclip", good))
+    }
+    base, best = make_rows(results, draws=200)
+    key = "dev|text-to-image|R@1"
+    test = base.against[key]
+    assert test.difference == pytest.approx(best.values[key].value - base.values[key].value)
+    assert 0 < test.low < test.difference < test.high
+    # a caption has one photo: average precision is the reciprocal rank; a photo has two captions: it is not
+    assert best.values["dev|text-to-image|mAP"].value == pytest.approx(
+        best.values["dev|text-to-image|MRR"].value
+    )
+    assert base.values["dev|image-to-text|mAP"].value < base.values["dev|image-to-text|MRR"].value
+    assert "±0.0" in table_text(results, ["dev"], draws=50)
+
+
+def test_region_settings_reach_the_features(data, tmp_path):
+    pairs = read_pairs(recipe(data, tmp_path).train)
+    features = Features(open_tunable(str(data / "base")), pairs, tmp_path / "f")
+    whole = features.regions(RegionSettings("grid:2"), None)
+    assert (np.diff(whole.starts) == 5).all()
+    first = whole.embeddings[whole.starts[:-1]].astype(np.float32)
+    expected = open_tunable(str(data / "base")).encoder.encode_images(pairs.photos)
+    assert np.abs(first - expected).max() < 2e-3  # the first region is the whole photo
