@@ -73,20 +73,15 @@ def print_scores(runs: Mapping[str, list[dict[str, Any]]], out: Path) -> None:
 
 
 def print_gains(runs: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Each reward against cross-entropy of the same seed."""
+    """Each reward against the cross-entropy captioner that it started from."""
     variants = list(runs)
     start = {run["seed"]: run["values"] for run in runs[variants[0]]}
-    print(
-        f"\n| reward, against {variants[0]} of the same seed | CIDEr | L-CLIPScore | judge |\n|---|---|---|---|"
-    )
+    print(f"\n| reward, against its {variants[0]} start | CIDEr | L-CLIPScore | judge |\n|---|---|---|---|")
     for variant in variants[1:]:
         cells = []
         for key in ("CIDEr-D", "L-CLIPScore", "judge"):
-            ratios = [
-                100 * (r["values"][key] / start[r["seed"]][key] - 1)
-                for r in runs[variant]
-                if r["seed"] in start
-            ]
+            own = [(run["values"][key], start.get(run.get("start", run["seed"]))) for run in runs[variant]]
+            ratios = [100 * (value / first[key] - 1) for value, first in own if first]
             cells.append(
                 f"{np.mean(ratios):+.1f} % ({min(ratios):+.1f} to {max(ratios):+.1f})" if ratios else ""
             )
@@ -95,7 +90,9 @@ def print_gains(runs: Mapping[str, list[dict[str, Any]]]) -> None:
 
 def short(variant: str) -> str:
     """A variant's name in a legend."""
-    return variant.replace("CIDEr-D", "CIDEr").replace("L-CLIPScore", "L-CLIP")
+    return (
+        variant.replace("CIDEr-D", "CIDEr").replace("L-CLIPScore", "L-CLIP").replace("0.5 repetition", "rep.")
+    )
 
 
 def log_lines(folder: Path, kind: str) -> list[dict[str, Any]]:

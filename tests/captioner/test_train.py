@@ -40,7 +40,10 @@ class Killed(Exception):
 
 
 def test_a_killed_run_goes_on_exactly(tmp_path, monkeypatch):
-    stages = (make.cross_entropy(label_smoothing=0.1), make.self_critical(kl=0.1, ema=0.9))
+    stages = (
+        make.cross_entropy(label_smoothing=0.1),
+        make.self_critical(kl=0.1, ema=0.9, grid_dropout=0.2, temperature=0.7),
+    )
     whole = make.recipe(tmp_path, stages, out=str(tmp_path / "whole"))
     train_captioner(whole)
     done, real = itertools.count(), loop.train_step
