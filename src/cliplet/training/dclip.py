@@ -13,11 +13,9 @@ Everything is kept in the recipe's folder; an interrupted run goes on where it s
 Source: DCLIP (arXiv 2505.21549).
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +23,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from cliplet.data.images import load_rgb
 from cliplet.encoders.base import unit_norm
 from cliplet.errors import InputError
 from cliplet.evaluation.retrieval import recall_at_k
-from cliplet.evaluation.zeroshot import read_class_names
 from cliplet.models.config import to_dict
 from cliplet.models.cross_modal import CrossModalTeacher
 from cliplet.training.checkpoint import read_progress
-from cliplet.training.config import AugmentConfig, StageConfig
-from cliplet.training.data import PairSet, fingerprint, photo_source, read_pairs
+from cliplet.training.config import StageConfig
+from cliplet.training.data import photo_source, read_pairs
 from cliplet.training.dclip_config import DclipConfig, controlled
 from cliplet.training.dclip_eval import (
     ClassGallery,
@@ -45,14 +41,14 @@ from cliplet.training.dclip_eval import (
     save_columns,
     table_text,
 )
-from cliplet.training.dclip_features import Features, fast_copy, kept_rows, view_images
+from cliplet.training.dclip_features import Features, fast_copy
+from cliplet.training.dclip_inputs import StudentInputs
+from cliplet.training.dclip_setup import claim, training_pairs
 from cliplet.training.dclip_student import (
-    Anchors,
     DclipStudent,
     StudentBatches,
     StudentData,
     average_weights,
-    encode_maps,
     text_mode,
 )
 from cliplet.training.dclip_teacher import (
@@ -63,17 +59,10 @@ from cliplet.training.dclip_teacher import (
     teach,
     teacher_on_dev,
 )
-from cliplet.training.logs import Progress, RunLog
+from cliplet.training.logs import RunLog
 from cliplet.training.loop import Hooks, RunState, StageData, run_stage
-from cliplet.training.overlap import without_overlap
 from cliplet.training.teacher_space import group_means
-from cliplet.training.tunable import POOLED, Tunable, open_tunable
-
-FREE = (
-    "controls", "control", "seeds", "tests", "zeroshot", "draws", "cpu", "save_every", "out", "export", "name",
-    "license",
-)  # fmt: skip
-"""Settings that may change between two calls with the same folder."""
+from cliplet.training.tunable import Tunable, open_tunable
 
 
 def dclip(config: DclipConfig, base: Tunable | None = None, restart: bool = False) -> str:
@@ -100,45 +89,24 @@ class DclipRun:
         from accelerate import Accelerator
 
         self.config, self.out = config, Path(config.out)
-        for what, path in (
-            ("zeroshot.photos", config.zeroshot.photos),
-            ("zeroshot.class_names", config.zeroshot.class_names),
-        ):
-            if path and not Path(path).exists():
-                raise InputError(f"{what}: there is no {path}")
-        _claim(self.out, config, restart)
+        claim(self.out, config, restart)
         self.accelerator = Accelerator(cpu=config.cpu, mixed_precision=config.precision)
         self.features = self.out / "features"
         self.sets = {"dev": read_pairs(config.dev)} if config.dev.captions else {}
         self.sets |= {t.name: read_pairs(t) for t in config.tests}
-        self.train = self._training_pairs()
+        self.train = training_pairs(config, list(self.sets.values()), self.out)
         self.base = base or self._open_base()
         self.base.model.to(self.accelerator.device)
         self.start = {k: v.detach().clone() for k, v in self.base.model.state_dict().items()}
         self.learning = self.base.learning(config.student.train)
         self.mode = text_mode(self.base, self.learning)
         self.base_features = Features(self.base, self.train, self.features)
+        self.inputs = StudentInputs(self.base, self.learning, self.base_features, self.out)
         self._galleries: dict[str, Any] = {}
         self._fast: Any = None
+        self._taught: dict[tuple[str, str], TeacherData] = {}
 
     # ------------------------------------------------------------ data
-    def _training_pairs(self) -> PairSet:
-        """Training pairs whose photo can be read and is in no other set; ``skipped.txt`` lists the others."""
-        config = self.config
-        train = _readable(read_pairs(config.train))
-        others = list(self.sets.values())
-        if config.exclude.captions or config.exclude.photos:
-            others.append(read_pairs(config.exclude))
-        train, left_out = without_overlap(train, others, config.exclude_alike)
-        if train.skipped:
-            text = "".join(line.encode("utf-8", "replace").decode() + "\n" for line in train.skipped)
-            (self.out / "skipped.txt").write_text(text, encoding="utf-8")
-            print(f"{len(train.skipped)} photos or captions left out, {len(left_out)} of them because they are in "
-                  f"dev, tests or exclude; see {self.out / 'skipped.txt'}")  # fmt: skip
-        if not any(len(rows) for rows in train.captions_of()):
-            raise InputError("no training photo has a caption")
-        return train
-
     def _open_base(self) -> Tunable:
         name = self.config.base
         if name in ("lite0-minilm", "lite1-minilm", "lite2-minilm"):
@@ -167,15 +135,18 @@ class DclipRun:
 
     # ------------------------------------------------------------ teacher
     def teacher_data(self, config: DclipConfig, features: Features) -> TeacherData:
-        """Spans, regions and caption embeddings of a set."""
-        if self._fast is None:
-            self._fast = fast_copy(self.base, self.features, self.train) or False
-        return TeacherData(
-            features.pairs,
-            features.spans(config.spans, padding=not config.teacher.mask),
-            features.regions(config.regions, self._fast or None),
-            features.texts(),
-        )
+        """Spans, regions and caption embeddings of a set; the model must have the base model's weights."""
+        key = (features.photos_key, config.regions.proposer)
+        if key not in self._taught:
+            if self._fast is None:
+                self._fast = fast_copy(self.base, self.features, self.train) or False
+            self._taught[key] = TeacherData(
+                features.pairs,
+                features.spans(config.spans, padding=not config.teacher.mask),
+                features.regions(config.regions, self._fast or None),
+                features.texts(),
+            )
+        return self._taught[key]
 
     def teacher(self, config: DclipConfig, seed: int) -> tuple[CrossModalTeacher, Path]:
         """The trained teacher of a seed and its folder."""
@@ -229,76 +200,9 @@ class DclipRun:
     # ------------------------------------------------------------ student
     def student_data(self, config: DclipConfig, seed: int) -> StudentData:
         """What the student of one run learns from."""
-        self.reset()
-        views = self.base_features.views(config.augment, 0, self.learning)
-        w = config.student.weights
-        base_image = classes = None
-        if w.anchor or w.prompts:
-            base_image = self._base_images(config, views)
-        if w.prompts:
-            classes = self.base.encoder.encode_texts(self._prompt_texts())
-        states = self.base_features.text_states() if self.mode == "head" else None
-        anchors = self.anchors(config, views is not None) if base_image is not None else None
         target = self.target(config, seed)
-        texts = self.base_features.texts()
-        return StudentData(self.train, views, base_image, texts, states, target, classes, anchors)
-
-    def anchors(self, config: DclipConfig, kept: bool) -> Anchors | None:
-        """The further photos for the anchors, with the base model's embeddings."""
-        blocks: list[Any] = []
-        pairs, first = PairSet(), self.base.early(self.learning)[1]
-        if config.student.anchors.photos or config.student.anchors.captions:
-            pairs = _readable(read_pairs(config.student.anchors))
-            features = Features(self.base, pairs, self.features)
-            views = features.views(AugmentConfig(1), 0, self.learning)
-            if views is None:
-                images = [photo_source(p) for p in pairs.photos]
-                return Anchors(pairs, None, self.base.encoder.encode_images(images))
-            blocks.append(np.asarray(views[0]))
-        if config.student.prototypes:
-            from cliplet.training.lite_base import PROTOTYPES
-
-            file = self.out / "base" / PROTOTYPES
-            if not file.exists() or first != POOLED:
-                raise InputError(
-                    "student.prototypes needs base = 'lite0-minilm' (to lite2) and no learning parameter of the image "
-                    "tower but image.head.*"
-                )
-            blocks.append(np.load(file))
-        if not blocks:
-            return None
-        maps = np.concatenate(blocks)
-        return Anchors(pairs, maps, encode_maps(self.base, maps, first))
-
-    def _base_images(self, config: DclipConfig, views: Any) -> list[np.ndarray[Any, Any]]:
-        """The base model's embedding of every view."""
-        if views is not None:
-            first = self.base.early(self.learning)[1]
-            return [encode_maps(self.base, v, first) for v in views]
-
-        def compute(start: int, stop: int, view: int) -> Any:
-            images = view_images(self.train, config.augment, 0, range(start, stop), view)
-            return self.base.encoder.encode_images(images)
-
-        crops = fingerprint([config.augment.smallest_crop, config.augment.flip])
-        key = f"images-{self.base_features.key}-{self.base_features.photos_key}-{crops}"
-        found = []
-        for view in range(config.augment.views):
-            file = self.features / f"{key}-{view}.npy"
-            count = len(self.train.photos)
-            rows = kept_rows(file, count, partial(compute, view=view), 64, f"base model, view {view + 1}")
-            found.append(unit_norm(rows))
-        return found
-
-    def _prompt_texts(self) -> list[str]:
-        names_file = self.config.student.prompt_names
-        if names_file:
-            names = read_class_names(Path(names_file))
-        else:
-            from cliplet.training.lite_base import imagenet_names
-
-            names = imagenet_names()
-        return [self.config.zeroshot.templates[0].replace("{}", n) for n in names]
+        self.reset()
+        return self.inputs.data(config, target)
 
     def student(self, config: DclipConfig, seed: int) -> Path:
         """Train one student; its folder holds the tuned parameters."""
@@ -306,13 +210,7 @@ class DclipRun:
         if (folder / "best.safetensors").exists():
             return folder
         data = self.student_data(config, seed)
-        prompts = None
-        if config.student.weights.prompts:
-            texts = self._prompt_texts()
-            kept = (
-                self.base.pooled_text(texts) if self.mode == "head" else self.base.encoder.encode_texts(texts)
-            )
-            prompts = torch.from_numpy(kept)
+        prompts = self.inputs.prompts(config)
         torch.manual_seed(seed)
         student = DclipStudent(
             self.base, config.student, self.learning, self.base.early(self.learning)[1], prompts
@@ -367,7 +265,7 @@ class DclipRun:
                 save_file(chosen, folder / "best.part")
 
         log = RunLog(folder, state.step)
-        hooks = Hooks(evaluate, save, save_every=self.config.save_every, log_every=10)
+        hooks = Hooks(evaluate, save, self.config.evaluate_every, self.config.save_every, log_every=10)
         data = StageData(batches.batches, batches.load)
         try:
             run_stage(self.accelerator, student, stage, data, state, hooks, log, folder, progress is not None)
@@ -437,8 +335,8 @@ class DclipRun:
 
     def write(self, folder: Path, config: DclipConfig, seed: int) -> None:
         """The tuned model beside its result."""
-        final = folder / "model"
-        if final.exists():
+        final, share = folder / "model", folder / "model.average"
+        if final.exists() and share.exists() and float(share.read_text()) == config.student.average:
             return
         self.reset()
         self.load_best(folder, self.base.model)
@@ -451,7 +349,9 @@ class DclipRun:
         }
         facts = {"base": self.base.encoder.card.name, "seed": seed, "recipe": to_dict(config)}
         self.base.save(part, config.name, config.license, facts, results)
+        shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
+        share.write_text(f"{config.student.average}\n")
         if config.export != "none":
             from cliplet.encoders.torch import TorchEncoder
             from cliplet.training.export import export
@@ -459,48 +359,3 @@ class DclipRun:
             photos = [photo_source(p) for p in self.train.photos[:64]]
             export(TorchEncoder.from_folder(final), folder / "onnx", config.export, photos=photos,
                    captions=self.train.captions[:256])  # fmt: skip
-
-
-def _readable(pairs: PairSet) -> PairSet:
-    """The pairs whose photo can be decoded; the others join ``skipped``."""
-    bad: dict[int, str] = {}
-    bar = Progress("reading photos", len(pairs.photos))
-    for i, photo in enumerate(pairs.photos):
-        try:
-            load_rgb(photo_source(photo), at_least=64)
-        except InputError as error:
-            bad[i] = f"{pairs.names[i]}: {error}"
-        bar.update(i + 1)
-    if not bad:
-        return pairs
-    stays = np.array([i not in bad for i in range(len(pairs.photos))], dtype=bool)
-    number = np.append(np.where(stays, np.cumsum(stays) - 1, -1), -1)
-    used = number[pairs.photo_of] >= 0
-    return PairSet(
-        [n for n, s in zip(pairs.names, stays, strict=True) if s],
-        [p for p, s in zip(pairs.photos, stays, strict=True) if s],
-        [c for c, u in zip(pairs.captions, used, strict=True) if u],
-        number[pairs.photo_of][used],
-        [*pairs.skipped, *bad.values()],
-    )
-
-
-def _claim(out: Path, config: DclipConfig, restart: bool) -> None:
-    """Take the run's folder, or say that it holds another run."""
-    recipe, wanted = out / "recipe.json", to_dict(config)
-    if restart and recipe.exists():
-        shutil.rmtree(out)
-    if recipe.exists():
-        known = json.loads(recipe.read_text(encoding="utf-8"))
-        changed = [k for k in wanted if wanted[k] != known.get(k) and k not in FREE]
-        if changed:
-            raise InputError(
-                f"{out} holds a run of another recipe (other: {', '.join(changed)}); name another out, or give "
-                "--restart to remove it"
-            )
-    elif out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty and holds no run; name another out")
-    out.mkdir(parents=True, exist_ok=True)
-    part = recipe.with_suffix(".part")
-    part.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, recipe)

@@ -185,6 +185,8 @@ class DclipConfig:
     """Precision of the ONNX folder written at the end (our own towers only)."""
     draws: int = 1000
     """Bootstrap draws of the intervals."""
+    evaluate_every: int = 1
+    """Epochs between measurements on dev, which choose the weights to keep; the last epoch is always measured."""
     save_every: int = 200
     """Steps between checkpoints; the end of an epoch is always one."""
 

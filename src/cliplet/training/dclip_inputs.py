@@ -1,0 +1,120 @@
+"""All that the student of a DCLIP run learns from, put together from what is kept."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cliplet.encoders.base import unit_norm
+from cliplet.errors import InputError
+from cliplet.evaluation.zeroshot import read_class_names
+from cliplet.training.config import AugmentConfig
+from cliplet.training.data import PairSet, fingerprint, photo_source, read_pairs
+from cliplet.training.dclip_config import DclipConfig
+from cliplet.training.dclip_features import Features, Halves, kept_rows, view_images
+from cliplet.training.dclip_setup import readable
+from cliplet.training.dclip_student import Anchors, StudentData, encode_maps, text_mode
+from cliplet.training.tunable import POOLED, Tunable
+
+Floats = NDArray[np.float32]
+
+
+class StudentInputs:
+    """Gathers a student's inputs; the model must have the base model's weights meanwhile.
+
+    Args:
+        base: the base model.
+        learning: names of the parameters that learn.
+        features: of the training pairs.
+        out: the run's folder.
+    """
+
+    def __init__(self, base: Tunable, learning: Sequence[str], features: Features, out: Path) -> None:
+        self.base, self.learning, self.features, self.out = base, learning, features, out
+        self.train = features.pairs
+        self.mode = text_mode(base, learning)
+
+    def data(self, config: DclipConfig, target: Floats | None) -> StudentData:
+        """What one student learns from; ``target`` is what the teacher sets, ``[captions, d]``."""
+        views = self.features.views(config.augment, 0, self.learning)
+        states = self.features.text_states() if self.mode == "head" else None
+        w = config.student.weights
+        base_image = classes = anchors = None
+        if w.anchor or w.prompts:
+            base_image = self._base_images(config, views)
+            anchors = self.anchors(config)
+        if w.prompts:
+            classes = self._prompt_features(config).texts()
+        texts = self.features.texts()
+        return StudentData(self.train, views, base_image, texts, states, target, classes, anchors)
+
+    def anchors(self, config: DclipConfig) -> Anchors | None:
+        """The further photos for the anchors, with the base model's embeddings."""
+        blocks: list[Any] = []
+        pairs, first = PairSet(), self.base.early(self.learning)[1]
+        if config.student.anchors.photos or config.student.anchors.captions:
+            pairs = readable(read_pairs(config.student.anchors))
+            features = Features(self.base, pairs, self.features.folder)
+            views = features.views(AugmentConfig(1), 0, self.learning)
+            if views is None:
+                images = [photo_source(p) for p in pairs.photos]
+                return Anchors(pairs, None, self.base.encoder.encode_images(images))
+            blocks.append(np.asarray(views[0]))
+        if config.student.prototypes:
+            from cliplet.training.lite_base import PROTOTYPES
+
+            file = self.out / "base" / PROTOTYPES
+            if not file.exists() or first != POOLED:
+                raise InputError(
+                    "student.prototypes needs base = 'lite0-minilm' (to lite2) and no learning parameter of the image "
+                    "tower but image.head.*"
+                )
+            blocks.append(np.load(file))
+        if not blocks:
+            return None
+        maps = np.concatenate(blocks)
+        return Anchors(pairs, maps, encode_maps(self.base, maps, first))
+
+    def _base_images(self, config: DclipConfig, views: list[Halves] | None) -> list[Floats]:
+        """The base model's embedding of every view."""
+        if views is not None:
+            first = self.base.early(self.learning)[1]
+            return [encode_maps(self.base, v, first) for v in views]
+
+        def compute(start: int, stop: int, view: int) -> Any:
+            images = view_images(self.train, config.augment, 0, range(start, stop), view)
+            return self.base.encoder.encode_images(images)
+
+        crops = fingerprint([config.augment.smallest_crop, config.augment.flip])
+        key = f"images-{self.features.key}-{self.features.photos_key}-{crops}"
+        found = []
+        for view in range(config.augment.views):
+            file = self.features.folder / f"{key}-{view}.npy"
+            count = len(self.train.photos)
+            rows = kept_rows(file, count, partial(compute, view=view), 64, f"base model, view {view + 1}")
+            found.append(unit_norm(rows))
+        return found
+
+    def _prompt_features(self, config: DclipConfig) -> Features:
+        """The sentences that name the classes of ``prompts``."""
+        if config.student.prompt_names:
+            names = read_class_names(Path(config.student.prompt_names))
+        else:
+            from cliplet.training.lite_base import imagenet_names
+
+            names = imagenet_names()
+        texts = [config.zeroshot.templates[0].replace("{}", n) for n in names]
+        return Features(self.base, PairSet(captions=texts), self.features.folder)
+
+    def prompts(self, config: DclipConfig) -> Tensor | None:
+        """The classes as the student reads them: states where its text projection learns, else embeddings."""
+        if not config.student.weights.prompts:
+            return None
+        features = self._prompt_features(config)
+        kept = features.text_states() if self.mode == "head" else features.texts()
+        return torch.from_numpy(np.asarray(kept, dtype=np.float32))

@@ -1,0 +1,99 @@
+"""What a DCLIP run checks before it begins: its folder, and which photos it may learn from."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cliplet.data.images import load_rgb
+from cliplet.errors import InputError
+from cliplet.models.config import to_dict
+from cliplet.training.data import PairSet, photo_source, read_pairs
+from cliplet.training.dclip_config import DclipConfig
+from cliplet.training.logs import Progress
+from cliplet.training.overlap import without_overlap
+
+FREE = (
+    "controls", "control", "seeds", "tests", "zeroshot", "draws", "cpu", "save_every", "out", "export", "name",
+    "license",
+)  # fmt: skip
+"""Settings that may change between two calls with the same folder."""
+
+
+def training_pairs(config: DclipConfig, others: Sequence[PairSet], out: Path) -> PairSet:
+    """Training pairs whose photo can be read and is in no other set; ``skipped.txt`` lists the others.
+
+    Raises:
+        InputError: nothing is left to learn from.
+    """
+    others = list(others)
+    if config.exclude.captions or config.exclude.photos:
+        others.append(read_pairs(config.exclude))
+    train, left_out = without_overlap(readable(read_pairs(config.train)), others, config.exclude_alike)
+    if train.skipped:
+        text = "".join(line.encode("utf-8", "replace").decode() + "\n" for line in train.skipped)
+        (out / "skipped.txt").write_text(text, encoding="utf-8")
+        print(
+            f"{len(train.skipped)} photos or captions left out, {len(left_out)} of them because they are in dev, tests "
+            f"or exclude; see {out / 'skipped.txt'}",
+            file=sys.stderr,
+        )
+    if not any(len(rows) for rows in train.captions_of()):
+        raise InputError("no training photo has a caption")
+    return train
+
+
+def readable(pairs: PairSet) -> PairSet:
+    """The pairs whose photo can be decoded; the others join ``skipped``."""
+    bad: dict[int, str] = {}
+    bar = Progress("reading photos", len(pairs.photos))
+    for i, photo in enumerate(pairs.photos):
+        try:
+            load_rgb(photo_source(photo), at_least=64)
+        except InputError as error:
+            bad[i] = f"{pairs.names[i]}: {error}"
+        bar.update(i + 1)
+    if not bad:
+        return pairs
+    stays = np.array([i not in bad for i in range(len(pairs.photos))], dtype=bool)
+    number = np.append(np.where(stays, np.cumsum(stays) - 1, -1), -1)
+    used = number[pairs.photo_of] >= 0
+    return PairSet(
+        [n for n, s in zip(pairs.names, stays, strict=True) if s],
+        [p for p, s in zip(pairs.photos, stays, strict=True) if s],
+        [c for c, u in zip(pairs.captions, used, strict=True) if u],
+        number[pairs.photo_of][used],
+        [*pairs.skipped, *bad.values()],
+    )
+
+
+def claim(out: Path, config: DclipConfig, restart: bool) -> None:
+    """Take the run's folder, or say that it holds another run."""
+    for what, path in (
+        ("zeroshot.photos", config.zeroshot.photos),
+        ("zeroshot.class_names", config.zeroshot.class_names),
+    ):
+        if path and not Path(path).exists():
+            raise InputError(f"{what}: there is no {path}")
+    recipe, wanted = out / "recipe.json", to_dict(config)
+    if restart and recipe.exists():
+        shutil.rmtree(out)
+    if recipe.exists():
+        known = json.loads(recipe.read_text(encoding="utf-8"))
+        known["student"]["average"] = wanted["student"]["average"]  # averaging comes after training
+        changed = [k for k in wanted if wanted[k] != known.get(k) and k not in FREE]
+        if changed:
+            raise InputError(
+                f"{out} holds a run of another recipe (other: {', '.join(changed)}); name another out, or give "
+                "--restart to remove it"
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty and holds no run; name another out")
+    out.mkdir(parents=True, exist_ok=True)
+    part = recipe.with_suffix(".part")
+    part.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, recipe)
