@@ -5,10 +5,11 @@ in seconds. What it shares with the packaged model (the reward): both saw Flickr
 model's teacher was made, among others, of these two encoders. What it does not share: the image tower (Lite2 here, a
 Lite0 trained further there), the text tower (MiniLM-L6 here, a tower grown from MiniLM-L3 there), and every weight.
 
-    python benchmarks/captioner_judge.py            # agreement of the judge with people, on the judged photos
+    python -m benchmarks.captioner_judge            # agreement of the judge with people, on the judged photos
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from cliplet.encoders.base import unit_norm
 from cliplet.evaluation.benchmarks import find_benchmark, load_judgements
 from cliplet.evaluation.human import evaluate_ratings
+from cliplet.metrics.diversity import self_retrieval
 from cliplet.models.captioner_config import GridConfig
 from cliplet.training.captioner.features import kept_array, pixels_of
 from cliplet.training.captioner.towers import GridTower
@@ -87,10 +89,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, default=Path("../shared/data/flickr8k"))
+    parser.add_argument(
+        "--captions", type=Path, help="score this file of captions of the judged photos instead"
+    )
     parser.add_argument("--cache", type=Path, default=Path("runs/captioner_rewards/cache"))
     arguments = parser.parse_args()
     judge = Judge(flickr8k(arguments.data, "train"), arguments.cache)
     judged = flickr8k(arguments.data, "judged")
+    if arguments.captions:
+        texts = json.loads(arguments.captions.read_text(encoding="utf-8"))
+        images, captions = judge.photos(judged.photos), judge.texts([texts[name] for name in judged.names])
+        print(
+            f"judge {float((images * captions).sum(axis=1).mean()):.3f}, R@1 {self_retrieval(images, captions):.3f}"
+        )
+        return
     photos = dict(zip(judged.names, judge.photos(judged.photos), strict=True))
 
     def scorer(request: Any) -> dict[str, Any]:

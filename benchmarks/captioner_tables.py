@@ -90,9 +90,7 @@ def print_gains(runs: Mapping[str, list[dict[str, Any]]]) -> None:
 
 def short(variant: str) -> str:
     """A variant's name in a legend."""
-    return (
-        variant.replace("CIDEr-D", "CIDEr").replace("L-CLIPScore", "L-CLIP").replace("0.5 repetition", "rep.")
-    )
+    return variant.replace("CIDEr-D", "CIDEr").replace("L-CLIPScore", "L-CLIP")
 
 
 def log_lines(folder: Path, kind: str) -> list[dict[str, Any]]:
