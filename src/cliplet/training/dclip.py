@@ -96,7 +96,7 @@ class DclipRun:
         self.sets |= {t.name: read_pairs(t) for t in config.tests}
         self.train = training_pairs(config, list(self.sets.values()), self.out)
         self.base = base or self._open_base()
-        self.base.model.to(self.accelerator.device)
+        self.base.to(self.accelerator.device)
         self.start = {k: v.detach().clone() for k, v in self.base.model.state_dict().items()}
         self.learning = self.base.learning(config.student.train)
         self.mode = text_mode(self.base, self.learning)

@@ -125,8 +125,8 @@ class Features:
             if kept is None:
                 return self.model.encoder.encode_texts(captions[start:stop])
             with torch.inference_mode():  # only the projection is missing
-                rows = torch.from_numpy(kept[start:stop].astype(np.float32))
-                return unit_norm(self.model.project_text(rows).numpy())
+                rows = torch.from_numpy(kept[start:stop].astype(np.float32)).to(self.model.device)
+                return unit_norm(self.model.project_text(rows).cpu().numpy())
 
         file = self.folder / f"texts-{self.key}-{self.captions_key}.npy"
         return unit_norm(kept_rows(file, len(captions), compute, 2048, "captions"))
@@ -210,7 +210,8 @@ class Features:
             def compute(start: int, stop: int, view: int = view) -> NDArray[Any]:
                 with torch.inference_mode():
                     x = self.model.pixels(view_images(self.pairs, augment, seed, range(start, stop), view))
-                    return early(x.contiguous(memory_format=torch.channels_last)).float().numpy()
+                    x = x.to(self.model.device).contiguous(memory_format=torch.channels_last)
+                    return early(x).float().cpu().numpy()
 
             found.append(
                 kept_rows(file, len(self.pairs.photos), compute, 32, f"view {view + 1} of {augment.views}")

@@ -271,10 +271,9 @@ class StudentBatches:
 @torch.inference_mode()
 def encode_maps(tunable: Tunable, maps: Halves, first: int, step: int = 128) -> Floats:
     """Embeddings of kept maps ``[n, d]``, unit norm."""
-    device = next(tunable.model.parameters()).device
     blocks = []
     for start in range(0, len(maps), step):
-        x = torch.from_numpy(np.array(maps[start : start + step])).to(device).float()
+        x = torch.from_numpy(np.array(maps[start : start + step])).to(tunable.device).float()
         blocks.append(tunable.encode_late(x, first, 0.0, False).float().cpu().numpy())
     return unit_norm(np.concatenate(blocks))
 
@@ -282,10 +281,9 @@ def encode_maps(tunable: Tunable, maps: Halves, first: int, step: int = 128) -> 
 @torch.inference_mode()
 def encode_states(tunable: Tunable, states: Any, step: int = 4096) -> Floats:
     """Embeddings of kept caption states ``[n, d]``, unit norm."""
-    device = next(tunable.model.parameters()).device
     blocks = []
     for start in range(0, len(states), step):
-        x = torch.from_numpy(np.array(states[start : start + step], dtype=np.float32)).to(device)
+        x = torch.from_numpy(np.array(states[start : start + step], dtype=np.float32)).to(tunable.device)
         blocks.append(tunable.project_text(x).cpu().numpy())
     return unit_norm(np.concatenate(blocks))
 

@@ -42,6 +42,12 @@ class TeacherTrainee(nn.Module):
         return {"loss": loss, "cosine": cosine.detach()}
 
 
+def scaled(vectors: Floats) -> Floats:
+    """Unit vectors ``[..., d]`` at the length ``sqrt(d)``: as short as 1, all attention logits would be near 0."""
+    result: Floats = vectors * np.float32(np.sqrt(vectors.shape[-1]))
+    return result
+
+
 class TeacherData:
     """Pairs as the teacher reads them.
 
@@ -60,7 +66,9 @@ class TeacherData:
         """Spans of some captions with the regions of their photos."""
         spans, span_mask = self.spans.padded(captions)
         regions, region_mask = self.regions.padded(self.pairs.photo_of[captions])
-        arrays = {"spans": spans, "span_mask": span_mask, "regions": regions, "region_mask": region_mask}
+        arrays = {
+            "spans": scaled(spans), "span_mask": span_mask, "regions": scaled(regions), "region_mask": region_mask
+        }  # fmt: skip
         return {k: torch.from_numpy(v) for k, v in arrays.items()}
 
 

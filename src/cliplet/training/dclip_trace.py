@@ -16,7 +16,7 @@ from cliplet.errors import InputError
 from cliplet.models.config import from_dict
 from cliplet.regions.base import Regions, make_proposer
 from cliplet.training.dclip_config import DclipConfig, controlled
-from cliplet.training.dclip_teacher import make_teacher
+from cliplet.training.dclip_teacher import make_teacher, scaled
 from cliplet.training.tunable import Tunable, crop_embedder, open_tunable
 
 
@@ -112,7 +112,7 @@ def _teach(config: DclipConfig, base: Tunable, weights: Path, photo: Path, capti
     teacher = make_teacher(config.teacher, width)
     teacher.load_state_dict(load_file(weights))
     teacher.eval()
-    x, y = torch.from_numpy(states)[None].float(), torch.from_numpy(crops)[None].float()
+    x, y = (torch.from_numpy(scaled(np.asarray(v, dtype=np.float32)))[None] for v in (states, crops))
     out = teacher(x, torch.ones(x.shape[:2], dtype=torch.bool), y, torch.ones(y.shape[:2], dtype=torch.bool))
     whole, text = base.encoder.encode_images([image])[0], base.encoder.encode_texts([caption])[0]
     fused, pooled = (unit_norm(v.numpy())[0] for v in (out.fused, out.image))

@@ -41,6 +41,17 @@ class Tunable:
     head: tuple[str, ...] = ()
     """Names of the text tower's last projection, which can learn on kept states."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def to(self, device: torch.device) -> None:
+        """Move the model, and tell the encoder that shares it."""
+        self.model.to(device)
+        if hasattr(self.encoder, "device"):
+            self.encoder.device = str(device)
+
     def is_image(self, name: str) -> bool:
         """Whether a parameter belongs to the image tower."""
         raise NotImplementedError
@@ -170,8 +181,8 @@ class TunableDual(Tunable):
     ) -> tuple[list[list[str]], list[Tensor]]:
         """See :meth:`Tunable.token_states`."""
         batch = self.tokens(texts)
-        states, mask = self._states(batch["input_ids"], batch["attention_mask"])
-        states = self.model.text.head(states)  # [n, t, d]
+        states, mask = self._states(*(batch[k].to(self.device) for k in ("input_ids", "attention_mask")))
+        states = self.model.text.head(states).cpu()  # [n, t, d]
         lengths = mask.sum(dim=1).tolist()
         ends = [states.shape[1] if padding else n for n in lengths]
         found = [states[i, 1 : max(2, end - 1)] for i, end in enumerate(ends)]
@@ -189,8 +200,8 @@ class TunableDual(Tunable):
             order = np.argsort([len(t) for t in texts], kind="stable")
             blocks = []
             for rows in np.array_split(order, max(1, len(order) // 128)):
-                batch = self.tokens([texts[i] for i in rows])
-                blocks.append(self.encode_text(**batch).float().numpy())
+                batch = {k: v.to(self.device) for k, v in self.tokens([texts[i] for i in rows]).items()}
+                blocks.append(self.encode_text(**batch).float().cpu().numpy())
         finally:
             self.model.text.head = head
         return np.concatenate(blocks)[np.argsort(order, kind="stable")]  # type: ignore[no-any-return]
@@ -291,7 +302,7 @@ class TunableOpenClip(Tunable):
         hook = text.ln_final.register_forward_hook(lambda *call: kept.append(call[2]))
         batch = self.tokens(texts)
         try:
-            self.encode_text(**{k: v.to(self.encoder.device) for k, v in batch.items()})
+            self.encode_text(**{k: v.to(self.device) for k, v in batch.items()})
         finally:
             hook.remove()
         projection = text.text_projection
@@ -352,10 +363,9 @@ def crop_embedder(model: Tunable, fast: BatchedEncoder | None, raw: bool, batch:
     def embed(crops: Sequence[Image.Image]) -> NDArray[np.float32]:
         if not raw:
             return (fast or model.encoder).encode_images(crops)
-        device = next(model.model.parameters()).device
         blocks = []
         for start in range(0, len(crops), batch):
-            out = model.encode_image(model.raw_pixels(crops[start : start + batch]).to(device))
+            out = model.encode_image(model.raw_pixels(crops[start : start + batch]).to(model.device))
             blocks.append(F.normalize(out.float(), dim=1).cpu().numpy())
         return np.concatenate(blocks)
 
