@@ -51,7 +51,6 @@ VARIANTS: dict[str, dict[str, float]] = {
     "L-CLIPScore": {"cider": 0.0, "lclipscore": 1.0},
     "CIDEr-D + 0.5 L-CLIPScore": {"cider": 1.0, "lclipscore": 0.5},
     "CIDEr-D + L-CLIPScore": {"cider": 1.0, "lclipscore": 1.0},
-    "CIDEr-D + 2 L-CLIPScore": {"cider": 1.0, "lclipscore": 2.0},
 }
 """Weights of the rewards; each is divided by its running spread. A weight of 0 only measures."""
 
