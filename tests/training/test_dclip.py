@@ -178,7 +178,7 @@ def test_bad_photos_are_left_out_and_listed(data, tmp_path, capsys):
     listed = (tmp_path / "run" / "skipped.txt").read_text()
     assert "003.png" in listed
     assert "005.png: the same file" in listed
-    assert "2 photos or captions left out" in capsys.readouterr().out
+    assert "2 photos or captions left out" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- the parts
