@@ -139,6 +139,8 @@ class CaptionRun:
         )
         if not resume and (index or self.recipe.start):
             log.write("dev", state.step, {"stage": stage.title, "epoch": 0, **check(model)})
+        # whatever was drawn before, such as by computing grids that another run finds computed
+        torch.manual_seed(1000 * self.recipe.seed + index)
         run_stage(
             self.accelerator,
             cast(Any, student),
