@@ -15,14 +15,14 @@ from cliplet.models.dual import load_weights
 from cliplet.regions.store import RegionSettings
 from cliplet.training.config import AugmentConfig
 from cliplet.training.data import PairSet, read_pairs
-from cliplet.training.dclip import DclipRun, dclip
-from cliplet.training.dclip_config import DclipConfig, StudentWeights, controlled, load_dclip
-from cliplet.training.dclip_eval import load_columns, make_rows, retrieval_columns, table_text
-from cliplet.training.dclip_features import Features
-from cliplet.training.dclip_student import DclipStudent, average_weights
-from cliplet.training.dclip_trace import follow, trace_text
-from cliplet.training.overlap import difference_hash, without_overlap
-from cliplet.training.tunable import TunableDual, TunableOpenClip, open_tunable
+from cliplet.training.dclip.config import DclipConfig, StudentWeights, controlled, load_dclip
+from cliplet.training.dclip.eval import load_columns, make_rows, retrieval_columns, table_text
+from cliplet.training.dclip.features import Features
+from cliplet.training.dclip.overlap import difference_hash, without_overlap
+from cliplet.training.dclip.run import DclipRun, dclip
+from cliplet.training.dclip.student import DclipStudent, average_weights
+from cliplet.training.dclip.trace import follow, trace_text
+from cliplet.training.dclip.tunable import TunableDual, TunableOpenClip, open_tunable
 from tests.shared_data import ROOT, shared_data
 from tests.training import make
 
@@ -394,7 +394,7 @@ def test_region_settings_reach_the_features(data, tmp_path):
 
 # ---------------------------------------------------------------- the real recipe, in small
 def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision):
-    from cliplet.training.lite_base import imagenet_names
+    from cliplet.training.dclip.lite_base import imagenet_names
     from cliplet.training.teacher_parts import package_file
 
     names = shared_data("flickr8k/split_train.txt").read_text().split()

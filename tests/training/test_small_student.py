@@ -10,8 +10,8 @@ from cliplet.encoders.compat import prepare_torchvision
 from cliplet.models.config import TextConfig
 from cliplet.models.text import TextTower
 from cliplet.training import losses
-from cliplet.training.small_data import Captions, PairBatches, TextBatches, augmented
-from cliplet.training.small_student import (
+from cliplet.training.small.data import Captions, PairBatches, TextBatches, augmented
+from cliplet.training.small.student import (
     LateTower,
     PairStudent,
     TextStudent,

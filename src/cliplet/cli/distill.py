@@ -11,7 +11,7 @@ from cliplet.errors import MissingExtraError
 def _show_settings(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     """Print the settings and stop."""
     if wanted:
-        from cliplet.training.dclip_config import DclipConfig
+        from cliplet.training.dclip.config import DclipConfig
         from cliplet.training.settings import settings_text
 
         click.echo(settings_text())
@@ -49,7 +49,7 @@ def distill(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool
                 f"{recipe} is the packaged model's recipe, which has no --dry-run or --restart"
             )
         try:
-            from cliplet.training.small_recipe import main
+            from cliplet.training.small.recipe import main
         except ImportError as error:
             raise MissingExtraError(f"cliplet distill ({error})", "train") from error
         main([str(recipe), *changes])
@@ -84,13 +84,13 @@ def _top_keys(recipe: Path) -> dict[str, Any]:
 
 def _dclip(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool) -> None:
     """Tune a CLIP for retrieval and print the comparison."""
-    from cliplet.training.dclip_config import load_dclip
+    from cliplet.training.dclip.config import load_dclip
 
     if dry_run:
         raise click.UsageError(f"{recipe} tunes a model for retrieval; there is no --dry-run for that")
     config = load_dclip(recipe, changes)
     try:
-        from cliplet.training.dclip import dclip as run
+        from cliplet.training.dclip.run import dclip as run
     except ImportError as error:
         raise MissingExtraError(f"cliplet distill ({error})", "train") from error
     click.echo(run(config, restart=restart))

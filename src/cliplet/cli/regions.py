@@ -160,7 +160,7 @@ def _follow(
     from cliplet.errors import MissingExtraError
 
     try:
-        from cliplet.training.dclip_trace import follow, trace_text
+        from cliplet.training.dclip.trace import follow, trace_text
     except ImportError as error:
         raise MissingExtraError(f"cliplet regions --run ({error})", "train") from error
     trace = follow(run_folder, photo, caption, seed)

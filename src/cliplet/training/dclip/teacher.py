@@ -14,8 +14,8 @@ from cliplet.models.cross_modal import CrossModalConfig, CrossModalTeacher
 from cliplet.regions.store import StoredRegions
 from cliplet.training import losses
 from cliplet.training.data import PairSet
-from cliplet.training.dclip_config import TeacherSettings
-from cliplet.training.dclip_features import Spans
+from cliplet.training.dclip.config import TeacherSettings
+from cliplet.training.dclip.features import Spans
 from cliplet.training.logs import Progress
 
 Floats = NDArray[np.float32]

@@ -18,8 +18,8 @@ from cliplet.regions.base import make_proposer
 from cliplet.regions.store import RegionSettings, StoredRegions, compute_regions
 from cliplet.training.config import AugmentConfig
 from cliplet.training.data import PairSet, fingerprint, photo_view
+from cliplet.training.dclip.tunable import Tunable, TunableDual, crop_embedder
 from cliplet.training.logs import Progress
-from cliplet.training.tunable import Tunable, TunableDual, crop_embedder
 
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]

@@ -31,8 +31,8 @@ from cliplet.models.cross_modal import CrossModalTeacher
 from cliplet.training.checkpoint import read_progress
 from cliplet.training.config import StageConfig
 from cliplet.training.data import photo_source, read_pairs
-from cliplet.training.dclip_config import DclipConfig, controlled
-from cliplet.training.dclip_eval import (
+from cliplet.training.dclip.config import DclipConfig, controlled
+from cliplet.training.dclip.eval import (
     ClassGallery,
     Columns,
     Gallery,
@@ -41,17 +41,17 @@ from cliplet.training.dclip_eval import (
     save_columns,
     table_text,
 )
-from cliplet.training.dclip_features import Features, fast_copy
-from cliplet.training.dclip_inputs import StudentInputs
-from cliplet.training.dclip_setup import claim, training_pairs
-from cliplet.training.dclip_student import (
+from cliplet.training.dclip.features import Features, fast_copy
+from cliplet.training.dclip.inputs import StudentInputs
+from cliplet.training.dclip.setup import claim, training_pairs
+from cliplet.training.dclip.student import (
     DclipStudent,
     StudentBatches,
     StudentData,
     average_weights,
     text_mode,
 )
-from cliplet.training.dclip_teacher import (
+from cliplet.training.dclip.teacher import (
     TeacherBatches,
     TeacherData,
     TeacherTrainee,
@@ -59,10 +59,10 @@ from cliplet.training.dclip_teacher import (
     teach,
     teacher_on_dev,
 )
+from cliplet.training.dclip.tunable import Tunable, open_tunable
 from cliplet.training.logs import RunLog
 from cliplet.training.loop import Hooks, RunState, StageData, run_stage
 from cliplet.training.teacher_space import group_means
-from cliplet.training.tunable import Tunable, open_tunable
 
 
 def dclip(config: DclipConfig, base: Tunable | None = None, restart: bool = False) -> str:
@@ -110,7 +110,7 @@ class DclipRun:
     def _open_base(self) -> Tunable:
         name = self.config.base
         if name in ("lite0-minilm", "lite1-minilm", "lite2-minilm"):
-            from cliplet.training.lite_base import build_lite_base
+            from cliplet.training.dclip.lite_base import build_lite_base
 
             name = str(build_lite_base(int(name[4]), self.train, self.out / "base"))
         return open_tunable(name)

@@ -17,10 +17,10 @@ from cliplet.evaluation.statistics import Interval, PairedTest, bootstrap_mean, 
 from cliplet.evaluation.zeroshot import class_ranks, read_class_names, read_labelled_photos
 from cliplet.training.config import AugmentConfig
 from cliplet.training.data import PairSet, photo_source
-from cliplet.training.dclip_config import ZeroShotConfig
-from cliplet.training.dclip_features import Features
-from cliplet.training.dclip_student import encode_maps, encode_states
-from cliplet.training.tunable import Tunable
+from cliplet.training.dclip.config import ZeroShotConfig
+from cliplet.training.dclip.features import Features
+from cliplet.training.dclip.student import encode_maps, encode_states
+from cliplet.training.dclip.tunable import Tunable
 
 Floats = NDArray[np.float32]
 Columns = dict[str, NDArray[Any]]
@@ -39,7 +39,7 @@ class Gallery:
         model: the model; its current weights are measured.
         folder: where features are kept.
         learning: names of the parameters that learn.
-        mode: how captions are read, see :func:`cliplet.training.dclip_student.text_mode`.
+        mode: how captions are read, see :func:`cliplet.training.dclip.student.text_mode`.
     """
 
     def __init__(

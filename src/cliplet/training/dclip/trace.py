@@ -15,9 +15,9 @@ from cliplet.encoders.base import unit_norm
 from cliplet.errors import InputError
 from cliplet.models.config import from_dict
 from cliplet.regions.base import Regions, make_proposer
-from cliplet.training.dclip_config import DclipConfig, controlled
-from cliplet.training.dclip_teacher import make_teacher, scaled
-from cliplet.training.tunable import Tunable, crop_embedder, open_tunable
+from cliplet.training.dclip.config import DclipConfig, controlled
+from cliplet.training.dclip.teacher import make_teacher, scaled
+from cliplet.training.dclip.tunable import Tunable, crop_embedder, open_tunable
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from cliplet.data.images import load_rgb
 from cliplet.errors import InputError
 from cliplet.models.config import to_dict
 from cliplet.training.data import PairSet, photo_source, read_pairs
-from cliplet.training.dclip_config import DclipConfig
+from cliplet.training.dclip.config import DclipConfig
+from cliplet.training.dclip.overlap import without_overlap
 from cliplet.training.logs import Progress
-from cliplet.training.overlap import without_overlap
 
 FREE = (
     "controls", "control", "seeds", "tests", "zeroshot", "draws", "cpu", "save_every", "out", "export", "name",

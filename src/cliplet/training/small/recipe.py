@@ -36,8 +36,8 @@ from cliplet.training.config import DataConfig, StageConfig, read_settings
 from cliplet.training.data import PairSet, photo_source, read_pairs
 from cliplet.training.logs import RunLog
 from cliplet.training.loop import Hooks, RunState, StageData, run_stage
-from cliplet.training.small_data import Captions, PairBatches, TextBatches, captions_of, kept_outputs, padded
-from cliplet.training.small_student import LateTower, PairStudent, TextStudent, encode_by_length, joined
+from cliplet.training.small.data import Captions, PairBatches, TextBatches, captions_of, kept_outputs, padded
+from cliplet.training.small.student import LateTower, PairStudent, TextStudent, encode_by_length, joined
 from cliplet.training.teacher_parts import efficientnet_lite, english_word_pieces, factorise, sentence_model
 from cliplet.training.teacher_space import (
     CaptionSpace,

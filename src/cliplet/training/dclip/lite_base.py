@@ -22,8 +22,8 @@ from cliplet.models.inherit import inherit, read_transformers_bert
 from cliplet.models.text import TextTower
 from cliplet.models.vision import TimmImageTower
 from cliplet.training.data import PairSet
-from cliplet.training.small_data import kept_outputs
-from cliplet.training.small_recipe import encode_all
+from cliplet.training.small.data import kept_outputs
+from cliplet.training.small.recipe import encode_all
 from cliplet.training.teacher_parts import efficientnet_lite, english_word_pieces, sentence_model
 from cliplet.training.teacher_space import CaptionSpace, Floats, group_means, standardise
 

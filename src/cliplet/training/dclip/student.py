@@ -14,9 +14,9 @@ from cliplet.encoders.base import unit_norm
 from cliplet.training import losses
 from cliplet.training.config import AugmentConfig
 from cliplet.training.data import PairSet
-from cliplet.training.dclip_config import StudentSettings
-from cliplet.training.dclip_features import Halves, view_images
-from cliplet.training.tunable import Tunable
+from cliplet.training.dclip.config import StudentSettings
+from cliplet.training.dclip.features import Halves, view_images
+from cliplet.training.dclip.tunable import Tunable
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

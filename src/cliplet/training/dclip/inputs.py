@@ -15,11 +15,11 @@ from cliplet.errors import InputError
 from cliplet.evaluation.zeroshot import read_class_names
 from cliplet.training.config import AugmentConfig
 from cliplet.training.data import PairSet, fingerprint, photo_source, read_pairs
-from cliplet.training.dclip_config import DclipConfig
-from cliplet.training.dclip_features import Features, Halves, kept_rows, view_images
-from cliplet.training.dclip_setup import readable
-from cliplet.training.dclip_student import Anchors, StudentData, encode_maps, text_mode
-from cliplet.training.tunable import POOLED, Tunable
+from cliplet.training.dclip.config import DclipConfig
+from cliplet.training.dclip.features import Features, Halves, kept_rows, view_images
+from cliplet.training.dclip.setup import readable
+from cliplet.training.dclip.student import Anchors, StudentData, encode_maps, text_mode
+from cliplet.training.dclip.tunable import POOLED, Tunable
 
 Floats = NDArray[np.float32]
 
@@ -66,7 +66,7 @@ class StudentInputs:
                 return Anchors(pairs, None, self.base.encoder.encode_images(images))
             blocks.append(np.asarray(views[0]))
         if config.student.prototypes:
-            from cliplet.training.lite_base import PROTOTYPES
+            from cliplet.training.dclip.lite_base import PROTOTYPES
 
             file = self.out / "base" / PROTOTYPES
             if not file.exists() or first != POOLED:
@@ -105,7 +105,7 @@ class StudentInputs:
         if config.student.prompt_names:
             names = read_class_names(Path(config.student.prompt_names))
         else:
-            from cliplet.training.lite_base import imagenet_names
+            from cliplet.training.dclip.lite_base import imagenet_names
 
             names = imagenet_names()
         texts = [config.zeroshot.templates[0].replace("{}", n) for n in names]
