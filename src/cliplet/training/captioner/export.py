@@ -1,7 +1,6 @@
 """Writing a captioner's folder: ``grid.onnx``, ``decoder.onnx``, vocabulary and card."""
 
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from cliplet.errors import InputError, ModelError
 from cliplet.models.captioner import CaptionDecoder
 from cliplet.training.captioner.towers import GridTower
 from cliplet.training.captioner.vocabulary import END, START
-from cliplet.training.export.graph import OPSET, Precision, import_onnx, merge_equal_weights, store_weights
-from cliplet.training.export.same_padding import fix_same_padding, fuse_constant_pads
+from cliplet.training.export.graph import Precision, write
+from cliplet.training.export.same_padding import fix_same_padding
 
 _PRECISIONS = {
     "fp32": "fp32",
@@ -105,24 +104,24 @@ def export_captioner(
 def _write_graphs(tower: GridTower, decoder: CaptionDecoder, folder: Path, precision: Precision) -> None:
     config, size = decoder.config, tower.config.size
     pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
-    _write(
+    write(
         _PhotoSide(_traceable(tower), decoder).eval(),
         {"pixels": pixels},
-        {"memory": {0: "n"}},
         {"pixels": {0: "n"}},
         folder / "grid.onnx",
         precision,
+        outputs={"memory": {0: "n"}},
     )
     memory = torch.randn(2, config.layers, 2, decoder.cells, config.width)
     tokens = torch.zeros(2, 3, dtype=torch.long)
     past = torch.randn(config.layers, 2, 2, 3, 4, config.width)
-    _write(
+    write(
         decoder,
         {"memory": memory, "tokens": tokens, "past": past},
-        {"logits": {0: "n", 1: "k"}, "present": {2: "n", 3: "k", 4: "t1"}},
         {"memory": {0: "n"}, "tokens": {0: "n", 1: "k"}, "past": {2: "n", 3: "k", 4: "t"}},
         folder / "decoder.onnx",
         precision,
+        outputs={"logits": {0: "n", 1: "k"}, "present": {2: "n", 3: "k", 4: "t1"}},
     )
 
 
@@ -130,7 +129,8 @@ def write_tower(tower: GridTower, path: Path) -> None:
     """Write the image tower alone as ONNX: ``pixels`` uint8 ``[n, H, W, 3]`` -> ``grid`` ``[n, N, C]``."""
     size = tower.config.size
     pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
-    _write(_traceable(tower), {"pixels": pixels}, {"grid": {0: "n"}}, {"pixels": {0: "n"}}, path, "fp32")
+    axes = {"pixels": {0: "n"}}
+    write(_traceable(tower), {"pixels": pixels}, axes, path, "fp32", outputs={"grid": {0: "n"}})
 
 
 def _traceable(tower: GridTower) -> GridTower:
@@ -160,46 +160,6 @@ class _Grid(nn.Module):
         """The same, under timm's name."""
         inner = getattr(self.body, "forward_features", self.body)
         return inner(x)  # type: ignore[no-any-return]
-
-
-def _write(
-    module: nn.Module,
-    inputs: dict[str, Tensor],
-    outputs: dict[str, dict[int, str]],
-    dynamic: dict[str, dict[int, str]],
-    path: Path,
-    precision: Precision,
-) -> None:
-    """Trace, merge equal weights, store them in fewer bits."""
-    onnx = import_onnx()
-    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter(
-            "ignore"
-        )  # the tracer's remarks on constants; the difference is measured afterwards
-        try:
-            torch.onnx.export(
-                module,
-                tuple(inputs.values()),
-                str(path),
-                input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_axes={**dynamic, **outputs},
-                opset_version=OPSET,
-                dynamo=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            raise ModelError(f"PyTorch cannot write this captioner as ONNX: {error}") from error
-    model = onnx.load(str(path))
-    merge_equal_weights(model)
-    fuse_constant_pads(model)
-    store_weights(model, precision)
-    model.producer_name, model.producer_version = "cliplet", ""
-    model.doc_string = model.graph.doc_string = ""
-    for node in model.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString())
 
 
 def _difference(tower: GridTower, decoder: CaptionDecoder, folder: Path) -> float:

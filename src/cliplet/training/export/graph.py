@@ -30,14 +30,25 @@ def import_onnx() -> Any:
     return onnx
 
 
-def trace(module: Any, inputs: dict[str, Any], dynamic: dict[str, dict[int, str]], path: Path) -> None:
-    """Write ``module(*inputs)`` as a graph with the output ``embedding`` ``[n, d]``.
+EMBEDDING = {"embedding": {0: "n"}}
+"""The output of an encoder's tower, ``[n, d]``."""
+
+
+def trace(
+    module: Any,
+    inputs: dict[str, Any],
+    dynamic: dict[str, dict[int, str]],
+    path: Path,
+    outputs: dict[str, dict[int, str]] = EMBEDDING,
+) -> None:
+    """Write ``module(*inputs)`` as a graph.
 
     Args:
         module: a torch module in evaluation mode.
         inputs: example tensors by input name, in the order of the module's arguments.
         dynamic: which axes of which input vary, and their names.
         path: the file to write.
+        outputs: names of the outputs, in order, and which of their axes vary.
 
     Raises:
         ModelError: the tower uses something that ONNX does not have.
@@ -57,8 +68,8 @@ def trace(module: Any, inputs: dict[str, Any], dynamic: dict[str, dict[int, str]
                 tuple(inputs.values()),
                 str(path),
                 input_names=list(inputs),
-                output_names=["embedding"],
-                dynamic_axes={**dynamic, "embedding": {0: "n"}},
+                output_names=list(outputs),
+                dynamic_axes={**dynamic, **outputs},
                 opset_version=OPSET,
                 dynamo=False,
             )
@@ -261,6 +272,7 @@ def write(
     path: Path,
     precision: Precision,
     examples: Sequence[dict[str, NDArray[Any]]] = (),
+    outputs: dict[str, dict[int, str]] = EMBEDDING,
 ) -> None:
     """Trace ``module`` into ``path`` and store its weights in ``precision``.
 
@@ -271,9 +283,10 @@ def write(
         path: the file to write.
         precision: of the weights.
         examples: batches of real inputs; with them convolutions also compute in 8 bits, in the ranges seen there.
+        outputs: as in :func:`trace`.
     """
     onnx = import_onnx()
-    trace(module, inputs, dynamic, path)
+    trace(module, inputs, dynamic, path, outputs)
     model = onnx.load(str(path))
     merge_equal_weights(model)
     fuse_constant_pads(model)
