@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
@@ -113,8 +114,8 @@ class OnnxEncoder(BatchedEncoder):
         options.intra_op_num_threads = (
             1  # whole batches run beside each other instead: faster for small towers
         )
-        # Integer products must not overflow on processors without VNNI: scores are the same everywhere.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if _integer_products_may_overflow():
+            options.add_session_config_entry("session.x64quantprecision", "1")  # slower there, but right
         options.log_severity_level = 3
         try:
             return onnxruntime.InferenceSession(
@@ -139,6 +140,16 @@ class OnnxEncoder(BatchedEncoder):
 def prepare_photo(source: ImageInput, spec: ImageSpec) -> NDArray[np.uint8]:
     """Decode (a large JPEG at a fraction of its size) and resize to uint8 ``[size, size, 3]``."""
     return resize_rgb(load_rgb(source, at_least=2 * spec.size), spec.size, spec.resize, spec.interpolation)
+
+
+def _integer_products_may_overflow() -> bool:
+    """True unless the processor is known to add 8-bit products exactly: x86 with VNNI, or another family."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        return "vnni" not in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux: not known
+        return True
 
 
 def _cores() -> int:
