@@ -19,10 +19,7 @@ def quantise_convolutions(path: Path, examples: Sequence[dict[str, NDArray[Any]]
 
     Args:
         path: an ONNX file with fp32 weights.
-        examples: batches of real inputs by name.
-
-    Raises:
-        InputError: no examples.
+        examples: batches of real inputs by name; at least one.
     """
     import onnxruntime.quantization as quantization
 
