@@ -21,6 +21,17 @@ WEIGHTS = "captioner.safetensors"
 CONFIG = "captioner_config.json"
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention ``[..., T, d]`` of queries to keys and values ``[..., N, d]``, to those where ``mask`` is True.
+
+    As plain products: for captions on a CPU its backward pass takes a third of the time of PyTorch's fused form.
+    """
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # [..., T, N]
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-1).to(v.dtype) @ v
+
+
 class DecoderBlock(nn.Module):
     """Self-attention, cross-attention, MLP; each after a LayerNorm and added to its input."""
 
@@ -47,14 +58,14 @@ class DecoderBlock(nn.Module):
     def after_self(self, x: Tensor, cells: tuple[Tensor, Tensor]) -> Tensor:
         """Cross-attention to keys and values ``[n, heads, N, D / heads]``, then the MLP; ``x`` is ``[n, T, D]``."""
         q = self.split(self.query(self.cross_norm(x)))
-        seen = F.scaled_dot_product_attention(q, *cells).transpose(1, 2).flatten(2)  # [n, T, D]
+        seen = attend(q, *cells).transpose(1, 2).flatten(2)  # [n, T, D]
         x = x + self.drop(self.cross_out(seen))
         return x + self.drop(self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x)))))
 
     def forward(self, x: Tensor, cells: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         """Whole captions: ``x`` ``[n, S, D]``, ``mask`` ``[n, 1, S, S]`` True where a piece may look."""
         q, k, v = (self.split(part) for part in self.qkv(self.self_norm(x)).chunk(3, dim=-1))
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        seen = attend(q, k, v, mask).transpose(1, 2).flatten(2)
         return self.after_self(x + self.drop(self.self_out(seen)), cells)
 
     def step(self, x: Tensor, cells: tuple[Tensor, Tensor], past: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +74,7 @@ class DecoderBlock(nn.Module):
         present = torch.cat([past, torch.stack([k, v]).unsqueeze(3)], dim=3)  # [2, n, k, t + 1, D]
         keys, values = (self.split(part.flatten(0, 1)) for part in (present[0], present[1]))
         query = self.split(q.flatten(0, 1).unsqueeze(1))  # [n k, heads, 1, D / heads]
-        seen = F.scaled_dot_product_attention(query, keys, values)
+        seen = attend(query, keys, values)
         x = x + self.self_out(seen.flatten(1).view_as(x))
         return self.after_self(x, cells), present
 

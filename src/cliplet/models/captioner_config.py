@@ -11,8 +11,8 @@ class GridConfig:
     """The image tower; its last feature map is what the decoder looks at."""
 
     towers: tuple[str, ...] = ("efficientnet_lite0",)
-    """``efficientnet_lite0`` to ``efficientnet_lite2`` (ImageNet weights that install with pip), ``lclip:FOLDER`` (the
-    image tower of a model folder with PyTorch weights), or ``timm:NAME``. Several are put side by side, channel after
+    """``efficientnet_lite0`` to ``efficientnet_lite2`` (ImageNet weights that install with pip), ``lclip:MODEL`` (the
+    image tower of a packaged model or of a model folder with PyTorch weights), or ``timm:NAME``. Several are put side by side, channel after
     channel; their grids must have the same size."""
     pretrained: bool = True
     """Load timm's weights for ``timm:NAME`` (from its hub); False starts it at random."""

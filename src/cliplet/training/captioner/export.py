@@ -14,6 +14,7 @@ from cliplet.captioner.model import Captioner
 from cliplet.encoders.card import ImageSpec
 from cliplet.errors import InputError, ModelError
 from cliplet.models.captioner import CaptionDecoder
+from cliplet.training.captioner.onnx_grid import OnnxGrid, inline_towers
 from cliplet.training.captioner.towers import GridTower
 from cliplet.training.captioner.vocabulary import END, START
 from cliplet.training.export.graph import Precision, write
@@ -112,6 +113,7 @@ def _write_graphs(tower: GridTower, decoder: CaptionDecoder, folder: Path, preci
         precision,
         outputs={"memory": {0: "n"}},
     )
+    inline_towers(folder / "grid.onnx", tower.bodies)
     memory = torch.randn(2, config.layers, 2, decoder.cells, config.width)
     tokens = torch.zeros(2, 3, dtype=torch.long)
     past = torch.randn(config.layers, 2, 2, 3, 4, config.width)
@@ -131,6 +133,7 @@ def write_tower(tower: GridTower, path: Path) -> None:
     pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
     axes = {"pixels": {0: "n"}}
     write(_traceable(tower), {"pixels": pixels}, axes, path, "fp32", outputs={"grid": {0: "n"}})
+    inline_towers(path, tower.bodies)
 
 
 def _traceable(tower: GridTower) -> GridTower:
@@ -138,7 +141,10 @@ def _traceable(tower: GridTower) -> GridTower:
     plain = GridTower.__new__(GridTower)
     nn.Module.__init__(plain)
     plain.config = tower.config
-    plain.bodies = nn.ModuleList(_Grid(fix_same_padding(_Grid(b), tower.config.size)) for b in tower.bodies)
+    plain.bodies = nn.ModuleList(
+        b if isinstance(b, OnnxGrid) else _Grid(fix_same_padding(_Grid(b), tower.config.size))
+        for b in tower.bodies
+    )
     for key, value in tower.named_buffers(recurse=False):
         plain.register_buffer(key, value)
     return plain.eval()

@@ -1,14 +1,17 @@
 """Image towers as grids: uint8 photos in, the cells of the last feature map out."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cliplet.encoders.compat import prepare_torchvision
+from cliplet.encoders.registry import packaged_models
 from cliplet.errors import InputError, MissingExtraError, ModelError
 from cliplet.models.captioner_config import GridConfig
+from cliplet.training.captioner.onnx_grid import OnnxGrid
 
 
 class GridTower(nn.Module):
@@ -28,16 +31,24 @@ class GridTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """``[n, H, W, 3]`` -> ``[n, N, C]``."""
-        x = pixels.permute(0, 3, 1, 2).float()
-        return torch.cat(list(self._grids(x)), dim=2)
+        return torch.cat(list(self._grids(pixels)), dim=2)
 
-    def _grids(self, x: Tensor) -> Iterator[Tensor]:
+    def _grids(self, pixels: Tensor) -> Iterator[Tensor]:
+        x = pixels.permute(0, 3, 1, 2).float()
         for i, body in enumerate(self.bodies):
+            if isinstance(body, OnnxGrid):
+                yield body(pixels)
+                continue
             grid = body.forward_features((x - self.get_buffer(f"mean{i}")) / self.get_buffer(f"std{i}"))  # type: ignore[operator]
             if grid.ndim == 4:
                 yield grid.flatten(2).transpose(1, 2)  # [n, C, h, w] -> [n, N, C]
             else:
                 yield grid[:, int(getattr(body, "num_prefix_tokens", 0)) :]
+
+    @property
+    def can_learn(self) -> bool:
+        """False where a tower has no PyTorch weights."""
+        return not any(isinstance(body, OnnxGrid) for body in self.bodies)
 
     @torch.no_grad()
     def shape(self) -> tuple[int, int]:
@@ -66,13 +77,16 @@ def _build(name: str, pretrained: bool) -> tuple[Any, Any, Any]:
     if kind == "lclip" and what:
         from cliplet.models.dual import load_weights
 
-        image = load_weights(what).image
+        folder = next((f for f in packaged_models() if f.name == what), Path(what))
+        if (folder / "image.onnx").is_file() and not (folder / "model.safetensors").is_file():
+            return OnnxGrid(folder / "image.onnx"), (0.0,) * 3, (1 / 255,) * 3
+        image = load_weights(folder).image
         if not hasattr(image, "body"):
             raise ModelError(f"{what}: only image tower from timm can serve as a grid")
         spec: Any = image.config
         return image.body, spec.mean, spec.std
     if kind != "timm" or not what:
-        raise InputError(f"no image tower {name!r}: use efficientnet_lite0..2, lclip:FOLDER or timm:NAME")
+        raise InputError(f"no image tower {name!r}: use efficientnet_lite0..2, lclip:MODEL or timm:NAME")
     prepare_torchvision()
     try:
         import timm

@@ -1,0 +1,122 @@
+"""The image tower of a model folder that has no PyTorch weights as a grid: its ``image.onnx`` up to the pooling."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cliplet.errors import InputError, ModelError
+from cliplet.training.export.graph import import_onnx
+
+DOMAIN, KIND = "cliplet", "ImageTower"
+"""The node that stands for such a tower in a traced graph, until :func:`inline_towers`."""
+
+
+class OnnxGrid(nn.Module):
+    """uint8 pixels ``[n, H, W, 3]`` -> cells ``[n, N, C]`` on ONNX Runtime, as the folder computes; it cannot learn.
+
+    Args:
+        path: an ``image.onnx`` that pools its last feature map.
+
+    Raises:
+        ModelError: the graph has no such pooling.
+    """
+
+    digest: Tensor
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        import onnxruntime
+
+        self.graph = before_pooling(path)
+        content = self.graph.SerializeToString()
+        found = hashlib.blake2b(content, digest_size=8).digest()
+        self.register_buffer("digest", torch.tensor(list(found), dtype=torch.uint8))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.sides = list(self.session.get_inputs()[0].shape[1:])  # [H, W, 3]
+
+    @property
+    def name(self) -> str:
+        """The digest in hexadecimal digits."""
+        return bytes(self.digest.tolist()).hex()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """``[n, H, W, 3]`` -> ``[n, N, C]``."""
+        if list(pixels.shape[1:]) != self.sides:
+            raise InputError(f"this image tower takes {self.sides[0]} pixels a side; set model.grid.size to that")
+        return _Run.apply(pixels.to(torch.uint8), self)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Run(torch.autograd.Function):
+    """A session as one operation, and as one node where the tower is traced."""
+
+    @staticmethod
+    def forward(_: Any, pixels: Tensor, tower: OnnxGrid) -> Tensor:
+        name = tower.session.get_inputs()[0].name
+        grid = tower.session.run(["grid"], {name: pixels.cpu().numpy()})[0]
+        return torch.from_numpy(grid).to(pixels.device)
+
+    @staticmethod
+    def symbolic(g: Any, pixels: Any, tower: OnnxGrid) -> Any:
+        cells, channels = tower(torch.zeros(1, *tower.sides, dtype=torch.uint8)).shape[1:]
+        node = g.op(f"{DOMAIN}::{KIND}", pixels, tower_s=tower.name)
+        node.setType(pixels.type().with_dtype(torch.float32).with_sizes([None, cells, channels]))
+        return node
+
+
+def before_pooling(path: Path) -> Any:
+    """The part of a graph before its ``GlobalAveragePool``, with that map's cells ``grid`` ``[n, N, C]`` as output."""
+    onnx = import_onnx()
+    model = onnx.load(str(path))
+    graph = model.graph
+    pools = [node for node in graph.node if node.op_type == "GlobalAveragePool"]
+    if len(pools) != 1:
+        raise ModelError(f"{path} does not pool a feature map, so there is no grid for a captioner to look at")
+    needed, kept = {pools[0].input[0]}, []
+    for node in reversed(graph.node):  # the nodes are in the order of computation
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    shape = onnx.helper.make_tensor("grid_shape", onnx.TensorProto.INT64, [3], [0, 0, -1])
+    flatten = onnx.helper.make_node("Reshape", [pools[0].input[0], "grid_shape"], ["grid_flat"])
+    transpose = onnx.helper.make_node("Transpose", ["grid_flat"], ["grid"], perm=[0, 2, 1])
+    output = onnx.helper.make_tensor_value_info("grid", onnx.TensorProto.FLOAT, ["n", None, None])
+    weights = [t for t in graph.initializer if t.name in needed]
+    part = onnx.helper.make_graph([*reversed(kept), flatten, transpose], "grid", graph.input, [output], [*weights, shape])
+    return onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def inline_towers(path: Path, towers: Iterable[nn.Module]) -> None:
+    """Put the graphs of ``towers`` into the traced graph in ``path``, each where its node stands."""
+    onnx = import_onnx()
+    known = {tower.name: tower.graph for tower in towers if isinstance(tower, OnnxGrid)}
+    if not known:
+        return
+    model = onnx.load(str(path))
+    nodes: list[Any] = []
+    for node in model.graph.node:
+        if node.domain != DOMAIN:
+            nodes.append(node)
+            continue
+        name = node.attribute[0].s.decode()
+        part = onnx.compose.add_prefix(known[name], f"{name}_").graph
+        renamed = {part.input[0].name: node.input[0], part.output[0].name: node.output[0]}
+        for inner in part.node:
+            for names in (inner.input, inner.output):
+                for i, old in enumerate(names):
+                    names[i] = renamed.get(old, old)
+        nodes.extend(part.node)
+        model.graph.initializer.extend(part.initializer)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    domains = [entry for entry in model.opset_import if entry.domain != DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend(domains)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
