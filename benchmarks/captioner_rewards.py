@@ -113,15 +113,14 @@ class Experiment:
         values = {name: found.statistics[name].corpus() for name in found.statistics}
         if self._judge is None:
             self._judge = Judge(flickr8k(DATA, "train"), Path(self.recipe(FIRST, 0).cache))
-        judges = {
-            "L-CLIPScore": self._by_encoder(texts),
-            "judge": (self._judge.photos(self.judged.photos), self._judge.texts(texts)),
-        }
-        for name, (photos, captions) in judges.items():
-            cosine = (photos * captions).sum(axis=1)
-            w = self.encoder.card.score.w if name == "L-CLIPScore" else 1.0
-            values[name] = float(w * np.maximum(cosine, 0 if name == "L-CLIPScore" else -1).mean())
-            values[f"R@1 by {name}"] = self_retrieval(photos, captions)
+        photos, captions = self._by_encoder(texts)
+        cosine = (photos * captions).sum(axis=1)
+        values["L-CLIPScore"] = float(self.encoder.card.score.w * np.maximum(cosine, 0).mean())
+        values["R@1 by L-CLIPScore"] = self_retrieval(photos, captions)
+        photos = self._judge.photos(self.judged.photos)
+        measured = self._judge.measure(photos, texts, self.references)
+        values |= {name: float(value.mean()) for name, value in measured.items()}
+        values["R@1 by judge"] = self_retrieval(photos, self._judge.texts(texts))
         return values
 
     def _by_encoder(self, texts: list[str]) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from cliplet.training.captioner.shape import CollapseWatch
 COLUMNS = (
     ("BLEU-4", "BLEU-4", 100, 1), ("METEOR", "METEOR", 100, 1), ("CIDEr-D", "CIDEr", 1, 3),
     ("ROUGE-L", "ROUGE-L", 100, 1), ("L-CLIPScore", "L-CLIPScore", 1, 3), ("judge", "judge", 1, 3),
+    ("judge with references", "judge with references", 1, 3),
     ("R@1 by L-CLIPScore", "R@1, own", 100, 1), ("R@1 by judge", "R@1, judge", 100, 1),
     ("length", "words", 1, 1), ("vocabulary", "vocabulary", 1, 0), ("repeated_2", "repeated bigrams %", 100, 1),
     ("no_end", "no end %", 100, 1),

@@ -32,7 +32,9 @@ def test_the_packaged_model_serves_as_a_grid():
     grid = tower(torch.from_numpy(photos)).numpy()
     model = onnx.load(str(packaged_models()[0] / "image.onnx"))
     pool = next(node for node in model.graph.node if node.op_type == "GlobalAveragePool")
-    model.graph.output.append(onnx.helper.make_tensor_value_info(pool.output[0], onnx.TensorProto.FLOAT, None))
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info(pool.output[0], onnx.TensorProto.FLOAT, None)
+    )
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     pooled = session.run([pool.output[0]], {"pixels": photos})[0]
     np.testing.assert_allclose(grid.mean(axis=1), pooled[:, :, 0, 0], rtol=1e-3, atol=1e-4)
@@ -46,7 +48,9 @@ def test_a_captioner_with_it_runs_without_pytorch(tmp_path, precision):
     vocabulary = train_vocabulary(plain(["a dog runs on the grass", "two dogs play"]), 100)
     # compares the folder with PyTorch and raises where they differ
     export_captioner(tower, decoder, vocabulary, tmp_path / "model", "small", precision)
-    assert Captioner(tmp_path / "model", threads=1).caption([np.zeros((50, 60, 3), dtype=np.uint8)])[0].captions
+    assert (
+        Captioner(tmp_path / "model", threads=1).caption([np.zeros((50, 60, 3), dtype=np.uint8)])[0].captions
+    )
 
 
 def test_a_tower_without_pytorch_weights_does_not_learn(tmp_path):

@@ -155,6 +155,13 @@ def test_self_critical_loss_is_its_formula(tmp_path, baseline):
     assert terms["loss"].item() == pytest.approx(expected / pieces, rel=1e-3, abs=1e-5)
 
 
+def test_both_stages_run_in_mixed_precision(tmp_path):
+    stages = (make.cross_entropy(epochs=1), make.self_critical(kl=0.1, epochs=1, updates=2))
+    train_captioner(make.recipe(tmp_path, stages, precision="bf16"))
+    assert all(np.isfinite(line["loss"]) for line in lines(tmp_path / "run", "train"))
+    assert all(w.dtype == torch.float32 for w in weights(tmp_path / "run/1-self_critical/last").values())
+
+
 class _Rows(Reader):
     """One batch of grids as a reader."""
 

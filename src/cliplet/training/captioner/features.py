@@ -49,7 +49,7 @@ def kept_grids(
 
     def compute(view: int, start: int, stop: int) -> NDArray[Any]:
         if not session:
-            session.append(_on_onnx_runtime(tower))
+            session.append(grid_session(tower))
         pixels = pixels_of(photos[start:stop], tower.config)
         pixels = np.ascontiguousarray(pixels[:, :, ::-1]) if view else pixels
         return session[0].run(["grid"], {"pixels": pixels})[0]  # type: ignore[no-any-return]
@@ -61,7 +61,7 @@ def kept_grids(
     return found
 
 
-def _on_onnx_runtime(tower: GridTower) -> Any:
+def grid_session(tower: GridTower) -> Any:
     """The tower as a session: on CPUs some three times as fast as PyTorch's."""
     import onnxruntime
 

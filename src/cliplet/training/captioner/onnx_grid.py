@@ -49,7 +49,9 @@ class OnnxGrid(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """``[n, H, W, 3]`` -> ``[n, N, C]``."""
         if list(pixels.shape[1:]) != self.sides:
-            raise InputError(f"this image tower takes {self.sides[0]} pixels a side; set model.grid.size to that")
+            raise InputError(
+                f"this image tower takes {self.sides[0]} pixels a side; set model.grid.size to that"
+            )
         return _Run.apply(pixels.to(torch.uint8), self)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -77,7 +79,9 @@ def before_pooling(path: Path) -> Any:
     graph = model.graph
     pools = [node for node in graph.node if node.op_type == "GlobalAveragePool"]
     if len(pools) != 1:
-        raise ModelError(f"{path} does not pool a feature map, so there is no grid for a captioner to look at")
+        raise ModelError(
+            f"{path} does not pool a feature map, so there is no grid for a captioner to look at"
+        )
     needed, kept = {pools[0].input[0]}, []
     for node in reversed(graph.node):  # the nodes are in the order of computation
         if needed.intersection(node.output):
@@ -88,7 +92,8 @@ def before_pooling(path: Path) -> Any:
     transpose = onnx.helper.make_node("Transpose", ["grid_flat"], ["grid"], perm=[0, 2, 1])
     output = onnx.helper.make_tensor_value_info("grid", onnx.TensorProto.FLOAT, ["n", None, None])
     weights = [t for t in graph.initializer if t.name in needed]
-    part = onnx.helper.make_graph([*reversed(kept), flatten, transpose], "grid", graph.input, [output], [*weights, shape])
+    nodes = [*reversed(kept), flatten, transpose]
+    part = onnx.helper.make_graph(nodes, "grid", graph.input, [output], [*weights, shape])
     return onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 

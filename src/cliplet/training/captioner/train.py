@@ -81,7 +81,9 @@ class CaptionRun:
         torch.manual_seed(recipe.seed)
         self.tower = GridTower(recipe.model.grid)
         if any(stage.finetune for stage in recipe.stages) and not self.tower.can_learn:
-            raise InputError(f"grid.towers {recipe.model.grid.towers}: one has no PyTorch weights to finetune")
+            raise InputError(
+                f"grid.towers {recipe.model.grid.towers}: one has no PyTorch weights to finetune"
+            )
         cells, channels = self.tower.shape()
         size = recipe.model.vocab_size or self.tokenizer.get_vocab_size()
         self.config = dataclasses.replace(recipe.model, vocab_size=size)
