@@ -95,9 +95,11 @@ class Experiment:
         write_atomically(
             Path(recipe.out) / "captions.json", json.dumps(dict(zip(self.judged.names, texts, strict=True)))
         )
-        values = {**self.scores(texts), **shape_of(texts, ended)}
+        scores, by_photo = self.scores(texts)
+        values = {**scores, **shape_of(texts, ended)}
+        model = f"{self.encoder.card.name} {self.encoder.card.fingerprint}"
         content = {"variant": variant, "seed": seed, "start": seed % self.starts, "values": values,
-                   "reward_model": f"{self.encoder.card.name} {self.encoder.card.fingerprint}"}  # fmt: skip
+                   "by_photo": by_photo, "reward_model": model}  # fmt: skip
         write_atomically(done, json.dumps(content, indent=1))
         print(variant, seed, {k: round(float(v), 4) for k, v in values.items()}, flush=True)
 
@@ -107,8 +109,8 @@ class Experiment:
         found = decode_split(CaptionModel(run.decoder), read, len(pairs.photos), run.limits, config)
         return run.say([f.tokens[0] for f in found]), [f.ended[0] for f in found]
 
-    def scores(self, texts: list[str]) -> dict[str, float]:
-        """All measures of captions of the judged photos."""
+    def scores(self, texts: list[str]) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """All measures of captions of the judged photos; and some for each photo."""
         found = reference_scores(texts, self.references, self.judged.names)
         values = {name: found.statistics[name].corpus() for name in found.statistics}
         if self._judge is None:
@@ -121,7 +123,8 @@ class Experiment:
         measured = self._judge.measure(photos, texts, self.references)
         values |= {name: float(value.mean()) for name, value in measured.items()}
         values["R@1 by judge"] = self_retrieval(photos, self._judge.texts(texts))
-        return values
+        by_photo = {"CIDEr-D": found.per_caption["CIDEr-D"], **measured}
+        return values, {name: [round(float(v), 5) for v in column] for name, column in by_photo.items()}
 
     def _by_encoder(self, texts: list[str]) -> tuple[Any, Any]:
         def compute(start: int, stop: int) -> Any:
@@ -140,7 +143,7 @@ class Experiment:
         references, self.references = self.references, [group[1:] for group in self.references]
         split = CaptionSplit.of(self.judged)
         texts = [group[0] for group in split.captions]
-        values = {**self.scores(texts), **shape_of(texts, [True] * len(texts))}
+        values = {**self.scores(texts)[0], **shape_of(texts, [True] * len(texts))}
         self.references = references
         write_atomically(done, json.dumps({"variant": "people", "seed": 0, "values": values}, indent=1))
 
