@@ -58,8 +58,9 @@ VARIANTS: dict[str, dict[str, float]] = {
 class Experiment:
     """Trains and scores what is missing below ``out``."""
 
-    def __init__(self, out: Path, changes: list[str], starts: int = 3) -> None:
+    def __init__(self, out: Path, changes: list[str], starts: int = 3, recipe: Path = RECIPE) -> None:
         self.out, self.starts, self.changes = out, starts, [f"cache={out}/cache", *changes]
+        self.path = recipe
         self._judge: Judge | None = None
         self._photos: dict[str, Any] = {}
         self.encoder: Encoder = load()
@@ -68,7 +69,7 @@ class Experiment:
 
     def recipe(self, variant: str, seed: int) -> CaptionRecipe:
         """The recipe of one run."""
-        base = load_caption_recipe(RECIPE, self.changes)
+        base = load_caption_recipe(self.path, self.changes)
         begun = seed if variant == FIRST else seed % self.starts
         first = self.out / f"{slug(FIRST)}-seed{begun}"
         if variant == FIRST:
@@ -172,6 +173,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/captioner_rewards"))
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), help="variants by name")
     parser.add_argument(
@@ -186,7 +188,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if not arguments.tables:
-        experiment = Experiment(arguments.out, arguments.changes, arguments.starts)
+        experiment = Experiment(arguments.out, arguments.changes, arguments.starts, arguments.recipe)
         if arguments.choose:
             experiment.choose(arguments.seeds[0])
             return
