@@ -183,12 +183,13 @@ def test_bad_photos_are_left_out_and_listed(data, tmp_path, capsys):
 
 # ---------------------------------------------------------------- the parts
 def test_controls_change_what_they_say():
+    weights = StudentWeights
     config = DclipConfig(student=dataclasses.replace(DclipConfig().student, average=0.5,
-                                                     weights=StudentWeights(1, 1, 1, 2, 3)))  # fmt: skip
+                                                     weights=weights(relation=2, anchor=2, prompts=3)))  # fmt: skip
     plain = controlled(config, "infonce").student
-    assert (plain.weights, plain.average) == (StudentWeights(0, 0, 1, 0, 0), 1.0)
+    assert (plain.weights, plain.average) == (weights(image=0, text=0), 1.0)
     none = controlled(config, "no_distillation").student
-    assert (none.weights, none.average) == (StudentWeights(0, 1, 1, 2, 3), 0.5)
+    assert (none.weights, none.average) == (weights(image=0, anchor=2, prompts=3), 0.5)
     assert controlled(config, "grid").regions.proposer == "grid:2"
     assert controlled(config, "caption_target").student == config.student
 
@@ -215,9 +216,11 @@ def test_losses_of_the_student_by_hand(data):
     """Two photos, known vectors: every term against its formula."""
     model = open_tunable(str(data / "base"))
     settings = dataclasses.replace(
-        DclipConfig().student, weights=StudentWeights(2, 1, 1, 1, 1), prompt_scale=10.0
+        DclipConfig().student, weights=StudentWeights(2, 1, 1, 3, 1, 1), prompt_scale=10.0
     )
-    student = DclipStudent(model, settings, model.learning(["image.head.*"]), 0, torch.eye(16)[:3])
+    student = DclipStudent(
+        model, settings, model.learning(["image.head.*"]), 0, {"base_text": torch.eye(16)[:3]}
+    )
     batch = {
         k: torch.nn.functional.normalize(torch.randn(2, 16), dim=1)
         for k in ("target", "base_text", "base_image")
@@ -230,8 +233,12 @@ def test_losses_of_the_student_by_hand(data):
     assert out["anchor"] == pytest.approx((1 - (image * batch["base_image"]).sum(1).mean()).item(), abs=1e-5)
     own, known = (10 * image[:, :3]).softmax(1), (10 * batch["base_classes"]).softmax(1)
     assert out["prompts"] == pytest.approx((known * (known / own).log()).sum(1).mean().item(), abs=1e-4)
+    labels = (batch["target"] @ batch["target"].T / 0.1).softmax(1)
+    logits = image @ batch["base_text"].T / 0.05
+    both = sum(-(labels * x.log_softmax(1)).sum(1).mean() for x in (logits, logits.T)) / 2
+    assert out["relation"] == pytest.approx(both.item(), abs=1e-4)
     assert "text" not in out  # the text tower is frozen
-    total = 2 * out["image"] + out["contrastive"] + out["anchor"] + out["prompts"]
+    total = 2 * out["image"] + out["contrastive"] + 3 * out["relation"] + out["anchor"] + out["prompts"]
     assert out["loss"].item() == pytest.approx(total.item(), abs=1e-5)
 
 
@@ -380,6 +387,33 @@ def test_differences_are_paired_by_photo():
     )
     assert base.values["dev|image-to-text|mAP"].value < base.values["dev|image-to-text|MRR"].value
     assert "±0.0" in table_text(results, ["dev"], draws=50)
+
+
+def test_recipes_share_what_is_computed_once(data, tmp_path, monkeypatch):
+    shared = f"features={tmp_path}/shared"
+    dclip(recipe(data, tmp_path / "a", shared, "student_stage.epochs=1"))
+
+    def refuse(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(TunableDual, "token_states", refuse)
+    dclip(recipe(data, tmp_path / "b", shared, "student_stage.epochs=1", "student_stage.lr=1e-4"))
+    assert not (tmp_path / "b" / "features").exists()
+
+
+def test_where_the_whole_text_tower_learns_it_reads_some_classes_of_each_batch(data):
+    model = open_tunable(str(data / "base"))
+    settings = dataclasses.replace(DclipConfig().student, prompt_classes=2)
+    learning = model.learning(["image.head.*", "text.*"])
+    student = DclipStudent(model, settings, learning, 0, model.tokens(list(make.COLOURS))).eval()
+    image = torch.nn.functional.normalize(torch.randn(3, 16), dim=1)
+    known = image @ torch.from_numpy(model.encoder.encode_texts(list(make.COLOURS))).T
+    own, base = student.classes_seen(image, known)
+    assert own.shape == base.shape == (3, 2)
+    assert torch.allclose(own, base, atol=1e-5)  # before training both read the same
+    settings = dataclasses.replace(settings, prompt_classes=0)
+    every = DclipStudent(model, settings, learning, 0, model.tokens(list(make.COLOURS))).eval()
+    assert torch.allclose(every.classes_seen(image, known)[0], known, atol=1e-5)
 
 
 def test_region_settings_reach_the_features(data, tmp_path):

@@ -31,11 +31,10 @@ class StudentInputs:
         base: the base model.
         learning: names of the parameters that learn.
         features: of the training pairs.
-        out: the run's folder.
     """
 
-    def __init__(self, base: Tunable, learning: Sequence[str], features: Features, out: Path) -> None:
-        self.base, self.learning, self.features, self.out = base, learning, features, out
+    def __init__(self, base: Tunable, learning: Sequence[str], features: Features) -> None:
+        self.base, self.learning, self.features = base, learning, features
         self.train = features.pairs
         self.mode = text_mode(base, learning)
 
@@ -68,7 +67,7 @@ class StudentInputs:
         if config.student.prototypes:
             from cliplet.training.dclip.lite_base import PROTOTYPES
 
-            file = self.out / "base" / PROTOTYPES
+            file = self.features.folder / config.base / PROTOTYPES
             if not file.exists() or first != POOLED:
                 raise InputError(
                     "student.prototypes needs base = 'lite0-minilm' (to lite2) and no learning parameter of the image "
@@ -111,10 +110,14 @@ class StudentInputs:
         texts = [config.zeroshot.templates[0].replace("{}", n) for n in names]
         return Features(self.base, PairSet(captions=texts), self.features.folder)
 
-    def prompts(self, config: DclipConfig) -> Tensor | None:
-        """The classes as the student reads them: states where its text projection learns, else embeddings."""
+    def prompts(self, config: DclipConfig) -> dict[str, Tensor] | None:
+        """The classes as the student reads them: tokens, states where its text projection learns, or embeddings."""
         if not config.student.weights.prompts:
             return None
         features = self._prompt_features(config)
-        kept = features.text_states() if self.mode == "head" else features.texts()
-        return torch.from_numpy(np.asarray(kept, dtype=np.float32))
+        if self.mode == "all":
+            return self.base.tokens(features.pairs.captions)
+        name, kept = "base_text", features.texts()
+        if self.mode == "head":
+            name, kept = "text_states", features.text_states()
+        return {name: torch.from_numpy(np.asarray(kept, dtype=np.float32))}
