@@ -2,9 +2,9 @@
 
 ``cliplet distill recipes/lclip_flickr8k.toml [key=value ...]`` goes through
 
-1. the teacher: a space of captions from two sentence encoders (:mod:`~cliplet.training.teacher_space`), and for each
-   photo the mean of its captions mixed with the prediction of an ensemble of ImageNet encoders;
-2. the text tower, multiplexed and factorised, started from MiniLM's layers and distilled from that space;
+1. the teacher: a space of captions from three sentence encoders (:mod:`~cliplet.training.teacher_space`), and for
+   each photo the mean of its captions mixed with the prediction of an ensemble of ImageNet encoders and a detector;
+2. the text tower, factorised, started from MiniLM's layers and distilled from that space;
 3. the last stages of the image tower, on kept feature maps of augmented photos;
 4. both towers together, with false captions;
 5. the model folder, int8.
@@ -12,6 +12,7 @@
 Each part is kept in the recipe's folder, so that an interrupted run goes on where it stopped.
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +37,16 @@ from cliplet.training.config import DataConfig, StageConfig, read_settings
 from cliplet.training.data import PairSet, photo_source, read_pairs
 from cliplet.training.logs import RunLog
 from cliplet.training.loop import Hooks, RunState, StageData, run_stage
-from cliplet.training.small.data import Captions, PairBatches, TextBatches, captions_of, kept_outputs, padded
+from cliplet.training.small.data import (
+    SIZE,
+    Captions,
+    PairBatches,
+    TextBatches,
+    captions_of,
+    detector_features,
+    kept_outputs,
+    padded,
+)
 from cliplet.training.small.student import LateTower, PairStudent, TextStudent, encode_by_length, joined
 from cliplet.training.teacher_parts import efficientnet_lite, english_word_pieces, factorise, sentence_model
 from cliplet.training.teacher_space import (
@@ -47,6 +57,11 @@ from cliplet.training.teacher_space import (
     standardise,
     unseen_predictions,
 )
+
+LITE_SIZES = {0: 224, 1: 240, 2: 260}
+"""Side of the photo that each EfficientNet-Lite was trained with."""
+WIDTH = 1280
+"""Features of each."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +80,24 @@ class SmallRecipe:
     """Photos and captions that choose the best epoch."""
     more_captions: tuple[str, ...] = ()
     """Captions without photos, for the text tower (COCO format: captions of one image belong together)."""
-    sentence_models: tuple[str, ...] = ("minilm-l3", "minilm-l6")
+    sentence_models: tuple[str, ...] = ("minilm-l3", "minilm-l6", "mpnet")
     """The teacher's sentence encoders."""
     ensemble: tuple[int, ...] = (0, 2)
     """The teacher's EfficientNet-Lites."""
-    ensemble_share: float = 0.35
+    detector: str = ""
+    """A YOLOX detector (ONNX) whose features join the ensemble's; none when left out."""
+    detector_layers: tuple[str, ...] = ()
+    """Inner tensors of the detector whose mean and maximum over the photo are features too."""
+    ensemble_share: float = 0.45
     """Weight of the ensemble's prediction in a photo's target."""
+    space: int = 512
+    """Directions of the caption space; the text tower learns all of them."""
     dim: int = 256
     """Width of each half of the embedding."""
     layers: tuple[int, ...] = (0, 1, 2)
     """MiniLM-L3's layer for each stored block of the text tower."""
-    repeats: int = 2
-    """Times that each stored block is executed; the gates of all but the first are closed at the start."""
+    repeats: int = 1
+    """Times that each stored block is executed, with private LayerNorms and head mixers (weight multiplexing)."""
     vocabulary: int = 8_900
     """Word pieces of the text tower."""
     rank: int = 184
@@ -86,7 +107,7 @@ class SmallRecipe:
     first_stage: int = 5
     """First of EfficientNet's seven stages that learns."""
     text_stage: StageConfig = field(default_factory=StageConfig)
-    """Training of the text tower alone; a batch counts photos, with two captions each. 0 epochs leave it out."""
+    """Training of the text tower alone; a batch counts captions."""
     image_stage: StageConfig = field(default_factory=StageConfig)
     """Training of the image tower's last stages."""
     both_stage: StageConfig = field(default_factory=StageConfig)
@@ -123,15 +144,20 @@ class SmallRun:
         train, dev, more = self.pairs, self.dev, self.more
         sentences = self._kept("sentences", [*train.captions, *dev.captions, *more], self._sentences)
         a, b = len(train.captions), len(train.captions) + len(dev.captions)
-        space = CaptionSpace.fit(sentences[:a], train.photo_of, r.dim)
+        space = CaptionSpace.fit(sentences[:a], train.photo_of, r.space)
         own = captions_of(train, self.tokenizer, space(sentences[:a]), train.photo_of)
         known = captions_of(dev, self.tokenizer, space(sentences[a:b]), dev.photo_of)
         texts = PairSet(captions=[*train.captions, *more])
         photo = np.concatenate([train.photo_of, len(train.photos) + self.more_photo])
         every = captions_of(texts, self.tokenizer, np.concatenate([own.target, space(sentences[b:])]), photo)
-        means = own.photo_targets()
+        means = own.photo_targets(r.dim)
         features = [standardise(self.pooled(v, "train", train))[0] for v in r.ensemble]
-        guess = unseen_predictions(np.concatenate(features, axis=1), means, 3e3 * len(features))
+        if r.detector:
+            file = self.out / "detector-train.npy"
+            seen = detector_features(Path(r.detector), r.detector_layers, train.photos, file)
+            features.append(standardise(seen.astype(np.float32))[0])
+        inputs = np.concatenate(features, axis=1)
+        guess = unseen_predictions(inputs, means, 3e3 * inputs.shape[1] / WIDTH)
         target = (1 - r.ensemble_share) * unit_norm(means) + r.ensemble_share * guess
         return every, own, known, unit_norm(target)
 
@@ -148,20 +174,22 @@ class SmallRun:
 
     def pooled(self, variant: int, name: str, pairs: PairSet) -> Floats:
         """ImageNet features of the photos ``[photos, 1280]``."""
-        body = efficientnet_lite(variant).to(memory_format=torch.channels_last)
+        body = efficientnet_lite(variant)
         body.classifier = nn.Identity()
-        kept = kept_outputs(body, pairs.photos, self.out / f"lite{variant}-{name}.npy")
+        side = LITE_SIZES[variant]
+        whole = body if side == SIZE else nn.Sequential(nn.UpsamplingBilinear2d(side), body)
+        kept = kept_outputs(whole, pairs.photos, self.out / f"lite{variant}-{name}.npy")
         return kept.astype(np.float32)
 
     # ------------------------------------------------------------ students
     def text_tower(self) -> TextTower:
-        """The multiplexed text tower with MiniLM-L3's layers and, factorised, its word embedding."""
+        """The text tower with MiniLM-L3's layers and, factorised, its word embedding; its head spans the space."""
         r = self.recipe
         tower = TextTower(
             TextConfig(
-                width=384, heads=12, blocks=len(r.layers), repeats=r.repeats, norm="post", gates=True, qkv_bias=True,
-                vocab_size=len(self.old_ids), context_length=77, embedding_rank=r.rank, mask="padding",
-                pooling="mean", embedding_dim=2 * r.dim,
+                width=384, heads=12, blocks=len(r.layers), repeats=r.repeats, mixers=r.repeats > 1, norm="post",
+                qkv_bias=True, vocab_size=len(self.old_ids), context_length=77, embedding_rank=r.rank,
+                mask="padding", pooling="mean", embedding_dim=r.space,
             )
         )  # fmt: skip
         weights = read_transformers_bert(sentence_model("minilm-l3"))
@@ -175,26 +203,28 @@ class SmallRun:
             tower.embedding.expand.bias.copy_(mean)
         return tower
 
-    def start_text_head(self, tower: TextTower, captions: Captions, share: float = 0.7) -> None:
-        """Set both halves of the text head to a ridge regression from the states of some captions.
-
-        Args:
-            tower: with inherited layers.
-            captions: with targets.
-            share: weight of the mean of a photo's captions beside the caption's own target.
-        """
-        rows = np.random.default_rng(self.recipe.seed).permutation(len(captions.texts))[:5500]
+    def start_text_head(self, tower: TextTower, captions: Captions) -> None:
+        """Set the text head to a ridge regression from the states of some captions to their targets."""
+        rows = np.random.default_rng(self.recipe.seed).permutation(len(captions.texts))[:6000]
         head, tower.head = tower.head, nn.Identity()  # type: ignore[assignment]
         states = encode_all(tower, [captions.tokens[i] for i in rows])
         tower.head = head
-        target = unit_norm(captions.target + share * unit_norm(captions.photo_targets())[captions.photo])[
-            rows
-        ]
         mean = states.mean(axis=0)
-        weight = ridge(states - mean, target, 1e-3 * len(rows) * float(states.var(axis=0).mean()))
+        penalty = 1e-3 * len(rows) * float(states.var(axis=0).mean())
+        weight = ridge(states - mean, captions.target[rows], penalty)
         with torch.no_grad():
-            head.weight.copy_(torch.from_numpy(np.concatenate([weight, weight], axis=1).T))
+            head.weight.copy_(torch.from_numpy(weight.T))
             head.bias.copy_(-head.weight @ torch.from_numpy(mean))
+
+    @torch.no_grad()
+    def split_text_head(self, tower: TextTower, link: nn.Linear) -> None:
+        """From all directions of the space to the two halves: the first ones, and what the link makes of all."""
+        head, dim = tower.head, self.recipe.dim
+        halved = nn.Linear(head.in_features, 2 * dim)
+        halved.weight.copy_(torch.cat([head.weight[:dim], link.weight @ head.weight]))
+        halved.bias.copy_(torch.cat([head.bias[:dim], link.weight @ head.bias + link.bias]))
+        tower.head = halved
+        tower.config = dataclasses.replace(tower.config, embedding_dim=2 * dim)
 
     def late_tower(self, body: Any, target: Floats) -> LateTower:
         """The image tower's last stages; both halves of the head start at the ridge regression from pooled features."""
@@ -263,34 +293,32 @@ class SmallRun:
         every, own, known, target = self.teach()
         tower = self.text_tower()
         self.start_text_head(tower, every)
-        text = TextStudent(tower)
         self.train(
-            "text", text, r.text_stage, TextBatches(every, r.text_stage.batch_size, r.seed),
-            lambda: {"score": float((encode_half(tower, known.tokens) * known.target).sum(axis=1).mean())},
+            "text", TextStudent(tower, r.dim), r.text_stage, TextBatches(every, r.text_stage.batch_size, r.seed),
+            lambda: {"score": float((unit_norm(encode_all(tower, known.tokens)) * known.target).sum(axis=1).mean())},
         )  # fmt: skip
-        body = efficientnet_lite(0).to(memory_format=torch.channels_last)
+        body = efficientnet_lite(0)
         maps, dev_maps = self.maps(body, "train", self.pairs, r.views), self.maps(body, "dev", self.dev, 1)[0]
         late = self.late_tower(body, target)
-        link = nn.Linear(r.dim, r.dim)
+        link = nn.Linear(r.space, r.dim)
         with torch.no_grad():
-            link.weight.copy_(torch.eye(r.dim))
+            link.weight.copy_(torch.eye(r.dim, r.space))
             link.bias.zero_()
-        image = PairStudent(late, link)
+        targets, photos = torch.from_numpy(own.target), torch.from_numpy(target)
+        image = PairStudent(late, link, targets, photos)
 
         def with_targets() -> dict[str, float]:
             with torch.no_grad():
                 matching = link(torch.from_numpy(known.target)).numpy()
-            return retrieval(
-                encode_maps(late, dev_maps), np.concatenate([known.target, matching], axis=1), known
-            )
+            texts = np.concatenate([unit_norm(known.target[:, : r.dim]), matching], axis=1)
+            return retrieval(encode_maps(late, dev_maps), texts, known)
 
-        batches = PairBatches(maps, own, target, r.image_stage.batch_size, r.seed)
+        batches = PairBatches(maps, own, r.image_stage.batch_size, r.seed)
         self.train("image", image, r.image_stage, batches, with_targets)
-        with torch.no_grad():  # the text's matching half starts as the link of its meaning half
-            tower.head.weight[r.dim :] = link.weight @ tower.head.weight[: r.dim]
-            tower.head.bias[r.dim :] = link.weight @ tower.head.bias[: r.dim] + link.bias
-        both = PairStudent(late, tower, soft=0.55)
-        batches = PairBatches(maps, own, target, r.both_stage.batch_size, r.seed + 1, self.tokenizer)
+        self.split_text_head(tower, link)
+        both = PairStudent(late, link, targets, photos, tower)
+        both.load_state_dict({"logit_scale": image.logit_scale.detach()}, strict=False)
+        batches = PairBatches(maps, own, r.both_stage.batch_size, r.seed + 1, self.tokenizer)
         self.train(
             "both", both, r.both_stage, batches,
             lambda: retrieval(encode_maps(late, dev_maps), encode_all(tower, known.tokens), known),
@@ -309,9 +337,10 @@ class SmallRun:
         image = TimmConfig("timm", "tf_efficientnet_lite0", 2 * r.dim, 224, (0.5,) * 3, (0.5,) * 3)  # type: ignore[arg-type]
         model = DualModel(DualConfig(image=image, text=tower.config))
         model.text.load_state_dict(tower.state_dict())
+        late.write_back(body, r.first_stage)
         image_state = {k: v for k, v in body.state_dict().items() if not k.startswith("classifier")}
         assert isinstance(model.image, TimmImageTower)
-        model.image.body.load_state_dict(image_state)  # the late stages are the body's own
+        model.image.body.load_state_dict(image_state)
         with torch.no_grad():
             weight = late.head.weight / late.deviation
             model.image.head.weight.copy_(weight)
@@ -359,12 +388,6 @@ def encode_all(tower: nn.Module, tokens: Sequence[Sequence[int]]) -> Floats:
     tower.eval()
     batch = padded([t[:77] for t in tokens])
     return encode_by_length(tower, batch["input_ids"], batch["attention_mask"], 128).numpy()  # type: ignore[no-any-return]
-
-
-def encode_half(tower: nn.Module, tokens: Sequence[Sequence[int]]) -> Floats:
-    """The meaning half of a text tower's outputs, unit norm."""
-    out = encode_all(tower, tokens)
-    return unit_norm(out[:, : out.shape[1] // 2])
 
 
 @torch.inference_mode()
