@@ -242,7 +242,8 @@ def test_losses_of_the_student_by_hand(data):
     assert out["loss"].item() == pytest.approx(total.item(), abs=1e-5)
 
 
-def test_kept_maps_give_the_same_embeddings_as_the_whole_tower(tmp_path, torchvision):
+def lite_model(width=16):
+    """An EfficientNet-Lite0 of random weights with a small text tower."""
     pytest.importorskip("timm")
     from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
     from cliplet.encoders.torch import TorchEncoder
@@ -250,20 +251,47 @@ def test_kept_maps_give_the_same_embeddings_as_the_whole_tower(tmp_path, torchvi
     from cliplet.models.dual import DualModel
 
     torch.manual_seed(0)
-    image = TimmConfig(name="tf_efficientnet_lite0", embedding_dim=16, image_size=32)
-    card = ModelCard("t", 16, ImageSpec(32, "squash"), TextSpec(16, ""), fingerprint_of=lambda: "t")
-    model = TunableDual(
-        TorchEncoder(DualModel(DualConfig(image, make.CONFIG.text)).eval(), make.tokenizer(), card)
-    )
+    image = TimmConfig(name="tf_efficientnet_lite0", embedding_dim=width, image_size=32)
+    card = ModelCard("t", width, ImageSpec(32, "squash"), TextSpec(16, ""), fingerprint_of=lambda: "t")
+    model = DualModel(DualConfig(image, make.CONFIG.text)).eval()
+    return TunableDual(TorchEncoder(model, make.tokenizer(), card))
+
+
+def test_kept_maps_give_the_same_embeddings_as_the_whole_tower(tmp_path, torchvision):
+    model = lite_model()
     make.drawing("red", "bar", 0).save(tmp_path / "a.png")
     pairs = PairSet(["a.png"], [tmp_path / "a.png"], ["a red bar"], np.zeros(1, np.int64))
     whole = model.encoder.encode_images([tmp_path / "a.png"])
-    for learning, first in ((["image.head.weight"], -1), (["image.body.blocks.6.0.conv_pw.weight"], 6)):
+    for learning, first in (
+        (["image.head.weight"], -1),
+        (["image.body.blocks.6.0.conv_pw.weight"], 6),
+        (["image.body.conv_head.weight"], 7),
+    ):
         views = Features(model, pairs, tmp_path / f"f{first}").views(AugmentConfig(), 0, learning)
-        late = model.encode_late(torch.from_numpy(np.array(views[0])).float(), first, 0.0, False)
+        maps = torch.from_numpy(np.array(views[0])).float()
         assert model.early(learning)[1] == first
-        assert torch.nn.functional.cosine_similarity(late, torch.from_numpy(whole)).item() > 0.999
+        for quick in (False, True):
+            late = TunableDual(model.encoder).encode_late(maps, first, quick=quick)
+            assert torch.nn.functional.cosine_similarity(late, torch.from_numpy(whole)).item() > 0.999
     assert model.early(["image.body.conv_stem.weight"])[0] is None
+
+
+def test_quick_late_stages_give_the_networks_weights_their_gradients(torchvision):
+    model = lite_model()
+    body = model.model.image.body
+    for norm in (m for m in body.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+        torch.nn.init.uniform_(norm.running_mean, -0.2, 0.2)
+    maps = torch.rand(4, 192, 4, 4)
+    names = ["blocks.6.0.conv_pw.weight", "blocks.6.0.bn2.bias", "conv_head.weight", "bn2.weight"]
+    found = []
+    for quick in (False, True):
+        model.model.zero_grad()
+        model.encode_late(maps, 6, quick=quick).square().sum().backward()
+        found.append([dict(body.named_parameters())[n].grad.flatten().clone() for n in names])
+    for plain, fast in zip(*found, strict=True):
+        assert torch.nn.functional.cosine_similarity(plain, fast, dim=0).item() > 0.99
+        assert fast.norm().item() == pytest.approx(plain.norm().item(), rel=0.05)
 
 
 def test_token_states_are_the_text_towers_own(data):
@@ -454,11 +482,13 @@ def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision):
     assert len(imagenet_names()) == 1000
     (tmp_path / "names.txt").write_text("\n".join(imagenet_names()[:30]))
     text = dclip(load_dclip(REAL, [
-        *changes, f"out={tmp_path}/run", "tests=[]", "seeds=[0]", 'controls=["dclip"]', f"regions.proposer={detector}",
+        *changes, f"out={tmp_path}/run", f"features={tmp_path}/features", "tests=[]", "seeds=[0]",
+        'controls=["dclip"]', f"regions.proposer={detector}",
         "zeroshot.photos=''", f"student.prompt_names={tmp_path}/names.txt", "teacher_stage.batch_size=16",
         "student_stage.batch_size=16", "student_stage.epochs=2", "teacher_stage.epochs=1", "draws=20",
     ]))  # fmt: skip
     assert "dclip" in text
-    base, tuned = (load(tmp_path / "run" / f).encode_texts(["a dog"]) for f in ("base", "dclip-seed0/model"))
+    models = ("features/lite0-minilm", "run/dclip-seed0/model")
+    base, tuned = (load(tmp_path / f).encode_texts(["a dog"]) for f in models)
     assert base.shape == tuned.shape == (1, 256)
     assert 0.5 < (base @ tuned.T).item() < 0.99999

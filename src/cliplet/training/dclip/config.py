@@ -109,8 +109,8 @@ class StudentSettings:
     """Further photos, which need no captions, for ``anchor`` and ``prompts``: what the model knew of them stays. Any
     varied photos do, such as some of the pictures that the base model was made for."""
     prototypes: bool = False
-    """Count the base model's ImageNet class prototypes as such photos (``lite0-minilm`` with only ``image.head.*``
-    learning in the image tower): what its features are for a typical photo of each class."""
+    """Count the base model's ImageNet class prototypes as such photos (``lite0-minilm``): what its pooled features are
+    for a typical photo of each class. Only ``image.head.*`` learns from them."""
     average: float = 1.0
     """WiSE-FT: share of the tuned weights in the result, the rest are the base model's. 1 is plain tuning."""
 

@@ -68,10 +68,10 @@ class StudentInputs:
             from cliplet.training.dclip.lite_base import PROTOTYPES
 
             file = self.features.folder / config.base / PROTOTYPES
-            if not file.exists() or first != POOLED:
+            if not file.exists() or (blocks and first != POOLED):
                 raise InputError(
-                    "student.prototypes needs base = 'lite0-minilm' (to lite2) and no learning parameter of the image "
-                    "tower but image.head.*"
+                    "student.prototypes needs base = 'lite0-minilm' (to lite2), and no student.anchors where more of "
+                    "the image tower than image.head.* learns"
                 )
             blocks.append(np.load(file))
         if not blocks:
@@ -81,15 +81,15 @@ class StudentInputs:
 
     def _base_images(self, config: DclipConfig, views: list[Halves] | None) -> list[Floats]:
         """The base model's embedding of every view."""
-        if views is not None:
-            first = self.base.early(self.learning)[1]
-            return [encode_maps(self.base, v, first) for v in views]
+        first = self.base.early(self.learning)[1]
 
         def compute(start: int, stop: int, view: int) -> Any:
+            if views is not None:
+                return encode_maps(self.base, views[view][start:stop], first, quick=True)
             images = view_images(self.train, config.augment, 0, range(start, stop), view)
             return self.base.encoder.encode_images(images)
 
-        crops = fingerprint([config.augment.smallest_crop, config.augment.flip])
+        crops = fingerprint([config.augment.smallest_crop, config.augment.flip, views is None])
         key = f"images-{self.features.key}-{self.features.photos_key}-{crops}"
         found = []
         for view in range(config.augment.views):

@@ -27,6 +27,7 @@ from cliplet.training.dclip.features import kept_rows
 from cliplet.training.dclip.frozen import frozen
 from cliplet.training.small.data import SIZE, decoded, normalised
 from cliplet.training.small.recipe import encode_all
+from cliplet.training.small.student import LateTower
 from cliplet.training.teacher_parts import efficientnet_lite, english_word_pieces, sentence_model
 from cliplet.training.teacher_space import CaptionSpace, Floats, group_means, standardise
 
@@ -78,6 +79,9 @@ def build_lite_base(variant: int, pairs: PairSet, folder: Path) -> Path:
     body = efficientnet_lite(variant).to(memory_format=torch.channels_last)
     classifier = body.classifier.weight.detach().numpy()  # [1000, D]
     body.classifier = torch.nn.Identity()
+    LateTower(body, 1, 1, 0.0).write_back(
+        body, 1
+    )  # batch norms scale by 1: a learning rate suits all channels
     features = _photo_features(body, pairs.photos, folder.parent / f"lite{variant}-features")
     x, mean, deviation = standardise(features)
     means = group_means(target, photo_of)[np.unique(photo_of, return_index=True)[1]]

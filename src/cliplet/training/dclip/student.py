@@ -72,9 +72,8 @@ class DclipStudent(nn.Module):
     def images(self, batch: dict[str, Tensor]) -> Tensor:
         """The batch's photos ``[B, d]``, unit norm."""
         if "maps" in batch:
-            out = self.tunable.encode_late(
-                batch["maps"].float(), self.first, self.settings.dropout, self.training
-            )
+            dropout = self.settings.dropout if self.training else 0.0
+            out = self.tunable.encode_late(batch["maps"].float(), self.first, dropout, quick=True)
         else:
             out = self.tunable.encode_image(batch["pixels"])
         return F.normalize(out.float(), dim=1)
@@ -283,12 +282,12 @@ class StudentBatches:
 
 
 @torch.inference_mode()
-def encode_maps(tunable: Tunable, maps: Halves, first: int, step: int = 128) -> Floats:
-    """Embeddings of kept maps ``[n, d]``, unit norm."""
+def encode_maps(tunable: Tunable, maps: Halves, first: int, quick: bool = False, step: int = 64) -> Floats:
+    """Embeddings of kept maps ``[n, d]``, unit norm; ``quick`` may round as bf16 does."""
     blocks = []
     for start in range(0, len(maps), step):
         x = torch.from_numpy(np.array(maps[start : start + step])).to(tunable.device).float()
-        blocks.append(tunable.encode_late(x, first, 0.0, False).float().cpu().numpy())
+        blocks.append(tunable.encode_late(x, first, quick=quick).float().cpu().numpy())
     return unit_norm(np.concatenate(blocks))
 
 
