@@ -364,6 +364,7 @@ class SmallRun:
         export(
             encoder, self.out / "onnx", "int8", photos=photos, captions=self.dev.captions[:256],
             calibration=[photo_source(p) for p in self.pairs.photos[::step]],
+            calibration_captions=self.pairs.captions[:: max(1, step // 8)],
         )  # fmt: skip
         return self.out / "onnx"
 
