@@ -18,7 +18,6 @@ from cliplet.data.images import load_rgb, resize_rgb
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.torch import pad_tokens
 from cliplet.errors import InputError
-from cliplet.evaluation.hard_negatives import KINDS, swap_word
 from cliplet.training.data import PairSet, photo_source
 from cliplet.training.export.graph import import_onnx, trace
 from cliplet.training.logs import Progress
@@ -205,14 +204,13 @@ class TextBatches:
 
 
 class PairBatches:
-    """Stages 2 and 3: a random kept view of each photo, mirrored half of the time, with one of its captions.
+    """Stage 2: a random kept view of each photo, mirrored half of the time, and a caption of every training photo.
 
     Args:
         maps: kept views, each ``[photos, C, h, w]``.
         captions: those of the photos.
         size: photos a batch.
         seed: of everything.
-        tokenizer: given in stage 3, where the text tower reads true and false captions.
     """
 
     def __init__(
@@ -221,10 +219,8 @@ class PairBatches:
         captions: Captions,
         size: int,
         seed: int,
-        tokenizer: Any = None,
     ) -> None:
-        self.maps, self.captions = maps, captions
-        self.size, self.seed, self.tokenizer = size, seed, tokenizer
+        self.maps, self.size, self.seed = maps, size, seed
         self.rows = captions.of_photos()
         self.batches = len(self.rows) // size
 
@@ -238,30 +234,11 @@ class PairBatches:
             views = rng.integers(len(self.maps), size=len(photos))
             maps = torch.from_numpy(np.stack([self.maps[v][p] for v, p in zip(views, photos, strict=True)]))
             mirrored = torch.from_numpy(rng.random(len(photos)) < 0.5)[:, None, None, None]
-            result = {
+            yield {
                 "maps": torch.where(mirrored, maps.flip(3), maps),
                 "photo": torch.from_numpy(photos),
-                "caption": torch.from_numpy(chosen[photos]),
                 "columns": torch.from_numpy(chosen),
             }
-            if self.tokenizer is not None:
-                result |= self._words(photos, chosen[photos], rng)
-            yield result
-
-    def _words(
-        self, photos: NDArray[np.int64], chosen: NDArray[np.int64], rng: np.random.Generator
-    ) -> dict[str, Tensor]:
-        """True captions, and false ones for about half of the photos."""
-        true = [self.captions.tokens[i][:LONGEST] for i in chosen]
-        false, owner = [], []
-        for place, (photo, caption) in enumerate(zip(photos, chosen, strict=True)):
-            others = [self.captions.texts[i] for i in self.rows[photo] if i != caption]
-            kind = KINDS[rng.integers(len(KINDS))]
-            swapped = swap_word(self.captions.texts[caption], kind, rng, others)
-            if swapped:
-                false.append(self.tokenizer.encode(swapped[0]).ids[:LONGEST])
-                owner.append(place)
-        return {**padded(true + false), "owner": torch.tensor(owner, dtype=torch.long)}
 
 
 def captions_of(pairs: PairSet, tokenizer: Any, target: Floats, photo: NDArray[np.int64]) -> Captions:
