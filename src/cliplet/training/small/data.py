@@ -122,9 +122,7 @@ def detector_features(
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         side = session.get_inputs()[0].shape[-1]
         for photo in photos:
-            pixels = resize_rgb(load_rgb(photo_source(photo)), SIZE, "squash", "bicubic").resize(
-                (side, side), 2
-            )
+            pixels = resize_rgb(load_rgb(photo_source(photo)), side, "squash", "bilinear")
             bgr = np.asarray(pixels, dtype=np.float32)[:, :, ::-1].transpose(2, 0, 1)[None]
             boxes, *maps = session.run(None, {"images": np.ascontiguousarray(bgr)})
             scores = boxes[0][:, 4:5] * boxes[0][:, 5:]  # [boxes, classes]
