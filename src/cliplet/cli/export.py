@@ -23,7 +23,7 @@ from cliplet.errors import MissingExtraError
 )  # fmt: skip
 @click.option(
     "--calibrate-captions", type=click.Path(path_type=Path, exists=True),
-    help="File of training captions: the text tower's matrix products then compute in 8 bits, faster.",
+    help="File of training captions (some thousand): the text tower's products then compute in 8 bits, faster.",
 )  # fmt: skip
 @click.option("--captions", type=click.Path(path_type=Path, exists=True), help="Captions file to compare on.")
 @click.option(

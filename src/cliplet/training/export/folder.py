@@ -1,5 +1,6 @@
 """Writing a model folder: ``card.json``, ``tokenizer.json``, ``image.onnx``, ``text.onnx`` and the parity report."""
 
+import copy
 import dataclasses
 import shutil
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput
 from cliplet.encoders.base import Encoder
-from cliplet.encoders.onnx import OnnxEncoder, prepare_photo
+from cliplet.encoders.onnx import OnnxEncoder, prepare_photo, scrub
 from cliplet.errors import InputError
 from cliplet.models.multiplexed import without_closed_repeats
 from cliplet.training.export.graph import Precision, write
@@ -52,7 +53,8 @@ def export(
         keep_weights: also write ``model.safetensors`` and ``model.json`` (our own models only).
         calibration: a few hundred photos, best those of the training; with them the image tower's convolutions compute
             in 8 bits (w8a8) in the ranges that these photos show: faster, and a little less faithful.
-        calibration_captions: the same for the text tower's matrix products: a few hundred captions of the training.
+        calibration_captions: the same for the text tower's matrix products: some thousand captions of the training, of
+            which those of the commonest length are used.
 
     Returns:
         The parity report, also written as ``parity.json`` and ``parity.md``.
@@ -73,13 +75,7 @@ def export(
         seen, read = calibration or (), calibration_captions or ()
         write_graphs(towers, part, precision, text_precision or precision, seen, read)
         towers.tokenizer.save(str(part / "tokenizer.json"), pretty=False)
-        spoken = _PRECISIONS[precision]
-        if calibration:
-            spoken += ", int8 convolutions (w8a8)"
-        if calibration_captions:
-            spoken += ", int8 products of the text tower (w8a8)"
-        if text_precision and text_precision != precision:
-            spoken = f"image: {spoken}; text: {_PRECISIONS[text_precision]}"
+        spoken = _spoken(precision, text_precision or precision, bool(seen), bool(read))
         card = dataclasses.replace(towers.card, name=name or towers.card.name, precision=spoken)
         card.save(part)
         report = measure_parity(encoder, OnnxEncoder(part), photos, captions)
@@ -94,6 +90,15 @@ def export(
         shutil.rmtree(part, ignore_errors=True)
         raise
     return report
+
+
+def _spoken(image: Precision, text: Precision, convolutions: bool, products: bool) -> str:
+    """What the card says of the towers' precision."""
+    spoken_image = _PRECISIONS[image] + (", int8 convolutions (w8a8)" if convolutions else "")
+    spoken_text = _PRECISIONS[text] + (", int8 products (w8a8)" if products else "")
+    if image == text and not convolutions and not products:
+        return spoken_image
+    return f"image: {spoken_image}; text: {spoken_text}"
 
 
 def write_graphs(
@@ -133,8 +138,10 @@ def _pixel_batches(towers: Towers, photos: Sequence[ImageInput]) -> list[NDArray
 
 def _token_batches(towers: Towers, captions: Sequence[str]) -> list[dict[str, NDArray[np.int64]]]:
     """Captions of the commonest length as inputs of the text tower, ``[batch, t]`` without padding."""
-    context = towers.card.text.context_length
-    tokens = [e.ids[:context] for e in towers.tokenizer.encode_batch(list(captions))]
+    prefix = towers.card.text.prompt_prefix
+    whole = copy.deepcopy(towers.tokenizer)
+    whole.enable_truncation(towers.card.text.context_length)
+    tokens = [e.ids for e in whole.encode_batch([scrub(prefix + caption) for caption in captions])]
     if not tokens:
         return []
     lengths = np.array([len(ids) for ids in tokens])

@@ -37,7 +37,7 @@ def soft_targets(similarity: Tensor, own: Tensor, share: float, temperature: flo
     A caption of another photo that means nearly the same is no full negative.
 
     Args:
-        similarity: cosines of the photos' targets ``[B, n]``; minus infinity where a photo cannot be compared yet.
+        similarity: cosines of the photos' targets ``[B, n]``; -1e4 where a photo cannot be compared yet.
         own: column of each row's own photo ``[B]``.
         share: weight of the similar ones, 0..1.
         temperature: of their softmax.
@@ -171,7 +171,7 @@ def _product(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """A 1x1 convolution of ``[n, h, w, C]``."""
     weight, bias = conv.weight[:, :, 0, 0], conv.bias
     assert bias is not None
-    if has_amx():
+    if x.device.type == "cpu" and has_amx():
         return F.linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
     return F.linear(x.float(), weight, bias)
 
@@ -234,7 +234,7 @@ class PairStudent(nn.Module):
     seen: Tensor
 
     def __init__(
-        self, late: nn.Module, link: nn.Linear, captions: Tensor, photos: Tensor, soft: float = 0.25
+        self, late: nn.Module, link: nn.Linear, captions: Tensor, photos: Tensor, soft: float = 0.5
     ) -> None:
         super().__init__()
         self.model = nn.ModuleDict({"image": late, "link": link})
