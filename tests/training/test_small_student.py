@@ -43,22 +43,6 @@ def test_without_soft_share_the_loss_is_the_contrastive_one() -> None:
     assert torch.allclose(ours, losses.contrastive(image, text, 7.0), atol=1e-6)
 
 
-def test_extra_negative_counts_in_its_row_only() -> None:
-    torch.manual_seed(0)
-    logits, target = torch.randn(4, 6), torch.eye(4, 6)
-    none = torch.full((4,), -1e4)
-    assert torch.allclose(
-        soft_cross_entropy(logits, target, none), soft_cross_entropy(logits, target), atol=1e-6
-    )
-    one = none.clone()
-    one[2] = 3.0
-    row = torch.cat([logits[2], torch.tensor([3.0])])
-    more = (row.logsumexp(0) - logits[2].logsumexp(0)) / 4  # mean over 4 rows
-    assert torch.allclose(
-        soft_cross_entropy(logits, target, one) - soft_cross_entropy(logits, target), more, atol=1e-6
-    )
-
-
 def test_soft_targets_are_shares_and_favour_like_photos() -> None:
     photos = F.normalize(torch.tensor([[1.0, 0.0], [0.99, 0.1], [0.0, 1.0], [0.98, 0.1]]), dim=1)
     similarity = photos[:2] @ photos.T
@@ -144,17 +128,6 @@ def test_text_student_learns_its_targets() -> None:
     assert np.mean(seen[-30:]) < 0.6 * np.mean(seen[:3])
 
 
-class _Words:
-    """A tokeniser that numbers words by their length."""
-
-    ids: list[int]
-
-    def encode(self, text: str) -> "_Words":
-        found = _Words()
-        found.ids = [1, *(3 + len(w) for w in text.split()), 2]
-        return found
-
-
 class _Late(nn.Module):
     """Pooled maps through one matrix, in place of the image tower's last stages."""
 
@@ -166,26 +139,21 @@ class _Late(nn.Module):
         return self.head(maps.float().mean(dim=(2, 3)))
 
 
-@pytest.mark.parametrize("with_tower", [False, True])
-def test_pair_student_learns_pairs(with_tower: bool) -> None:
+def test_pair_student_learns_pairs() -> None:
     torch.manual_seed(0)
     captions = _captions()
     rng = np.random.default_rng(1)
     maps = [rng.normal(size=(12, 16, 2, 2)).astype(np.float16)]
     means = captions.photo_targets(6)
     means /= np.linalg.norm(means, axis=1, keepdims=True)
-    tower = TextTower(TEXT) if with_tower else None
-    batches = PairBatches(maps, captions, 6, 0, _Words() if with_tower else None)
+    batches = PairBatches(maps, captions, 6, 0)
     first = next(iter(batches.load(0, 0)))
     again = next(iter(batches.load(0, 0)))
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert (captions.photo[first["columns"].numpy()] == np.arange(12)).all()
-    if with_tower:  # every caption says "two", "dogs" and "run", so each has a false one of some kind
-        assert len(first["input_ids"]) == 6 + len(first["owner"])
-        assert 0 < len(first["owner"]) <= 6
     photos = torch.from_numpy(means)
-    student = PairStudent(_Late(), nn.Linear(6, 6), torch.from_numpy(captions.target), photos, tower)
-    optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=2e-2)
+    student = PairStudent(_Late(), nn.Linear(6, 6), torch.from_numpy(captions.target), photos)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=2e-2)
     seen = []
     for epoch in range(60):
         for batch in batches.load(epoch, 0):

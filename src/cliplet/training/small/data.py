@@ -18,7 +18,6 @@ from cliplet.data.images import load_rgb, resize_rgb
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.torch import pad_tokens
 from cliplet.errors import InputError
-from cliplet.evaluation.hard_negatives import KINDS, swap_word
 from cliplet.training.data import PairSet, photo_source
 from cliplet.training.export.graph import import_onnx, trace
 from cliplet.training.logs import Progress
@@ -97,37 +96,28 @@ def detector_features(
 ) -> NDArray[np.float16]:
     """What a YOLOX detector sees in each photo ``[photos, 3 classes + 2 channels]``, computed once and kept.
 
-    For each class the root of the highest score, how many boxes it has, and the root of its eight best scores'
-    sum; then the mean and the maximum over the photo of every channel of ``layers``.
+    For each class the root of the highest score, ``log(1 + n / 10)`` for n boxes above 0.3, and the root of its eight
+    best scores' sum; then the mean and the maximum over the photo of every channel of ``layers``. Photos are squashed
+    to the detector's square, as the image tower sees them, not letterboxed.
 
     Args:
-        detector: ONNX file with input ``images`` ``[1, 3, s, s]`` (BGR, 0..255) and output ``[1, boxes, 5 + classes]``.
+        detector: ONNX file with one input ``[1, 3, s, s]`` (BGR, 0..255) and one output ``[1, boxes, 5 + classes]``.
         layers: names of inner tensors ``[1, C, h, w]``; may be empty.
         photos: photos.
         file: where the features are kept.
 
     Raises:
-        InputError: the graph has no such tensor.
+        InputError: as :func:`detector_graph`.
     """
-    onnx = import_onnx()
-    model = onnx.load(str(detector))
-    known = {name for node in model.graph.node for name in node.output}
-    if unknown := [name for name in layers if name not in known]:
-        raise InputError(
-            f"{detector} has no tensor {unknown[0]!r}; take detector_layers from its graph's nodes"
-        )
-    for name in layers:
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    graph = detector_graph(detector, layers)
 
     def outputs() -> Iterator[NDArray[Any]]:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        side = session.get_inputs()[0].shape[-1]
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        name, side = session.get_inputs()[0].name, session.get_inputs()[0].shape[-1]
         for photo in photos:
-            pixels = resize_rgb(load_rgb(photo_source(photo)), SIZE, "squash", "bicubic").resize(
-                (side, side), 2
-            )
+            pixels = resize_rgb(load_rgb(photo_source(photo)), side, "squash", "bilinear")
             bgr = np.asarray(pixels, dtype=np.float32)[:, :, ::-1].transpose(2, 0, 1)[None]
-            boxes, *maps = session.run(None, {"images": np.ascontiguousarray(bgr)})
+            boxes, *maps = session.run(None, {name: np.ascontiguousarray(bgr)})
             scores = boxes[0][:, 4:5] * boxes[0][:, 5:]  # [boxes, classes]
             parts = [np.sqrt(scores.max(axis=0)), np.log1p((scores > 0.3).sum(axis=0) / 10)]
             parts.append(np.sqrt(np.sort(scores, axis=0)[-8:].sum(axis=0)))
@@ -136,6 +126,33 @@ def detector_features(
             yield np.concatenate(parts)[None]
 
     return kept_rows(outputs, len(photos), file)
+
+
+def detector_graph(detector: Path, layers: Sequence[str]) -> bytes:
+    """A detector's ONNX graph with inner tensors as further outputs.
+
+    Raises:
+        InputError: the file is missing or no ONNX file, its input has no fixed square size, or it lacks such a tensor.
+    """
+    onnx = import_onnx()
+    try:
+        model = onnx.load(str(detector))
+    except Exception as error:  # of protobuf or the file system
+        raise InputError(f"the detector {detector} cannot be read: {error}") from error
+    sides = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    if len(sides) != 4 or not sides[2] or sides[2] != sides[3]:
+        raise InputError(f"the detector {detector} takes {sides}, not photos of one square size")
+    known = {name for node in model.graph.node for name in node.output}
+    outputs = {output.name for output in model.graph.output}
+    for name in layers:
+        if name not in known:
+            raise InputError(
+                f"{detector} has no tensor {name!r}; take detector_layers from its graph's nodes"
+            )
+        if name not in outputs:
+            value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            model.graph.output.append(value)
+    return bytes(model.SerializeToString())
 
 
 def kept_rows(blocks: Callable[[], Iterator[NDArray[Any]]], rows: int, file: Path) -> NDArray[np.float16]:
@@ -151,7 +168,9 @@ def kept_rows(blocks: Callable[[], Iterator[NDArray[Any]]], rows: int, file: Pat
             done += len(block)
             bar.update(done)
         assert out is not None
+        assert done == rows
         out.flush()
+        del out  # Windows replaces no file that is open
         os.replace(part, file)
     return np.asarray(np.load(file, mmap_mode="r"))
 
@@ -186,12 +205,24 @@ def padded(sequences: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
 
+def _cut(tokens: Sequence[int]) -> list[int]:
+    """At most LONGEST tokens, the last one kept."""
+    return list(tokens) if len(tokens) <= LONGEST else [*tokens[: LONGEST - 1], tokens[-1]]
+
+
+def _whole_batches(items: int, size: int, what: str) -> int:
+    """Batches an epoch."""
+    if items < size:
+        raise InputError(f"{items:,} {what} do not fill a batch of {size:,}; make batch_size smaller")
+    return items // size
+
+
 class TextBatches:
     """Stage 1: ``size`` captions a batch."""
 
     def __init__(self, captions: Captions, size: int, seed: int) -> None:
         self.captions, self.size, self.seed = captions, size, seed
-        self.batches = len(captions.texts) // size
+        self.batches = _whole_batches(len(captions.texts), size, "captions")
 
     def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
         """The batches of an epoch from number ``first`` on."""
@@ -199,20 +230,19 @@ class TextBatches:
         for batch in range(first, self.batches):
             chosen = order[batch * self.size : (batch + 1) * self.size]
             yield {
-                **padded([self.captions.tokens[i][:LONGEST] for i in chosen]),
+                **padded([_cut(self.captions.tokens[i]) for i in chosen]),
                 "target": torch.from_numpy(self.captions.target[chosen]),
             }
 
 
 class PairBatches:
-    """Stages 2 and 3: a random kept view of each photo, mirrored half of the time, with one of its captions.
+    """Stage 2: a random kept view of each photo, mirrored half of the time, and a caption of every training photo.
 
     Args:
         maps: kept views, each ``[photos, C, h, w]``.
         captions: those of the photos.
         size: photos a batch.
         seed: of everything.
-        tokenizer: given in stage 3, where the text tower reads true and false captions.
     """
 
     def __init__(
@@ -221,47 +251,34 @@ class PairBatches:
         captions: Captions,
         size: int,
         seed: int,
-        tokenizer: Any = None,
     ) -> None:
-        self.maps, self.captions = maps, captions
-        self.size, self.seed, self.tokenizer = size, seed, tokenizer
-        self.rows = captions.of_photos()
-        self.batches = len(self.rows) // size
+        self.maps, self.size, self.seed = maps, size, seed
+        rows = captions.of_photos()
+        self.order = np.concatenate(rows)
+        self.counts = np.array([len(r) for r in rows])
+        self.starts = np.cumsum(self.counts) - self.counts
+        if not self.counts.all():
+            raise InputError(
+                f"training photo {int(self.counts.argmin())} (from 0) has no caption; leave it out"
+            )
+        self.batches = _whole_batches(len(rows), size, "photos")
 
     def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
         """The batches of an epoch from number ``first`` on."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.counts))
         for batch in range(first, self.batches):
             rng = np.random.default_rng([self.seed, epoch, batch])
             photos = np.sort(order[batch * self.size : (batch + 1) * self.size])
-            chosen = np.array([rng.choice(rows) for rows in self.rows])  # a caption of every photo
+            place = (rng.random(len(self.counts)) * self.counts).astype(np.int64)
+            chosen = self.order[self.starts + place]  # a caption of every photo
             views = rng.integers(len(self.maps), size=len(photos))
             maps = torch.from_numpy(np.stack([self.maps[v][p] for v, p in zip(views, photos, strict=True)]))
             mirrored = torch.from_numpy(rng.random(len(photos)) < 0.5)[:, None, None, None]
-            result = {
+            yield {
                 "maps": torch.where(mirrored, maps.flip(3), maps),
                 "photo": torch.from_numpy(photos),
-                "caption": torch.from_numpy(chosen[photos]),
                 "columns": torch.from_numpy(chosen),
             }
-            if self.tokenizer is not None:
-                result |= self._words(photos, chosen[photos], rng)
-            yield result
-
-    def _words(
-        self, photos: NDArray[np.int64], chosen: NDArray[np.int64], rng: np.random.Generator
-    ) -> dict[str, Tensor]:
-        """True captions, and false ones for about half of the photos."""
-        true = [self.captions.tokens[i][:LONGEST] for i in chosen]
-        false, owner = [], []
-        for place, (photo, caption) in enumerate(zip(photos, chosen, strict=True)):
-            others = [self.captions.texts[i] for i in self.rows[photo] if i != caption]
-            kind = KINDS[rng.integers(len(KINDS))]
-            swapped = swap_word(self.captions.texts[caption], kind, rng, others)
-            if swapped:
-                false.append(self.tokenizer.encode(swapped[0]).ids[:LONGEST])
-                owner.append(place)
-        return {**padded(true + false), "owner": torch.tensor(owner, dtype=torch.long)}
 
 
 def captions_of(pairs: PairSet, tokenizer: Any, target: Floats, photo: NDArray[np.int64]) -> Captions:

@@ -1,0 +1,45 @@
+"""The folder of a run: it holds one recipe's files, and says so before another recipe mixes with them."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cliplet.errors import InputError
+
+
+def claim_folder(
+    out: Path, recipe: dict[str, Any], free: Sequence[str] = ("out",), restart: bool = False
+) -> None:
+    """Take a run's folder for a recipe; ``recipe.json`` in it says whose it is.
+
+    Args:
+        out: the folder; made when it is not there.
+        recipe: the recipe's settings.
+        free: settings that may differ when a run goes on.
+        restart: remove the run that is there.
+
+    Raises:
+        InputError: the folder holds a run of another recipe, or something else.
+    """
+    file = out / "recipe.json"
+    if file.exists() and not restart:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        wanted = json.loads(json.dumps(recipe))
+        changed = [k for k in wanted if wanted[k] != known.get(k) and k not in free]
+        if changed:
+            raise InputError(
+                f"{out} holds a run of another recipe (other: {', '.join(changed)}); name another out, or give "
+                "--restart to remove it"
+            )
+        return
+    if restart and file.exists():
+        shutil.rmtree(out)
+    elif out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty and holds no run; name another out")
+    out.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, file)
