@@ -283,6 +283,8 @@ def test_quick_late_stages_give_the_networks_weights_their_gradients(torchvision
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
         torch.nn.init.uniform_(norm.running_mean, -0.2, 0.2)
     maps = torch.rand(4, 192, 4, 4)
+    with torch.inference_mode():
+        model.encode_late(maps, 6, quick=True)
     names = ["blocks.6.0.conv_pw.weight", "blocks.6.0.bn2.bias", "conv_head.weight", "bn2.weight"]
     found = []
     for quick in (False, True):

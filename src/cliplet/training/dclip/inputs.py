@@ -117,7 +117,6 @@ class StudentInputs:
         features = self._prompt_features(config)
         if self.mode == "all":
             return self.base.tokens(features.pairs.captions)
-        name, kept = "base_text", features.texts()
         if self.mode == "head":
-            name, kept = "text_states", features.text_states()
-        return {name: torch.from_numpy(np.asarray(kept, dtype=np.float32))}
+            return {"text_states": torch.from_numpy(features.text_states().astype(np.float32))}
+        return {"base_text": torch.from_numpy(features.texts())}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -24,7 +25,8 @@ class LateStages:
     def __init__(self, body: Any, first: int, head: nn.Linear) -> None:
         self.body, self.head = body, head
         self.blocks = [block for stage in body.blocks[first:] for block in stage]
-        self.tower = LateTower(body, first, head.out_features, 0.0).requires_grad_(False)
+        with torch.inference_mode(False):  # whoever calls first, later calls may want gradients
+            self.tower = LateTower(body, first, head.out_features, 0.0).requires_grad_(False)
 
     def __call__(self, maps: Tensor, dropout: float = 0.0) -> Tensor:
         """Kept maps ``[n, C, h, w]`` -> embeddings ``[n, d]``, unnormalised.
