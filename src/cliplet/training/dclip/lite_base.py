@@ -24,7 +24,12 @@ from cliplet.models.vision import TimmImageTower
 from cliplet.training.data import PairSet
 from cliplet.training.small.data import kept_outputs
 from cliplet.training.small.recipe import encode_all
-from cliplet.training.teacher_parts import efficientnet_lite, english_word_pieces, sentence_model
+from cliplet.training.teacher_parts import (
+    efficientnet_lite,
+    english_word_pieces,
+    imagenet_names,
+    sentence_model,
+)
 from cliplet.training.teacher_space import CaptionSpace, Floats, group_means, standardise
 
 DIM = 256
@@ -34,14 +39,6 @@ PENALTY = 5e3
 NAMING = 3.0
 """Weight of a class name beside a photo: more names classes better and retrieves worse (docs/retrieval.md)."""
 PROMPT = "a photo of a {}."
-
-
-def imagenet_names() -> list[str]:
-    """The 1,000 class names in the classifier's order, each by its first word or phrase; timm knows them."""
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-1k")
-    return [str(info.index_to_description(i)).split(",")[0] for i in range(info.num_classes())]
 
 
 def build_lite_base(variant: int, pairs: PairSet, folder: Path) -> Path:

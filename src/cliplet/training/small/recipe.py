@@ -5,7 +5,7 @@
 1. the teacher: a space of captions from three sentence encoders (:mod:`~cliplet.training.teacher_space`), and for
    each photo the mean of its captions mixed with the prediction of an ensemble of ImageNet encoders and a detector;
 2. the text tower, factorised, started from MiniLM's layers and distilled from that space;
-3. the last stages of the image tower, on kept feature maps of augmented photos;
+3. the last stages of the image tower, on kept feature maps of augmented photos: two trainings, averaged;
 4. the model folder, int8.
 
 Both towers learn the teacher's space alone, so they fit together; training them together afterwards, with false
@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cliplet.data.captions import read_captions
 from cliplet.encoders.base import unit_norm
@@ -56,7 +57,13 @@ from cliplet.training.small.data import (
     padded,
 )
 from cliplet.training.small.student import LateTower, PairStudent, TextStudent, encode_by_length, joined
-from cliplet.training.teacher_parts import efficientnet_lite, english_word_pieces, factorise, sentence_model
+from cliplet.training.teacher_parts import (
+    efficientnet_lite,
+    english_word_pieces,
+    factorise,
+    imagenet_names,
+    sentence_model,
+)
 from cliplet.training.teacher_space import (
     CaptionSpace,
     Floats,
@@ -66,8 +73,10 @@ from cliplet.training.teacher_space import (
     unseen_predictions,
 )
 
-FINISH = ("name", "meaning", "w", "reference_weight")
+FINISH = ("name", "naming", "meaning", "w", "reference_weight")
 """Settings of the last step alone, which may change when a run is finished again."""
+PROMPT = "a photo of a {}."
+"""What a class's name becomes."""
 WIDTH = 1280
 """Features of each EfficientNet-Lite."""
 
@@ -114,12 +123,16 @@ class SmallRecipe:
     """Kept views of each photo: the photo and this many less one augmented ones; all are mirrored as well."""
     first_stage: int = 5
     """First of EfficientNet's stages (counted from 0) that learns, 1 to 6."""
-    soft: float = 0.5
-    """Weight of similar captions among those that a photo should match."""
+    soft: tuple[float, ...] = (0.25, 0.5)
+    """Weight of similar captions among those that a photo should match. An image tower is trained for each value, and
+    their weights are averaged (a model soup, Wortsman et al. 2022), which is better than either."""
     text_stage: StageConfig = field(default_factory=StageConfig)
     """Training of the text tower alone; a batch counts captions."""
     image_stage: StageConfig = field(default_factory=StageConfig)
     """Training of the image tower's last stages."""
+    naming: float = 1.0
+    """Weight of ImageNet's classes in the image tower's head at the end: a photo with a class's typical features is
+    brought near the class's name, so that what these photos do not show is not forgotten. 0 leaves it out."""
     meaning: float = 0.5
     """Share of the meaning half in the final cosine."""
     w: float = 2.5
@@ -163,7 +176,7 @@ class SmallRun:
         kept = kept_rows(lambda: iter([self._sentences(texts)]), len(texts), self.out / "sentences.npy")
         sentences = kept.astype(np.float32)
         a, b = len(train.captions), len(train.captions) + len(dev.captions)
-        space = CaptionSpace.fit(sentences[:a], train.photo_of, r.space)
+        self.space = space = CaptionSpace.fit(sentences[:a], train.photo_of, r.space)
         own = captions_of(train, self.tokenizer, space(sentences[:a]), train.photo_of)
         known = captions_of(dev, self.tokenizer, space(sentences[a:b]), dev.photo_of)
         others = PairSet(captions=list(more))
@@ -255,6 +268,40 @@ class SmallRun:
             late.head.bias.zero_()
         return late
 
+    @torch.no_grad()
+    def name_classes(
+        self, late: LateTower, link: nn.Linear, classifier: Tensor, maps: NDArray[np.float16]
+    ) -> None:
+        """Change the head as little as possible for photos, so that ImageNet's classes lie near their names.
+
+        A class counts as a photo whose standardised features are its classifier's weights, at a photo's usual length.
+        The change minimises the squared change of the photos' outputs plus ``naming`` times the classes' squared
+        errors.
+
+        Args:
+            late: the trained tower.
+            link: matching half of a caption's target.
+            classifier: ``[classes, width]`` of the network before training.
+            maps: of the training photos, to know their features.
+        """
+        head, late.head = late.head, nn.Identity()  # type: ignore[assignment]
+        photos = torch.from_numpy(encode_maps(late, maps))  # [photos, width], standardised
+        late.head = head
+        classes = F.normalize(classifier * late.deviation, dim=1) * classifier.shape[1] ** 0.5
+        prompts = [PROMPT.format(name) for name in imagenet_names()]
+        names = torch.from_numpy(self.space(self._sentences(prompts)))
+        usual = head(photos).chunk(2, dim=1)
+        target = torch.cat(
+            [
+                F.normalize(half, dim=1) * known.norm(dim=1).mean()
+                for half, known in zip((names[:, : self.recipe.dim], link(names)), usual, strict=True)
+            ],
+            dim=1,
+        )
+        weight = self.recipe.naming
+        left = photos.T @ photos + weight * classes.T @ classes + 2e3 * torch.eye(photos.shape[1])
+        head.weight += torch.linalg.solve(left, weight * classes.T @ (target - head(classes))).T
+
     def maps(self, body: Any, name: str, pairs: PairSet, views: int) -> list[NDArray[np.float16]]:
         """Feature maps before the stages that learn."""
         early = nn.Sequential(body.conv_stem, body.bn1, *body.blocks[: self.recipe.first_stage])
@@ -323,8 +370,9 @@ class SmallRun:
         with torch.no_grad():
             link.weight.copy_(torch.eye(r.dim, r.space))
             link.bias.zero_()
+        pair = nn.ModuleDict({"image": late, "link": link})
+        start = {k: v.clone() for k, v in pair.state_dict().items()}
         targets, photos = torch.from_numpy(own.target), torch.from_numpy(target)
-        image = PairStudent(late, link, targets, photos, r.soft)
 
         def with_targets() -> dict[str, float]:
             with torch.no_grad():
@@ -332,8 +380,16 @@ class SmallRun:
             texts = np.concatenate([unit_norm(known.target[:, : r.dim]), matching], axis=1)
             return retrieval(encode_maps(late, dev_maps), texts, known)
 
-        batches = PairBatches(maps, own, r.image_stage.batch_size, r.seed)
-        self.train("image", image, r.image_stage, batches, with_targets)
+        found = []
+        for i, soft in enumerate(r.soft):
+            pair.load_state_dict(start)
+            image = PairStudent(late, link, targets, photos, soft)
+            batches = PairBatches(maps, own, r.image_stage.batch_size, r.seed + i)
+            self.train(f"image{i}", image, r.image_stage, batches, with_targets)
+            found.append({k: v.clone() for k, v in pair.state_dict().items()})
+        pair.load_state_dict({k: torch.stack([f[k] for f in found]).mean(dim=0) for k in start})
+        if r.naming:
+            self.name_classes(late, link, body.classifier.weight.detach(), maps[0])
         self.split_text_head(tower, link)
         return self.finish(body, late, tower, own, maps[0])
 
