@@ -14,7 +14,6 @@ captions, was tried and cost agreement with people and retrieval.
 Each part is kept in the recipe's folder, so that an interrupted run goes on where it stopped.
 """
 
-import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,8 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from cliplet.data.captions import read_captions
 from cliplet.encoders.base import unit_norm
@@ -54,9 +52,9 @@ from cliplet.training.small.data import (
     detector_graph,
     kept_outputs,
     kept_rows,
-    padded,
 )
-from cliplet.training.small.student import LateTower, PairStudent, TextStudent, encode_by_length, joined
+from cliplet.training.small.heads import joined, name_classes, split_text_head, start_text_head
+from cliplet.training.small.student import LateTower, PairStudent, TextStudent, encode_all, encode_maps
 from cliplet.training.teacher_parts import (
     efficientnet_lite,
     english_word_pieces,
@@ -233,29 +231,6 @@ class SmallRun:
             tower.embedding.expand.bias.copy_(mean)
         return tower
 
-    def start_text_head(self, tower: TextTower, captions: Captions) -> None:
-        """Set the text head to a ridge regression from the states of some captions to their targets."""
-        rows = np.random.default_rng(self.recipe.seed).permutation(len(captions.texts))[:6000]
-        head, tower.head = tower.head, nn.Identity()  # type: ignore[assignment]
-        states = encode_all(tower, [captions.tokens[i] for i in rows])
-        tower.head = head
-        mean = states.mean(axis=0)
-        penalty = 1e-3 * len(rows) * float(states.var(axis=0).mean())
-        weight = ridge(states - mean, captions.target[rows], penalty)
-        with torch.no_grad():
-            head.weight.copy_(torch.from_numpy(weight.T))
-            head.bias.copy_(-head.weight @ torch.from_numpy(mean))
-
-    @torch.no_grad()
-    def split_text_head(self, tower: TextTower, link: nn.Linear) -> None:
-        """From all directions of the space to the two halves: the first ones, and what the link makes of all."""
-        head, dim = tower.head, self.recipe.dim
-        halved = nn.Linear(head.in_features, 2 * dim)
-        halved.weight.copy_(torch.cat([head.weight[:dim], link.weight @ head.weight]))
-        halved.bias.copy_(torch.cat([head.bias[:dim], link.weight @ head.bias + link.bias]))
-        tower.head = halved
-        tower.config = dataclasses.replace(tower.config, embedding_dim=2 * dim)
-
     def late_tower(self, body: Any, target: Floats) -> LateTower:
         """The image tower's last stages; both halves of the head start at the ridge regression from pooled features."""
         features, mean, deviation = standardise(self.pooled(0, "train", self.pairs))
@@ -267,40 +242,6 @@ class SmallRun:
             late.head.weight.copy_(torch.from_numpy(np.concatenate([weight, weight], axis=1).T))
             late.head.bias.zero_()
         return late
-
-    @torch.no_grad()
-    def name_classes(
-        self, late: LateTower, link: nn.Linear, classifier: Tensor, maps: NDArray[np.float16]
-    ) -> None:
-        """Change the head as little as possible for photos, so that ImageNet's classes lie near their names.
-
-        A class counts as a photo whose standardised features are its classifier's weights, at a photo's usual length.
-        The change minimises the squared change of the photos' outputs plus ``naming`` times the classes' squared
-        errors.
-
-        Args:
-            late: the trained tower.
-            link: matching half of a caption's target.
-            classifier: ``[classes, width]`` of the network before training.
-            maps: of the training photos, to know their features.
-        """
-        head, late.head = late.head, nn.Identity()  # type: ignore[assignment]
-        photos = torch.from_numpy(encode_maps(late, maps))  # [photos, width], standardised
-        late.head = head
-        classes = F.normalize(classifier * late.deviation, dim=1) * classifier.shape[1] ** 0.5
-        prompts = [PROMPT.format(name) for name in imagenet_names()]
-        names = torch.from_numpy(self.space(self._sentences(prompts)))
-        usual = head(photos).chunk(2, dim=1)
-        target = torch.cat(
-            [
-                F.normalize(half, dim=1) * known.norm(dim=1).mean()
-                for half, known in zip((names[:, : self.recipe.dim], link(names)), usual, strict=True)
-            ],
-            dim=1,
-        )
-        weight = self.recipe.naming
-        left = photos.T @ photos + weight * classes.T @ classes + 2e3 * torch.eye(photos.shape[1])
-        head.weight += torch.linalg.solve(left, weight * classes.T @ (target - head(classes))).T
 
     def maps(self, body: Any, name: str, pairs: PairSet, views: int) -> list[NDArray[np.float16]]:
         """Feature maps before the stages that learn."""
@@ -358,7 +299,7 @@ class SmallRun:
         r = self.recipe
         every, own, known, target = self.teach()
         tower = self.text_tower()
-        self.start_text_head(tower, every)
+        start_text_head(tower, every, r.seed)
         self.train(
             "text", TextStudent(tower, r.dim), r.text_stage, TextBatches(every, r.text_stage.batch_size, r.seed),
             lambda: {"score": float((unit_norm(encode_all(tower, known.tokens)) * known.target).sum(axis=1).mean())},
@@ -389,8 +330,10 @@ class SmallRun:
             found.append({k: v.clone() for k, v in pair.state_dict().items()})
         pair.load_state_dict({k: torch.stack([f[k] for f in found]).mean(dim=0) for k in start})
         if r.naming:
-            self.name_classes(late, link, body.classifier.weight.detach(), maps[0])
-        self.split_text_head(tower, link)
+            prompts = [PROMPT.format(name) for name in imagenet_names()]
+            names = torch.from_numpy(self.space(self._sentences(prompts)))
+            name_classes(late, link, body.classifier.weight.detach(), names, maps[0], r.naming)
+        split_text_head(tower, link, r.dim)
         return self.finish(body, late, tower, own, maps[0])
 
     def finish(
@@ -435,24 +378,6 @@ class SmallRun:
             calibration_captions=self.pairs.captions[:: max(1, step // 8)],
         )  # fmt: skip
         return self.out / "onnx"
-
-
-@torch.inference_mode()
-def encode_all(tower: nn.Module, tokens: Sequence[Sequence[int]]) -> Floats:
-    """Outputs of a text tower for many token sequences, unnormalised."""
-    tower.eval()
-    batch = padded([t[:77] for t in tokens])
-    return encode_by_length(tower, batch["input_ids"], batch["attention_mask"], 128).numpy()  # type: ignore[no-any-return]
-
-
-@torch.inference_mode()
-def encode_maps(late: LateTower, maps: NDArray[np.float16], batch: int = 64) -> Floats:
-    """Outputs of the late stages for kept maps, unnormalised."""
-    late.eval()
-    blocks = [
-        late(torch.from_numpy(np.array(maps[i : i + batch]))).numpy() for i in range(0, len(maps), batch)
-    ]
-    return np.concatenate(blocks)
 
 
 def retrieval(images: Floats, texts: Floats, captions: Captions) -> dict[str, float]:
