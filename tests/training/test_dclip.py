@@ -458,8 +458,7 @@ def test_region_settings_reach_the_features(data, tmp_path):
 
 # ---------------------------------------------------------------- the real recipe, in small
 def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision):
-    from cliplet.training.dclip.lite_base import imagenet_names
-    from cliplet.training.teacher_parts import package_file
+    from cliplet.training.teacher_parts import imagenet_names, package_file
 
     names = shared_data("flickr8k/split_train.txt").read_text().split()
     detector = shared_data("yolox-nano/yolox_nano.onnx")

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,6 +17,7 @@ from cliplet.training.config import read_settings
 from cliplet.training.quick_products import has_amx, quick_products
 from cliplet.training.run_folder import claim_folder
 from cliplet.training.small.data import SIZE, detector_features, detector_graph, kept_outputs, kept_rows
+from cliplet.training.small.heads import name_classes, split_text_head
 from cliplet.training.small.recipe import SmallRecipe, SmallRun
 from cliplet.training.small.student import LateTower
 from tests.shared_data import ROOT
@@ -123,10 +123,33 @@ def test_split_head_gives_the_first_directions_and_the_links(tmp_path: Path) -> 
     ids = torch.randint(1, 30, (3, 7))
     with torch.no_grad():
         before = tower(ids, torch.ones_like(ids))
-        SmallRun.split_text_head(SimpleNamespace(recipe=SimpleNamespace(dim=6)), tower, link)  # type: ignore[arg-type]
+        split_text_head(tower, link, 6)
         after = tower(ids, torch.ones_like(ids))
         torch.testing.assert_close(after, torch.cat([before[:, :6], link(before)], dim=1))
     assert tower.config.embedding_dim == 12
+
+
+def test_naming_moves_classes_and_hardly_photos() -> None:
+    """Photos vary in some directions of the features; a class in others is brought to its name, photos stay."""
+    torch.manual_seed(0)
+    late = nn.Module()
+    late.head = nn.Linear(40, 12)
+    late.deviation = torch.ones(40)
+    directions = torch.randn(8, 40)
+    photos = torch.randn(400, 8) @ directions
+    late.forward = lambda maps: late.head(maps)  # type: ignore[assignment]
+    link, names = nn.Linear(10, 6), nn.functional.normalize(torch.randn(5, 10), dim=1)
+    basis = torch.linalg.svd(directions, full_matrices=True)[2][8:]  # what no photo has
+    classifier = torch.randn(5, 32) @ basis
+    classes = nn.functional.normalize(classifier, dim=1) * 40**0.5
+    with torch.no_grad():
+        before = late.head(photos)
+        name_classes(late, link, classifier, names, photos.numpy(), 400.0)  # type: ignore[arg-type]
+        moved = late.head(photos) - before
+        meaning, matching = late.head(classes).chunk(2, dim=1)
+    assert moved.norm() < 0.05 * before.norm()
+    for half, wanted in ((meaning, names[:, :6]), (matching, link(names))):
+        assert nn.functional.cosine_similarity(half, wanted).min() > 0.95
 
 
 def test_a_folder_belongs_to_one_recipe(tmp_path: Path) -> None:

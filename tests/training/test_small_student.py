@@ -13,13 +13,13 @@ from cliplet.models.config import TextConfig
 from cliplet.models.text import TextTower
 from cliplet.training import losses
 from cliplet.training.small.data import Captions, PairBatches, TextBatches, augmented
+from cliplet.training.small.heads import joined
 from cliplet.training.small.student import (
     LateTower,
     PairStudent,
     TextStudent,
     encode_by_length,
     halves,
-    joined,
     meaning_of,
     soft_cross_entropy,
     soft_targets,

@@ -68,6 +68,15 @@ def efficientnet_lite(variant: int) -> Any:
     return model.eval()
 
 
+def imagenet_names() -> list[str]:
+    """The 1,000 class names in the classifier's order, each by its first word or phrase; timm knows them."""
+    prepare_torchvision()
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    return [str(info.index_to_description(i)).split(",")[0] for i in range(info.num_classes())]
+
+
 def sentence_model(name: SentenceModel) -> Any:
     """A sentence encoder of Transformers, in evaluation mode; its mean-pooled states embed a sentence.
 
@@ -84,9 +93,7 @@ def sentence_model(name: SentenceModel) -> Any:
         with _mpnet_archive() as archive:
             config = json.loads(archive.read("all-mpnet-base-v2/config.json"))
             weights = load(archive.read("all-mpnet-base-v2/model.safetensors"))
-        model = MPNetModel(MPNetConfig(**config), add_pooling_layer=False)
-        _load(model, weights, name)
-        return model.eval()
+        return _loaded(MPNetModel(MPNetConfig(**config), add_pooling_layer=False), weights, name)
     layers = 3 if name == "minilm-l3" else 6
     config = BertConfig(
         vocab_size=30522,
@@ -95,15 +102,15 @@ def sentence_model(name: SentenceModel) -> Any:
         num_attention_heads=12,
         intermediate_size=1536,
     )
-    model = BertModel(config, add_pooling_layer=False)
-    _load(model, _l3_weights() if layers == 3 else _l6_weights(), name)
-    return model.eval()
+    weights = _l3_weights() if layers == 3 else _l6_weights()
+    return _loaded(BertModel(config, add_pooling_layer=False), weights, name)
 
 
-def _load(model: nn.Module, weights: dict[str, Any], name: str) -> None:
+def _loaded(model: nn.Module, weights: dict[str, Any], name: str) -> nn.Module:
     missing, _ = model.load_state_dict(weights, strict=False)
     if missing:
         raise ModelError(f"{name} lacks {', '.join(missing[:3])}")
+    return model.eval()
 
 
 def _mpnet_archive() -> zipfile.ZipFile:

@@ -104,7 +104,7 @@ class StudentInputs:
         if config.student.prompt_names:
             names = read_class_names(Path(config.student.prompt_names))
         else:
-            from cliplet.training.dclip.lite_base import imagenet_names
+            from cliplet.training.teacher_parts import imagenet_names
 
             names = imagenet_names()
         texts = [config.zeroshot.templates[0].replace("{}", n) for n in names]

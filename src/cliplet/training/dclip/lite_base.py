@@ -15,7 +15,6 @@ import torch
 
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
-from cliplet.encoders.compat import prepare_torchvision
 from cliplet.errors import InputError
 from cliplet.models.config import DualConfig, TextConfig, TimmConfig
 from cliplet.models.dual import DualModel, save_weights
@@ -26,9 +25,13 @@ from cliplet.training.data import PairSet
 from cliplet.training.dclip.features import kept_rows
 from cliplet.training.dclip.frozen import frozen
 from cliplet.training.small.data import SIZE, decoded, normalised
-from cliplet.training.small.recipe import encode_all
-from cliplet.training.small.student import LateTower
-from cliplet.training.teacher_parts import efficientnet_lite, english_word_pieces, sentence_model
+from cliplet.training.small.student import LateTower, encode_all
+from cliplet.training.teacher_parts import (
+    efficientnet_lite,
+    english_word_pieces,
+    imagenet_names,
+    sentence_model,
+)
 from cliplet.training.teacher_space import CaptionSpace, Floats, group_means, standardise
 
 DIM = 256
@@ -38,15 +41,6 @@ PENALTY = 5e3
 NAMING = 3.0
 """Weight of a class name beside a photo: more names classes better and retrieves worse (docs/retrieval.md)."""
 PROMPT = "a photo of a {}."
-
-
-def imagenet_names() -> list[str]:
-    """The 1,000 class names in the classifier's order, each by its first word or phrase; timm knows them."""
-    prepare_torchvision()
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-1k")
-    return [str(info.index_to_description(i)).split(",")[0] for i in range(info.num_classes())]
 
 
 def build_lite_base(variant: int, pairs: PairSet, folder: Path) -> Path:
@@ -79,9 +73,8 @@ def build_lite_base(variant: int, pairs: PairSet, folder: Path) -> Path:
     body = efficientnet_lite(variant).to(memory_format=torch.channels_last)
     classifier = body.classifier.weight.detach().numpy()  # [1000, D]
     body.classifier = torch.nn.Identity()
-    LateTower(body, 1, 1, 0.0).write_back(
-        body, 1
-    )  # batch norms scale by 1: a learning rate suits all channels
+    # Batch norms scale by 1 from here on: a learning rate suits all channels.
+    LateTower(body, 1, 1, 0.0).write_back(body, 1)
     features = _photo_features(body, pairs.photos, folder.parent / f"lite{variant}-features")
     x, mean, deviation = standardise(features)
     means = group_means(target, photo_of)[np.unique(photo_of, return_index=True)[1]]

@@ -94,8 +94,8 @@ def export(
 
 def _spoken(image: Precision, text: Precision, convolutions: bool, products: bool) -> str:
     """What the card says of the towers' precision."""
-    spoken_image = _PRECISIONS[image] + (", int8 convolutions (w8a8)" if convolutions else "")
-    spoken_text = _PRECISIONS[text] + (", int8 products (w8a8)" if products else "")
+    spoken_image = _PRECISIONS[image] + (" but for int8 convolutions (w8a8)" if convolutions else "")
+    spoken_text = _PRECISIONS[text] + (" but for int8 products (w8a8)" if products else "")
     if image == text and not convolutions and not products:
         return spoken_image
     return f"image: {spoken_image}; text: {spoken_text}"

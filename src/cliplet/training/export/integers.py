@@ -19,8 +19,8 @@ _OPTIONS = {
     "convolutions": {"CalibPercentile": PERCENTILE},
     "products": {
         "CalibPercentile": PERCENTILE,
-        "MatMulConstBOnly": True,  # products of two activations, in the attention, stay as they are
         "OpTypesToExcludeOutputQuantization": ["MatMul"],
+        "DedicatedQDQPair": True,  # what else reads an activation, such as the residual sum, reads it in fp32
     },
 }
 
@@ -56,6 +56,7 @@ def compute_in_integers(path: Path, kind: Kind, examples: Sequence[dict[str, NDA
                 Reader(),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=_OPERATIONS[kind],
+                nodes_to_exclude=_products_of_activations(path),
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
@@ -64,3 +65,12 @@ def compute_in_integers(path: Path, kind: Kind, examples: Sequence[dict[str, NDA
             )
     finally:
         root.setLevel(level)
+
+
+def _products_of_activations(path: Path) -> list[str]:
+    """Names of the products without a weight, in the attention: they stay in fp32."""
+    import onnx
+
+    graph = onnx.load(str(path)).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return [n.name for n in graph.node if n.op_type == "MatMul" and not weights.intersection(n.input)]

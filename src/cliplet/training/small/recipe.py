@@ -5,7 +5,7 @@
 1. the teacher: a space of captions from three sentence encoders (:mod:`~cliplet.training.teacher_space`), and for
    each photo the mean of its captions mixed with the prediction of an ensemble of ImageNet encoders and a detector;
 2. the text tower, factorised, started from MiniLM's layers and distilled from that space;
-3. the last stages of the image tower, on kept feature maps of augmented photos;
+3. the last stages of the image tower, on kept feature maps of augmented photos: two trainings, averaged;
 4. the model folder, int8.
 
 Both towers learn the teacher's space alone, so they fit together; training them together afterwards, with false
@@ -14,7 +14,6 @@ captions, was tried and cost agreement with people and retrieval.
 Each part is kept in the recipe's folder, so that an interrupted run goes on where it stopped.
 """
 
-import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -53,10 +52,16 @@ from cliplet.training.small.data import (
     detector_graph,
     kept_outputs,
     kept_rows,
-    padded,
 )
-from cliplet.training.small.student import LateTower, PairStudent, TextStudent, encode_by_length, joined
-from cliplet.training.teacher_parts import efficientnet_lite, english_word_pieces, factorise, sentence_model
+from cliplet.training.small.heads import joined, name_classes, split_text_head, start_text_head
+from cliplet.training.small.student import LateTower, PairStudent, TextStudent, encode_all, encode_maps
+from cliplet.training.teacher_parts import (
+    efficientnet_lite,
+    english_word_pieces,
+    factorise,
+    imagenet_names,
+    sentence_model,
+)
 from cliplet.training.teacher_space import (
     CaptionSpace,
     Floats,
@@ -66,8 +71,10 @@ from cliplet.training.teacher_space import (
     unseen_predictions,
 )
 
-FINISH = ("name", "meaning", "w", "reference_weight")
+FINISH = ("name", "naming", "meaning", "w", "reference_weight")
 """Settings of the last step alone, which may change when a run is finished again."""
+PROMPT = "a photo of a {}."
+"""What a class's name becomes."""
 WIDTH = 1280
 """Features of each EfficientNet-Lite."""
 
@@ -114,12 +121,16 @@ class SmallRecipe:
     """Kept views of each photo: the photo and this many less one augmented ones; all are mirrored as well."""
     first_stage: int = 5
     """First of EfficientNet's stages (counted from 0) that learns, 1 to 6."""
-    soft: float = 0.5
-    """Weight of similar captions among those that a photo should match."""
+    soft: tuple[float, ...] = (0.25, 0.5)
+    """Weight of similar captions among those that a photo should match. An image tower is trained for each value, and
+    their weights are averaged (a model soup, Wortsman et al. 2022), which is better than either."""
     text_stage: StageConfig = field(default_factory=StageConfig)
     """Training of the text tower alone; a batch counts captions."""
     image_stage: StageConfig = field(default_factory=StageConfig)
     """Training of the image tower's last stages."""
+    naming: float = 1.0
+    """Weight of ImageNet's classes in the image tower's head at the end: a photo with a class's typical features is
+    brought near the class's name, so that what these photos do not show is not forgotten. 0 leaves it out."""
     meaning: float = 0.5
     """Share of the meaning half in the final cosine."""
     w: float = 2.5
@@ -163,7 +174,7 @@ class SmallRun:
         kept = kept_rows(lambda: iter([self._sentences(texts)]), len(texts), self.out / "sentences.npy")
         sentences = kept.astype(np.float32)
         a, b = len(train.captions), len(train.captions) + len(dev.captions)
-        space = CaptionSpace.fit(sentences[:a], train.photo_of, r.space)
+        self.space = space = CaptionSpace.fit(sentences[:a], train.photo_of, r.space)
         own = captions_of(train, self.tokenizer, space(sentences[:a]), train.photo_of)
         known = captions_of(dev, self.tokenizer, space(sentences[a:b]), dev.photo_of)
         others = PairSet(captions=list(more))
@@ -219,29 +230,6 @@ class SmallRun:
             tower.embedding.expand.weight.copy_(expand)
             tower.embedding.expand.bias.copy_(mean)
         return tower
-
-    def start_text_head(self, tower: TextTower, captions: Captions) -> None:
-        """Set the text head to a ridge regression from the states of some captions to their targets."""
-        rows = np.random.default_rng(self.recipe.seed).permutation(len(captions.texts))[:6000]
-        head, tower.head = tower.head, nn.Identity()  # type: ignore[assignment]
-        states = encode_all(tower, [captions.tokens[i] for i in rows])
-        tower.head = head
-        mean = states.mean(axis=0)
-        penalty = 1e-3 * len(rows) * float(states.var(axis=0).mean())
-        weight = ridge(states - mean, captions.target[rows], penalty)
-        with torch.no_grad():
-            head.weight.copy_(torch.from_numpy(weight.T))
-            head.bias.copy_(-head.weight @ torch.from_numpy(mean))
-
-    @torch.no_grad()
-    def split_text_head(self, tower: TextTower, link: nn.Linear) -> None:
-        """From all directions of the space to the two halves: the first ones, and what the link makes of all."""
-        head, dim = tower.head, self.recipe.dim
-        halved = nn.Linear(head.in_features, 2 * dim)
-        halved.weight.copy_(torch.cat([head.weight[:dim], link.weight @ head.weight]))
-        halved.bias.copy_(torch.cat([head.bias[:dim], link.weight @ head.bias + link.bias]))
-        tower.head = halved
-        tower.config = dataclasses.replace(tower.config, embedding_dim=2 * dim)
 
     def late_tower(self, body: Any, target: Floats) -> LateTower:
         """The image tower's last stages; both halves of the head start at the ridge regression from pooled features."""
@@ -311,7 +299,7 @@ class SmallRun:
         r = self.recipe
         every, own, known, target = self.teach()
         tower = self.text_tower()
-        self.start_text_head(tower, every)
+        start_text_head(tower, every, r.seed)
         self.train(
             "text", TextStudent(tower, r.dim), r.text_stage, TextBatches(every, r.text_stage.batch_size, r.seed),
             lambda: {"score": float((unit_norm(encode_all(tower, known.tokens)) * known.target).sum(axis=1).mean())},
@@ -323,8 +311,9 @@ class SmallRun:
         with torch.no_grad():
             link.weight.copy_(torch.eye(r.dim, r.space))
             link.bias.zero_()
+        pair = nn.ModuleDict({"image": late, "link": link})
+        start = {k: v.clone() for k, v in pair.state_dict().items()}
         targets, photos = torch.from_numpy(own.target), torch.from_numpy(target)
-        image = PairStudent(late, link, targets, photos, r.soft)
 
         def with_targets() -> dict[str, float]:
             with torch.no_grad():
@@ -332,9 +321,19 @@ class SmallRun:
             texts = np.concatenate([unit_norm(known.target[:, : r.dim]), matching], axis=1)
             return retrieval(encode_maps(late, dev_maps), texts, known)
 
-        batches = PairBatches(maps, own, r.image_stage.batch_size, r.seed)
-        self.train("image", image, r.image_stage, batches, with_targets)
-        self.split_text_head(tower, link)
+        found = []
+        for i, soft in enumerate(r.soft):
+            pair.load_state_dict(start)
+            image = PairStudent(late, link, targets, photos, soft)
+            batches = PairBatches(maps, own, r.image_stage.batch_size, r.seed + i)
+            self.train(f"image{i}", image, r.image_stage, batches, with_targets)
+            found.append({k: v.clone() for k, v in pair.state_dict().items()})
+        pair.load_state_dict({k: torch.stack([f[k] for f in found]).mean(dim=0) for k in start})
+        if r.naming:
+            prompts = [PROMPT.format(name) for name in imagenet_names()]
+            names = torch.from_numpy(self.space(self._sentences(prompts)))
+            name_classes(late, link, body.classifier.weight.detach(), names, maps[0], r.naming)
+        split_text_head(tower, link, r.dim)
         return self.finish(body, late, tower, own, maps[0])
 
     def finish(
@@ -379,24 +378,6 @@ class SmallRun:
             calibration_captions=self.pairs.captions[:: max(1, step // 8)],
         )  # fmt: skip
         return self.out / "onnx"
-
-
-@torch.inference_mode()
-def encode_all(tower: nn.Module, tokens: Sequence[Sequence[int]]) -> Floats:
-    """Outputs of a text tower for many token sequences, unnormalised."""
-    tower.eval()
-    batch = padded([t[:77] for t in tokens])
-    return encode_by_length(tower, batch["input_ids"], batch["attention_mask"], 128).numpy()  # type: ignore[no-any-return]
-
-
-@torch.inference_mode()
-def encode_maps(late: LateTower, maps: NDArray[np.float16], batch: int = 64) -> Floats:
-    """Outputs of the late stages for kept maps, unnormalised."""
-    late.eval()
-    blocks = [
-        late(torch.from_numpy(np.array(maps[i : i + batch]))).numpy() for i in range(0, len(maps), batch)
-    ]
-    return np.concatenate(blocks)
 
 
 def retrieval(images: Floats, texts: Floats, captions: Captions) -> dict[str, float]:

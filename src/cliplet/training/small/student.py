@@ -6,14 +6,19 @@ ones. The cosine of the whole is the weighted mean of the halves' cosines.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliplet.models.text import TextTower
 from cliplet.training.quick_products import has_amx, quick_products
+from cliplet.training.small.data import padded
+from cliplet.training.teacher_space import Floats
 
 MAX_LOGIT_SCALE = 100.0
 TEMPERATURE = 0.05
@@ -66,6 +71,14 @@ def encode_by_length(tower: nn.Module, ids: Tensor, mask: Tensor, chunk: int = 6
         longest = int(lengths[rows].max())
         parts.append(tower(ids[rows, :longest], mask[rows, :longest]).float())
     return torch.cat(parts)[order.argsort()]
+
+
+@torch.inference_mode()
+def encode_all(tower: nn.Module, tokens: Sequence[Sequence[int]]) -> Floats:
+    """Outputs of a text tower for many token sequences, unnormalised."""
+    tower.eval()
+    batch = padded([t[:77] for t in tokens])
+    return encode_by_length(tower, batch["input_ids"], batch["attention_mask"], 128).numpy()  # type: ignore[no-any-return]
 
 
 class LateTower(nn.Module):
@@ -280,20 +293,11 @@ class PairStudent(nn.Module):
         return (to_text + soft_cross_entropy(logits, targets)) / 2
 
 
-@torch.no_grad()
-def joined(head: nn.Linear, embeddings: Tensor, share: float) -> None:
-    """Scale a head's two halves so that ``share`` of the squared length is meaning, in place.
-
-    After that the plain cosine of the whole embedding is, up to the spread of the halves' lengths, the mean of the
-    halves' cosines with weights ``share`` and ``1 - share``.
-
-    Args:
-        head: projection to both halves.
-        embeddings: what it gives for typical inputs ``[n, 2 d]``.
-        share: weight of meaning, 0..1.
-    """
-    half = head.out_features // 2
-    for rows, weight in ((slice(0, half), share), (slice(half, None), 1 - share)):
-        factor = math.sqrt(weight) / float(embeddings[:, rows].norm(dim=1).mean())
-        head.weight[rows] *= factor
-        head.bias[rows] *= factor
+@torch.inference_mode()
+def encode_maps(late: LateTower, maps: NDArray[np.float16], batch: int = 64) -> Floats:
+    """Outputs of the late stages for kept maps, unnormalised."""
+    late.eval()
+    blocks = [
+        late(torch.from_numpy(np.array(maps[i : i + batch]))).numpy() for i in range(0, len(maps), batch)
+    ]
+    return np.concatenate(blocks)
