@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,11 @@ from cliplet.errors import InputError
 
 
 def claim_folder(
-    out: Path, recipe: dict[str, Any], free: Sequence[str] = ("out",), restart: bool = False
+    out: Path,
+    recipe: dict[str, Any],
+    free: Sequence[str] = ("out",),
+    restart: bool = False,
+    known_as: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> None:
     """Take a run's folder for a recipe; ``recipe.json`` in it says whose it is.
 
@@ -20,13 +24,14 @@ def claim_folder(
         recipe: the recipe's settings.
         free: settings that may differ when a run goes on.
         restart: remove the run that is there.
+        known_as: what the settings of the run that is there are compared as, for instance with newer defaults.
 
     Raises:
         InputError: the folder holds a run of another recipe, or something else.
     """
     file = out / "recipe.json"
     if file.exists() and not restart:
-        known = json.loads(file.read_text(encoding="utf-8"))
+        known = json.loads(json.dumps(known_as(json.loads(file.read_text(encoding="utf-8")))))
         wanted = json.loads(json.dumps(recipe))
         changed = [k for k in wanted if wanted[k] != known.get(k) and k not in free]
         if changed:
@@ -34,8 +39,7 @@ def claim_folder(
                 f"{out} holds a run of another recipe (other: {', '.join(changed)}); name another out, or give "
                 "--restart to remove it"
             )
-        return
-    if restart and file.exists():
+    elif file.exists():
         shutil.rmtree(out)
     elif out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty and holds no run; name another out")
