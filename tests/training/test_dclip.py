@@ -183,12 +183,13 @@ def test_bad_photos_are_left_out_and_listed(data, tmp_path, capsys):
 
 # ---------------------------------------------------------------- the parts
 def test_controls_change_what_they_say():
+    weights = StudentWeights
     config = DclipConfig(student=dataclasses.replace(DclipConfig().student, average=0.5,
-                                                     weights=StudentWeights(1, 1, 1, 2, 3)))  # fmt: skip
+                                                     weights=weights(relation=2, anchor=2, prompts=3)))  # fmt: skip
     plain = controlled(config, "infonce").student
-    assert (plain.weights, plain.average) == (StudentWeights(0, 0, 1, 0, 0), 1.0)
+    assert (plain.weights, plain.average) == (weights(image=0, text=0), 1.0)
     none = controlled(config, "no_distillation").student
-    assert (none.weights, none.average) == (StudentWeights(0, 1, 1, 2, 3), 0.5)
+    assert (none.weights, none.average) == (weights(image=0, anchor=2, prompts=3), 0.5)
     assert controlled(config, "grid").regions.proposer == "grid:2"
     assert controlled(config, "caption_target").student == config.student
 
@@ -215,9 +216,11 @@ def test_losses_of_the_student_by_hand(data):
     """Two photos, known vectors: every term against its formula."""
     model = open_tunable(str(data / "base"))
     settings = dataclasses.replace(
-        DclipConfig().student, weights=StudentWeights(2, 1, 1, 1, 1), prompt_scale=10.0
+        DclipConfig().student, weights=StudentWeights(2, 1, 1, 3, 1, 1), prompt_scale=10.0
     )
-    student = DclipStudent(model, settings, model.learning(["image.head.*"]), 0, torch.eye(16)[:3])
+    student = DclipStudent(
+        model, settings, model.learning(["image.head.*"]), 0, {"base_text": torch.eye(16)[:3]}
+    )
     batch = {
         k: torch.nn.functional.normalize(torch.randn(2, 16), dim=1)
         for k in ("target", "base_text", "base_image")
@@ -230,12 +233,17 @@ def test_losses_of_the_student_by_hand(data):
     assert out["anchor"] == pytest.approx((1 - (image * batch["base_image"]).sum(1).mean()).item(), abs=1e-5)
     own, known = (10 * image[:, :3]).softmax(1), (10 * batch["base_classes"]).softmax(1)
     assert out["prompts"] == pytest.approx((known * (known / own).log()).sum(1).mean().item(), abs=1e-4)
+    labels = (batch["target"] @ batch["target"].T / 0.1).softmax(1)
+    logits = image @ batch["base_text"].T / 0.05
+    both = sum(-(labels * x.log_softmax(1)).sum(1).mean() for x in (logits, logits.T)) / 2
+    assert out["relation"] == pytest.approx(both.item(), abs=1e-4)
     assert "text" not in out  # the text tower is frozen
-    total = 2 * out["image"] + out["contrastive"] + out["anchor"] + out["prompts"]
+    total = 2 * out["image"] + out["contrastive"] + 3 * out["relation"] + out["anchor"] + out["prompts"]
     assert out["loss"].item() == pytest.approx(total.item(), abs=1e-5)
 
 
-def test_kept_maps_give_the_same_embeddings_as_the_whole_tower(tmp_path, torchvision):
+def lite_model(width=16):
+    """An EfficientNet-Lite0 of random weights with a small text tower."""
     pytest.importorskip("timm")
     from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
     from cliplet.encoders.torch import TorchEncoder
@@ -243,20 +251,49 @@ def test_kept_maps_give_the_same_embeddings_as_the_whole_tower(tmp_path, torchvi
     from cliplet.models.dual import DualModel
 
     torch.manual_seed(0)
-    image = TimmConfig(name="tf_efficientnet_lite0", embedding_dim=16, image_size=32)
-    card = ModelCard("t", 16, ImageSpec(32, "squash"), TextSpec(16, ""), fingerprint_of=lambda: "t")
-    model = TunableDual(
-        TorchEncoder(DualModel(DualConfig(image, make.CONFIG.text)).eval(), make.tokenizer(), card)
-    )
+    image = TimmConfig(name="tf_efficientnet_lite0", embedding_dim=width, image_size=32)
+    card = ModelCard("t", width, ImageSpec(32, "squash"), TextSpec(16, ""), fingerprint_of=lambda: "t")
+    model = DualModel(DualConfig(image, make.CONFIG.text)).eval()
+    return TunableDual(TorchEncoder(model, make.tokenizer(), card))
+
+
+def test_kept_maps_give_the_same_embeddings_as_the_whole_tower(tmp_path, torchvision):
+    model = lite_model()
     make.drawing("red", "bar", 0).save(tmp_path / "a.png")
     pairs = PairSet(["a.png"], [tmp_path / "a.png"], ["a red bar"], np.zeros(1, np.int64))
     whole = model.encoder.encode_images([tmp_path / "a.png"])
-    for learning, first in ((["image.head.weight"], -1), (["image.body.blocks.6.0.conv_pw.weight"], 6)):
+    for learning, first in (
+        (["image.head.weight"], -1),
+        (["image.body.blocks.6.0.conv_pw.weight"], 6),
+        (["image.body.conv_head.weight"], 7),
+    ):
         views = Features(model, pairs, tmp_path / f"f{first}").views(AugmentConfig(), 0, learning)
-        late = model.encode_late(torch.from_numpy(np.array(views[0])).float(), first, 0.0, False)
+        maps = torch.from_numpy(np.array(views[0])).float()
         assert model.early(learning)[1] == first
-        assert torch.nn.functional.cosine_similarity(late, torch.from_numpy(whole)).item() > 0.999
+        for quick in (False, True):
+            late = TunableDual(model.encoder).encode_late(maps, first, quick=quick)
+            assert torch.nn.functional.cosine_similarity(late, torch.from_numpy(whole)).item() > 0.999
     assert model.early(["image.body.conv_stem.weight"])[0] is None
+
+
+def test_quick_late_stages_give_the_networks_weights_their_gradients(torchvision):
+    model = lite_model()
+    body = model.model.image.body
+    for norm in (m for m in body.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+        torch.nn.init.uniform_(norm.running_mean, -0.2, 0.2)
+    maps = torch.rand(4, 192, 4, 4)
+    with torch.inference_mode():
+        model.encode_late(maps, 6, quick=True)
+    names = ["blocks.6.0.conv_pw.weight", "blocks.6.0.bn2.bias", "conv_head.weight", "bn2.weight"]
+    found = []
+    for quick in (False, True):
+        model.model.zero_grad()
+        model.encode_late(maps, 6, quick=quick).square().sum().backward()
+        found.append([dict(body.named_parameters())[n].grad.flatten().clone() for n in names])
+    for plain, fast in zip(*found, strict=True):
+        assert torch.nn.functional.cosine_similarity(plain, fast, dim=0).item() > 0.99
+        assert fast.norm().item() == pytest.approx(plain.norm().item(), rel=0.05)
 
 
 def test_token_states_are_the_text_towers_own(data):
@@ -382,6 +419,33 @@ def test_differences_are_paired_by_photo():
     assert "±0.0" in table_text(results, ["dev"], draws=50)
 
 
+def test_recipes_share_what_is_computed_once(data, tmp_path, monkeypatch):
+    shared = f"features={tmp_path}/shared"
+    dclip(recipe(data, tmp_path / "a", shared, "student_stage.epochs=1"))
+
+    def refuse(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(TunableDual, "token_states", refuse)
+    dclip(recipe(data, tmp_path / "b", shared, "student_stage.epochs=1", "student_stage.lr=1e-4"))
+    assert not (tmp_path / "b" / "features").exists()
+
+
+def test_where_the_whole_text_tower_learns_it_reads_some_classes_of_each_batch(data):
+    model = open_tunable(str(data / "base"))
+    settings = dataclasses.replace(DclipConfig().student, prompt_classes=2)
+    learning = model.learning(["image.head.*", "text.*"])
+    student = DclipStudent(model, settings, learning, 0, model.tokens(list(make.COLOURS))).eval()
+    image = torch.nn.functional.normalize(torch.randn(3, 16), dim=1)
+    known = image @ torch.from_numpy(model.encoder.encode_texts(list(make.COLOURS))).T
+    own, base = student.classes_seen(image, known)
+    assert own.shape == base.shape == (3, 2)
+    assert torch.allclose(own, base, atol=1e-5)  # before training both read the same
+    settings = dataclasses.replace(settings, prompt_classes=0)
+    every = DclipStudent(model, settings, learning, 0, model.tokens(list(make.COLOURS))).eval()
+    assert torch.allclose(every.classes_seen(image, known)[0], known, atol=1e-5)
+
+
 def test_region_settings_reach_the_features(data, tmp_path):
     pairs = read_pairs(recipe(data, tmp_path).train)
     features = Features(open_tunable(str(data / "base")), pairs, tmp_path / "f")
@@ -394,8 +458,7 @@ def test_region_settings_reach_the_features(data, tmp_path):
 
 # ---------------------------------------------------------------- the real recipe, in small
 def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision):
-    from cliplet.training.dclip.lite_base import imagenet_names
-    from cliplet.training.teacher_parts import package_file
+    from cliplet.training.teacher_parts import imagenet_names, package_file
 
     names = shared_data("flickr8k/split_train.txt").read_text().split()
     detector = shared_data("yolox-nano/yolox_nano.onnx")
@@ -420,11 +483,13 @@ def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision):
     assert len(imagenet_names()) == 1000
     (tmp_path / "names.txt").write_text("\n".join(imagenet_names()[:30]))
     text = dclip(load_dclip(REAL, [
-        *changes, f"out={tmp_path}/run", "tests=[]", "seeds=[0]", 'controls=["dclip"]', f"regions.proposer={detector}",
+        *changes, f"out={tmp_path}/run", f"features={tmp_path}/features", "tests=[]", "seeds=[0]",
+        'controls=["dclip"]', f"regions.proposer={detector}",
         "zeroshot.photos=''", f"student.prompt_names={tmp_path}/names.txt", "teacher_stage.batch_size=16",
         "student_stage.batch_size=16", "student_stage.epochs=2", "teacher_stage.epochs=1", "draws=20",
     ]))  # fmt: skip
     assert "dclip" in text
-    base, tuned = (load(tmp_path / "run" / f).encode_texts(["a dog"]) for f in ("base", "dclip-seed0/model"))
+    models = ("features/lite0-minilm", "run/dclip-seed0/model")
+    base, tuned = (load(tmp_path / f).encode_texts(["a dog"]) for f in models)
     assert base.shape == tuned.shape == (1, 256)
     assert 0.5 < (base @ tuned.T).item() < 0.99999

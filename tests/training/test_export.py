@@ -145,6 +145,43 @@ def test_calibrated_convolutions_compute_in_eight_bits(tmp_path, torchvision):
     np.testing.assert_allclose(together, alone, atol=1e-6)  # a photo's result does not depend on its batch
 
 
+def test_calibrated_products_compute_in_eight_bits(tmp_path):
+    config = dataclasses.replace(
+        make.CONFIG, text=dataclasses.replace(make.CONFIG.text, width=64, mask="padding")
+    )
+    source = make.encoder(config)
+    captions = [f"{article} {size} {colour} bar" for article in ("a", "the") for size in ("big", "small")
+                for colour in make.COLOURS]  # fmt: skip
+    report = export(
+        source, tmp_path / "out", "int8", photos=PHOTOS, captions=captions, calibration_captions=captions
+    )
+    graph = onnx.load(tmp_path / "out" / "text.onnx").graph
+    integers = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
+    widened = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in integers}
+    products = [n for n in graph.node if n.op_type == "MatMul"]
+    computed = {t.name for t in graph.initializer} | widened
+    assert sum(n.input[1] in widened for n in products) >= 4 * config.text.depth
+    assert all(n.input[1] in widened or n.input[1] not in computed for n in products)
+    assert report.text_min_cosine > 0.95
+    encoder = OnnxEncoder(tmp_path / "out")
+    assert encoder.card.precision.endswith("int8 products (w8a8)")
+    together = encoder.encode_texts(captions)
+    alone = np.concatenate([encoder.encode_texts([caption]) for caption in captions])
+    np.testing.assert_allclose(together, alone, atol=1e-6)  # nor a caption's on the others of its batch
+
+
+@pytest.mark.parametrize("count", [1, 5, 11])
+def test_any_number_of_examples_calibrates(tmp_path, torchvision, count):
+    pytest.importorskip("timm")
+    config = DualConfig(
+        image=TimmConfig(name="tf_efficientnet_lite0", embedding_dim=16, image_size=32), text=make.CONFIG.text
+    )
+    photos = [PHOTOS[i % len(PHOTOS)] for i in range(count)]
+    captions = ["a red bar", *["the big blue square on grey"] * (count - 1)]
+    export(make.encoder(config), tmp_path / "out", calibration=photos, calibration_captions=captions)
+    assert "w8a8" in OnnxEncoder(tmp_path / "out").card.precision
+
+
 def test_export_replaces_a_model_folder_and_nothing_else(tmp_path):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")

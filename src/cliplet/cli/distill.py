@@ -44,15 +44,13 @@ def distill(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool
         _dclip(recipe, changes, dry_run, restart)
         return
     if "image_stage" in keys:  # the packaged model's own kind names its stages instead of listing them
-        if dry_run or restart:
-            raise click.UsageError(
-                f"{recipe} is the packaged model's recipe, which has no --dry-run or --restart"
-            )
+        if dry_run:
+            raise click.UsageError(f"{recipe} is the packaged model's recipe, which has no --dry-run")
         try:
             from cliplet.training.small.recipe import main
         except ImportError as error:
             raise MissingExtraError(f"cliplet distill ({error})", "train") from error
-        main([str(recipe), *changes])
+        main([str(recipe), *changes], restart)
         return
     from cliplet.training.config import load_recipe
 

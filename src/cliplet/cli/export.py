@@ -21,12 +21,16 @@ from cliplet.errors import MissingExtraError
     "--calibrate", type=click.Path(path_type=Path, exists=True),
     help="Folder or tar of training photos: the image tower's convolutions then compute in 8 bits, faster.",
 )  # fmt: skip
+@click.option(
+    "--calibrate-captions", type=click.Path(path_type=Path, exists=True),
+    help="File of training captions (some thousand): the text tower's products then compute in 8 bits, faster.",
+)  # fmt: skip
 @click.option("--captions", type=click.Path(path_type=Path, exists=True), help="Captions file to compare on.")
 @click.option(
     "--limit",
     default=256,
     show_default=True,
-    help="Most photos and captions to compare on, and photos to calibrate on.",
+    help="Most photos and captions to compare on, and photos (eight times as many captions) to calibrate on.",
 )
 @click.option("--name", help="Name of the new model; default: that of MODEL.")
 def export(
@@ -35,6 +39,7 @@ def export(
     precision: Any,
     photos: Path | None,
     calibrate: Path | None,
+    calibrate_captions: Path | None,
     captions: Path | None,
     limit: int,
     name: str | None,
@@ -58,6 +63,9 @@ def export(
         captions=None if captions is None else compared_captions(captions, limit),
         name=name,
         calibration=None if calibrate is None else compared_photos(calibrate, limit),
+        calibration_captions=None
+        if calibrate_captions is None
+        else compared_captions(calibrate_captions, 8 * limit),
     )
     click.echo(report.markdown().split("\n", 2)[2])
     click.echo(f"{out}: a model folder; try it with  cliplet score PHOTO CAPTION --model {out}")

@@ -64,7 +64,8 @@ class Attention(nn.Module):
         batch, tokens, width = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, h, N, d]
-        if before is None and after is None and not torch.onnx.is_in_onnx_export():
+        fused = before is None and after is None and not torch.onnx.is_in_onnx_export()
+        if fused and not (torch.is_grad_enabled() and x.device.type == "cpu"):  # its way back is slow there
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         else:
             logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # [B, h, N, N]

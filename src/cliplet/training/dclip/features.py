@@ -18,6 +18,7 @@ from cliplet.regions.base import make_proposer
 from cliplet.regions.store import RegionSettings, StoredRegions, compute_regions
 from cliplet.training.config import AugmentConfig
 from cliplet.training.data import PairSet, fingerprint, photo_view
+from cliplet.training.dclip.frozen import frozen
 from cliplet.training.dclip.tunable import Tunable, TunableDual, crop_embedder
 from cliplet.training.logs import Progress
 
@@ -202,19 +203,19 @@ class Features:
         early, first = self.model.early(learning)
         if early is None:
             return None
+        place = self.folder / f"maps{first}-{self.key}"
+        run = frozen(early, self.model.encoder.card.image.size, place.with_suffix(".onnx"))
         found = []
         for view in range(augment.views):
             crop = fingerprint([augment.smallest_crop, augment.flip, seed]) if view else "whole"
-            file = self.folder / f"maps{first}-{self.key}-{self.photos_key}-{crop}-{view}.npy"
+            file = place.with_name(f"{place.name}-{self.photos_key}-{crop}-{view}.npy")
 
             def compute(start: int, stop: int, view: int = view) -> NDArray[Any]:
-                with torch.inference_mode():
-                    x = self.model.pixels(view_images(self.pairs, augment, seed, range(start, stop), view))
-                    x = x.to(self.model.device).contiguous(memory_format=torch.channels_last)
-                    return early(x).float().cpu().numpy()
+                images = view_images(self.pairs, augment, seed, range(start, stop), view)
+                return run(self.model.pixels(images).numpy())
 
             found.append(
-                kept_rows(file, len(self.pairs.photos), compute, 32, f"view {view + 1} of {augment.views}")
+                kept_rows(file, len(self.pairs.photos), compute, 16, f"view {view + 1} of {augment.views}")
             )
         return found
 

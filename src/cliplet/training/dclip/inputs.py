@@ -31,11 +31,10 @@ class StudentInputs:
         base: the base model.
         learning: names of the parameters that learn.
         features: of the training pairs.
-        out: the run's folder.
     """
 
-    def __init__(self, base: Tunable, learning: Sequence[str], features: Features, out: Path) -> None:
-        self.base, self.learning, self.features, self.out = base, learning, features, out
+    def __init__(self, base: Tunable, learning: Sequence[str], features: Features) -> None:
+        self.base, self.learning, self.features = base, learning, features
         self.train = features.pairs
         self.mode = text_mode(base, learning)
 
@@ -68,11 +67,11 @@ class StudentInputs:
         if config.student.prototypes:
             from cliplet.training.dclip.lite_base import PROTOTYPES
 
-            file = self.out / "base" / PROTOTYPES
-            if not file.exists() or first != POOLED:
+            file = self.features.folder / config.base / PROTOTYPES
+            if not file.exists() or (blocks and first != POOLED):
                 raise InputError(
-                    "student.prototypes needs base = 'lite0-minilm' (to lite2) and no learning parameter of the image "
-                    "tower but image.head.*"
+                    "student.prototypes needs base = 'lite0-minilm' (to lite2), and no student.anchors where more of "
+                    "the image tower than image.head.* learns"
                 )
             blocks.append(np.load(file))
         if not blocks:
@@ -82,15 +81,15 @@ class StudentInputs:
 
     def _base_images(self, config: DclipConfig, views: list[Halves] | None) -> list[Floats]:
         """The base model's embedding of every view."""
-        if views is not None:
-            first = self.base.early(self.learning)[1]
-            return [encode_maps(self.base, v, first) for v in views]
+        first = self.base.early(self.learning)[1]
 
         def compute(start: int, stop: int, view: int) -> Any:
+            if views is not None:
+                return encode_maps(self.base, views[view][start:stop], first, quick=True)
             images = view_images(self.train, config.augment, 0, range(start, stop), view)
             return self.base.encoder.encode_images(images)
 
-        crops = fingerprint([config.augment.smallest_crop, config.augment.flip])
+        crops = fingerprint([config.augment.smallest_crop, config.augment.flip, views is None])
         key = f"images-{self.features.key}-{self.features.photos_key}-{crops}"
         found = []
         for view in range(config.augment.views):
@@ -105,16 +104,19 @@ class StudentInputs:
         if config.student.prompt_names:
             names = read_class_names(Path(config.student.prompt_names))
         else:
-            from cliplet.training.dclip.lite_base import imagenet_names
+            from cliplet.training.teacher_parts import imagenet_names
 
             names = imagenet_names()
         texts = [config.zeroshot.templates[0].replace("{}", n) for n in names]
         return Features(self.base, PairSet(captions=texts), self.features.folder)
 
-    def prompts(self, config: DclipConfig) -> Tensor | None:
-        """The classes as the student reads them: states where its text projection learns, else embeddings."""
+    def prompts(self, config: DclipConfig) -> dict[str, Tensor] | None:
+        """The classes as the student reads them: tokens, states where its text projection learns, or embeddings."""
         if not config.student.weights.prompts:
             return None
         features = self._prompt_features(config)
-        kept = features.text_states() if self.mode == "head" else features.texts()
-        return torch.from_numpy(np.asarray(kept, dtype=np.float32))
+        if self.mode == "all":
+            return self.base.tokens(features.pairs.captions)
+        if self.mode == "head":
+            return {"text_states": torch.from_numpy(features.text_states().astype(np.float32))}
+        return {"base_text": torch.from_numpy(features.texts())}

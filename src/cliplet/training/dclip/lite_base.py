@@ -22,9 +22,16 @@ from cliplet.models.inherit import inherit, read_transformers_bert
 from cliplet.models.text import TextTower
 from cliplet.models.vision import TimmImageTower
 from cliplet.training.data import PairSet
-from cliplet.training.small.data import kept_outputs
-from cliplet.training.small.recipe import encode_all
-from cliplet.training.teacher_parts import efficientnet_lite, english_word_pieces, sentence_model
+from cliplet.training.dclip.features import kept_rows
+from cliplet.training.dclip.frozen import frozen
+from cliplet.training.small.data import SIZE, decoded, normalised
+from cliplet.training.small.student import LateTower, encode_all
+from cliplet.training.teacher_parts import (
+    efficientnet_lite,
+    english_word_pieces,
+    imagenet_names,
+    sentence_model,
+)
 from cliplet.training.teacher_space import CaptionSpace, Floats, group_means, standardise
 
 DIM = 256
@@ -34,14 +41,6 @@ PENALTY = 5e3
 NAMING = 3.0
 """Weight of a class name beside a photo: more names classes better and retrieves worse (docs/retrieval.md)."""
 PROMPT = "a photo of a {}."
-
-
-def imagenet_names() -> list[str]:
-    """The 1,000 class names in the classifier's order, each by its first word or phrase; timm knows them."""
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-1k")
-    return [str(info.index_to_description(i)).split(",")[0] for i in range(info.num_classes())]
 
 
 def build_lite_base(variant: int, pairs: PairSet, folder: Path) -> Path:
@@ -66,16 +65,17 @@ def build_lite_base(variant: int, pairs: PairSet, folder: Path) -> Path:
     names = [PROMPT.format(n) for n in imagenet_names()]
     tokenizer, old_ids, _ = english_word_pieces([*captions, *names], 30_000)
     text = _text_tower(old_ids)
-    space, scale = _fit_text_head(text, tokenizer, captions, photo_of)
-    target = space(_states(text, tokenizer, captions) / scale)
+    states = _states(text, tokenizer, captions)
+    space, scale = _fit_text_head(states, photo_of)
+    target = space(states / scale)
     named = space(_states(text, tokenizer, names) / scale)
 
     body = efficientnet_lite(variant).to(memory_format=torch.channels_last)
     classifier = body.classifier.weight.detach().numpy()  # [1000, D]
     body.classifier = torch.nn.Identity()
-    features = kept_outputs(body, pairs.photos, folder.parent / f"lite{variant}-features.npy").astype(
-        np.float32
-    )
+    # Batch norms scale by 1 from here on: a learning rate suits all channels.
+    LateTower(body, 1, 1, 0.0).write_back(body, 1)
+    features = _photo_features(body, pairs.photos, folder.parent / f"lite{variant}-features")
     x, mean, deviation = standardise(features)
     means = group_means(target, photo_of)[np.unique(photo_of, return_index=True)[1]]
     classes = unit_norm(classifier * deviation) * np.sqrt(np.float32(x.shape[1]))
@@ -114,6 +114,16 @@ def _text_tower(old_ids: Sequence[int]) -> TextTower:
     return tower.eval()
 
 
+def _photo_features(body: torch.nn.Module, photos: Sequence[Any], place: Path) -> Floats:
+    """Pooled features of all photos ``[photos, D]``, kept beside the model."""
+    run = frozen(body, SIZE, place.with_suffix(".onnx"))
+    rows = kept_rows(
+        place.with_suffix(".npy"), len(photos),
+        lambda a, b: run(normalised(decoded(photos[a:b])).numpy()), 32, "ImageNet features",
+    )  # fmt: skip
+    return rows.astype(np.float32)
+
+
 def _states(tower: TextTower, tokenizer: Any, texts: Sequence[str]) -> Floats:
     """Pooled states before the head ``[n, 384]``."""
     head, tower.head = tower.head, torch.nn.Identity()  # type: ignore[assignment]
@@ -123,11 +133,8 @@ def _states(tower: TextTower, tokenizer: Any, texts: Sequence[str]) -> Floats:
         tower.head = head
 
 
-def _fit_text_head(
-    tower: TextTower, tokenizer: Any, captions: Sequence[str], photo_of: "np.ndarray[Any, Any]"
-) -> tuple[CaptionSpace, float]:
-    """The space in which captions of one photo lie close, for states over ``scale``."""
-    states = _states(tower, tokenizer, captions)
+def _fit_text_head(states: Floats, photo_of: "np.ndarray[Any, Any]") -> tuple[CaptionSpace, float]:
+    """The space in which captions of one photo lie close, for their states ``[n, 384]`` over ``scale``."""
     scale = float(np.linalg.norm(states, axis=1).mean())
     _, groups = np.unique(photo_of, return_inverse=True)
     return CaptionSpace.fit(states / scale, groups, DIM), scale

@@ -91,7 +91,7 @@ class DclipRun:
         self.config, self.out = config, Path(config.out)
         claim(self.out, config, restart)
         self.accelerator = Accelerator(cpu=config.cpu, mixed_precision=config.precision)
-        self.features = self.out / "features"
+        self.features = Path(config.features or self.out / "features")
         self.sets = {"dev": read_pairs(config.dev)} if config.dev.captions else {}
         self.sets |= {t.name: read_pairs(t) for t in config.tests}
         self.train = training_pairs(config, list(self.sets.values()), self.out)
@@ -101,7 +101,7 @@ class DclipRun:
         self.learning = self.base.learning(config.student.train)
         self.mode = text_mode(self.base, self.learning)
         self.base_features = Features(self.base, self.train, self.features)
-        self.inputs = StudentInputs(self.base, self.learning, self.base_features, self.out)
+        self.inputs = StudentInputs(self.base, self.learning, self.base_features)
         self._galleries: dict[str, Any] = {}
         self._fast: Any = None
         self._taught: dict[tuple[str, str], TeacherData] = {}
@@ -112,7 +112,7 @@ class DclipRun:
         if name in ("lite0-minilm", "lite1-minilm", "lite2-minilm"):
             from cliplet.training.dclip.lite_base import build_lite_base
 
-            name = str(build_lite_base(int(name[4]), self.train, self.out / "base"))
+            name = str(build_lite_base(int(name[4]), self.train, self.features / name))
         return open_tunable(name)
 
     def gallery(self, name: str) -> Gallery:
@@ -177,7 +177,7 @@ class DclipRun:
 
     def target(self, config: DclipConfig, seed: int) -> np.ndarray[Any, Any] | None:
         """What each photo shall learn with each of its captions ``[captions, d]``, unit norm; None for nothing."""
-        if not config.student.weights.image:
+        if not (config.student.weights.image or config.student.weights.relation):
             return None
         if config.control == "caption_target":
             target = self.base_features.texts()

@@ -1,11 +1,9 @@
 """What a DCLIP run checks before it begins: its folder, and which photos it may learn from."""
 
-import json
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +14,7 @@ from cliplet.training.data import PairSet, photo_source, read_pairs
 from cliplet.training.dclip.config import DclipConfig
 from cliplet.training.dclip.overlap import without_overlap
 from cliplet.training.logs import Progress
+from cliplet.training.run_folder import claim_folder
 
 FREE = (
     "controls", "control", "seeds", "tests", "zeroshot", "draws", "cpu", "save_every", "out", "export", "name",
@@ -79,21 +78,9 @@ def claim(out: Path, config: DclipConfig, restart: bool) -> None:
     ):
         if path and not Path(path).exists():
             raise InputError(f"{what}: there is no {path}")
-    recipe, wanted = out / "recipe.json", to_dict(config)
-    if restart and recipe.exists():
-        shutil.rmtree(out)
-    if recipe.exists():
-        known = json.loads(recipe.read_text(encoding="utf-8"))
-        known["student"]["average"] = wanted["student"]["average"]  # averaging comes after training
-        changed = [k for k in wanted if wanted[k] != known.get(k) and k not in FREE]
-        if changed:
-            raise InputError(
-                f"{out} holds a run of another recipe (other: {', '.join(changed)}); name another out, or give "
-                "--restart to remove it"
-            )
-    elif out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty and holds no run; name another out")
-    out.mkdir(parents=True, exist_ok=True)
-    part = recipe.with_suffix(".part")
-    part.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, recipe)
+    wanted = to_dict(config)
+
+    def averaged_alike(known: dict[str, Any]) -> dict[str, Any]:  # averaging comes after training
+        return {**known, "student": {**known.get("student", {}), "average": wanted["student"]["average"]}}
+
+    claim_folder(out, wanted, FREE, restart, averaged_alike)

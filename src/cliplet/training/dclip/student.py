@@ -26,6 +26,7 @@ class DclipStudent(nn.Module):
     """The model in training.
 
     ``L = a (1 - cos(s_img, g)) + b (1 - cos(s_txt, t_txt)) + c InfoNCE(s_img, s_txt)``, the hybrid loss as published,
+    with ``r H(softmax(g g^T / t_r), softmax(s_img s_txt^T / t))``, both ways, the teacher's relations between pairs,
     and three terms that keep what the base model knows: ``d (1 - cos(s_img, b_img))``, ``e KL(classes seen by the base
     model || classes seen by the student)`` and ``f |w - w_base|^2 / |w_base|^2`` over the learning weights. g is the
     teacher's embedding, t and b the base model's.
@@ -35,10 +36,9 @@ class DclipStudent(nn.Module):
         settings: the student's.
         learning: names of the parameters that learn.
         first: first stage of the image tower that learns, where its input is kept.
-        prompts: the classes for ``prompts``: embeddings ``[K, d]``, or states before the text projection ``[K, w]``.
+        prompts: the classes for ``prompts`` as the text mode reads captions: ``base_text`` ``[K, d]``,
+            ``text_states`` ``[K, w]``, or ``input_ids`` and ``attention_mask`` ``[K, t]``; None without the term.
     """
-
-    prompts: Tensor
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class DclipStudent(nn.Module):
         settings: StudentSettings,
         learning: Sequence[str],
         first: int,
-        prompts: Tensor | None,
+        prompts: dict[str, Tensor] | None,
     ) -> None:
         super().__init__()
         self.tunable, self.settings, self.first = tunable, settings, first
@@ -57,7 +57,7 @@ class DclipStudent(nn.Module):
         self.model = nn.ParameterDict({name.replace(".", "/"): own[name] for name in learning})
         self.start = {name: own[name].detach().clone() for name in learning}
         self.text_mode = text_mode(tunable, learning)
-        self.register_buffer("prompts", torch.zeros(0) if prompts is None else prompts, persistent=False)
+        self.prompts = prompts or {}
 
     def train(self, mode: bool = True) -> "DclipStudent":
         """The model itself stays in evaluation mode: batch statistics and dropout as they were in the base model."""
@@ -72,9 +72,8 @@ class DclipStudent(nn.Module):
     def images(self, batch: dict[str, Tensor]) -> Tensor:
         """The batch's photos ``[B, d]``, unit norm."""
         if "maps" in batch:
-            out = self.tunable.encode_late(
-                batch["maps"].float(), self.first, self.settings.dropout, self.training
-            )
+            dropout = self.settings.dropout if self.training else 0.0
+            out = self.tunable.encode_late(batch["maps"].float(), self.first, dropout, quick=True)
         else:
             out = self.tunable.encode_image(batch["pixels"])
         return F.normalize(out.float(), dim=1)
@@ -89,11 +88,21 @@ class DclipStudent(nn.Module):
             self.tunable.encode_text(batch["input_ids"], batch["attention_mask"]).float(), dim=1
         )
 
-    def class_vectors(self) -> Tensor:
-        """The classes of ``prompts`` as the student's text tower sees them ``[K, d]``."""
-        if self.text_mode == "head":
-            return F.normalize(self.tunable.project_text(self.prompts).float(), dim=1)
-        return self.prompts
+    def classes_seen(self, image: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's cosines of photos ``[B, d]`` to the classes of ``prompts`` and the base model's.
+
+        ``prompt_classes`` of the K classes, drawn for each batch where the student reads them word by word.
+
+        Args:
+            image: the student's embeddings.
+            known: the base model's cosines to all classes ``[B, K]``.
+        """
+        prompts = {k: v.to(image.device) for k, v in self.prompts.items()}
+        count = self.settings.prompt_classes
+        if self.text_mode == "all" and 0 < count < known.shape[1]:
+            rows = torch.randperm(known.shape[1])[:count].to(image.device)
+            prompts, known = {k: v[rows] for k, v in prompts.items()}, known[:, rows]
+        return image @ self.texts(prompts).T, known
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss`` and each of its terms, unweighted.
@@ -110,6 +119,11 @@ class DclipStudent(nn.Module):
             terms["text"] = losses.cosine(text, batch["base_text"])
         if w.contrastive:
             terms["contrastive"] = losses.contrastive(image, text, 1 / self.settings.temperature)
+        if w.relation:
+            terms["relation"] = losses.affinity_mimicking(
+                image, text, batch["target"], batch["target"],
+                1 / self.settings.temperature, 1 / self.settings.relation_temperature,
+            )  # fmt: skip
         if w.anchor or w.prompts:
             terms |= self._anchor_terms(image, batch)
         if w.stay:
@@ -129,9 +143,8 @@ class DclipStudent(nn.Module):
         if w.prompts:
             scale = self.settings.prompt_scale
             seen = [batch["base_classes"], *([further["classes"]] if further else [])]
-            own = (scale * image @ self.class_vectors().T).log_softmax(dim=1)
-            known_classes = (scale * torch.cat(seen)).log_softmax(dim=1)
-            terms["prompts"] = F.kl_div(own, known_classes, reduction="batchmean", log_target=True)
+            own, base = ((scale * c).log_softmax(dim=1) for c in self.classes_seen(image, torch.cat(seen)))
+            terms["prompts"] = F.kl_div(own, base, reduction="batchmean", log_target=True)
         return terms
 
     def _distance(self) -> Tensor:
@@ -269,12 +282,12 @@ class StudentBatches:
 
 
 @torch.inference_mode()
-def encode_maps(tunable: Tunable, maps: Halves, first: int, step: int = 128) -> Floats:
-    """Embeddings of kept maps ``[n, d]``, unit norm."""
+def encode_maps(tunable: Tunable, maps: Halves, first: int, quick: bool = False, step: int = 64) -> Floats:
+    """Embeddings of kept maps ``[n, d]``, unit norm; ``quick`` may round as bf16 does."""
     blocks = []
     for start in range(0, len(maps), step):
         x = torch.from_numpy(np.array(maps[start : start + step])).to(tunable.device).float()
-        blocks.append(tunable.encode_late(x, first, 0.0, False).float().cpu().numpy())
+        blocks.append(tunable.encode_late(x, first, quick=quick).float().cpu().numpy())
     return unit_norm(np.concatenate(blocks))
 
 

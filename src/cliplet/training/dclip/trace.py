@@ -79,7 +79,7 @@ def follow(run: str | Path, photo: str | Path, caption: str, seed: int | None = 
         raise InputError(
             f"{run} has no trained teacher of seed {seed}; run cliplet distill on its recipe first"
         )
-    built = run / "base"
+    built = Path(config.features or run / "features") / config.base
     base = open_tunable(str(built) if (built / "card.json").exists() else config.base)
     trace = _teach(config, base, weights, Path(photo), caption)
     tuned = run / f"dclip-seed{seed}" / "model"

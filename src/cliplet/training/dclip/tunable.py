@@ -23,6 +23,7 @@ from cliplet.errors import InputError, ModelError
 from cliplet.models.dual import save_weights
 from cliplet.models.text import TextTower, TransformersTextTower
 from cliplet.models.vision import TimmImageTower
+from cliplet.training.dclip.late import LateStages
 
 POOLED = -1
 """Where the rest of an image tower begins when only its last projection learns: at the pooled features."""
@@ -100,8 +101,15 @@ class Tunable:
         """
         return None, 0
 
-    def encode_late(self, maps: Tensor, first: int, dropout: float, training: bool) -> Tensor:
-        """The rest of the image tower on kept maps: ``[n, d]``, unnormalised."""
+    def encode_late(self, maps: Tensor, first: int, dropout: float = 0.0, quick: bool = False) -> Tensor:
+        """The rest of the image tower on kept maps: ``[n, d]``, unnormalised.
+
+        Args:
+            maps: ``[n, C, h, w]``, or pooled features ``[n, D]``.
+            first: what :meth:`early` said.
+            dropout: share of pooled features that are left out.
+            quick: products may be rounded as bf16 does.
+        """
         raise NotImplementedError
 
     def save(
@@ -133,6 +141,7 @@ class TunableDual(Tunable):
     def __init__(self, encoder: TorchEncoder) -> None:
         self.encoder: TorchEncoder = encoder
         self.model: Any = encoder.model
+        self._late: LateStages | None = None
         text = self.model.text
         self.head = ("text.head.weight", "text.head.bias") if hasattr(text, "head") else ()
         if isinstance(self.model.image, TimmImageTower):
@@ -225,14 +234,18 @@ class TunableDual(Tunable):
         first = min(stages, default=len(body.blocks))
         return nn.Sequential(body.conv_stem, body.bn1, *body.blocks[:first]).eval(), first
 
-    def encode_late(self, maps: Tensor, first: int, dropout: float, training: bool) -> Tensor:
-        """``[n, C, h, w]``, or pooled features ``[n, D]``, -> ``[n, d]``."""
-        if first == POOLED:
-            return self.model.image.head(F.dropout(maps, dropout, training))  # type: ignore[no-any-return]
+    def encode_late(self, maps: Tensor, first: int, dropout: float = 0.0, quick: bool = False) -> Tensor:
+        """See :meth:`Tunable.encode_late`; ``quick`` is for an EfficientNet-Lite on a CPU."""
+        if first == POOLED or maps.ndim == 2:
+            return self.model.image.head(F.dropout(maps, dropout))  # type: ignore[no-any-return]
         body: Any = self.model.image.body
+        if quick and first and "_lite" in self.model.image.config.name and maps.device.type == "cpu":
+            if self._late is None:
+                self._late = LateStages(body, first, self.model.image.head)
+            return self._late(maps, dropout)
         x = body.blocks[first:](maps.contiguous(memory_format=torch.channels_last))
         x = body.bn2(body.conv_head(x)).mean(dim=(2, 3))
-        return self.model.image.head(F.dropout(x, dropout, training))  # type: ignore[no-any-return]
+        return self.model.image.head(F.dropout(x, dropout))  # type: ignore[no-any-return]
 
     def save(
         self, folder: Path, name: str, license: str, training: dict[str, Any], results: dict[str, Any]

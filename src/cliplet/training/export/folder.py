@@ -1,16 +1,18 @@
 """Writing a model folder: ``card.json``, ``tokenizer.json``, ``image.onnx``, ``text.onnx`` and the parity report."""
 
+import copy
 import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput
 from cliplet.encoders.base import Encoder
-from cliplet.encoders.onnx import OnnxEncoder, prepare_photo
+from cliplet.encoders.onnx import OnnxEncoder, prepare_photo, scrub
 from cliplet.errors import InputError
 from cliplet.models.multiplexed import without_closed_repeats
 from cliplet.training.export.graph import Precision, write
@@ -36,6 +38,7 @@ def export(
     name: str | None = None,
     keep_weights: bool = False,
     calibration: Sequence[ImageInput] | None = None,
+    calibration_captions: Sequence[str] | None = None,
 ) -> ParityReport:
     """Write any PyTorch encoder as a model folder that runs on ONNX Runtime alone, and measure what changed.
 
@@ -50,6 +53,8 @@ def export(
         keep_weights: also write ``model.safetensors`` and ``model.json`` (our own models only).
         calibration: a few hundred photos, best those of the training; with them the image tower's convolutions compute
             in 8 bits (w8a8) in the ranges that these photos show: faster, and a little less faithful.
+        calibration_captions: the same for the text tower's matrix products: some thousand captions of the training, of
+            which those of the commonest length are used.
 
     Returns:
         The parity report, also written as ``parity.json`` and ``parity.md``.
@@ -67,13 +72,10 @@ def export(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        write_graphs(towers, part, precision, text_precision or precision, calibration or ())
+        seen, read = calibration or (), calibration_captions or ()
+        write_graphs(towers, part, precision, text_precision or precision, seen, read)
         towers.tokenizer.save(str(part / "tokenizer.json"), pretty=False)
-        spoken = _PRECISIONS[precision]
-        if calibration:
-            spoken += ", int8 convolutions (w8a8)"
-        if text_precision and text_precision != precision:
-            spoken = f"image: {spoken}; text: {_PRECISIONS[text_precision]}"
+        spoken = _spoken(precision, text_precision or precision, bool(seen), bool(read))
         card = dataclasses.replace(towers.card, name=name or towers.card.name, precision=spoken)
         card.save(part)
         report = measure_parity(encoder, OnnxEncoder(part), photos, captions)
@@ -90,17 +92,31 @@ def export(
     return report
 
 
+def _spoken(image: Precision, text: Precision, convolutions: bool, products: bool) -> str:
+    """What the card says of the towers' precision."""
+    spoken_image = _PRECISIONS[image] + (" but for int8 convolutions (w8a8)" if convolutions else "")
+    spoken_text = _PRECISIONS[text] + (" but for int8 products (w8a8)" if products else "")
+    if image == text and not convolutions and not products:
+        return spoken_image
+    return f"image: {spoken_image}; text: {spoken_text}"
+
+
 def write_graphs(
-    towers: Towers, folder: Path, image: Precision, text: Precision, calibration: Sequence[ImageInput] = ()
+    towers: Towers,
+    folder: Path,
+    image: Precision,
+    text: Precision,
+    photos: Sequence[ImageInput] = (),
+    captions: Sequence[str] = (),
 ) -> None:
-    """Write ``image.onnx`` and ``text.onnx`` into ``folder``; the photos of ``calibration`` are for w8a8."""
+    """Write ``image.onnx`` and ``text.onnx`` into ``folder``; towers with ``photos`` or ``captions`` become w8a8."""
     import torch
 
     size = towers.card.image.size
     pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
     image_tower = towers.image.eval()
     image_tower.body = fix_same_padding(image_tower.body, size)
-    examples = [{"pixels": batch} for batch in _pixel_batches(towers, calibration)]
+    examples = [{"pixels": batch} for batch in _pixel_batches(towers, photos)]
     write(image_tower, {"pixels": pixels}, {"pixels": {0: "n"}}, folder / "image.onnx", image, examples)
     encodings = towers.tokenizer.encode_batch(["a dog runs on the beach", "two people sit near a lake"])
     length = min(towers.card.text.context_length, max(len(e.ids) for e in encodings))
@@ -110,13 +126,34 @@ def write_graphs(
         ids[row, : len(found)] = found
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     axes = {name: {0: "n", 1: "t"} for name in inputs}
-    write(without_closed_repeats(towers.text).eval(), inputs, axes, folder / "text.onnx", text)
+    text_tower = without_closed_repeats(towers.text).eval()
+    read = _token_batches(towers, captions)
+    write(text_tower, inputs, axes, folder / "text.onnx", text, read, integers="products")
 
 
-def _pixel_batches(towers: Towers, photos: Sequence[ImageInput], batch: int = 8) -> list[NDArray[np.uint8]]:
+def _pixel_batches(towers: Towers, photos: Sequence[ImageInput]) -> list[NDArray[np.uint8]]:
     """Photos as the model folder's encoder prepares them, uint8 ``[batch, size, size, 3]``."""
-    prepared = [prepare_photo(photo, towers.card.image) for photo in photos]
-    return [np.stack(prepared[i : i + batch]) for i in range(0, len(prepared), batch)]
+    return _whole_batches([prepare_photo(photo, towers.card.image) for photo in photos], 8)
+
+
+def _token_batches(towers: Towers, captions: Sequence[str]) -> list[dict[str, NDArray[np.int64]]]:
+    """Captions of the commonest length as inputs of the text tower, ``[batch, t]`` without padding."""
+    prefix = towers.card.text.prompt_prefix
+    whole = copy.deepcopy(towers.tokenizer)
+    whole.enable_truncation(towers.card.text.context_length)
+    tokens = [e.ids for e in whole.encode_batch([scrub(prefix + caption) for caption in captions])]
+    if not tokens:
+        return []
+    lengths = np.array([len(ids) for ids in tokens])
+    rows = [np.array(ids, dtype=np.int64) for ids in tokens if len(ids) == np.bincount(lengths).argmax()]
+    blocks = _whole_batches(rows, 16)
+    return [{"input_ids": block, "attention_mask": np.ones_like(block)} for block in blocks]
+
+
+def _whole_batches(rows: Sequence[NDArray[Any]], batch: int) -> list[NDArray[Any]]:
+    """Rows in batches of one size, as the calibration needs them; what is left over at the end is not used."""
+    size = min(batch, len(rows)) or 1
+    return [np.stack(rows[i : i + size]) for i in range(0, len(rows) - size + 1, size)]
 
 
 def _save_weights(encoder: Encoder, folder: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.errors import MissingExtraError, ModelError
-from cliplet.training.export.convolutions import quantise_convolutions
+from cliplet.training.export.integers import Kind, compute_in_integers
 from cliplet.training.export.same_padding import fuse_constant_pads
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -273,6 +273,7 @@ def write(
     precision: Precision,
     examples: Sequence[dict[str, NDArray[Any]]] = (),
     outputs: dict[str, dict[int, str]] = EMBEDDING,
+    integers: Kind = "convolutions",
 ) -> None:
     """Trace ``module`` into ``path`` and store its weights in ``precision``.
 
@@ -282,8 +283,9 @@ def write(
         dynamic: which axes of which input vary, and their names.
         path: the file to write.
         precision: of the weights.
-        examples: batches of real inputs; with them convolutions also compute in 8 bits, in the ranges seen there.
+        examples: batches of real inputs; with them ``integers`` also compute in 8 bits, in the ranges seen there.
         outputs: as in :func:`trace`.
+        integers: what computes in 8 bits.
     """
     onnx = import_onnx()
     trace(module, inputs, dynamic, path, outputs)
@@ -292,7 +294,7 @@ def write(
     fuse_constant_pads(model)
     if examples:
         onnx.save(model, str(path))
-        quantise_convolutions(path, examples)
+        compute_in_integers(path, integers, examples)
         model = onnx.load(str(path))
     store_weights(model, precision)
     shorten_names(model)

@@ -1,12 +1,14 @@
 """What the packaged model's training reads: captions with their targets, feature maps of augmented photos, batches."""
 
 import os
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -15,8 +17,9 @@ from torch.nn import functional as F
 from cliplet.data.images import load_rgb, resize_rgb
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.torch import pad_tokens
-from cliplet.evaluation.hard_negatives import KINDS, swap_word
+from cliplet.errors import InputError
 from cliplet.training.data import PairSet, photo_source
+from cliplet.training.export.graph import import_onnx, trace
 from cliplet.training.logs import Progress
 
 Floats = NDArray[np.float32]
@@ -65,30 +68,109 @@ def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
     return x.clamp(-1, 1)
 
 
-@torch.inference_mode()
 def kept_outputs(
     module: nn.Module, photos: Sequence[Any], file: Path, view: int = 0, seed: int = 0, batch: int = 32
 ) -> NDArray[np.float16]:
-    """The outputs of ``module`` for all photos, computed once and kept in ``file`` as fp16.
+    """The outputs of ``module`` for all photos, computed once on ONNX Runtime and kept in ``file`` as fp16.
 
     View 0 is the photo itself, others are :func:`augmented`.
     """
+
+    def outputs() -> Iterator[NDArray[Any]]:
+        generator = torch.Generator().manual_seed(1000 * seed + view)
+        with tempfile.TemporaryDirectory() as folder:
+            graph = Path(folder) / "module.onnx"
+            example = torch.zeros(1, 3, SIZE, SIZE)
+            trace(module.eval(), {"x": example}, {"x": {0: "n"}}, graph, {"y": {0: "n"}})
+            session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+            for start in range(0, len(photos), batch):
+                x = normalised(decoded(photos[start : start + batch]))
+                x = augmented(x, generator) if view else x
+                yield session.run(["y"], {"x": np.ascontiguousarray(x.numpy())})[0]
+
+    return kept_rows(outputs, len(photos), file)
+
+
+def detector_features(
+    detector: Path, layers: Sequence[str], photos: Sequence[Any], file: Path
+) -> NDArray[np.float16]:
+    """What a YOLOX detector sees in each photo ``[photos, 3 classes + 2 channels]``, computed once and kept.
+
+    For each class the root of the highest score, ``log(1 + n / 10)`` for n boxes above 0.3, and the root of its eight
+    best scores' sum; then the mean and the maximum over the photo of every channel of ``layers``. Photos are squashed
+    to the detector's square, as the image tower sees them, not letterboxed.
+
+    Args:
+        detector: ONNX file with one input ``[1, 3, s, s]`` (BGR, 0..255) and one output ``[1, boxes, 5 + classes]``.
+        layers: names of inner tensors ``[1, C, h, w]``; may be empty.
+        photos: photos.
+        file: where the features are kept.
+
+    Raises:
+        InputError: as :func:`detector_graph`.
+    """
+    graph = detector_graph(detector, layers)
+
+    def outputs() -> Iterator[NDArray[Any]]:
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        name, side = session.get_inputs()[0].name, session.get_inputs()[0].shape[-1]
+        for photo in photos:
+            pixels = resize_rgb(load_rgb(photo_source(photo)), side, "squash", "bilinear")
+            bgr = np.asarray(pixels, dtype=np.float32)[:, :, ::-1].transpose(2, 0, 1)[None]
+            boxes, *maps = session.run(None, {name: np.ascontiguousarray(bgr)})
+            scores = boxes[0][:, 4:5] * boxes[0][:, 5:]  # [boxes, classes]
+            parts = [np.sqrt(scores.max(axis=0)), np.log1p((scores > 0.3).sum(axis=0) / 10)]
+            parts.append(np.sqrt(np.sort(scores, axis=0)[-8:].sum(axis=0)))
+            for found in maps:
+                parts += [found[0].mean(axis=(1, 2)), found[0].max(axis=(1, 2))]
+            yield np.concatenate(parts)[None]
+
+    return kept_rows(outputs, len(photos), file)
+
+
+def detector_graph(detector: Path, layers: Sequence[str]) -> bytes:
+    """A detector's ONNX graph with inner tensors as further outputs.
+
+    Raises:
+        InputError: the file is missing or no ONNX file, its input has no fixed square size, or it lacks such a tensor.
+    """
+    onnx = import_onnx()
+    try:
+        model = onnx.load(str(detector))
+    except Exception as error:  # of protobuf or the file system
+        raise InputError(f"the detector {detector} cannot be read: {error}") from error
+    sides = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    if len(sides) != 4 or not sides[2] or sides[2] != sides[3]:
+        raise InputError(f"the detector {detector} takes {sides}, not photos of one square size")
+    known = {name for node in model.graph.node for name in node.output}
+    outputs = {output.name for output in model.graph.output}
+    for name in layers:
+        if name not in known:
+            raise InputError(
+                f"{detector} has no tensor {name!r}; take detector_layers from its graph's nodes"
+            )
+        if name not in outputs:
+            value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            model.graph.output.append(value)
+    return bytes(model.SerializeToString())
+
+
+def kept_rows(blocks: Callable[[], Iterator[NDArray[Any]]], rows: int, file: Path) -> NDArray[np.float16]:
+    """Blocks of rows put below each other, computed once and kept in ``file`` as fp16."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        generator = torch.Generator().manual_seed(1000 * seed + view)
-        bar = Progress(file.stem, len(photos))
-        part, out = file.with_suffix(".part"), None
-        for start in range(0, len(photos), batch):
-            x = normalised(decoded(photos[start : start + batch]))
-            x = augmented(x, generator) if view else x
-            y = module(x.contiguous(memory_format=torch.channels_last)).numpy()
+        bar = Progress(file.stem, rows)
+        part, out, done = file.with_suffix(".part"), None, 0
+        for block in blocks():
             if out is None:
-                shape = (len(photos), *y.shape[1:])
-                out = np.lib.format.open_memmap(part, "w+", np.float16, shape)
-            out[start : start + len(y)] = y
-            bar.update(min(start + batch, len(photos)))
+                out = np.lib.format.open_memmap(part, "w+", np.float16, (rows, *block.shape[1:]))
+            out[done : done + len(block)] = block
+            done += len(block)
+            bar.update(done)
         assert out is not None
+        assert done == rows
         out.flush()
+        del out  # Windows replaces no file that is open
         os.replace(part, file)
     return np.asarray(np.load(file, mmap_mode="r"))
 
@@ -111,9 +193,10 @@ class Captions:
         order = np.argsort(self.photo, kind="stable")
         return np.split(order, np.searchsorted(self.photo[order], np.arange(1, int(self.photo.max()) + 1)))
 
-    def photo_targets(self) -> Floats:
-        """Mean target of each photo's captions ``[photos, d]``, not normalised."""
-        return np.stack([self.target[rows].mean(axis=0) for rows in self.of_photos()])
+    def photo_targets(self, dim: int) -> Floats:
+        """Mean meaning (first ``dim`` directions) of each photo's captions ``[photos, dim]``, not normalised."""
+        meaning = unit_norm(self.target[:, :dim])
+        return np.stack([meaning[rows].mean(axis=0) for rows in self.of_photos()])
 
 
 def padded(sequences: Sequence[Sequence[int]]) -> dict[str, Tensor]:
@@ -122,99 +205,80 @@ def padded(sequences: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
 
-def with_words_dropped(tokens: Sequence[int], rng: np.random.Generator, share: float = 0.06) -> list[int]:
-    """Half of the time the caption as it is, else without a few of its words; never longer than LONGEST."""
-    if rng.random() < 0.5:
-        return list(tokens[:LONGEST])
-    inner = [t for t in tokens[1 : LONGEST - 1] if rng.random() > share]
-    return [tokens[0], *inner, tokens[-1]]
+def _cut(tokens: Sequence[int]) -> list[int]:
+    """At most LONGEST tokens, the last one kept."""
+    return list(tokens) if len(tokens) <= LONGEST else [*tokens[: LONGEST - 1], tokens[-1]]
+
+
+def _whole_batches(items: int, size: int, what: str) -> int:
+    """Batches an epoch."""
+    if items < size:
+        raise InputError(f"{items:,} {what} do not fill a batch of {size:,}; make batch_size smaller")
+    return items // size
 
 
 class TextBatches:
-    """Stage 1: two captions of each of ``photos`` photos a batch."""
+    """Stage 1: ``size`` captions a batch."""
 
-    def __init__(self, captions: Captions, photos: int, seed: int) -> None:
-        self.captions, self.size, self.seed = captions, photos, seed
-        self.rows = captions.of_photos()
-        means = captions.photo_targets()
-        self.photo_target = unit_norm(means)
-        self.target = unit_norm(captions.target + means[captions.photo])
-        self.batches = len(self.rows) // photos
+    def __init__(self, captions: Captions, size: int, seed: int) -> None:
+        self.captions, self.size, self.seed = captions, size, seed
+        self.batches = _whole_batches(len(captions.texts), size, "captions")
 
     def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
         """The batches of an epoch from number ``first`` on."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.captions.texts))
         for batch in range(first, self.batches):
-            rng = np.random.default_rng([self.seed, epoch, batch])
-            photos = order[batch * self.size : (batch + 1) * self.size]
-            pairs = np.array([rng.choice(self.rows[p], 2, replace=len(self.rows[p]) < 2) for p in photos])
-            chosen = pairs.T.reshape(-1)  # [2 B]
+            chosen = order[batch * self.size : (batch + 1) * self.size]
             yield {
-                **padded([with_words_dropped(self.captions.tokens[i], rng) for i in chosen]),
-                "target": torch.from_numpy(self.target[chosen]),
-                "photo": torch.from_numpy(self.photo_target[photos]),
+                **padded([_cut(self.captions.tokens[i]) for i in chosen]),
+                "target": torch.from_numpy(self.captions.target[chosen]),
             }
 
 
 class PairBatches:
-    """Stages 2 and 3: a random kept view of each photo, mirrored half of the time, with one of its captions.
+    """Stage 2: a random kept view of each photo, mirrored half of the time, and a caption of every training photo.
 
     Args:
         maps: kept views, each ``[photos, C, h, w]``.
         captions: those of the photos.
-        photo_target: ``[photos, d]``, unit norm.
         size: photos a batch.
         seed: of everything.
-        tokenizer: given in stage 3, where the text tower reads true and false captions.
     """
 
     def __init__(
         self,
         maps: Sequence[NDArray[np.float16]],
         captions: Captions,
-        photo_target: Floats,
         size: int,
         seed: int,
-        tokenizer: Any = None,
     ) -> None:
-        self.maps, self.captions, self.photo_target = maps, captions, photo_target
-        self.size, self.seed, self.tokenizer = size, seed, tokenizer
-        self.rows = captions.of_photos()
-        self.batches = len(self.rows) // size
+        self.maps, self.size, self.seed = maps, size, seed
+        rows = captions.of_photos()
+        self.order = np.concatenate(rows)
+        self.counts = np.array([len(r) for r in rows])
+        self.starts = np.cumsum(self.counts) - self.counts
+        if not self.counts.all():
+            raise InputError(
+                f"training photo {int(self.counts.argmin())} (from 0) has no caption; leave it out"
+            )
+        self.batches = _whole_batches(len(rows), size, "photos")
 
     def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
         """The batches of an epoch from number ``first`` on."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.counts))
         for batch in range(first, self.batches):
             rng = np.random.default_rng([self.seed, epoch, batch])
             photos = np.sort(order[batch * self.size : (batch + 1) * self.size])
-            chosen = np.array([rng.choice(self.rows[p]) for p in photos])
+            place = (rng.random(len(self.counts)) * self.counts).astype(np.int64)
+            chosen = self.order[self.starts + place]  # a caption of every photo
             views = rng.integers(len(self.maps), size=len(photos))
             maps = torch.from_numpy(np.stack([self.maps[v][p] for v, p in zip(views, photos, strict=True)]))
             mirrored = torch.from_numpy(rng.random(len(photos)) < 0.5)[:, None, None, None]
-            result = {
+            yield {
                 "maps": torch.where(mirrored, maps.flip(3), maps),
-                "photo_target": torch.from_numpy(self.photo_target[photos]),
-                "caption_target": torch.from_numpy(self.captions.target[chosen]),
+                "photo": torch.from_numpy(photos),
+                "columns": torch.from_numpy(chosen),
             }
-            if self.tokenizer is not None:
-                result |= self._words(photos, chosen, rng)
-            yield result
-
-    def _words(
-        self, photos: NDArray[np.int64], chosen: NDArray[np.int64], rng: np.random.Generator
-    ) -> dict[str, Tensor]:
-        """True captions, and false ones for about half of the photos."""
-        true = [with_words_dropped(self.captions.tokens[i], rng) for i in chosen]
-        false, owner = [], []
-        for place, (photo, caption) in enumerate(zip(photos, chosen, strict=True)):
-            others = [self.captions.texts[i] for i in self.rows[photo] if i != caption]
-            kind = KINDS[rng.integers(len(KINDS))]
-            swapped = swap_word(self.captions.texts[caption], kind, rng, others)
-            if swapped:
-                false.append(self.tokenizer.encode(swapped[0]).ids[:LONGEST])
-                owner.append(place)
-        return {**padded(true + false), "owner": torch.tensor(owner, dtype=torch.long)}
 
 
 def captions_of(pairs: PairSet, tokenizer: Any, target: Floats, photo: NDArray[np.int64]) -> Captions:

@@ -2,16 +2,19 @@
 
 ``cliplet distill recipes/lclip_flickr8k.toml [key=value ...]`` goes through
 
-1. the teacher: a space of captions from two sentence encoders (:mod:`~cliplet.training.teacher_space`), and for each
-   photo the mean of its captions mixed with the prediction of an ensemble of ImageNet encoders;
-2. the text tower, multiplexed and factorised, started from MiniLM's layers and distilled from that space;
-3. the last stages of the image tower, on kept feature maps of augmented photos;
-4. both towers together, with false captions;
-5. the model folder, int8.
+1. the teacher: a space of captions from three sentence encoders (:mod:`~cliplet.training.teacher_space`), and for
+   each photo the mean of its captions mixed with the prediction of an ensemble of ImageNet encoders and a detector;
+2. the text tower, factorised, started from MiniLM's layers and distilled from that space;
+3. the last stages of the image tower, on kept feature maps of augmented photos: two trainings, averaged;
+4. the model folder, int8.
+
+Both towers learn the teacher's space alone, so they fit together; training them together afterwards, with false
+captions, was tried and cost agreement with people and retrieval.
 
 Each part is kept in the recipe's folder, so that an interrupted run goes on where it stopped.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +26,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from cliplet.data.captions import read_captions
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
 from cliplet.encoders.torch import TorchEncoder
+from cliplet.errors import InputError
 from cliplet.evaluation.retrieval import recall_at_k
 from cliplet.models.config import DualConfig, TextConfig, TimmConfig, from_dict, to_dict
 from cliplet.models.dual import DualModel, save_weights
@@ -36,9 +41,27 @@ from cliplet.training.config import DataConfig, StageConfig, read_settings
 from cliplet.training.data import PairSet, photo_source, read_pairs
 from cliplet.training.logs import RunLog
 from cliplet.training.loop import Hooks, RunState, StageData, run_stage
-from cliplet.training.small.data import Captions, PairBatches, TextBatches, captions_of, kept_outputs, padded
-from cliplet.training.small.student import LateTower, PairStudent, TextStudent, encode_by_length, joined
-from cliplet.training.teacher_parts import efficientnet_lite, english_word_pieces, factorise, sentence_model
+from cliplet.training.run_folder import claim_folder
+from cliplet.training.small.data import (
+    SIZE,
+    Captions,
+    PairBatches,
+    TextBatches,
+    captions_of,
+    detector_features,
+    detector_graph,
+    kept_outputs,
+    kept_rows,
+)
+from cliplet.training.small.heads import joined, name_classes, split_text_head, start_text_head
+from cliplet.training.small.student import LateTower, PairStudent, TextStudent, encode_all, encode_maps
+from cliplet.training.teacher_parts import (
+    efficientnet_lite,
+    english_word_pieces,
+    factorise,
+    imagenet_names,
+    sentence_model,
+)
 from cliplet.training.teacher_space import (
     CaptionSpace,
     Floats,
@@ -47,6 +70,13 @@ from cliplet.training.teacher_space import (
     standardise,
     unseen_predictions,
 )
+
+FINISH = ("name", "naming", "meaning", "w", "reference_weight")
+"""Settings of the last step alone, which may change when a run is finished again."""
+PROMPT = "a photo of a {}."
+"""What a class's name becomes."""
+WIDTH = 1280
+"""Features of each EfficientNet-Lite."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +88,31 @@ class SmallRecipe:
     out: str = "runs/lclip_flickr8k"
     """Folder of the run."""
     seed: int = 0
-    """Of weights, order, crops and false captions."""
+    """Of weights, order and crops."""
     train: DataConfig = field(default_factory=DataConfig)
     """Photos and captions to learn from."""
     dev: DataConfig = field(default_factory=DataConfig)
     """Photos and captions that choose the best epoch."""
     more_captions: tuple[str, ...] = ()
-    """Captions without photos, for the text tower (COCO format: captions of one image belong together)."""
-    sentence_models: tuple[str, ...] = ("minilm-l3", "minilm-l6")
+    """Captions without photos, for the text tower."""
+    sentence_models: tuple[str, ...] = ("minilm-l3", "minilm-l6", "mpnet")
     """The teacher's sentence encoders."""
     ensemble: tuple[int, ...] = (0, 2)
     """The teacher's EfficientNet-Lites."""
-    ensemble_share: float = 0.35
+    detector: str = ""
+    """A YOLOX detector (ONNX) whose features join the ensemble's; none when left out."""
+    detector_layers: tuple[str, ...] = ()
+    """Inner tensors of the detector whose mean and maximum over the photo are features too."""
+    ensemble_share: float = 0.45
     """Weight of the ensemble's prediction in a photo's target."""
+    space: int = 512
+    """Directions of the caption space; the text tower learns all of them."""
     dim: int = 256
     """Width of each half of the embedding."""
     layers: tuple[int, ...] = (0, 1, 2)
     """MiniLM-L3's layer for each stored block of the text tower."""
-    repeats: int = 2
-    """Times that each stored block is executed; the gates of all but the first are closed at the start."""
+    repeats: int = 1
+    """Times that each stored block is executed, with private LayerNorms and head mixers (weight multiplexing)."""
     vocabulary: int = 8_900
     """Word pieces of the text tower."""
     rank: int = 184
@@ -84,35 +120,48 @@ class SmallRecipe:
     views: int = 4
     """Kept views of each photo: the photo and this many less one augmented ones; all are mirrored as well."""
     first_stage: int = 5
-    """First of EfficientNet's seven stages that learns."""
+    """First of EfficientNet's stages (counted from 0) that learns, 1 to 6."""
+    soft: tuple[float, ...] = (0.25, 0.5)
+    """Weight of similar captions among those that a photo should match. An image tower is trained for each value, and
+    their weights are averaged (a model soup, Wortsman et al. 2022), which is better than either."""
     text_stage: StageConfig = field(default_factory=StageConfig)
-    """Training of the text tower alone; a batch counts photos, with two captions each. 0 epochs leave it out."""
+    """Training of the text tower alone; a batch counts captions."""
     image_stage: StageConfig = field(default_factory=StageConfig)
     """Training of the image tower's last stages."""
-    both_stage: StageConfig = field(default_factory=StageConfig)
-    """Training of both towers."""
+    naming: float = 1.0
+    """Weight of ImageNet's classes in the image tower's head at the end: a photo with a class's typical features is
+    brought near the class's name, so that what these photos do not show is not forgotten. 0 leaves it out."""
     meaning: float = 0.5
     """Share of the meaning half in the final cosine."""
     w: float = 2.5
     """The card's scale of scores."""
     reference_weight: float = 1.0
     """The card's weight of references."""
-    cpu: bool = True
-    """Train on the CPU although there is an accelerator."""
 
 
 class SmallRun:
     """The recipe under way."""
 
-    def __init__(self, recipe: SmallRecipe) -> None:
+    def __init__(self, recipe: SmallRecipe, restart: bool = False) -> None:
         from accelerate import Accelerator
 
         self.recipe, self.out = recipe, Path(recipe.out)
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.accelerator = Accelerator(cpu=recipe.cpu)
+        if not 1 <= recipe.first_stage <= 6:
+            raise InputError(f"first_stage={recipe.first_stage} must be 1 to 6")
+        if recipe.detector:
+            detector_graph(Path(recipe.detector), recipe.detector_layers)
+        elif recipe.detector_layers:
+            raise InputError("detector_layers are given without a detector; set detector to its ONNX file")
+        claim_folder(self.out, to_dict(recipe), ("out", *FINISH), restart)
+        self.accelerator = Accelerator(cpu=True)
         torch.manual_seed(recipe.seed)
         self.pairs, self.dev = read_pairs(recipe.train), read_pairs(recipe.dev)
-        self.more_photo, self.more = _grouped(recipe.more_captions)
+        self.more = [
+            entry.caption.strip()
+            for file in recipe.more_captions
+            for entry in read_captions(file)
+            if isinstance(entry.caption, str) and entry.caption.strip()
+        ]
         texts = [*self.pairs.captions, *self.more]
         self.tokenizer, self.old_ids, self.counts = english_word_pieces(texts, recipe.vocabulary)
 
@@ -121,17 +170,29 @@ class SmallRun:
         """Captions of all texts, of train and of dev, and the photos' targets ``[photos, d]``."""
         r = self.recipe
         train, dev, more = self.pairs, self.dev, self.more
-        sentences = self._kept("sentences", [*train.captions, *dev.captions, *more], self._sentences)
+        texts = [*train.captions, *dev.captions, *more]
+        kept = kept_rows(lambda: iter([self._sentences(texts)]), len(texts), self.out / "sentences.npy")
+        sentences = kept.astype(np.float32)
         a, b = len(train.captions), len(train.captions) + len(dev.captions)
-        space = CaptionSpace.fit(sentences[:a], train.photo_of, r.dim)
+        self.space = space = CaptionSpace.fit(sentences[:a], train.photo_of, r.space)
         own = captions_of(train, self.tokenizer, space(sentences[:a]), train.photo_of)
         known = captions_of(dev, self.tokenizer, space(sentences[a:b]), dev.photo_of)
-        texts = PairSet(captions=[*train.captions, *more])
-        photo = np.concatenate([train.photo_of, len(train.photos) + self.more_photo])
-        every = captions_of(texts, self.tokenizer, np.concatenate([own.target, space(sentences[b:])]), photo)
-        means = own.photo_targets()
+        others = PairSet(captions=list(more))
+        alone = captions_of(others, self.tokenizer, space(sentences[b:]), np.arange(len(more)))
+        every = Captions(
+            own.texts + alone.texts,
+            np.concatenate([own.photo, len(train.photos) + alone.photo]),
+            own.tokens + alone.tokens,
+            np.concatenate([own.target, alone.target]),
+        )
+        means = own.photo_targets(r.dim)
         features = [standardise(self.pooled(v, "train", train))[0] for v in r.ensemble]
-        guess = unseen_predictions(np.concatenate(features, axis=1), means, 3e3 * len(features))
+        if r.detector:
+            file = self.out / "detector-train.npy"
+            seen = detector_features(Path(r.detector), r.detector_layers, train.photos, file)
+            features.append(standardise(seen.astype(np.float32))[0])
+        inputs = np.concatenate(features, axis=1)
+        guess = unseen_predictions(inputs, means, 3e3 * inputs.shape[1] / WIDTH)
         target = (1 - r.ensemble_share) * unit_norm(means) + r.ensemble_share * guess
         return every, own, known, unit_norm(target)
 
@@ -139,29 +200,24 @@ class SmallRun:
         models = [sentence_model(name) for name in self.recipe.sentence_models]  # type: ignore[arg-type]
         return sentence_space_inputs(texts, models)
 
-    def _kept(self, name: str, items: Sequence[str], compute: Callable[[Sequence[str]], Floats]) -> Floats:
-        """An array computed once."""
-        file = self.out / f"{name}.npy"
-        if not file.exists():
-            np.save(file, compute(items).astype(np.float16))
-        return np.load(file).astype(np.float32)  # type: ignore[no-any-return]
-
     def pooled(self, variant: int, name: str, pairs: PairSet) -> Floats:
-        """ImageNet features of the photos ``[photos, 1280]``."""
-        body = efficientnet_lite(variant).to(memory_format=torch.channels_last)
+        """ImageNet features of the photos at 224 pixels, enlarged to the network's own size, ``[photos, 1280]``."""
+        body = efficientnet_lite(variant)
         body.classifier = nn.Identity()
-        kept = kept_outputs(body, pairs.photos, self.out / f"lite{variant}-{name}.npy")
+        side = body.pretrained_cfg["input_size"][-1]
+        whole = body if side == SIZE else nn.Sequential(nn.UpsamplingBilinear2d(side), body)
+        kept = kept_outputs(whole, pairs.photos, self.out / f"lite{variant}-{name}.npy")
         return kept.astype(np.float32)
 
     # ------------------------------------------------------------ students
     def text_tower(self) -> TextTower:
-        """The multiplexed text tower with MiniLM-L3's layers and, factorised, its word embedding."""
+        """The text tower with MiniLM-L3's layers and, factorised, its word embedding; its head spans the space."""
         r = self.recipe
         tower = TextTower(
             TextConfig(
-                width=384, heads=12, blocks=len(r.layers), repeats=r.repeats, norm="post", gates=True, qkv_bias=True,
-                vocab_size=len(self.old_ids), context_length=77, embedding_rank=r.rank, mask="padding",
-                pooling="mean", embedding_dim=2 * r.dim,
+                width=384, heads=12, blocks=len(r.layers), repeats=r.repeats, mixers=r.repeats > 1, norm="post",
+                qkv_bias=True, vocab_size=len(self.old_ids), context_length=77, embedding_rank=r.rank,
+                mask="padding", pooling="mean", embedding_dim=r.space,
             )
         )  # fmt: skip
         weights = read_transformers_bert(sentence_model("minilm-l3"))
@@ -174,27 +230,6 @@ class SmallRun:
             tower.embedding.expand.weight.copy_(expand)
             tower.embedding.expand.bias.copy_(mean)
         return tower
-
-    def start_text_head(self, tower: TextTower, captions: Captions, share: float = 0.7) -> None:
-        """Set both halves of the text head to a ridge regression from the states of some captions.
-
-        Args:
-            tower: with inherited layers.
-            captions: with targets.
-            share: weight of the mean of a photo's captions beside the caption's own target.
-        """
-        rows = np.random.default_rng(self.recipe.seed).permutation(len(captions.texts))[:5500]
-        head, tower.head = tower.head, nn.Identity()  # type: ignore[assignment]
-        states = encode_all(tower, [captions.tokens[i] for i in rows])
-        tower.head = head
-        target = unit_norm(captions.target + share * unit_norm(captions.photo_targets())[captions.photo])[
-            rows
-        ]
-        mean = states.mean(axis=0)
-        weight = ridge(states - mean, target, 1e-3 * len(rows) * float(states.var(axis=0).mean()))
-        with torch.no_grad():
-            head.weight.copy_(torch.from_numpy(np.concatenate([weight, weight], axis=1).T))
-            head.bias.copy_(-head.weight @ torch.from_numpy(mean))
 
     def late_tower(self, body: Any, target: Floats) -> LateTower:
         """The image tower's last stages; both halves of the head start at the ridge regression from pooled features."""
@@ -239,12 +274,14 @@ class SmallRun:
         def save(is_best: bool, _: dict[str, float]) -> None:
             state = {k: v.detach().cpu().contiguous() for k, v in student.model.state_dict().items()}
             if is_best:
-                save_file(state, folder / "best.safetensors")
+                save_file(state, folder / "best.part")
+                os.replace(folder / "best.part", folder / "best.safetensors")
 
         if not stage.epochs:
             return
         if not best.exists():
             folder.mkdir(exist_ok=True)
+            torch.manual_seed(self.recipe.seed)  # whatever was computed or kept before
             progress = read_progress(folder)
             known = {k: v for k, v in (progress or {}).items() if k in RunState.__dataclass_fields__}
             state = RunState(**known)
@@ -262,39 +299,41 @@ class SmallRun:
         r = self.recipe
         every, own, known, target = self.teach()
         tower = self.text_tower()
-        self.start_text_head(tower, every)
-        text = TextStudent(tower)
+        start_text_head(tower, every, r.seed)
         self.train(
-            "text", text, r.text_stage, TextBatches(every, r.text_stage.batch_size, r.seed),
-            lambda: {"score": float((encode_half(tower, known.tokens) * known.target).sum(axis=1).mean())},
+            "text", TextStudent(tower, r.dim), r.text_stage, TextBatches(every, r.text_stage.batch_size, r.seed),
+            lambda: {"score": float((unit_norm(encode_all(tower, known.tokens)) * known.target).sum(axis=1).mean())},
         )  # fmt: skip
-        body = efficientnet_lite(0).to(memory_format=torch.channels_last)
+        body = efficientnet_lite(0)
         maps, dev_maps = self.maps(body, "train", self.pairs, r.views), self.maps(body, "dev", self.dev, 1)[0]
         late = self.late_tower(body, target)
-        link = nn.Linear(r.dim, r.dim)
+        link = nn.Linear(r.space, r.dim)
         with torch.no_grad():
-            link.weight.copy_(torch.eye(r.dim))
+            link.weight.copy_(torch.eye(r.dim, r.space))
             link.bias.zero_()
-        image = PairStudent(late, link)
+        pair = nn.ModuleDict({"image": late, "link": link})
+        start = {k: v.clone() for k, v in pair.state_dict().items()}
+        targets, photos = torch.from_numpy(own.target), torch.from_numpy(target)
 
         def with_targets() -> dict[str, float]:
             with torch.no_grad():
                 matching = link(torch.from_numpy(known.target)).numpy()
-            return retrieval(
-                encode_maps(late, dev_maps), np.concatenate([known.target, matching], axis=1), known
-            )
+            texts = np.concatenate([unit_norm(known.target[:, : r.dim]), matching], axis=1)
+            return retrieval(encode_maps(late, dev_maps), texts, known)
 
-        batches = PairBatches(maps, own, target, r.image_stage.batch_size, r.seed)
-        self.train("image", image, r.image_stage, batches, with_targets)
-        with torch.no_grad():  # the text's matching half starts as the link of its meaning half
-            tower.head.weight[r.dim :] = link.weight @ tower.head.weight[: r.dim]
-            tower.head.bias[r.dim :] = link.weight @ tower.head.bias[: r.dim] + link.bias
-        both = PairStudent(late, tower, soft=0.55)
-        batches = PairBatches(maps, own, target, r.both_stage.batch_size, r.seed + 1, self.tokenizer)
-        self.train(
-            "both", both, r.both_stage, batches,
-            lambda: retrieval(encode_maps(late, dev_maps), encode_all(tower, known.tokens), known),
-        )  # fmt: skip
+        found = []
+        for i, soft in enumerate(r.soft):
+            pair.load_state_dict(start)
+            image = PairStudent(late, link, targets, photos, soft)
+            batches = PairBatches(maps, own, r.image_stage.batch_size, r.seed + i)
+            self.train(f"image{i}", image, r.image_stage, batches, with_targets)
+            found.append({k: v.clone() for k, v in pair.state_dict().items()})
+        pair.load_state_dict({k: torch.stack([f[k] for f in found]).mean(dim=0) for k in start})
+        if r.naming:
+            prompts = [PROMPT.format(name) for name in imagenet_names()]
+            names = torch.from_numpy(self.space(self._sentences(prompts)))
+            name_classes(late, link, body.classifier.weight.detach(), names, maps[0], r.naming)
+        split_text_head(tower, link, r.dim)
         return self.finish(body, late, tower, own, maps[0])
 
     def finish(
@@ -309,9 +348,10 @@ class SmallRun:
         image = TimmConfig("timm", "tf_efficientnet_lite0", 2 * r.dim, 224, (0.5,) * 3, (0.5,) * 3)  # type: ignore[arg-type]
         model = DualModel(DualConfig(image=image, text=tower.config))
         model.text.load_state_dict(tower.state_dict())
+        late.write_back(body, r.first_stage)
         image_state = {k: v for k, v in body.state_dict().items() if not k.startswith("classifier")}
         assert isinstance(model.image, TimmImageTower)
-        model.image.body.load_state_dict(image_state)  # the late stages are the body's own
+        model.image.body.load_state_dict(image_state)
         with torch.no_grad():
             weight = late.head.weight / late.deviation
             model.image.head.weight.copy_(weight)
@@ -335,46 +375,9 @@ class SmallRun:
         export(
             encoder, self.out / "onnx", "int8", photos=photos, captions=self.dev.captions[:256],
             calibration=[photo_source(p) for p in self.pairs.photos[::step]],
+            calibration_captions=self.pairs.captions[:: max(1, step // 8)],
         )  # fmt: skip
         return self.out / "onnx"
-
-
-def _grouped(files: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
-    """Captions of files without photos, and the number of the image that each belongs to."""
-    from cliplet.data.captions import read_captions
-
-    number: dict[tuple[str, Any], int] = {}
-    groups, texts = [], []
-    for file in files:
-        for entry in read_captions(file):
-            if isinstance(entry.caption, str) and entry.caption.strip():
-                groups.append(number.setdefault((file, entry.image), len(number)))
-                texts.append(entry.caption.strip())
-    return np.array(groups, dtype=np.int64), texts
-
-
-@torch.inference_mode()
-def encode_all(tower: nn.Module, tokens: Sequence[Sequence[int]]) -> Floats:
-    """Outputs of a text tower for many token sequences, unnormalised."""
-    tower.eval()
-    batch = padded([t[:77] for t in tokens])
-    return encode_by_length(tower, batch["input_ids"], batch["attention_mask"], 128).numpy()  # type: ignore[no-any-return]
-
-
-def encode_half(tower: nn.Module, tokens: Sequence[Sequence[int]]) -> Floats:
-    """The meaning half of a text tower's outputs, unit norm."""
-    out = encode_all(tower, tokens)
-    return unit_norm(out[:, : out.shape[1] // 2])
-
-
-@torch.inference_mode()
-def encode_maps(late: LateTower, maps: NDArray[np.float16], batch: int = 64) -> Floats:
-    """Outputs of the late stages for kept maps, unnormalised."""
-    late.eval()
-    blocks = [
-        late(torch.from_numpy(np.array(maps[i : i + batch]))).numpy() for i in range(0, len(maps), batch)
-    ]
-    return np.concatenate(blocks)
 
 
 def retrieval(images: Floats, texts: Floats, captions: Captions) -> dict[str, float]:
@@ -388,10 +391,10 @@ def retrieval(images: Floats, texts: Floats, captions: Captions) -> dict[str, fl
     return {**found, "score": float(np.mean(list(found.values())))}
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str], restart: bool = False) -> None:
     """Run the recipe of the first argument with the changes of the others."""
     recipe = from_dict(SmallRecipe, read_settings(arguments[0], arguments[1:]))
-    print(SmallRun(recipe).run())
+    print(SmallRun(recipe, restart).run())
 
 
 if __name__ == "__main__":
