@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,7 @@ from cliplet.training.data import fingerprint, read_pairs
 from cliplet.training.distill import make_accelerator
 from cliplet.training.logs import RunLog
 from cliplet.training.loop import Hooks, RunState, run_stage
+from cliplet.training.run_folder import claim_folder
 
 _OF_PHOTOS = ("lclipscore", "ref_lclipscore")
 END_WORD = "</s>"
@@ -67,7 +67,8 @@ class CaptionRun:
 
     def __init__(self, recipe: CaptionRecipe, restart: bool = False) -> None:
         self.recipe, self.out = recipe, Path(recipe.out)
-        _claim(self.out, recipe, restart)
+        free = ("out", "cpu", "cache", "decode", "export")
+        claim_folder(self.out, to_dict(recipe), free, restart, _with_newer_settings)
         self.cache = cache_folder(recipe.cache, self.out)
         self.accelerator = make_accelerator(DistillConfig(cpu=recipe.cpu, precision=recipe.precision))
         self.train_split = CaptionSplit.of(read_pairs(recipe.train))
@@ -271,25 +272,6 @@ class _WatchedLog:
                 print(f"stage {self.stage}, step {step}: {text}", file=sys.stderr, flush=True)
 
 
-def _claim(out: Path, recipe: CaptionRecipe, restart: bool) -> None:
-    """Take the run's folder, or say that it holds another run."""
-    file, wanted = out / "recipe.json", json.loads(json.dumps(to_dict(recipe)))
-    if restart:
-        shutil.rmtree(out, ignore_errors=True)
-    elif file.exists():
-        # by way of the dataclass, so that settings which are newer than the run have their defaults
-        known = json.loads(json.dumps(to_dict(from_dict(CaptionRecipe, json.loads(file.read_text("utf-8"))))))
-        changed = [
-            k
-            for k in wanted
-            if wanted[k] != known.get(k) and k not in ("out", "cpu", "cache", "decode", "export")
-        ]
-        if changed:
-            raise InputError(
-                f"{out} holds a run of another recipe (other: {', '.join(changed)}); name another out, or give "
-                "--restart to remove it"
-            )
-    elif out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty and holds no run of a captioner; name another out")
-    out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+def _with_newer_settings(known: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's settings by way of the dataclass, so that those which are newer than the run have their defaults."""
+    return to_dict(from_dict(CaptionRecipe, known))
