@@ -224,6 +224,14 @@ def test_command(tmp_path):
     assert loaded.card.name == "mine"
     source = TorchEncoder.from_folder(tmp_path / "model")
     np.testing.assert_allclose(loaded.encode_images(PHOTOS), source.encode_images(PHOTOS), atol=1e-3)
+    result = CliRunner().invoke(
+        export_command,
+        [str(tmp_path / "model"), str(tmp_path / "quick"),
+         "--calibrate-captions", str(tmp_path / "data" / "captions.jsonl")],
+        catch_exceptions=False,
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert load(tmp_path / "quick").card.precision.endswith("int8 products (w8a8)")
 
 
 def test_open_clip_model(tmp_path, torchvision):
