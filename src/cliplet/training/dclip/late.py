@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cliplet.training.small.student import LateTower
+from cliplet.training.small.student import LateTower, fold
 
 PARTS = (("expand", "conv_pw", "bn1"), ("depthwise", "conv_dw", "bn2"), ("project", "conv_pwl", "bn3"))
 
@@ -46,8 +46,5 @@ class LateStages:
 
 def _folded(name: str, conv: Any, norm: Any) -> dict[str, Tensor]:
     """A convolution and the batch norm behind it as one convolution's weight and bias."""
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return {
-        f"{name}.weight": conv.weight * scale[:, None, None, None],
-        f"{name}.bias": norm.bias - norm.running_mean * scale,
-    }
+    weight, bias = fold(conv, norm)
+    return {f"{name}.weight": weight, f"{name}.bias": bias}

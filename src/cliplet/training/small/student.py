@@ -165,12 +165,18 @@ def _folded(conv: Any, norm: Any) -> nn.Conv2d:
     result = nn.Conv2d(
         conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, groups=conv.groups, bias=True
     )
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     with torch.no_grad():
-        result.weight.copy_(conv.weight * scale[:, None, None, None])
+        weight, bias = fold(conv, norm)
+        result.weight.copy_(weight)
         assert result.bias is not None
-        result.bias.copy_(norm.bias - norm.running_mean * scale)
+        result.bias.copy_(bias)
     return result
+
+
+def fold(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with the batch norm behind it."""
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
 
 
 def _unfold(folded: nn.Module, conv: Any, norm: Any) -> None:
