@@ -1,5 +1,6 @@
 """Training data from every source, views and order that depend on seeds alone."""
 
+import dataclasses
 import io
 import json
 import tarfile
@@ -129,6 +130,11 @@ def test_views_depend_on_seed_photo_and_view_alone(data):
     again = [photo_view(photo, config, 0, 1, v) for v in range(1, 4)]
     assert [v.tobytes() for v in views] == [v.tobytes() for v in again]
     assert len({v.tobytes() for v in views}) == 3
+    coloured = dataclasses.replace(config, colour=0.5)
+    assert photo_view(photo, coloured, 0, 1, 0).tobytes() == photo_view(photo, config, 0, 1, 0).tobytes()
+    other = photo_view(photo, coloured, 0, 1, 1)
+    assert other.size == views[0].size  # the same crop
+    assert np.abs(np.asarray(other, float) - np.asarray(views[0], float)).mean() > 2
     assert photo_view(photo, config, 1, 1, 1).tobytes() != views[0].tobytes()
     sizes = [photo_view(photo, config, 0, i, 1).size for i in range(100)]
     shares = [w * h / 32**2 for w, h in sizes]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from cliplet.models.dual import load_weights
 from cliplet.regions.store import RegionSettings
 from cliplet.training.config import AugmentConfig
 from cliplet.training.data import PairSet, read_pairs
-from cliplet.training.dclip.config import DclipConfig, StudentWeights, controlled, load_dclip
+from cliplet.training.dclip.config import Control, DclipConfig, StudentWeights, controlled, load_dclip
 from cliplet.training.dclip.eval import load_columns, make_rows, retrieval_columns, table_text
 from cliplet.training.dclip.features import Features
 from cliplet.training.dclip.overlap import difference_hash, without_overlap
@@ -192,6 +193,17 @@ def test_controls_change_what_they_say():
     assert (none.weights, none.average) == (weights(image=0, anchor=2, prompts=3), 0.5)
     assert controlled(config, "grid").regions.proposer == "grid:2"
     assert controlled(config, "caption_target").student == config.student
+    taught = dataclasses.replace(config, base="lite0-minilm", text_teachers=("mpnet",))
+    kept = {c: bool(controlled(taught, c).text_teachers) for c in get_args(Control)}
+    assert kept == {"dclip": True, "no_regions": True, "grid": True, "caption_target": False,
+                    "infonce": False, "no_distillation": False}  # fmt: skip
+
+
+def test_text_teachers_need_parts_and_known_names():
+    with pytest.raises(InputError, match="need a base of lite0-minilm"):
+        DclipConfig(text_teachers=("mpnet",))
+    with pytest.raises(InputError, match="'bert' is none of minilm-l3"):
+        DclipConfig(base="lite0-minilm", text_teachers=("bert",))
 
 
 def test_the_recipes_are_readable_and_as_released():
@@ -208,7 +220,7 @@ def test_the_recipes_are_readable_and_as_released():
     )
     assert (released.teacher.temperature, released.student.temperature) == (0.05, 0.05)
     assert real.kind == "dclip"
-    assert set(real.controls) == {"dclip", "caption_target", "infonce", "no_distillation", "grid"}
+    assert set(real.controls) == set(get_args(Control))
     assert len(real.seeds) == 3
 
 
@@ -240,6 +252,28 @@ def test_losses_of_the_student_by_hand(data):
     assert "text" not in out  # the text tower is frozen
     total = 2 * out["image"] + out["contrastive"] + 3 * out["relation"] + out["anchor"] + out["prompts"]
     assert out["loss"].item() == pytest.approx(total.item(), abs=1e-5)
+
+
+def test_naming_is_the_prototypes_cross_entropy(data):
+    """Two photos as anchors, one of which is no prototype, and three known classes."""
+    model = open_tunable(str(data / "base"))
+    settings = dataclasses.replace(
+        DclipConfig().student, weights=StudentWeights(0, 0, 0, naming=2.0), prompt_scale=10.0
+    )
+    classes = torch.nn.functional.normalize(torch.randn(3, 16), dim=1)
+    student = DclipStudent(
+        model, settings, model.learning(["image.head.*"]), 0, {"base_text": classes}
+    ).eval()
+    pixels = torch.randn(4, 3, 32, 32)
+    batch = {"pixels": pixels[:2], "base_text": torch.randn(2, 16), "anchor_pixels": pixels[2:],
+             "anchor_label": torch.tensor([-1, 2]), "anchor_classes": torch.zeros(2, 3)}  # fmt: skip
+    image = torch.nn.functional.normalize(model.encode_image(pixels[3:]), dim=1)
+    expected = -(10 * image @ classes.T).log_softmax(dim=1)[0, 2]
+    out = student(batch)
+    assert out["naming"].item() == pytest.approx(expected.item(), abs=1e-4)
+    assert out["loss"].item() == pytest.approx(2 * expected.item(), abs=1e-4)
+    with pytest.raises(InputError, match=r"naming needs student\.prototypes"):
+        DclipConfig(student=settings)
 
 
 def lite_model(width=16):
@@ -481,15 +515,20 @@ def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision):
     changes += [f'{s}.photos=["{folder}/{tar}"]' for s, tar in places.items()]
     changes += [f"{s}.names={tmp_path}/{s}.txt" for s in places]
     assert len(imagenet_names()) == 1000
-    (tmp_path / "names.txt").write_text("\n".join(imagenet_names()[:30]))
     text = dclip(load_dclip(REAL, [
         *changes, f"out={tmp_path}/run", f"features={tmp_path}/features", "tests=[]", "seeds=[0]",
-        'controls=["dclip"]', f"regions.proposer={detector}",
-        "zeroshot.photos=''", f"student.prompt_names={tmp_path}/names.txt", "teacher_stage.batch_size=16",
+        'controls=["dclip", "no_distillation"]', f"regions.proposer={detector}", "augment.views=2",
+        'text_teachers=["minilm-l3"]', "text_stage.epochs=1", "text_stage.batch_size=64",
+        "zeroshot.photos=''", "teacher_stage.batch_size=16",
         "student_stage.batch_size=16", "student_stage.epochs=2", "teacher_stage.epochs=1", "draws=20",
     ]))  # fmt: skip
-    assert "dclip" in text
-    models = ("features/lite0-minilm", "run/dclip-seed0/model")
-    base, tuned = (load(tmp_path / f).encode_texts(["a dog"]) for f in models)
-    assert base.shape == tuned.shape == (1, 256)
-    assert 0.5 < (base @ tuned.T).item() < 0.99999
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert rows[1:5] == ["base", "taught_text", "dclip", "no_distillation"]
+    (taught,) = tmp_path.glob("features/lite0-minilm-taught-*/card.json")
+    models = (tmp_path / "features/lite0-minilm", taught.parent, tmp_path / "run/dclip-seed0/model")
+    base, start, tuned = (load(folder).encode_texts(["a dog"]) for folder in models)
+    assert base.shape == start.shape == tuned.shape == (1, 256)
+    assert (base @ start.T).item() < 0.99  # another space
+    assert 0.5 < (start @ tuned.T).item() < 0.99999
+    plain = load(tmp_path / "run/no_distillation-seed0/model").encode_texts(["a dog"])
+    assert 0.5 < (base @ plain.T).item() < 0.99999  # starts from the base model

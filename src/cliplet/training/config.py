@@ -33,6 +33,8 @@ class AugmentConfig:
     """Least share of the photo's area in a crop."""
     flip: bool = True
     """Mirror half of the crops."""
+    colour: float = 0.0
+    """Brightness, contrast and saturation of the crops change by a factor of up to 1 plus or minus this."""
 
 
 @dataclass(frozen=True)

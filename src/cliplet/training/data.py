@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from cliplet.data.captions import CaptionEntry, read_captions
 from cliplet.data.images import ImageInput, load_rgb
@@ -199,6 +199,9 @@ def photo_view(photo: Any, config: AugmentConfig, seed: int, index: int, view: i
     image = image.crop((int(left), int(top), int(left) + width, int(top) + height))
     if config.flip and rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if config.colour:
+        for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            image = change(image).enhance(1 + rng.uniform(-config.colour, config.colour))
     return image
 
 

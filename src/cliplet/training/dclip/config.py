@@ -11,7 +11,11 @@ from cliplet.models.config import from_dict
 from cliplet.regions.store import RegionSettings
 from cliplet.training.config import AugmentConfig, DataConfig, StageConfig, read_settings
 
-Control = Literal["dclip", "caption_target", "infonce", "no_distillation", "grid"]
+Control = Literal["dclip", "no_regions", "caption_target", "infonce", "no_distillation", "grid"]
+BUILT = ("lite0-minilm", "lite1-minilm", "lite2-minilm")
+"""Base models that are made from parts which install with pip."""
+SENTENCE_MODELS = ("minilm-l3", "minilm-l6", "mpnet")
+"""Sentence encoders that install with pip."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,9 @@ class StudentWeights:
     """Cosine between the photo's embedding and the base model's of the same view."""
     prompts: float = 0.0
     """Divergence of the classes that the student sees in a photo from those that the base model sees."""
+    naming: float = 0.0
+    """Cross-entropy of the ``prototypes`` to their classes' names: a typical photo of a class stays nearest to its
+    name. With ``prompt_scale``."""
     stay: float = 0.0
     """Squared distance of the learning weights from the base model's, over the base model's squared length (L2-SP, Li
     et al. 2018): what the training photos do not show stays as it was."""
@@ -113,6 +120,12 @@ class StudentSettings:
     for a typical photo of each class. Only ``image.head.*`` learns from them."""
     average: float = 1.0
     """WiSE-FT: share of the tuned weights in the result, the rest are the base model's. 1 is plain tuning."""
+
+
+def _text_stage() -> StageConfig:
+    return StageConfig(
+        name="text", epochs=6, batch_size=256, lr=4e-4, weight_decay=0.01, warmup=0.06, clip=1.0, ema=0.99
+    )
 
 
 def _teacher_stage() -> StageConfig:
@@ -187,6 +200,12 @@ class DclipConfig:
     """The cross-modal teacher."""
     student: StudentSettings = field(default_factory=StudentSettings)
     """The student."""
+    text_teachers: tuple[str, ...] = ()
+    """Sentence encoders (``minilm-l3``, ``minilm-l6``, ``mpnet``) whose common space of captions the text tower learns
+    before anything else, from training captions and the names of the ImageNet classes; the image tower's projection is
+    then fitted to it anew. For ``lite0-minilm`` (to ``lite2-``) alone."""
+    text_stage: StageConfig = field(default_factory=_text_stage)
+    """That training: epochs, batch_size (captions), lr, ..."""
     teacher_stage: StageConfig = field(default_factory=_teacher_stage)
     """The teacher's training: epochs, batch_size, lr, ... (losses and towers are not read)."""
     student_stage: StageConfig = field(default_factory=_student_stage)
@@ -207,6 +226,19 @@ class DclipConfig:
             raise InputError(f"student.average={self.student.average} must be in 0..1")
         if not any(vars(self.student.weights).values()):
             raise InputError("the student has no loss; give at least one of student.weights a weight")
+        student = self.student
+        if student.weights.naming and (not student.prototypes or student.prompt_names):
+            raise InputError(
+                "student.weights.naming needs student.prototypes = true, and the ImageNet classes' names, so no "
+                "student.prompt_names"
+            )
+        unknown = [name for name in self.text_teachers if name not in SENTENCE_MODELS]
+        if unknown:
+            raise InputError(f"text_teachers: {unknown[0]!r} is none of {', '.join(SENTENCE_MODELS)}")
+        if self.text_teachers and self.base not in BUILT:
+            raise InputError(
+                f"text_teachers need a base of {', '.join(BUILT)}, not {self.base}; leave them out"
+            )
 
 
 def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
@@ -216,7 +248,12 @@ def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
         InputError: the file or a setting is wrong; the message names it.
     """
     values = read_settings(path, overrides)
-    for name, default in (("teacher_stage", _teacher_stage()), ("student_stage", _student_stage())):
+    stages = (
+        ("text_stage", _text_stage()),
+        ("teacher_stage", _teacher_stage()),
+        ("student_stage", _student_stage()),
+    )
+    for name, default in stages:
         stage = values.get(name)
         if isinstance(stage, dict):  # what is not said keeps this recipe's defaults
             known = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
@@ -227,10 +264,13 @@ def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
 def controlled(config: DclipConfig, control: Control) -> DclipConfig:
     """The recipe as a control runs it: all else stays equal.
 
-    - ``caption_target``: the photo learns the base model's embedding of the caption; no regions, no teacher.
-    - ``infonce``: plain InfoNCE tuning: no teacher, no anchors, no averaging.
-    - ``no_distillation``: the recipe without the teacher's target; anchors and averaging stay.
+    - ``no_regions``: the photo learns the caption embedding from which the cross-modal teacher would start; no regions.
+    - ``caption_target``: the photo learns the base model's embedding of the caption; no teacher of any kind.
+    - ``infonce``: plain InfoNCE tuning: no teacher of any kind, no anchors, no averaging.
+    - ``no_distillation``: the recipe without any teacher's target; anchors and averaging stay.
     - ``grid``: the recipe with tiles instead of the detector's boxes.
+
+    Without ``text_teachers``, ``no_regions`` and ``caption_target`` are the same.
     """
     student, regions = config.student, config.regions
     if control == "infonce":
@@ -245,4 +285,7 @@ def controlled(config: DclipConfig, control: Control) -> DclipConfig:
         student = dataclasses.replace(student, weights=weights)
     elif control == "grid":
         regions = dataclasses.replace(regions, proposer=config.grid)
-    return dataclasses.replace(config, control=control, controls=(), student=student, regions=regions)
+    teachers = config.text_teachers if control in ("dclip", "no_regions", "grid") else ()
+    return dataclasses.replace(
+        config, control=control, controls=(), student=student, regions=regions, text_teachers=teachers
+    )

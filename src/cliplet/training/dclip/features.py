@@ -1,5 +1,6 @@
 """What DCLIP computes once and keeps: views, regions, spans, the base model's embeddings. Each resumes after a kill."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -203,11 +204,11 @@ class Features:
         early, first = self.model.early(learning)
         if early is None:
             return None
-        place = self.folder / f"maps{first}-{self.key}"
+        place = self.folder / f"maps{first}-{_weights_key(early)}"  # models that differ later on share them
         run = frozen(early, self.model.encoder.card.image.size, place.with_suffix(".onnx"))
         found = []
         for view in range(augment.views):
-            crop = fingerprint([augment.smallest_crop, augment.flip, seed]) if view else "whole"
+            crop = fingerprint([dataclasses.replace(augment, views=0), seed]) if view else "whole"
             file = place.with_name(f"{place.name}-{self.photos_key}-{crop}-{view}.npy")
 
             def compute(start: int, stop: int, view: int = view) -> NDArray[Any]:
@@ -218,6 +219,11 @@ class Features:
                 kept_rows(file, len(self.pairs.photos), compute, 16, f"view {view + 1} of {augment.views}")
             )
         return found
+
+
+def _weights_key(module: torch.nn.Module) -> str:
+    """A fingerprint of a module's weights."""
+    return fingerprint([(k, v.cpu().numpy().tobytes().hex()) for k, v in module.state_dict().items()])
 
 
 def view_images(

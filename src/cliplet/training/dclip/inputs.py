@@ -1,5 +1,6 @@
 """All that the student of a DCLIP run learns from, put together from what is kept."""
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from cliplet.training.data import PairSet, fingerprint, photo_source, read_pairs
 from cliplet.training.dclip.config import DclipConfig
 from cliplet.training.dclip.features import Features, Halves, kept_rows, view_images
 from cliplet.training.dclip.setup import readable
+from cliplet.training.dclip.starts import start_name
 from cliplet.training.dclip.student import Anchors, StudentData, encode_maps, text_mode
 from cliplet.training.dclip.tunable import POOLED, Tunable
 
@@ -44,10 +46,10 @@ class StudentInputs:
         states = self.features.text_states() if self.mode == "head" else None
         w = config.student.weights
         base_image = classes = anchors = None
-        if w.anchor or w.prompts:
+        if w.anchor or w.prompts or w.naming:
             base_image = self._base_images(config, views)
             anchors = self.anchors(config)
-        if w.prompts:
+        if w.prompts or w.naming:
             classes = self._prompt_features(config).texts()
         texts = self.features.texts()
         return StudentData(self.train, views, base_image, texts, states, target, classes, anchors)
@@ -55,29 +57,32 @@ class StudentInputs:
     def anchors(self, config: DclipConfig) -> Anchors | None:
         """The further photos for the anchors, with the base model's embeddings."""
         blocks: list[Any] = []
-        pairs, first = PairSet(), self.base.early(self.learning)[1]
+        pairs, first, label = PairSet(), self.base.early(self.learning)[1], np.zeros(0, dtype=np.int64)
         if config.student.anchors.photos or config.student.anchors.captions:
             pairs = readable(read_pairs(config.student.anchors))
             features = Features(self.base, pairs, self.features.folder)
             views = features.views(AugmentConfig(1), 0, self.learning)
             if views is None:
                 images = [photo_source(p) for p in pairs.photos]
-                return Anchors(pairs, None, self.base.encoder.encode_images(images))
+                embedded = self.base.encoder.encode_images(images)
+                return Anchors(pairs, None, embedded, np.full(len(images), -1, dtype=np.int64))
             blocks.append(np.asarray(views[0]))
+            label = np.full(len(pairs.photos), -1, dtype=np.int64)
         if config.student.prototypes:
             from cliplet.training.dclip.lite_base import PROTOTYPES
 
-            file = self.features.folder / config.base / PROTOTYPES
+            file = Path(start_name(config)) / PROTOTYPES
             if not file.exists() or (blocks and first != POOLED):
                 raise InputError(
                     "student.prototypes needs base = 'lite0-minilm' (to lite2), and no student.anchors where more of "
                     "the image tower than image.head.* learns"
                 )
             blocks.append(np.load(file))
+            label = np.concatenate([label, np.arange(len(blocks[-1]))])
         if not blocks:
             return None
         maps = np.concatenate(blocks)
-        return Anchors(pairs, maps, encode_maps(self.base, maps, first))
+        return Anchors(pairs, maps, encode_maps(self.base, maps, first), label)
 
     def _base_images(self, config: DclipConfig, views: list[Halves] | None) -> list[Floats]:
         """The base model's embedding of every view."""
@@ -89,7 +94,7 @@ class StudentInputs:
             images = view_images(self.train, config.augment, 0, range(start, stop), view)
             return self.base.encoder.encode_images(images)
 
-        crops = fingerprint([config.augment.smallest_crop, config.augment.flip, views is None])
+        crops = fingerprint([dataclasses.replace(config.augment, views=0), views is None])
         key = f"images-{self.features.key}-{self.features.photos_key}-{crops}"
         found = []
         for view in range(config.augment.views):
@@ -112,8 +117,12 @@ class StudentInputs:
 
     def prompts(self, config: DclipConfig) -> dict[str, Tensor] | None:
         """The classes as the student reads them: tokens, states where its text projection learns, or embeddings."""
-        if not config.student.weights.prompts:
+        if not (config.student.weights.prompts or config.student.weights.naming):
             return None
+        if config.student.weights.naming and self.mode == "all":
+            raise InputError(
+                "student.weights.naming needs all classes in every batch: of the text tower, let only text.head.* learn"
+            )
         features = self._prompt_features(config)
         if self.mode == "all":
             return self.base.tokens(features.pairs.captions)

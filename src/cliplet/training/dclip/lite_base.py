@@ -4,14 +4,19 @@ The image tower is EfficientNet-Lite with its ImageNet weights, the text tower p
 regression links them: from a photo's features to the mean of its captions, and from the ImageNet classifier's weights
 of a class to the sentence that names it. So the model retrieves a little and names classes without having been
 trained by comparison: what CLIP is before it is tuned, on a small scale.
+
+With a :class:`TextLesson` the text tower first learns the common space of several sentence encoders, and the image
+tower is linked to that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
@@ -21,19 +26,28 @@ from cliplet.models.dual import DualModel, save_weights
 from cliplet.models.inherit import inherit, read_transformers_bert
 from cliplet.models.text import TextTower
 from cliplet.models.vision import TimmImageTower
-from cliplet.training.data import PairSet
+from cliplet.training.data import PairSet, fingerprint
 from cliplet.training.dclip.features import kept_rows
 from cliplet.training.dclip.frozen import frozen
-from cliplet.training.small.data import SIZE, decoded, normalised
-from cliplet.training.small.student import LateTower, encode_all
+from cliplet.training.small.data import SIZE, Captions, TextBatches, decoded, normalised
+from cliplet.training.small.data import kept_rows as kept_blocks
+from cliplet.training.small.heads import start_text_head
+from cliplet.training.small.student import LateTower, TextStudent, encode_all
 from cliplet.training.teacher_parts import (
     efficientnet_lite,
     english_word_pieces,
     imagenet_names,
     sentence_model,
 )
-from cliplet.training.teacher_space import CaptionSpace, Floats, group_means, standardise
+from cliplet.training.teacher_space import (
+    CaptionSpace,
+    Floats,
+    group_means,
+    sentence_space_inputs,
+    standardise,
+)
 
+Ints = NDArray[np.int64]
 DIM = 256
 PROTOTYPES = "prototypes.npy"
 """Pooled features of a typical photo of each ImageNet class ``[1000, D]``, beside the model's files."""
@@ -41,15 +55,30 @@ PENALTY = 5e3
 NAMING = 3.0
 """Weight of a class name beside a photo: more names classes better and retrieves worse (docs/retrieval.md)."""
 PROMPT = "a photo of a {}."
+NAMES = 4
+"""How often a class name stands among the captions that a taught text tower learns from."""
 
 
-def build_lite_base(variant: int, pairs: PairSet, folder: Path) -> Path:
+@dataclass(frozen=True)
+class TextLesson:
+    """How the text tower is taught before the towers are linked."""
+
+    teachers: tuple[str, ...]
+    """Sentence encoders of :func:`~cliplet.training.teacher_parts.sentence_model`, put end to end."""
+    batch_size: int
+    """Captions a batch."""
+    learn: Callable[[TextStudent, TextBatches], None]
+    """Trains the student."""
+
+
+def build_lite_base(variant: int, pairs: PairSet, folder: Path, lesson: TextLesson | None = None) -> Path:
     """Make the model from training photos and captions and write it to ``folder`` (PyTorch weights).
 
     Args:
         variant: EfficientNet-Lite's number, 0 to 2; all take 224 x 224 pixels here.
         pairs: training photos with captions.
-        folder: for the model; the photos' features are kept beside it.
+        folder: for the model; the photos' features and the sentence encoders' embeddings are kept beside it.
+        lesson: for the text tower; None leaves it as it is but for its projection.
 
     Raises:
         InputError: no photos with captions.
@@ -65,10 +94,10 @@ def build_lite_base(variant: int, pairs: PairSet, folder: Path) -> Path:
     names = [PROMPT.format(n) for n in imagenet_names()]
     tokenizer, old_ids, _ = english_word_pieces([*captions, *names], 30_000)
     text = _text_tower(old_ids)
-    states = _states(text, tokenizer, captions)
-    space, scale = _fit_text_head(states, photo_of)
-    target = space(states / scale)
-    named = space(_states(text, tokenizer, names) / scale)
+    if lesson is None:
+        target, named = _fit_text_head(text, tokenizer, captions, names, photo_of)
+    else:
+        target, named = _taught(text, tokenizer, captions, names, photo_of, lesson, folder.parent)
 
     body = efficientnet_lite(variant).to(memory_format=torch.channels_last)
     classifier = body.classifier.weight.detach().numpy()  # [1000, D]
@@ -86,8 +115,6 @@ def build_lite_base(variant: int, pairs: PairSet, folder: Path) -> Path:
     assert isinstance(model.image, TimmImageTower)
     model.image.body.load_state_dict({k: v for k, v in body.state_dict().items() if "classifier" not in k})
     with torch.no_grad():
-        text.head.weight.copy_(torch.from_numpy(space.matrix.T / scale))
-        text.head.bias.copy_(torch.from_numpy(-space.mean @ space.matrix))
         head = torch.from_numpy((weight / deviation[:, None]).T)
         model.image.head.weight.copy_(head)
         model.image.head.bias.copy_(-head @ torch.from_numpy(mean))
@@ -133,11 +160,49 @@ def _states(tower: TextTower, tokenizer: Any, texts: Sequence[str]) -> Floats:
         tower.head = head
 
 
-def _fit_text_head(states: Floats, photo_of: "np.ndarray[Any, Any]") -> tuple[CaptionSpace, float]:
-    """The space in which captions of one photo lie close, for their states ``[n, 384]`` over ``scale``."""
+def _fit_text_head(
+    tower: TextTower, tokenizer: Any, captions: Sequence[str], names: Sequence[str], photo_of: Ints
+) -> tuple[Floats, Floats]:
+    """Set the head so that captions of one photo lie close; embeddings of captions and of class names ``[n, d]``."""
+    states = _states(tower, tokenizer, captions)
     scale = float(np.linalg.norm(states, axis=1).mean())
-    _, groups = np.unique(photo_of, return_inverse=True)
-    return CaptionSpace.fit(states / scale, groups, DIM), scale
+    space = CaptionSpace.fit(states / scale, np.unique(photo_of, return_inverse=True)[1], DIM)
+    with torch.no_grad():
+        tower.head.weight.copy_(torch.from_numpy(space.matrix.T / scale))
+        tower.head.bias.copy_(torch.from_numpy(-space.mean @ space.matrix))
+    return space(states / scale), space(_states(tower, tokenizer, names) / scale)
+
+
+def _taught(
+    tower: TextTower, tokenizer: Any, captions: list[str], names: list[str], photo_of: Ints, lesson: TextLesson,
+    folder: Path,
+) -> tuple[Floats, Floats]:  # fmt: skip
+    """Teach the tower the space in which captions of one photo lie close for all teachers together.
+
+    Returns:
+        The teachers' embeddings of captions and of class names ``[n, d]``, unit norm.
+    """
+    texts = [*captions, *names]
+    file = folder / f"sentences-{fingerprint([lesson.teachers, texts])}.npy"
+
+    def embedded() -> Iterator[Floats]:
+        yield sentence_space_inputs(texts, [sentence_model(name) for name in lesson.teachers])  # type: ignore[arg-type]
+
+    sentences = np.asarray(kept_blocks(embedded, len(texts), file), dtype=np.float32)
+    groups = np.unique(photo_of, return_inverse=True)[1]
+    space = CaptionSpace.fit(sentences[: len(captions)], groups, DIM)
+    target, named = space(sentences[: len(captions)]), space(sentences[len(captions) :])
+    lesson_texts = [*captions, *names * NAMES]
+    every = Captions(
+        lesson_texts,
+        np.concatenate([groups, groups.max() + 1 + np.tile(np.arange(len(names)), NAMES)]),
+        [e.ids for e in tokenizer.encode_batch(lesson_texts)],
+        np.concatenate([target, *[named] * NAMES]),
+    )
+    start_text_head(tower, every, seed=0)
+    lesson.learn(TextStudent(tower, DIM), TextBatches(every, lesson.batch_size, seed=0))
+    tower.eval()
+    return target, named
 
 
 def _link(photos: Floats, captions: Floats, classes: Floats, names: Floats) -> Floats:

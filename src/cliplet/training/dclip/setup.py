@@ -9,7 +9,7 @@ import numpy as np
 
 from cliplet.data.images import load_rgb
 from cliplet.errors import InputError
-from cliplet.models.config import to_dict
+from cliplet.models.config import from_dict, to_dict
 from cliplet.training.data import PairSet, photo_source, read_pairs
 from cliplet.training.dclip.config import DclipConfig
 from cliplet.training.dclip.overlap import without_overlap
@@ -81,6 +81,7 @@ def claim(out: Path, config: DclipConfig, restart: bool) -> None:
     wanted = to_dict(config)
 
     def averaged_alike(known: dict[str, Any]) -> dict[str, Any]:  # averaging comes after training
+        known = to_dict(from_dict(DclipConfig, known))  # settings newer than the run have their defaults
         return {**known, "student": {**known.get("student", {}), "average": wanted["student"]["average"]}}
 
     claim_folder(out, wanted, FREE, restart, averaged_alike)

@@ -27,9 +27,9 @@ class DclipStudent(nn.Module):
 
     ``L = a (1 - cos(s_img, g)) + b (1 - cos(s_txt, t_txt)) + c InfoNCE(s_img, s_txt)``, the hybrid loss as published,
     with ``r H(softmax(g g^T / t_r), softmax(s_img s_txt^T / t))``, both ways, the teacher's relations between pairs,
-    and three terms that keep what the base model knows: ``d (1 - cos(s_img, b_img))``, ``e KL(classes seen by the base
-    model || classes seen by the student)`` and ``f |w - w_base|^2 / |w_base|^2`` over the learning weights. g is the
-    teacher's embedding, t and b the base model's.
+    and four terms that keep what the base model knows: ``d (1 - cos(s_img, b_img))``, ``e KL(classes seen by the base
+    model || classes seen by the student)``, ``n H(class, classes seen in its prototype)`` and ``f |w - w_base|^2 /
+    |w_base|^2`` over the learning weights. g is the teacher's embedding, t and b the base model's.
 
     Args:
         tunable: the model.
@@ -124,7 +124,7 @@ class DclipStudent(nn.Module):
                 image, text, batch["target"], batch["target"],
                 1 / self.settings.temperature, 1 / self.settings.relation_temperature,
             )  # fmt: skip
-        if w.anchor or w.prompts:
+        if w.anchor or w.prompts or w.naming:
             terms |= self._anchor_terms(image, batch)
         if w.stay:
             terms["stay"] = self._distance()
@@ -132,11 +132,12 @@ class DclipStudent(nn.Module):
         return {"loss": loss, **{k: v.detach() for k, v in terms.items()}}
 
     def _anchor_terms(self, image: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``anchor`` and ``prompts``, over the batch's photos and the further ones together."""
+        """``anchor`` and ``prompts``, over the batch's photos and the further ones together, and ``naming``."""
         w, terms = self.settings.weights, {}
         further = {k.removeprefix("anchor_"): v for k, v in batch.items() if k.startswith("anchor_")}
         if further:
-            image = torch.cat([image, self.images(further)])
+            others = self.images(further)
+            image = torch.cat([image, others])
         if w.anchor:
             known = [batch["base_image"], *([further["base"]] if further else [])]
             terms["anchor"] = losses.cosine(image, torch.cat(known))
@@ -145,6 +146,10 @@ class DclipStudent(nn.Module):
             seen = [batch["base_classes"], *([further["classes"]] if further else [])]
             own, base = ((scale * c).log_softmax(dim=1) for c in self.classes_seen(image, torch.cat(seen)))
             terms["prompts"] = F.kl_div(own, base, reduction="batchmean", log_target=True)
+        if w.naming:
+            typical = further["label"] >= 0
+            cosine, _ = self.classes_seen(others[typical], further["classes"][typical])
+            terms["naming"] = F.cross_entropy(self.settings.prompt_scale * cosine, further["label"][typical])
         return terms
 
     def _distance(self) -> Tensor:
@@ -172,6 +177,8 @@ class Anchors:
     """Kept maps of each, as those of the training photos; None reads the photos."""
     base_image: Floats
     """The base model's embedding of each ``[photos, d]``."""
+    label: Ints
+    """The ImageNet class of a prototype ``[photos]``, -1 for a photo."""
 
 
 @dataclass
@@ -237,7 +244,10 @@ class StudentBatches:
         rows = np.sort(
             rng.choice(len(anchors.base_image), min(self.size, len(anchors.base_image)), replace=False)
         )
-        batch = {"anchor_base": torch.from_numpy(anchors.base_image[rows])}
+        batch = {
+            "anchor_base": torch.from_numpy(anchors.base_image[rows]),
+            "anchor_label": torch.from_numpy(anchors.label[rows]),
+        }
         if anchors.maps is not None:
             batch["anchor_maps"] = torch.from_numpy(np.asarray(anchors.maps[rows]))
         else:

@@ -1,5 +1,6 @@
 """One photo and its caption followed through a DCLIP run: regions, spans, attention, embedding, before and after."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from cliplet.errors import InputError
 from cliplet.models.config import from_dict
 from cliplet.regions.base import Regions, make_proposer
 from cliplet.training.dclip.config import DclipConfig, controlled
+from cliplet.training.dclip.starts import start_name
 from cliplet.training.dclip.teacher import make_teacher, scaled
 from cliplet.training.dclip.tunable import Tunable, crop_embedder, open_tunable
 
@@ -72,15 +74,16 @@ def follow(run: str | Path, photo: str | Path, caption: str, seed: int | None = 
         config = from_dict(DclipConfig, json.loads((run / "recipe.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise InputError(f"{run} holds no run of DCLIP: {error}") from error
-    config = controlled(config, "dclip")
+    config = dataclasses.replace(
+        controlled(config, "dclip"), features=config.features or str(run / "features")
+    )
     seed = config.seeds[0] if seed is None else seed
     weights = run / f"teacher-regions-seed{seed}" / "best.safetensors"
     if not weights.exists():
         raise InputError(
             f"{run} has no trained teacher of seed {seed}; run cliplet distill on its recipe first"
         )
-    built = Path(config.features or run / "features") / config.base
-    base = open_tunable(str(built) if (built / "card.json").exists() else config.base)
+    base = open_tunable(start_name(config))
     trace = _teach(config, base, weights, Path(photo), caption)
     tuned = run / f"dclip-seed{seed}" / "model"
     if (tuned / "model.safetensors").exists():

@@ -1,0 +1,61 @@
+"""The models that a DCLIP run begins with: the base model, and the base model whose text tower has been taught."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from cliplet.models.config import to_dict
+from cliplet.training.data import PairSet, fingerprint
+from cliplet.training.dclip.config import BUILT, DclipConfig
+from cliplet.training.dclip.fit import BEST, Fitter
+from cliplet.training.dclip.tunable import Tunable, open_tunable
+
+
+def features_folder(config: DclipConfig) -> Path:
+    """Where a run keeps what it computes once."""
+    return Path(config.features or Path(config.out) / "features")
+
+
+def start_name(config: DclipConfig) -> str:
+    """What :func:`open_tunable` opens for this recipe: the base model's name, or the folder it is made in."""
+    if config.base not in BUILT:
+        return config.base
+    name = config.base
+    if config.text_teachers:
+        name += "-taught-" + fingerprint([config.text_teachers, to_dict(config.text_stage)])
+    return str(features_folder(config) / name)
+
+
+def open_start(config: DclipConfig, pairs: PairSet, fit: Fitter) -> Tunable:
+    """The model that students of this recipe start from, made first where it is made from parts.
+
+    Args:
+        config: the recipe, or what :func:`~cliplet.training.dclip.config.controlled` made of it.
+        pairs: training photos and captions.
+        fit: trains the text tower where ``text_teachers`` are named.
+    """
+    name = start_name(config)
+    if config.base in BUILT:
+        from cliplet.training.dclip.lite_base import TextLesson, build_lite_base
+
+        folder = Path(name)
+        lesson = None
+        if config.text_teachers:
+            lesson = TextLesson(
+                config.text_teachers, config.text_stage.batch_size, _teaching(config, folder, fit)
+            )
+        build_lite_base(int(config.base[4]), pairs, folder, lesson)
+    return open_tunable(name)
+
+
+def _teaching(config: DclipConfig, folder: Path, fit: Fitter) -> Callable[..., None]:
+    def learn(student: torch.nn.Module, batches: object) -> None:
+        from safetensors.torch import load_file
+
+        place = folder.with_name(folder.name + ".text")
+        torch.manual_seed(config.seeds[0])
+        fit(place, student, config.text_stage, batches, dict)
+        student.model.load_state_dict(load_file(place / BEST))  # type: ignore[union-attr]
+
+    return learn
