@@ -19,8 +19,8 @@ R = TypeVar("R")
 _ImageBatch = tuple[list[int], list[Any], dict[int, InputError]]
 _TextBatch = tuple[NDArray[np.int64], list[Any], NDArray[np.bool_]]
 
-TEXTS_PER_IMAGE = 4
-"""How many texts a batch holds for each image that it would."""
+TEXTS_PER_IMAGE = 2
+"""How many texts a batch holds for each image that it would: 16 captions' states stay in a core's own cache."""
 TEXT_BLOCK = 4096
 """Texts tokenised together and sorted by length, so that a batch holds captions of like length."""
 
