@@ -74,7 +74,9 @@ def text_batches(encoder: BatchedEncoder, texts: Sequence[str]) -> Iterator[_Tex
     """Yield (rows, token sequences, truncated) with texts of like length together."""
     for start in range(0, len(texts), TEXT_BLOCK):
         tokens, truncated = encoder.tokenize(list(texts[start : start + TEXT_BLOCK]))
-        order = np.argsort([len(t) for t in tokens], kind="stable")
+        order = np.argsort(
+            [-len(t) for t in tokens], kind="stable"
+        )  # the longest first: threads end together
         size = TEXTS_PER_IMAGE * encoder.batch_size
         for first in range(0, len(order), size):
             chosen = order[first : first + size]
