@@ -31,8 +31,8 @@ def fuse_products(model: Any) -> None:
 
     gone: set[int] = set()
     for node in graph.node:
-        widened = [maker.get(name) for name in node.input]
-        if node.op_type != "MatMul" or any(n is None or n.op_type != "DequantizeLinear" for n in widened):
+        widened = [maker[name] for name in node.input if name in maker]
+        if node.op_type != "MatMul" or [n.op_type for n in widened] != ["DequantizeLinear"] * 2:
             continue
         (x, x_scale, x_zero), (w, w_scale, w_zero) = (n.input for n in widened)
         add, relu = only_reader(node, "Add"), only_reader(node, "Relu")
