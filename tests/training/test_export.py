@@ -81,8 +81,8 @@ def test_int8_weights_are_stored_once_and_expanded_by_folded_nodes(tmp_path):
     graph = onnx.load(tmp_path / "out" / "text.onnx").graph
     int8 = {t.name: t for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
     sizes = sorted(int(np.prod(t.dims)) for t in int8.values())
-    # qkv, proj and the two MLP matrices once although two repeats use them; the small table and head stay fp32
-    assert sizes == [32 * 32, 32 * 96, 32 * 128, 128 * 32]
+    # q, k, v, proj and the two MLP matrices once although two repeats use them; the small table and head stay fp32
+    assert sizes == [*[32 * 32] * 4, 32 * 128, 128 * 32]
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -145,29 +145,62 @@ def test_calibrated_convolutions_compute_in_eight_bits(tmp_path, torchvision):
     np.testing.assert_allclose(together, alone, atol=1e-6)  # a photo's result does not depend on its batch
 
 
-def test_calibrated_products_compute_in_eight_bits(tmp_path):
-    config = dataclasses.replace(
-        make.CONFIG, text=dataclasses.replace(make.CONFIG.text, width=64, mask="padding")
-    )
-    source = make.encoder(config)
-    captions = [f"{article} {size} {colour} bar" for article in ("a", "the") for size in ("big", "small")
-                for colour in make.COLOURS]  # fmt: skip
+LIKE_TRAINING = [
+    f"{article} {size} {colour} bar"
+    for article in ("a", "the")
+    for size in ("big", "small")
+    for colour in make.COLOURS
+]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mask": "padding"},
+        {"mask": "padding", "activation": "relu"},
+        {"mask": "padding", "activation": "relu", "norm": "post", "pooling": "mean", "qkv_bias": True},
+        {"mask": "causal", "mixers": False, "repeats": 1},
+        {"mask": "none", "pooling": "cls", "gates": True, "embedding_rank": 0},
+    ],
+)
+def test_calibrated_products_compute_in_eight_bits(tmp_path, changes):
+    text = dataclasses.replace(make.CONFIG.text, width=64, **changes)
+    source = make.encoder(dataclasses.replace(make.CONFIG, text=text))
+    captions = LIKE_TRAINING
     report = export(
         source, tmp_path / "out", "int8", photos=PHOTOS, captions=captions, calibration_captions=captions
     )
     graph = onnx.load(tmp_path / "out" / "text.onnx").graph
     integers = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
-    widened = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in integers}
-    products = [n for n in graph.node if n.op_type == "MatMul"]
-    computed = {t.name for t in graph.initializer} | widened
-    assert sum(n.input[1] in widened for n in products) >= 4 * config.text.depth
-    assert all(n.input[1] in widened or n.input[1] not in computed for n in products)
+    products = {n.output[0]: n for n in graph.node if n.op_type in ("MatMulIntegerToFloat", "QLinearMatMul")}
+    assert len(products) >= 6 * text.depth
+    assert all(integers.intersection(n.input) for n in products.values())
+    assert not any(integers.intersection(n.input) for n in graph.node if n.op_type == "MatMul")
+    added = [n for n in graph.node if n.op_type == "Add" and products.keys() & set(n.input)]
+    residual = 2 * text.depth + (
+        text.embedding_rank > 0
+    )  # sums with what came before, and with the positions
+    assert len(added) == residual, "biases are part of the products"
+    quick = [n for n in products.values() if n.op_type == "QLinearMatMul"]
+    assert len(quick) == (text.depth if text.activation == "relu" else 0)
     assert report.text_min_cosine > 0.95
     encoder = OnnxEncoder(tmp_path / "out")
     assert encoder.card.precision.endswith("int8 products (w8a8)")
     together = encoder.encode_texts(captions)
     alone = np.concatenate([encoder.encode_texts([caption]) for caption in captions])
     np.testing.assert_allclose(together, alone, atol=1e-6)  # nor a caption's on the others of its batch
+
+
+def test_the_mask_of_a_tower_is_made_once(tmp_path):
+    text = dataclasses.replace(make.CONFIG.text, mask="padding", blocks=2)
+    export(make.encoder(dataclasses.replace(make.CONFIG, text=text)), tmp_path / "out", "fp32")
+    graph = onnx.load(tmp_path / "out" / "text.onnx").graph
+    maker = {output: node for node in graph.node for output in node.output}
+    softmaxes = [n for n in graph.node if n.op_type == "Softmax"]
+    sums = [maker[n.input[0]] for n in softmaxes]
+    assert len(sums) == text.depth
+    assert {n.op_type for n in sums} == {"Add"}
+    assert len(set.intersection(*({*n.input} for n in sums))) == 1
 
 
 @pytest.mark.parametrize("count", [1, 5, 11])

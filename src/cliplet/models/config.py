@@ -37,6 +37,9 @@ class TransformerConfig:
     """Bias in the query, key and value projections."""
     norm: Literal["pre", "post"] = "pre"
     """LayerNorm before each branch, as published, or after each sum, as in BERT (to inherit its layers)."""
+    activation: Literal["gelu", "relu"] = "gelu"
+    """Between the products of the MLP: the exact GELU, or a ReLU and no bias in front of it, which computes sooner in
+    8 bits."""
     gates: bool = False
     """A private gate for every repeat, open for the first and closed for the others at the start, so that a tower with
     inherited layers starts as their plain sequence and learns what to repeat."""

@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, qkv_bias: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.width, self.heads = width, heads
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
 
@@ -55,42 +55,58 @@ class Attention(nn.Module):
 
         Args:
             x: ``[B, N, D]``.
-            visible: bool, broadcastable to ``[B, 1, N, N]``; False hides a key from a query.
+            visible: broadcastable to ``[B, 1, N, N]``: bool, False hides a key from a query; or what to add.
             before: mixer F of the logits; after: mixer G of the probabilities.
 
         Returns:
             ``[B, N, D]``.
         """
-        batch, tokens, width = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, h, N, d]
+        q, k, v = self._projected(x)
         fused = before is None and after is None and not torch.onnx.is_in_onnx_export()
         if fused and not (torch.is_grad_enabled() and x.device.type == "cpu"):  # its way back is slow there
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         else:
-            logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # [B, h, N, N]
+            logits = (q * (self.width // self.heads) ** -0.5) @ k.transpose(-2, -1)  # [B, h, N, N]
             if before is not None:
                 logits = before(logits)
             if visible is not None:  # after the mixing, which would spread the minimum to other heads
-                logits = logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
+                logits = logits + visible if visible.is_floating_point() else hide(logits, visible)
             maps = logits.softmax(dim=-1).to(v.dtype)
             if after is not None:
                 maps = after(maps)
             out = maps @ v
-        return self.proj(out.transpose(1, 2).reshape(batch, tokens, width))  # type: ignore[no-any-return]
+        out = out.transpose(1, 2)  # [B, N, h, d]
+        return self.proj(out.reshape(*out.shape[:2], self.width))  # type: ignore[no-any-return]
+
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of ``[B, N, D]``, each ``[B, h, N, d]``."""
+        if torch.onnx.is_in_onnx_export():  # ONNX Runtime would split one product's result by copying it
+            weights = self.qkv.weight.chunk(3)
+            biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
+            parts = [F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+        else:
+            parts = list(self.qkv(x).chunk(3, dim=-1))
+        q, k, v = (p.view(*p.shape[:2], self.heads, self.width // self.heads).transpose(1, 2) for p in parts)
+        return q, k, v
+
+
+def hide(logits: Tensor, visible: Tensor) -> Tensor:
+    """Logits with the minimum at the keys that are hidden."""
+    return logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
 
 
 class MLP(nn.Module):
-    """Linear, exact GELU, linear."""
+    """Linear, exact GELU, linear; or linear without a bias, ReLU, linear."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, activation: str = "gelu") -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.activation = F.relu if activation == "relu" else F.gelu
+        self.fc1 = nn.Linear(width, hidden, bias=activation != "relu")
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., D] -> [..., D]``."""
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+        return self.fc2(self.activation(self.fc1(x)))  # type: ignore[no-any-return]
 
 
 class PatchConv(nn.Module):
@@ -138,7 +154,7 @@ class MultiplexedBlock(nn.Module):
         super().__init__()
         self.post = config.norm == "post"
         self.attention = Attention(config.width, config.heads, config.qkv_bias)
-        self.mlp = MLP(config.width, int(config.width * config.mlp_ratio))
+        self.mlp = MLP(config.width, int(config.width * config.mlp_ratio), config.activation)
         self.repeats = nn.ModuleList(Repeat(config, grid) for _ in range(config.repeats))
         for repeat in list(self.repeats)[1:]:
             if config.gates:
@@ -192,6 +208,8 @@ class MultiplexedTransformer(nn.Module):
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """``[B, N, D] -> [B, N, D]``; ``visible`` as in :class:`Attention`."""
+        if visible is not None and torch.onnx.is_in_onnx_export():  # once for all blocks
+            visible = hide(x.new_zeros(1), visible.expand(-1, -1, x.shape[1], -1))
         for block in self.blocks:
             x = block(x, visible)
         return x

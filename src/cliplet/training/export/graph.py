@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cliplet.errors import MissingExtraError, ModelError
 from cliplet.training.export.integers import Kind, compute_in_integers
+from cliplet.training.export.products import fuse_products
 from cliplet.training.export.same_padding import fuse_constant_pads
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -159,7 +160,13 @@ def _channel_axis(values: NDArray[Any], consumers: list[tuple[Any, int]]) -> int
 
 def _is_scale(consumers: list[tuple[Any, int]]) -> bool:
     """True for the scales of integers, which are too small for fp16."""
-    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") and i == 1 for node, i in consumers)
+    places = {
+        "QuantizeLinear": (1,),
+        "DequantizeLinear": (1,),
+        "MatMulIntegerToFloat": (2, 3),
+        "QLinearMatMul": (1, 4, 6),
+    }
+    return any(i in places.get(node.op_type, ()) for node, i in consumers)
 
 
 def quantise(values: NDArray[Any], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -296,6 +303,8 @@ def write(
         onnx.save(model, str(path))
         compute_in_integers(path, integers, examples)
         model = onnx.load(str(path))
+        if integers == "products":
+            fuse_products(model)
     store_weights(model, precision)
     shorten_names(model)
     del model.metadata_props[:]

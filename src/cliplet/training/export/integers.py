@@ -56,7 +56,7 @@ def compute_in_integers(path: Path, kind: Kind, examples: Sequence[dict[str, NDA
                 Reader(),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=_OPERATIONS[kind],
-                nodes_to_exclude=_products_of_activations(path),
+                nodes_to_exclude=_products_without_weight(path),
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
@@ -67,10 +67,10 @@ def compute_in_integers(path: Path, kind: Kind, examples: Sequence[dict[str, NDA
         root.setLevel(level)
 
 
-def _products_of_activations(path: Path) -> list[str]:
-    """Names of the products without a weight, in the attention: they stay in fp32."""
+def _products_without_weight(path: Path) -> list[str]:
+    """Names of the products in the attention, whose second factor is no weight: they stay in fp32."""
     import onnx
 
     graph = onnx.load(str(path)).graph
     weights = {tensor.name for tensor in graph.initializer}
-    return [n.name for n in graph.node if n.op_type == "MatMul" and not weights.intersection(n.input)]
+    return [n.name for n in graph.node if n.op_type == "MatMul" and n.input[1] not in weights]
