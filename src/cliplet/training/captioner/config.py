@@ -50,6 +50,9 @@ class CaptionStage:
     """Decay of the moving average of the weights that is evaluated and saved; 0 for none."""
     label_smoothing: float = 0.0
     """Of cross-entropy."""
+    consensus: float = 0.0
+    """Weigh each caption in cross-entropy by its CIDEr-D against its photo's other captions, to this power; 0 weighs
+    all the same."""
     finetune: bool = False
     """Also train the image tower (slow on a CPU); otherwise its grids are computed once and kept."""
     rewards: tuple[RewardWeight, ...] = ()
