@@ -128,7 +128,8 @@ class CaptionRecipe:
     dev_photos: int = 500
     """How many of them the evaluation after each epoch takes; 0 takes all."""
     views: int = 2
-    """Kept views of a training photo: 1 is the photo itself, 2 also its mirror image."""
+    """Kept views of a training photo: 1 is the photo itself, 2 also its mirror image, each one more a crop of it (where
+    the image tower learns too, there are only the first two)."""
     cache: str = ""
     """Folder of grid features and embeddings, which several runs may share; ``cache`` in the run's folder when left
     out."""
@@ -152,8 +153,8 @@ class CaptionRecipe:
     def __post_init__(self) -> None:
         if not self.stages:
             raise InputError("the recipe has no stages; give at least one")
-        if self.views not in (1, 2):
-            raise InputError(f"views={self.views} must be 1 or 2")
+        if self.views < 1:
+            raise InputError(f"views={self.views} must be at least 1")
         if self.start and any(s.finetune for s in self.stages):
             raise InputError("start holds a decoder's weights only, which does not go with finetune = true")
         tuned = [s.finetune for s in self.stages]

@@ -214,7 +214,7 @@ class CaptionRun:
     def _reader(self, split: CaptionSplit, pixels: bool, training: bool) -> Reader:
         grid = self.recipe.model.grid
         if pixels:
-            return Reader([kept_pixels(split.photos, grid, self.cache)], training and self.recipe.views == 2)
+            return Reader([kept_pixels(split.photos, grid, self.cache)], training and self.recipe.views > 1)
         views = self.recipe.views if training else 1
         return Reader(kept_grids(self.tower, split.photos, self.cache, views))
 
