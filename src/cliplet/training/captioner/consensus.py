@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from cliplet.metrics.cider import DocumentFrequencies
 from cliplet.rewards.cider import CiderReward
+from cliplet.rewards.references import References
 
 LEAST = 0.02
 """Added to each CIDEr-D (0 to 10), so that a caption unlike all others still counts a little."""
@@ -34,7 +35,7 @@ def consensus_weights(captions: Sequence[Sequence[str]], power: float) -> list[N
         photos = [i for i, group in enumerate(words) if place < len(group) > 1]
         if not photos:
             continue
-        others = {i: words[i][:place] + words[i][place + 1 :] for i in photos}
+        others: References = {i: words[i][:place] + words[i][place + 1 :] for i in photos}
         found = CiderReward(others, frequencies).of_words(photos, [words[i][place] for i in photos])
         for i, value in zip(photos, found, strict=True):
             scores[i][place] = value
