@@ -130,7 +130,8 @@ class CaptionRun:
         if stage.kind == "cross_entropy" and stage.consensus:
             weights = consensus_weights(self.train_split.captions, stage.consensus)
         read = self._reader(self.train_split, tuned, True)
-        data = stage_data(stage, self.tokens, read, self.limits, self.recipe.seed, weights)
+        order = self.recipe.seed + index  # a second stage of a kind sees another order and other samples
+        data = stage_data(stage, self.tokens, read, self.limits, order, weights)
         check = DevCheck(
             self.dev_split,
             self._reader(self.dev_split, tuned, False),
