@@ -50,6 +50,9 @@ class CaptionStage:
     """Decay of the moving average of the weights that is evaluated and saved; 0 for none."""
     label_smoothing: float = 0.0
     """Of cross-entropy."""
+    consensus: float = 0.0
+    """Weigh each caption in cross-entropy by its CIDEr-D against its photo's other captions, to this power; 0 weighs
+    all the same."""
     finetune: bool = False
     """Also train the image tower (slow on a CPU); otherwise its grids are computed once and kept."""
     rewards: tuple[RewardWeight, ...] = ()
@@ -125,7 +128,8 @@ class CaptionRecipe:
     dev_photos: int = 500
     """How many of them the evaluation after each epoch takes; 0 takes all."""
     views: int = 2
-    """Kept views of a training photo: 1 is the photo itself, 2 also its mirror image."""
+    """Kept views of a training photo: 1 is the photo itself, 2 also its mirror image, each one more a crop of it (where
+    the image tower learns too, there are only the first two)."""
     cache: str = ""
     """Folder of grid features and embeddings, which several runs may share; ``cache`` in the run's folder when left
     out."""
@@ -149,8 +153,8 @@ class CaptionRecipe:
     def __post_init__(self) -> None:
         if not self.stages:
             raise InputError("the recipe has no stages; give at least one")
-        if self.views not in (1, 2):
-            raise InputError(f"views={self.views} must be 1 or 2")
+        if self.views < 1:
+            raise InputError(f"views={self.views} must be at least 1")
         if self.start and any(s.finetune for s in self.stages):
             raise InputError("start holds a decoder's weights only, which does not go with finetune = true")
         tuned = [s.finetune for s in self.stages]

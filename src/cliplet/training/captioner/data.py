@@ -78,6 +78,14 @@ def pack(photos: Sequence[Sequence[Sequence[int]]], limits: Limits) -> dict[str,
     return {name: torch.from_numpy(packed[k]) for k, name in enumerate(("tokens", "targets", "caption"))}
 
 
+def padded(rows: Sequence[NDArray[np.float32]]) -> Tensor:
+    """Weights of each photo's captions ``[n, captions]``, 0 where a photo has fewer."""
+    found = np.zeros((len(rows), max(map(len, rows))), dtype=np.float32)
+    for i, row in enumerate(rows):
+        found[i, : len(row)] = row
+    return torch.from_numpy(found)
+
+
 class Reader:
     """Grids of photos kept on disk, one array a view; or pixels of one view, mirrored when asked for."""
 
@@ -97,9 +105,23 @@ class Reader:
 
 
 def stage_data(
-    stage: CaptionStage, tokens: Sequence[Sequence[Sequence[int]]], read: Reader, limits: Limits, seed: int
+    stage: CaptionStage,
+    tokens: Sequence[Sequence[Sequence[int]]],
+    read: Reader,
+    limits: Limits,
+    seed: int,
+    weights: Sequence[NDArray[np.float32]] | None = None,
 ) -> StageData:
-    """The batches of a stage, which depend on seed, epoch and place alone."""
+    """The batches of a stage, which depend on seed, epoch and place alone.
+
+    Args:
+        stage: the stage.
+        tokens: for each photo its captions, each a list of pieces.
+        read: the photos.
+        limits: special pieces.
+        seed: of order and views.
+        weights: for each photo the weights of its captions in cross-entropy.
+    """
     total = np.array([sum(map(len, captions)) for captions in tokens])
     per_pass = len(epoch_batches(len(tokens), stage.batch_size, seed, 0))
     count = stage.updates or per_pass
@@ -118,6 +140,8 @@ def stage_data(
                      "photo": torch.from_numpy(photos), "draw": torch.tensor([seed, epoch, place])}  # fmt: skip
             if stage.kind == "cross_entropy":
                 batch |= pack([tokens[p] for p in photos], limits)
+                if weights is not None:
+                    batch["weight"] = padded([weights[p] for p in photos])
             yield batch
 
     return StageData(count, load)

@@ -15,34 +15,44 @@ from numpy.typing import NDArray
 from cliplet.data.images import load_rgb, resize_rgb
 from cliplet.models.captioner_config import GridConfig
 from cliplet.training.captioner.towers import GridTower
-from cliplet.training.data import fingerprint, photo_source
+from cliplet.training.config import AugmentConfig
+from cliplet.training.data import fingerprint, photo_source, photo_view
 from cliplet.training.logs import Progress
 
 VIEWS = ("photo", "mirrored")
-"""The views that are kept of a photo."""
+"""The first views that are kept of a photo; what follows are crops."""
+CROPS = AugmentConfig(smallest_crop=0.6)
+"""Share of the photo's area in a crop; half of them are mirrored."""
 BATCH = 16
 
 
-def pixels_of(photos: Sequence[Any], config: GridConfig) -> NDArray[np.uint8]:
-    """Photos as the tower takes them: uint8 ``[n, size, size, 3]``."""
-    return np.stack(
-        [
-            np.asarray(resize_rgb(load_rgb(photo_source(p)), config.size, config.resize, "bicubic"))
-            for p in photos
-        ]
-    )
+def pixels_of(photos: Sequence[Any], config: GridConfig, view: int = 0, first: int = 0) -> NDArray[np.uint8]:
+    """Photos as the tower takes them: uint8 ``[n, size, size, 3]``.
+
+    Args:
+        photos: where to read them.
+        config: of the tower.
+        view: 0 is the photo, 1 its mirror image, others are crops that depend on view and number alone.
+        first: number of the first photo.
+    """
+    found = []
+    for number, photo in enumerate(photos, first):
+        image = photo_view(photo, CROPS, 0, number, view) if view > 1 else load_rgb(photo_source(photo))
+        found.append(np.asarray(resize_rgb(image, config.size, config.resize, "bicubic")))
+    pixels = np.stack(found)
+    return np.ascontiguousarray(pixels[:, :, ::-1]) if view == 1 else pixels
 
 
 def kept_grids(
     tower: GridTower, photos: Sequence[Any], folder: Path, views: int = 1
 ) -> list[NDArray[np.float16]]:
-    """Grid features of every photo, memory-mapped: for each view (the photo, its mirror image) fp16 ``[n, N, C]``.
+    """Grid features of every photo, memory-mapped: for each view (photo, mirror image, crops) fp16 ``[n, N, C]``.
 
     Args:
         tower: in evaluation mode.
         photos: where to read them.
         folder: of the files; their names hold a fingerprint of tower and photos, so that nothing old is taken.
-        views: 1 or 2.
+        views: 1 is the photo itself, 2 also its mirror image, each one more a crop.
     """
     name = tower_fingerprint(tower)
     session: list[Any] = []
@@ -50,13 +60,13 @@ def kept_grids(
     def compute(view: int, start: int, stop: int) -> NDArray[Any]:
         if not session:
             session.append(grid_session(tower))
-        pixels = pixels_of(photos[start:stop], tower.config)
-        pixels = np.ascontiguousarray(pixels[:, :, ::-1]) if view else pixels
+        pixels = pixels_of(photos[start:stop], tower.config, view, start)
         return session[0].run(["grid"], {"pixels": pixels})[0]  # type: ignore[no-any-return]
 
     found = []
     for view in range(views):
-        file = folder / f"grid-{fingerprint(photos)}-{name}-{VIEWS[view]}.npy"
+        shown = VIEWS[view] if view < len(VIEWS) else f"crop{view - len(VIEWS) + 1}"
+        file = folder / f"grid-{fingerprint(photos)}-{name}-{shown}.npy"
         found.append(kept_array(file, len(photos), np.float16, partial(compute, view)))
     return found
 

@@ -46,7 +46,8 @@ class CaptionModel(nn.Module):
 class CaptionStudent(nn.Module):
     """A captioner that computes its own loss, so that the one training loop trains it too.
 
-    Cross-entropy (Vinyals et al. 2015): ``-log p(next piece)``, mean over the pieces of all captions.
+    Cross-entropy (Vinyals et al. 2015): ``-log p(next piece)``, mean over the pieces of all captions, weighted by the
+    captions' :func:`~cliplet.training.captioner.consensus.consensus_weights` where the stage asks for it.
 
     Self-critical (Rennie et al., CVPR 2017): for each photo k captions are drawn, and
     ``loss = -sum_i (r_i - b_i) log p(caption_i) / pieces``, where b is the mean reward of the photo's other samples
@@ -94,8 +95,8 @@ class CaptionStudent(nn.Module):
 
         Args:
             batch: ``image`` (grids or pixels); for cross-entropy ``tokens``, ``targets`` and ``caption`` of
-                :func:`~cliplet.training.captioner.data.pack`; else ``photo`` ``[n]`` and ``draw``, the numbers that
-                the samples depend on.
+                :func:`~cliplet.training.captioner.data.pack`, and perhaps ``weight`` ``[n, captions]``; else ``photo``
+                ``[n]`` and ``draw``, the numbers that the samples depend on.
         """
         if self.stage.kind == "cross_entropy":
             return self._cross_entropy(batch)
@@ -106,7 +107,13 @@ class CaptionStudent(nn.Module):
         states = decoder.states(self.model.memory(batch["image"]), batch["tokens"], batch["caption"])
         real = batch["caption"] >= 0
         logits, targets = decoder.logits(states[real]), batch["targets"][real]  # [pieces, V], [pieces]
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.stage.label_smoothing)
+        smoothing = self.stage.label_smoothing
+        if "weight" in batch:
+            weight = batch["weight"].gather(1, batch["caption"].clamp_min(0))[real]  # [pieces]
+            each = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+            loss = (weight * each).sum() / weight.sum()
+        else:
+            loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
         right = (logits.detach().argmax(dim=1) == targets).float().mean()
         return {"loss": loss, "accuracy": right}
 

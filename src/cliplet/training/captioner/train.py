@@ -20,6 +20,7 @@ from cliplet.models.captioner import CaptionDecoder, load_decoder, save_decoder
 from cliplet.models.config import from_dict, to_dict
 from cliplet.rewards import MixedReward, build_reward
 from cliplet.training.captioner.config import CaptionRecipe, CaptionStage
+from cliplet.training.captioner.consensus import consensus_weights
 from cliplet.training.captioner.data import CaptionSplit, Reader, cache_folder, stage_data
 from cliplet.training.captioner.evaluate import DevCheck, dev_embeddings
 from cliplet.training.captioner.export import export_captioner
@@ -125,9 +126,12 @@ class CaptionRun:
             before.load_state_dict(self.decoder.state_dict())
             before.to(self.accelerator.device)
         student.begin(stage, self._reward(stage), before)
-        data = stage_data(
-            stage, self.tokens, self._reader(self.train_split, tuned, True), self.limits, self.recipe.seed
-        )
+        weights = None
+        if stage.kind == "cross_entropy" and stage.consensus:
+            weights = consensus_weights(self.train_split.captions, stage.consensus)
+        read = self._reader(self.train_split, tuned, True)
+        order = self.recipe.seed + index  # a second stage of a kind sees another order and other samples
+        data = stage_data(stage, self.tokens, read, self.limits, order, weights)
         check = DevCheck(
             self.dev_split,
             self._reader(self.dev_split, tuned, False),
@@ -211,7 +215,7 @@ class CaptionRun:
     def _reader(self, split: CaptionSplit, pixels: bool, training: bool) -> Reader:
         grid = self.recipe.model.grid
         if pixels:
-            return Reader([kept_pixels(split.photos, grid, self.cache)], training and self.recipe.views == 2)
+            return Reader([kept_pixels(split.photos, grid, self.cache)], training and self.recipe.views > 1)
         views = self.recipe.views if training else 1
         return Reader(kept_grids(self.tower, split.photos, self.cache, views))
 
