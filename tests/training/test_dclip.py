@@ -200,8 +200,10 @@ def test_controls_change_what_they_say():
 
 
 def test_text_teachers_need_parts_and_known_names():
-    with pytest.raises(InputError, match="need a base of lite0-minilm"):
+    with pytest.raises(InputError, match="text_teachers needs a base of lite0-minilm"):
         DclipConfig(text_teachers=("mpnet",))
+    with pytest.raises(InputError, match="naming needs a base of lite0-minilm"):
+        DclipConfig(naming=8.0)
     with pytest.raises(InputError, match="'bert' is none of minilm-l3"):
         DclipConfig(base="lite0-minilm", text_teachers=("bert",))
 
@@ -524,7 +526,7 @@ def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision):
     ]))  # fmt: skip
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     assert rows[1:5] == ["base", "taught_text", "dclip", "no_distillation"]
-    (taught,) = tmp_path.glob("features/lite0-minilm-taught-*/card.json")
+    (taught,) = tmp_path.glob("features/lite0-minilm-naming8-taught-*/card.json")
     models = (tmp_path / "features/lite0-minilm", taught.parent, tmp_path / "run/dclip-seed0/model")
     base, start, tuned = (load(folder).encode_texts(["a dog"]) for folder in models)
     assert base.shape == start.shape == tuned.shape == (1, 256)

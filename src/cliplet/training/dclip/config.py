@@ -14,6 +14,8 @@ from cliplet.training.config import AugmentConfig, DataConfig, StageConfig, read
 Control = Literal["dclip", "no_regions", "caption_target", "infonce", "no_distillation", "grid"]
 BUILT = ("lite0-minilm", "lite1-minilm", "lite2-minilm")
 """Base models that are made from parts which install with pip."""
+BASE_NAMING = 3.0
+"""``naming`` of those base models."""
 SENTENCE_MODELS = ("minilm-l3", "minilm-l6", "mpnet")
 """Sentence encoders that install with pip."""
 
@@ -206,6 +208,10 @@ class DclipConfig:
     then fitted to it anew. For ``lite0-minilm`` (to ``lite2-``) alone."""
     text_stage: StageConfig = field(default_factory=_text_stage)
     """That training: epochs, batch_size (captions), lr, ..."""
+    naming: float = BASE_NAMING
+    """Weight of the ImageNet classes' names beside the photos in the fit that links the towers of ``lite0-minilm`` (to
+    ``lite2-``) where students start. The base model itself has 3: with more it names classes better and retrieves
+    worse, which tuning mends."""
     teacher_stage: StageConfig = field(default_factory=_teacher_stage)
     """The teacher's training: epochs, batch_size, lr, ... (losses and towers are not read)."""
     student_stage: StageConfig = field(default_factory=_student_stage)
@@ -266,7 +272,7 @@ def controlled(config: DclipConfig, control: Control) -> DclipConfig:
 
     - ``no_regions``: the photo learns the caption embedding from which the cross-modal teacher would start; no regions.
     - ``caption_target``: the photo learns the base model's embedding of the caption; no teacher of any kind.
-    - ``infonce``: plain InfoNCE tuning: no teacher of any kind, no anchors, no averaging.
+    - ``infonce``: plain InfoNCE tuning of the base model: no teacher of any kind, no anchors, no averaging.
     - ``no_distillation``: the recipe without any teacher's target; anchors and averaging stay.
     - ``grid``: the recipe with tiles instead of the detector's boxes.
 
@@ -286,6 +292,13 @@ def controlled(config: DclipConfig, control: Control) -> DclipConfig:
     elif control == "grid":
         regions = dataclasses.replace(regions, proposer=config.grid)
     teachers = config.text_teachers if control in ("dclip", "no_regions", "grid") else ()
+    naming = BASE_NAMING if control == "infonce" else config.naming
     return dataclasses.replace(
-        config, control=control, controls=(), student=student, regions=regions, text_teachers=teachers
+        config,
+        control=control,
+        controls=(),
+        student=student,
+        regions=regions,
+        text_teachers=teachers,
+        naming=naming,
     )

@@ -27,6 +27,7 @@ from cliplet.models.inherit import inherit, read_transformers_bert
 from cliplet.models.text import TextTower
 from cliplet.models.vision import TimmImageTower
 from cliplet.training.data import PairSet, fingerprint
+from cliplet.training.dclip.config import BASE_NAMING
 from cliplet.training.dclip.features import kept_rows
 from cliplet.training.dclip.frozen import frozen
 from cliplet.training.small.data import SIZE, Captions, TextBatches, decoded, normalised
@@ -52,8 +53,6 @@ DIM = 256
 PROTOTYPES = "prototypes.npy"
 """Pooled features of a typical photo of each ImageNet class ``[1000, D]``, beside the model's files."""
 PENALTY = 5e3
-NAMING = 3.0
-"""Weight of a class name beside a photo: more names classes better and retrieves worse (docs/retrieval.md)."""
 PROMPT = "a photo of a {}."
 NAMES = 4
 """How often a class name stands among the captions that a taught text tower learns from."""
@@ -71,7 +70,9 @@ class TextLesson:
     """Trains the student."""
 
 
-def build_lite_base(variant: int, pairs: PairSet, folder: Path, lesson: TextLesson | None = None) -> Path:
+def build_lite_base(
+    variant: int, pairs: PairSet, folder: Path, lesson: TextLesson | None = None, naming: float = BASE_NAMING
+) -> Path:
     """Make the model from training photos and captions and write it to ``folder`` (PyTorch weights).
 
     Args:
@@ -79,6 +80,7 @@ def build_lite_base(variant: int, pairs: PairSet, folder: Path, lesson: TextLess
         pairs: training photos with captions.
         folder: for the model; the photos' features and the sentence encoders' embeddings are kept beside it.
         lesson: for the text tower; None leaves it as it is but for its projection.
+        naming: weight of a class name beside a photo: more names classes better and retrieves worse.
 
     Raises:
         InputError: no photos with captions.
@@ -108,7 +110,7 @@ def build_lite_base(variant: int, pairs: PairSet, folder: Path, lesson: TextLess
     x, mean, deviation = standardise(features)
     means = group_means(target, photo_of)[np.unique(photo_of, return_index=True)[1]]
     classes = unit_norm(classifier * deviation) * np.sqrt(np.float32(x.shape[1]))
-    weight = _link(x[np.unique(photo_of)], means, classes, named - named.mean(axis=0))
+    weight = _link(x[np.unique(photo_of)], means, classes, named - named.mean(axis=0), naming)
 
     image = TimmConfig("timm", f"tf_efficientnet_lite{variant}", DIM, 224, (0.5,) * 3, (0.5,) * 3)  # type: ignore[arg-type]
     model = DualModel(DualConfig(image=image, text=text.config))
@@ -119,7 +121,10 @@ def build_lite_base(variant: int, pairs: PairSet, folder: Path, lesson: TextLess
         model.image.head.weight.copy_(head)
         model.image.head.bias.copy_(-head @ torch.from_numpy(mean))
     model.text.load_state_dict(text.state_dict())
-    part = _write(model, tokenizer, variant, len(pairs.photos), folder.with_name(folder.name + ".part"))
+    facts: dict[str, Any] = {"photos": len(pairs.photos), "naming": naming, "penalty": PENALTY}
+    if lesson is not None:
+        facts["text teachers"] = list(lesson.teachers)
+    part = _write(model, tokenizer, variant, facts, folder.with_name(folder.name + ".part"))
     np.save(part / PROTOTYPES, (mean + deviation * classes).astype(np.float16))
     return part.rename(folder)
 
@@ -205,20 +210,20 @@ def _taught(
     return target, named
 
 
-def _link(photos: Floats, captions: Floats, classes: Floats, names: Floats) -> Floats:
+def _link(photos: Floats, captions: Floats, classes: Floats, names: Floats, naming: float) -> Floats:
     """Ridge regression ``[D, d]`` to captions from photos' standardised features, and to names from classes' ones.
 
     A class counts as a photo whose features are its classifier's weights, brought to a photo's usual length.
     """
-    left = photos.T @ photos + NAMING * classes.T @ classes
-    right = photos.T @ captions + NAMING * classes.T @ names
+    left = photos.T @ photos + naming * classes.T @ classes
+    right = photos.T @ captions + naming * classes.T @ names
     result: Floats = np.linalg.solve(left + PENALTY * np.eye(len(left), dtype=np.float32), right).astype(
         np.float32
     )
     return result
 
 
-def _write(model: DualModel, tokenizer: Any, variant: int, photos: int, folder: Path) -> Path:
+def _write(model: DualModel, tokenizer: Any, variant: int, facts: dict[str, Any], folder: Path) -> Path:
     """The model's files."""
     save_weights(model, folder)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
@@ -233,6 +238,6 @@ def _write(model: DualModel, tokenizer: Any, variant: int, photos: int, folder: 
             "captions and from ImageNet classes to their names; nothing trained by comparison."
         ),
         license="Apache-2.0",
-        training={"photos": photos, "naming": NAMING, "penalty": PENALTY},
+        training=facts,
     ).save(folder)
     return folder

@@ -7,7 +7,7 @@ import torch
 
 from cliplet.models.config import to_dict
 from cliplet.training.data import PairSet, fingerprint
-from cliplet.training.dclip.config import BUILT, DclipConfig
+from cliplet.training.dclip.config import BASE_NAMING, BUILT, DclipConfig
 from cliplet.training.dclip.fit import BEST, Fitter
 from cliplet.training.dclip.tunable import Tunable, open_tunable
 
@@ -21,7 +21,7 @@ def start_name(config: DclipConfig) -> str:
     """What :func:`open_tunable` opens for this recipe: the base model's name, or the folder it is made in."""
     if config.base not in BUILT:
         return config.base
-    name = config.base
+    name = config.base if config.naming == BASE_NAMING else f"{config.base}-naming{config.naming:g}"
     if config.text_teachers:
         name += "-taught-" + fingerprint([config.text_teachers, to_dict(config.text_stage)])
     return str(features_folder(config) / name)
@@ -45,7 +45,7 @@ def open_start(config: DclipConfig, pairs: PairSet, fit: Fitter) -> Tunable:
             lesson = TextLesson(
                 config.text_teachers, config.text_stage.batch_size, _teaching(config, folder, fit)
             )
-        build_lite_base(int(config.base[4]), pairs, folder, lesson)
+        build_lite_base(int(config.base[4]), pairs, folder, lesson, config.naming)
     return open_tunable(name)
 
 
@@ -53,7 +53,8 @@ def _teaching(config: DclipConfig, folder: Path, fit: Fitter) -> Callable[..., N
     def learn(student: torch.nn.Module, batches: object) -> None:
         from safetensors.torch import load_file
 
-        place = folder.with_name(folder.name + ".text")
+        taught = fingerprint([config.base, config.text_teachers, to_dict(config.text_stage)])
+        place = folder.with_name(f"taught-text-{taught}")
         torch.manual_seed(config.seeds[0])
         fit(place, student, config.text_stage, batches, dict)
         student.model.load_state_dict(load_file(place / BEST))  # type: ignore[union-attr]
