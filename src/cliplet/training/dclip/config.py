@@ -241,10 +241,9 @@ class DclipConfig:
         unknown = [name for name in self.text_teachers if name not in SENTENCE_MODELS]
         if unknown:
             raise InputError(f"text_teachers: {unknown[0]!r} is none of {', '.join(SENTENCE_MODELS)}")
-        if self.text_teachers and self.base not in BUILT:
-            raise InputError(
-                f"text_teachers need a base of {', '.join(BUILT)}, not {self.base}; leave them out"
-            )
+        for name, default in (("text_teachers", ()), ("naming", BASE_NAMING)):
+            if getattr(self, name) != default and self.base not in BUILT:
+                raise InputError(f"{name} needs a base of {', '.join(BUILT)}, not {self.base}; leave it out")
 
 
 def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
