@@ -526,7 +526,7 @@ def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision):
     ]))  # fmt: skip
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     assert rows[1:5] == ["base", "taught_text", "dclip", "no_distillation"]
-    (taught,) = tmp_path.glob("features/lite0-minilm-naming8-taught-*/card.json")
+    (taught,) = tmp_path.glob("features/lite0-minilm-naming12-taught-*/card.json")
     models = (tmp_path / "features/lite0-minilm", taught.parent, tmp_path / "run/dclip-seed0/model")
     base, start, tuned = (load(folder).encode_texts(["a dog"]) for folder in models)
     assert base.shape == start.shape == tuned.shape == (1, 256)
