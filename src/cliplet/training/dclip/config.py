@@ -170,9 +170,10 @@ class DclipConfig:
     seeds: tuple[int, ...] = (0,)
     """One run a seed, of the teacher's weights, order and views."""
     control: Control = "dclip"
-    """What to train when ``controls`` is empty: ``dclip``, or a control in its place."""
+    """What to train when ``controls`` is empty: ``dclip``, or a control in its place; also what the table compares the
+    others with."""
     controls: tuple[Control, ...] = ()
-    """Train all of these and compare them with the base model and with ``dclip`` in one table."""
+    """Train all of these and compare them with the base model and with ``control`` in one table."""
     cpu: bool = False
     """Train on the CPU although there is an accelerator."""
     precision: Literal["no", "bf16", "fp16"] = "no"

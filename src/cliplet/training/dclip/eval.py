@@ -135,7 +135,7 @@ class Row:
     values: dict[str, Interval]
     """``SET|DIRECTION|METRIC`` and ``zero-shot|top-1`` to the mean over seeds with its interval, in 0..1."""
     against: dict[str, PairedTest] = field(default_factory=dict)
-    """The difference ``dclip`` minus this row, paired by photo."""
+    """The difference of the run in question (``main``) minus this row, paired by photo."""
 
 
 def _mean_columns(runs: Sequence[Columns]) -> Columns:
@@ -147,8 +147,10 @@ def _groups(columns: Columns, key: str) -> NDArray[Any] | None:
     return columns.get(key.rsplit("|", 1)[0] + "|photo")
 
 
-def make_rows(results: Mapping[str, Sequence[Columns]], draws: int = 1000, seed: int = 0) -> list[Row]:
-    """Every model's values with intervals, and how far ``dclip`` is from it.
+def make_rows(
+    results: Mapping[str, Sequence[Columns]], draws: int = 1000, seed: int = 0, main: str = "dclip"
+) -> list[Row]:
+    """Every model's values with intervals, and how far ``main`` is from it.
 
     The per-query values of a model's seeds are averaged first, then photos are resampled: the intervals say what other
     photos would change, not what other seeds would; the table prints the spread of the seeds beside them.
@@ -157,6 +159,7 @@ def make_rows(results: Mapping[str, Sequence[Columns]], draws: int = 1000, seed:
         results: for each model, one :data:`Columns` a seed.
         draws: bootstrap draws.
         seed: of the bootstrap.
+        main: the model that the others are compared with.
     """
     means = {name: _mean_columns(runs) for name, runs in results.items()}
     rows = []
@@ -166,9 +169,9 @@ def make_rows(results: Mapping[str, Sequence[Columns]], draws: int = 1000, seed:
             for key, column in means[name].items()
         }
         against: dict[str, PairedTest] = {}
-        if name != "dclip" and "dclip" in means:
+        if name != main and main in means:
             for key, column in means[name].items():
-                other = means["dclip"].get(key)
+                other = means[main].get(key)
                 if other is not None:
                     groups = _groups(runs[0], key)
                     against[key] = paired_mean_test(other, column, groups, draws, seed=seed)
@@ -181,13 +184,15 @@ def seed_spread(runs: Sequence[Columns], key: str) -> float:
     return float(np.std([100 * r[key].mean() for r in runs], ddof=1)) if len(runs) > 1 else float("nan")
 
 
-def table_text(results: Mapping[str, Sequence[Columns]], sets: Sequence[str], draws: int = 1000) -> str:
+def table_text(
+    results: Mapping[str, Sequence[Columns]], sets: Sequence[str], draws: int = 1000, main: str = "dclip"
+) -> str:
     """The comparison as Markdown: a table of values and one of differences for each set, in points of 100.
 
     ``MRR`` (mean reciprocal rank of the best positive) is what the released code prints as "MAP"; ``mAP`` is mean
     average precision. From text to image a caption has one photo, so both are the same there.
     """
-    rows = make_rows(results, draws)
+    rows = make_rows(results, draws, main=main)
     lines: list[str] = []
     for name in sets:
         lines += [f"**{name}**", ""]
@@ -210,7 +215,7 @@ def table_text(results: Mapping[str, Sequence[Columns]], sets: Sequence[str], dr
         lines += [_value_line(row, name, results[row.name], base) for row in rows]
         lines += [
             "",
-            "| dclip minus | T2I R@1 | T2I mAP | I2T R@1 | I2T mAP | zero-shot |",
+            f"| {main} minus | T2I R@1 | T2I mAP | I2T R@1 | I2T mAP | zero-shot |",
             "|" + "---|" * 6,
         ]
         lines += [_difference_line(row, name) for row in rows if row.against]

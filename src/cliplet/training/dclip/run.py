@@ -87,7 +87,7 @@ class DclipRun:
                 results.setdefault(control, []).append(tuning.measured(folder, one.student.average))
                 tuning.write(folder, one, seed)
             tuning.reset()
-        text = table_text(results, list(self.sets), config.draws)
+        text = table_text(results, list(self.sets), config.draws, config.control)
         part = self.out / "table.part"
         part.write_text(text, encoding="utf-8")
         os.replace(part, self.out / "table.md")
