@@ -128,6 +128,15 @@ def test_only_what_the_pattern_names_learns_and_averaging_is_linear(data, tmp_pa
     assert torch.allclose(dict(tuned.named_parameters())[name], expected, atol=1e-6)
 
 
+def test_the_seeds_weights_are_averaged(data, tmp_path):
+    text = dclip(recipe(data, tmp_path / "run", "control=infonce", "seeds=[0, 1]", "soup=true"))
+    assert "| infonce, seeds averaged |" in text
+    folders = [f"infonce-{n}/model" for n in ("seed0", "seed1", "soup-0-1")]
+    first, second, mean = (dict(load_weights(tmp_path / "run" / f).named_parameters()) for f in folders)
+    assert any(not torch.equal(first[k], second[k]) for k in first)
+    assert all(torch.allclose((first[k] + second[k]) / 2, mean[k], atol=1e-6) for k in first)
+
+
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(data, tmp_path, monkeypatch):
     from cliplet.training import loop
 

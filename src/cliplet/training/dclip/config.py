@@ -169,6 +169,9 @@ class DclipConfig:
     ``lite2-``), made from parts that install with pip."""
     seeds: tuple[int, ...] = (0,)
     """One run a seed, of the teacher's weights, order and views."""
+    soup: bool = False
+    """Also measure and write one model of the seeds' averaged weights, for each entry of ``controls``. They start
+    alike, so their mean is a model too, mostly a better one (model soup, Wortsman et al. 2022)."""
     control: Control = "dclip"
     """What to train when ``controls`` is empty: ``dclip``, or a control in its place; also what the table compares the
     others with."""

@@ -85,7 +85,11 @@ class DclipRun:
                 print(f"{control}, seed {seed}", flush=True)
                 folder = tuning.student(one, seed)
                 results.setdefault(control, []).append(tuning.measured(folder, one.student.average))
-                tuning.write(folder, one, seed)
+                tuning.write(folder, one, [seed])
+            if config.soup and len(config.seeds) > 1:
+                folder = tuning.soup(one)
+                results[f"{control}, seeds averaged"] = [tuning.measured(folder, one.student.average)]
+                tuning.write(folder, one, config.seeds)
             tuning.reset()
         text = table_text(results, list(self.sets), config.draws, config.control)
         part = self.out / "table.part"

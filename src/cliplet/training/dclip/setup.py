@@ -17,7 +17,7 @@ from cliplet.training.logs import Progress
 from cliplet.training.run_folder import claim_folder
 
 FREE = (
-    "controls", "control", "seeds", "tests", "zeroshot", "draws", "cpu", "save_every", "out", "export", "name",
+    "controls", "control", "seeds", "soup", "tests", "zeroshot", "draws", "cpu", "save_every", "out", "export", "name",
     "license",
 )  # fmt: skip
 """Settings that may change between two calls with the same folder."""

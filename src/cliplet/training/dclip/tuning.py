@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,18 @@ class Tuning:
         self.fit(folder, student, config.student_stage, batches, self.dev_score)
         return folder
 
+    def soup(self, config: DclipConfig) -> Path:
+        """The mean of all seeds' tuned parameters, in a folder like theirs."""
+        from safetensors.torch import load_file, save_file
+
+        runs = [load_file(self.out / f"{config.control}-seed{seed}" / BEST) for seed in config.seeds]
+        mean = {name: torch.stack([run[name] for run in runs]).mean(dim=0) for name in runs[0]}
+        folder = self.out / f"{config.control}-soup-{'-'.join(map(str, config.seeds))}"
+        folder.mkdir(exist_ok=True)
+        save_file(mean, folder / "best.part")
+        os.replace(folder / "best.part", folder / BEST)
+        return folder
+
     def dev_score(self) -> dict[str, float]:
         """R@1 of the current weights on dev; the mean of both ways decides."""
         if "dev" not in self.sets:
@@ -223,7 +236,7 @@ class Tuning:
         save_columns(file, columns | {"average": np.array(share if share is not None else 0.0)})
         return columns
 
-    def write(self, folder: Path, config: DclipConfig, seed: int) -> None:
+    def write(self, folder: Path, config: DclipConfig, seeds: Sequence[int]) -> None:
         """The tuned model beside its result."""
         final, share = folder / "model", folder / "model.average"
         if final.exists() and share.exists() and float(share.read_text()) == config.student.average:
@@ -237,7 +250,7 @@ class Tuning:
         results = {
             k: round(float(v.mean()), 4) for k, v in columns.items() if v.ndim and not k.endswith("|photo")
         }
-        facts = {"base": self.base.encoder.card.name, "seed": seed, "recipe": to_dict(config)}
+        facts = {"base": self.base.encoder.card.name, "seeds": list(seeds), "recipe": to_dict(config)}
         self.base.save(part, config.name, config.license, facts, results)
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
