@@ -25,6 +25,8 @@ from cliplet.training.dclip.tunable import Tunable
 Floats = NDArray[np.float32]
 Columns = dict[str, NDArray[Any]]
 T2I, I2T = "text-to-image", "image-to-text"
+SOUP = ", seeds averaged"
+"""End of the name of a row whose model has the mean of all seeds' weights; it is compared with its like."""
 SHOWN = ("R@1", "R@5", "R@10", "mAP", "MRR")
 
 
@@ -169,9 +171,10 @@ def make_rows(
             for key, column in means[name].items()
         }
         against: dict[str, PairedTest] = {}
-        if name != main and main in means:
+        twin = main + SOUP if name.endswith(SOUP) else main
+        if name != twin and twin in means:
             for key, column in means[name].items():
-                other = means[main].get(key)
+                other = means[twin].get(key)
                 if other is not None:
                     groups = _groups(runs[0], key)
                     against[key] = paired_mean_test(other, column, groups, draws, seed=seed)

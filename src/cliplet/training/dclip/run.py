@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cliplet.training.data import read_pairs
 from cliplet.training.dclip.config import DclipConfig, controlled
-from cliplet.training.dclip.eval import Columns, table_text
+from cliplet.training.dclip.eval import SOUP, Columns, table_text
 from cliplet.training.dclip.fit import Fitter
 from cliplet.training.dclip.setup import claim, training_pairs
 from cliplet.training.dclip.starts import open_start, start_name
@@ -88,7 +88,7 @@ class DclipRun:
                 tuning.write(folder, one, [seed])
             if config.soup and len(config.seeds) > 1:
                 folder = tuning.soup(one)
-                results[f"{control}, seeds averaged"] = [tuning.measured(folder, one.student.average)]
+                results[control + SOUP] = [tuning.measured(folder, one.student.average)]
                 tuning.write(folder, one, config.seeds)
             tuning.reset()
         text = table_text(results, list(self.sets), config.draws, config.control)
