@@ -120,7 +120,7 @@ def _teach(config: DclipConfig, base: Tunable, weights: Path, photo: Path, capti
     whole, text = base.encoder.encode_images([image])[0], base.encoder.encode_texts([caption])[0]
     fused, pooled = (unit_norm(v.numpy())[0] for v in (out.fused, out.image))
     cosines = {
-        "photo - caption (base model)": float(whole @ text),
+        "photo - caption (before tuning)": float(whole @ text),
         "photo - teacher's embedding": float(whole @ fused),
         "caption - teacher's embedding": float(text @ fused),
         "caption - teacher's photo part": float(text @ pooled),
