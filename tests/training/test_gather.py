@@ -50,6 +50,8 @@ def worker(rank, port, folder):
     if rank == 0:
         grads = {name: p.grad for name, p in model.module.named_parameters()}
         torch.save(grads, f"{folder}/grads.pt")
+    del model, loss
+    dist.barrier()  # a process that leaves while the other still talks to it aborts now and then
     dist.destroy_process_group()
 
 
