@@ -15,6 +15,7 @@ Two processes may share the work: give them different --seeds or --only.
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,19 @@ class Experiment:
         # cross-entropy overfits in the end, so its best epoch counts; a reward is shown where it leads
         kept = "best" if variant == FIRST else "last"
         run.decoder.load_state_dict(load_decoder(run._folder(0) / kept).state_dict())
-        texts, ended = self.captions(run, self.judged, recipe.decode)
-        write_atomically(
-            Path(recipe.out) / "captions.json", json.dumps(dict(zip(self.judged.names, texts, strict=True)))
-        )
+        self.judge(run, done.parent, {"variant": variant, "seed": seed, "start": seed % self.starts})
+
+    def judge(self, run: CaptionRun, folder: Path, facts: dict[str, Any]) -> None:
+        """Caption the judged photos with the run's weights; ``captions.json`` and ``judged.json`` in ``folder``."""
+        texts, ended = self.captions(run, self.judged, run.recipe.decode)
+        folder.mkdir(exist_ok=True)
+        captions = dict(zip(self.judged.names, texts, strict=True))
+        write_atomically(folder / "captions.json", json.dumps(captions))
         values = {**self.scores(texts), **shape_of(texts, ended)}
-        content = {"variant": variant, "seed": seed, "start": seed % self.starts, "values": values,
-                   "reward_model": f"{self.encoder.card.name} {self.encoder.card.fingerprint}"}  # fmt: skip
-        write_atomically(done, json.dumps(content, indent=1))
-        print(variant, seed, {k: round(float(v), 4) for k, v in values.items()}, flush=True)
+        model = f"{self.encoder.card.name} {self.encoder.card.fingerprint}"
+        content = {**facts, "values": values, "reward_model": model}
+        write_atomically(folder / "judged.json", json.dumps(content, indent=1))
+        print(*facts.values(), {k: round(float(v), 4) for k, v in values.items()}, flush=True)
 
     def captions(self, run: CaptionRun, pairs: PairSet, config: DecodeConfig) -> tuple[list[str], list[bool]]:
         """Captions of a split's photos, and whether each ended."""
@@ -168,22 +173,32 @@ def slug(variant: str) -> str:
     return variant.lower().replace(" + ", "+").replace(" ", "x").replace("-", "")
 
 
-def main() -> None:
+def experiment_parser(
+    description: str | None, out: str, recipe: Path, variants: Sequence[str]
+) -> argparse.ArgumentParser:
+    """The arguments that experiments with captioners share."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/captioner_rewards"))
-    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--recipe", type=Path, default=recipe)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", default=list(VARIANTS), help="variants by name")
     parser.add_argument(
-        "--starts", type=int, default=3, help="cross-entropy models; seed s starts from number s %% this"
+        "--only", nargs="+", default=list(variants), choices=list(variants), help="variants by name"
     )
     parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0: all cores")
     parser.add_argument("--tables", action="store_true", help="only print the tables")
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="changes of the recipe")
+    return parser
+
+
+def main() -> None:
+    parser = experiment_parser(__doc__, "runs/captioner_rewards", RECIPE, list(VARIANTS))
+    parser.add_argument(
+        "--starts", type=int, default=3, help="cross-entropy models; seed s starts from number s %% this"
+    )
     parser.add_argument("--choose", action="store_true", help="only compare beams on dev")
     parser.add_argument("--images", type=Path, default=Path("docs/images"), help="folder of the plots")
-    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="changes of the recipe")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

@@ -8,19 +8,15 @@ plain cross-entropy. Measures are those of captioner_rewards.py.
     python -m benchmarks.captioner_seeds --tables             # only the tables, from what is there
 """
 
-import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 import torch
-from benchmarks.captioner_rewards import FIRST, Experiment, slug
+from benchmarks.captioner_rewards import FIRST, Experiment, experiment_parser, slug
 from benchmarks.captioner_tables import print_gains, print_scores, read_runs
 
 from cliplet.models.captioner import load_decoder
-from cliplet.reports.files import write_atomically
 from cliplet.training.captioner.config import CaptionRecipe, load_caption_recipe
-from cliplet.training.captioner.shape import shape_of
 from cliplet.training.captioner.train import CaptionRun
 
 RECIPE = Path("recipes/caption_flickr8k.toml")
@@ -36,7 +32,9 @@ class Seeds(Experiment):
         base = load_caption_recipe(self.path, self.changes)
         if variant == FIRST:
             plain = dataclasses.replace(base.stages[0], consensus=0.0)
-            return dataclasses.replace(base, seed=seed, out=str(self.out / f"plain-run{seed}"), stages=(plain,))
+            return dataclasses.replace(
+                base, seed=seed, out=str(self.out / f"plain-run{seed}"), stages=(plain,)
+            )
         return dataclasses.replace(base, seed=seed, out=str(self.out / f"run{seed}"))
 
     def run(self, variant: str, seed: int) -> None:
@@ -49,29 +47,11 @@ class Seeds(Experiment):
         run.train()
         stage = len(recipe.stages) - 1 if variant == REWARD else 0
         run.decoder.load_state_dict(load_decoder(run._folder(stage) / "best").state_dict())
-        texts, ended = self.captions(run, self.judged, recipe.decode)
-        folder.mkdir(exist_ok=True)
-        captions = dict(zip(self.judged.names, texts, strict=True))
-        write_atomically(folder / "captions.json", json.dumps(captions))
-        values = {**self.scores(texts), **shape_of(texts, ended)}
-        content = {"variant": variant, "seed": seed, "values": values,
-                   "reward_model": f"{self.encoder.card.name} {self.encoder.card.fingerprint}"}  # fmt: skip
-        write_atomically(folder / "judged.json", json.dumps(content, indent=1))
-        print(variant, seed, {k: round(float(v), 4) for k, v in values.items()}, flush=True)
+        self.judge(run, folder, {"variant": variant, "seed": seed})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/captioner_seeds"))
-    parser.add_argument("--recipe", type=Path, default=RECIPE)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", default=list(ROWS), help="rows by name")
-    parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0: all cores")
-    parser.add_argument("--tables", action="store_true", help="only print the tables")
-    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="changes of the recipe")
-    arguments = parser.parse_args()
+    arguments = experiment_parser(__doc__, "runs/captioner_seeds", RECIPE, ROWS).parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if not arguments.tables:
@@ -84,7 +64,9 @@ def main() -> None:
     print_gains(runs)
     if CONSENSUS in runs:
         print_gains({row: runs[row] for row in (CONSENSUS, REWARD) if row in runs})
-    print(f"\nReward model: {', '.join(sorted({run['reward_model'] for group in runs.values() for run in group}))}")
+    print(
+        f"\nReward model: {', '.join(sorted({run['reward_model'] for group in runs.values() for run in group}))}"
+    )
 
 
 if __name__ == "__main__":
