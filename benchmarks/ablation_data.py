@@ -15,8 +15,8 @@ from cliplet.data.captions import read_captions
 from cliplet.data.images import load_rgb, resize_rgb
 from cliplet.data.photos import PhotoTar
 from cliplet.encoders.base import unit_norm
-from cliplet.encoders.compat import prepare_torchvision
 from cliplet.encoders.torch import pad_tokens
+from cliplet.models.compat import prepare_torchvision
 
 Floats = NDArray[np.float32]
 CONTEXT = 24

@@ -45,9 +45,9 @@ from cliplet.models.dual import count_parameters
 from cliplet.models.text import TextTower
 from cliplet.training.config import LossWeights, StageConfig
 from cliplet.training.cost import multiply_adds
-from cliplet.training.data import epoch_batches
 from cliplet.training.logs import RunLog
 from cliplet.training.loop import Hooks, RunState, StageData, run_stage
+from cliplet.training.pairs import epoch_batches
 from cliplet.training.student import Student
 
 JUDGED = ("flickr8k-expert", "flickr8k-cf")

@@ -21,11 +21,11 @@ from cliplet.evaluation.benchmarks import find_benchmark, load_judgements
 from cliplet.evaluation.human import evaluate_ratings
 from cliplet.metrics.diversity import self_retrieval
 from cliplet.models.captioner_config import GridConfig
+from cliplet.models.pretrained import sentence_embeddings, sentence_model
 from cliplet.training.captioner.features import grid_session, kept_array, pixels_of
 from cliplet.training.captioner.towers import GridTower
 from cliplet.training.config import DataConfig
-from cliplet.training.data import PairSet, fingerprint, read_pairs
-from cliplet.training.teacher_parts import sentence_embeddings, sentence_model
+from cliplet.training.pairs import PairSet, fingerprint, read_pairs
 from cliplet.training.teacher_space import ridge
 
 Floats = NDArray[np.float32]

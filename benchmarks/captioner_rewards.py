@@ -27,11 +27,11 @@ from benchmarks.captioner_tables import print_tables
 from cliplet.captioner.decoding import DecodeConfig
 from cliplet.encoders.base import Encoder, unit_norm
 from cliplet.encoders.registry import load
+from cliplet.files import write_atomically
 from cliplet.metrics.diversity import self_retrieval
 from cliplet.metrics.ngram_scores import ngram_scores
 from cliplet.metrics.reference_metrics import reference_scores
 from cliplet.models.captioner import load_decoder
-from cliplet.reports.files import write_atomically
 from cliplet.training.captioner.config import CaptionRecipe, RewardWeight, load_caption_recipe
 from cliplet.training.captioner.data import CaptionSplit, Reader
 from cliplet.training.captioner.evaluate import decode_split
@@ -39,7 +39,7 @@ from cliplet.training.captioner.features import kept_array, kept_grids
 from cliplet.training.captioner.shape import shape_of
 from cliplet.training.captioner.student import CaptionModel
 from cliplet.training.captioner.train import CaptionRun
-from cliplet.training.data import PairSet, fingerprint, photo_source
+from cliplet.training.pairs import PairSet, fingerprint, photo_source
 
 RECIPE = Path("recipes/caption_rewards.toml")
 DATA = Path("../shared/data/flickr8k")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cliplet.reports.files import write_atomically
+from cliplet.files import write_atomically
 from cliplet.reports.svg import line_chart
 from cliplet.training.captioner.shape import CollapseWatch
 

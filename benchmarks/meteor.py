@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS = """
 import json, sys
 from cliplet.metrics.meteor import Meteor
-from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.tokenizer.ptb import tokenize_many
 given = json.load(sys.stdin)
 words = iter(tokenize_many([c for group in given["references"] for c in group]))
 references = [[next(words) for _ in group] for group in given["references"]]

@@ -30,8 +30,8 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 from tests.shared_data import data_root
 
-from cliplet.metrics import ptb_tokenizer
 from cliplet.metrics.ngram_scores import ngram_scores
+from cliplet.metrics.tokenizer import ptb as ptb_tokenizer
 from cliplet.rewards import CiderReward
 
 Steps = dict[str, float]

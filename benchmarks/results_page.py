@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cliplet.reports.files import write_atomically
+from cliplet.files import write_atomically
 from cliplet.reports.svg import number
 
 HUMAN = "evaluate human flickr8k-expert flickr8k-cf --data flickr8k"

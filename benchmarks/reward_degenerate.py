@@ -30,7 +30,7 @@ from benchmarks.flickr8k_rewards import captions_of, photos_of
 
 import cliplet
 from cliplet.metrics.cider import DocumentFrequencies
-from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.tokenizer.ptb import tokenize_many
 from cliplet.rewards import REWARDS, CiderReward, FluencyReward, MixedReward, Reward, build_reward
 from cliplet.rewards.references import with_end
 

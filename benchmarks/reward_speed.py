@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.flickr8k_rewards import captions_of
 
 import cliplet
-from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.tokenizer.ptb import tokenize_many
 from cliplet.rewards import REWARDS, MixedReward, Reward, build_reward
 
 MIXTURE = ("lclipscore", "cider")

@@ -20,7 +20,7 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer  # noqa: E402
 from tests.metrics.hard_captions import GENERATORS, HARD, random_captions  # noqa: E402
 from tests.shared_data import data_root  # noqa: E402
 
-from cliplet.metrics.ptb_tokenizer import tokenize_many  # noqa: E402
+from cliplet.metrics.tokenizer.ptb import tokenize_many  # noqa: E402
 
 
 def jar(captions: list[str]) -> list[str]:

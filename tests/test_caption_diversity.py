@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cliplet.caption_diversity import caption_diversity
-from cliplet.score_file import score_file
-from cliplet.scorer import Scorer
+from cliplet.scoring.diversity import caption_diversity
+from cliplet.scoring.file import score_file
+from cliplet.scoring.scorer import Scorer
 from tests.tiny_model import build_tiny_model
 
 

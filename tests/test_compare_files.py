@@ -8,14 +8,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cliplet.cli.main import cli
-from cliplet.compare_files import compare_files
 from cliplet.errors import InputError
-from cliplet.evaluation.corpus_tests import corpus_interval, paired_corpus_test
-from cliplet.evaluation.statistics import bootstrap_mean, paired_mean_test
 from cliplet.metrics.bleu import bleu, bleu_of_sums
-from cliplet.metrics.corpus import CorpusStatistic
 from cliplet.metrics.meteor import Meteor
-from cliplet.scorer import Scorer
+from cliplet.scoring.compare import compare_files
+from cliplet.scoring.scorer import Scorer
+from cliplet.statistics.corpus import CorpusStatistic, corpus_interval, paired_corpus_test
+from cliplet.statistics.resampling import bootstrap_mean, paired_mean_test
 from tests.tiny_model import WORDS, build_tiny_model
 
 N = 40

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cliplet.demo import CAPTIONS, demo_photos
+from cliplet.scoring.demo import CAPTIONS, demo_photos
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/score.md")

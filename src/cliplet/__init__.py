@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from cliplet.encoders.card import ModelCard
     from cliplet.encoders.registry import load
     from cliplet.errors import ClipletError, InputError, MissingExtraError, ModelError
-    from cliplet.scorer import Scorer, ScoreResult, score
+    from cliplet.scoring.scorer import Scorer, ScoreResult, score
 
 __version__ = "0.1.0"
 
@@ -20,9 +20,9 @@ _HOMES = {
     "InputError": "cliplet.errors",
     "MissingExtraError": "cliplet.errors",
     "ModelError": "cliplet.errors",
-    "Scorer": "cliplet.scorer",
-    "ScoreResult": "cliplet.scorer",
-    "score": "cliplet.scorer",
+    "Scorer": "cliplet.scoring.scorer",
+    "ScoreResult": "cliplet.scoring.scorer",
+    "score": "cliplet.scoring.scorer",
 }
 
 __all__ = [  # noqa: RUF022 (kept in the order of use)

@@ -228,7 +228,7 @@ def test_vocabulary_gives_captions_back():
 
 
 def test_photos_without_captions_are_said(tmp_path):
-    from cliplet.training.data import PairSet
+    from cliplet.training.pairs import PairSet
 
     with pytest.raises(InputError, match="photos and their captions"):
         CaptionSplit.of(PairSet(names=["a"], photos=["a"]))

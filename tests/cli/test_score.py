@@ -18,6 +18,7 @@ from PIL import Image
 
 from cliplet.cli.main import cli
 from cliplet.encoders.onnx import OnnxEncoder
+from cliplet.metrics.meteor import Meteor, check_meteor
 from tests.tiny_model import build_tiny_model
 
 
@@ -81,6 +82,8 @@ def test_a_file_gives_a_table_and_all_outputs(model, photos, tmp_path):
         tmp_path / "c.json", {"0.jpg": ["a dog", "a <b>cat</b>"], "1": "a man", "9.jpg": "lost", "2.jpg": 5}
     )
     refs = write(tmp_path / "r.json", {"0.jpg": ["a red dog"], "1.jpg": ["a woman", "a man"]})
+    if not check_meteor():
+        Meteor()  # the first use of its tables on a machine says so on standard error
     out, err = run(
         "score", captions, "--images", photos, "--refs", refs, "--model", model, "--out", tmp_path / "o"
     )

@@ -10,7 +10,7 @@ from PIL import Image
 from cliplet.encoders.cache import CachedEncoder, EmbeddingCache
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.errors import InputError
-from cliplet.scorer import Scorer
+from cliplet.scoring.scorer import Scorer
 from tests.tiny_model import build_tiny_model
 
 
@@ -112,7 +112,7 @@ def test_size_stays_bounded(tmp_path):
 
 def test_two_processes_write_at_once(model, photos, tmp_path):
     code = (
-        "import sys; from cliplet.scorer import Scorer\n"
+        "import sys; from cliplet.scoring.scorer import Scorer\n"
         "r = Scorer(sys.argv[1], cache=sys.argv[2]).score(sys.argv[3:], ['a dog'] * len(sys.argv[3:]))\n"
         "assert r.failures == [None] * len(sys.argv[3:]), r.failures\nprint(r.mean)"
     )

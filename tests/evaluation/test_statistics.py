@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cliplet.errors import InputError
-from cliplet.evaluation import statistics as stats
-from cliplet.evaluation.kendall import ClusterTau, TauCounts
+from cliplet.statistics import resampling as stats
+from cliplet.statistics.kendall import ClusterTau, TauCounts
 
 VARIANTS = ("b", "c")
 

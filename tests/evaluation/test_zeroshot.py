@@ -8,7 +8,6 @@ import pytest
 
 from cliplet.errors import InputError
 from cliplet.evaluation.model_runs import run_zeroshot
-from cliplet.evaluation.statistics import Interval
 from cliplet.evaluation.zeroshot import (
     class_embeddings,
     class_ranks,
@@ -19,6 +18,7 @@ from cliplet.evaluation.zeroshot import (
     share_kept,
     tidy_class_name,
 )
+from cliplet.statistics.resampling import Interval
 from tests.evaluation.colours import ColourEncoder, write_photos
 
 PHOTOS = {f"{c}/{i}.jpg": c for c in ("red", "green", "blue") for i in range(3)}

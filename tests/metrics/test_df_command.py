@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from cliplet.cli.df import df
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies, cider
-from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.tokenizer.ptb import tokenize_many
 
 CAPTIONS = {"1.jpg": ["A dog runs.", "A brown dog"], "2.jpg": ["A cat sits.", "The cat"]}
 

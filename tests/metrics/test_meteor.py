@@ -14,15 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cliplet.errors import InputError, MissingExtraError, ModelError
-from cliplet.metrics import _meteor_tables as tables
 from cliplet.metrics import meteor as module
-from cliplet.metrics._meteor_alignment import align
-from cliplet.metrics._meteor_hashing import append_word, line_hashes, power, string_hashes
-from cliplet.metrics._meteor_lexicon import build_lexicon
-from cliplet.metrics._meteor_matching import find_matches
-from cliplet.metrics._meteor_normalizer import normalize
-from cliplet.metrics._meteor_stemmer import stem
-from cliplet.metrics.meteor import Meteor, check_meteor, meteor
+from cliplet.metrics.meteor import Meteor, check_meteor, meteor, tables
+from cliplet.metrics.meteor.alignment import align
+from cliplet.metrics.meteor.hashing import append_word, line_hashes, power, string_hashes
+from cliplet.metrics.meteor.lexicon import build_lexicon
+from cliplet.metrics.meteor.matching import find_matches
+from cliplet.metrics.meteor.normalizer import normalize
+from cliplet.metrics.meteor.stemmer import stem
 
 WORDS = [
     "a",

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cliplet.errors import InputError
-from cliplet.metrics import ptb_tokenizer
-from cliplet.metrics._automaton import DEAD, UNKNOWN
-from cliplet.metrics._ptb_grammar import ABBREVIATED
-from cliplet.metrics.ptb_tokenizer import tokenize, tokenize_many
+from cliplet.metrics.tokenizer import ptb as ptb_tokenizer
+from cliplet.metrics.tokenizer.automaton import DEAD, UNKNOWN
+from cliplet.metrics.tokenizer.grammar import ABBREVIATED
+from cliplet.metrics.tokenizer.ptb import tokenize, tokenize_many
 from tests.metrics.hard_captions import GENERATORS, HARD, random_captions
 
 CAPTIONS = [caption for pairs in HARD.values() for caption, _ in pairs]

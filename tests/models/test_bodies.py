@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from cliplet.encoders.compat import prepare_torchvision
 from cliplet.errors import InputError
+from cliplet.models.compat import prepare_torchvision
 from cliplet.models.config import DualConfig, TextConfig, TimmConfig, TransformersTextConfig
 from cliplet.models.dual import DualModel, load_weights, save_weights
 

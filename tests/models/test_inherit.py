@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from cliplet.encoders.compat import prepare_torchvision
 from cliplet.errors import InputError, ModelError
+from cliplet.models.compat import prepare_torchvision
 from cliplet.models.config import TextConfig, VisionConfig
 from cliplet.models.inherit import (
     inherit,

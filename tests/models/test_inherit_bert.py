@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from cliplet.encoders.compat import prepare_torchvision
 from cliplet.errors import InputError
+from cliplet.models.compat import prepare_torchvision
 from cliplet.models.config import TextConfig
 from cliplet.models.inherit import inherit, read_transformers_bert
 from cliplet.models.multiplexed import without_closed_repeats

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cliplet.metrics.meteor import Meteor, MeteorScore
-from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.tokenizer.ptb import tokenize_many
 from tests.shared_data import shared_data
 
 Cases = tuple[list[str], list[list[str]]]

@@ -10,8 +10,8 @@ from cliplet.metrics.bleu import bleu
 from cliplet.metrics.cider import cider
 from cliplet.metrics.ngram_scores import ngram_scores
 from cliplet.metrics.ngrams import Caption
-from cliplet.metrics.ptb_tokenizer import tokenize_many
 from cliplet.metrics.rouge import rouge_l
+from cliplet.metrics.tokenizer.ptb import tokenize_many
 from tests.shared_data import shared_data
 
 pytest.importorskip("pycocoevalcap")

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.tokenizer.ptb import tokenize_many
 from tests.metrics.hard_captions import GENERATORS, random_captions
 from tests.shared_data import shared_data
 

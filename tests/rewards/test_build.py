@@ -11,7 +11,7 @@ from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.errors import InputError, MissingExtraError
 from cliplet.metrics import meteor as meteor_module
 from cliplet.metrics.cider import DocumentFrequencies
-from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.tokenizer.ptb import tokenize_many
 from cliplet.rewards import (
     REWARDS,
     BleuReward,
@@ -104,8 +104,8 @@ def test_the_end_token_and_frequencies_reach_cider_and_bleu() -> None:
 @pytest.mark.parametrize("given", ["array", "mapping", "photos"])
 def test_photos_come_in_three_ways(encoder: OnnxEncoder, photos: dict[str, Path], given: str) -> None:
     pytest.importorskip("skimage")
-    from cliplet.demo import CAPTIONS as SHOWN
-    from cliplet.demo import demo_photos
+    from cliplet.scoring.demo import CAPTIONS as SHOWN
+    from cliplet.scoring.demo import demo_photos
 
     paths = {name: demo_photos() / name for name in SHOWN}
     vectors = encoder.encode_images(list(paths.values()))

@@ -6,7 +6,7 @@ import pytest
 
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies, cider
-from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.tokenizer.ptb import tokenize_many
 from cliplet.rewards import CiderReward
 from cliplet.rewards import cider as cider_module
 

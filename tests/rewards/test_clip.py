@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import cliplet
-from cliplet.demo import CAPTIONS, demo_photos
 from cliplet.encoders.base import Encoder
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.errors import InputError
 from cliplet.rewards import CaptionEmbeddings, ImageEmbeddings, LClipScoreReward, RefLClipScoreReward, Reward
+from cliplet.scoring.demo import CAPTIONS, demo_photos
 from tests.tiny_model import DIM, build_tiny_model
 
 VECTORS = np.random.default_rng(0).normal(size=(3, DIM))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cliplet.errors import InputError
-from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.tokenizer.ptb import tokenize_many
 from cliplet.rewards import FluencyReward
 from cliplet.rewards import language_model as module
 from cliplet.rewards.language_model import NgramModel

@@ -8,7 +8,7 @@ import pytest
 from cliplet.errors import InputError, MissingExtraError
 from cliplet.metrics import meteor as meteor_module
 from cliplet.metrics.bleu import bleu
-from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.tokenizer.ptb import tokenize_many
 from cliplet.rewards import BleuReward, LengthReward, MeteorReward, RepetitionReward
 from cliplet.rewards.base import WordReward
 from tests.shared_data import shared_data

@@ -11,7 +11,7 @@ import pytest
 
 from cliplet.errors import InputError
 from cliplet.training.config import AugmentConfig, DataConfig
-from cliplet.training.data import (
+from cliplet.training.pairs import (
     epoch_batches,
     expand_paths,
     fingerprint,

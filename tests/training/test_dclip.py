@@ -15,7 +15,6 @@ from cliplet.errors import InputError, ModelError
 from cliplet.models.dual import load_weights
 from cliplet.regions.store import RegionSettings
 from cliplet.training.config import AugmentConfig
-from cliplet.training.data import PairSet, read_pairs
 from cliplet.training.dclip.config import Control, DclipConfig, StudentWeights, controlled, load_dclip
 from cliplet.training.dclip.eval import load_columns, make_rows, retrieval_columns, table_text
 from cliplet.training.dclip.features import Features
@@ -24,6 +23,7 @@ from cliplet.training.dclip.run import DclipRun, dclip
 from cliplet.training.dclip.student import DclipStudent, average_weights
 from cliplet.training.dclip.trace import follow, trace_text
 from cliplet.training.dclip.tunable import TunableDual, TunableOpenClip, open_tunable
+from cliplet.training.pairs import PairSet, read_pairs
 from tests.shared_data import ROOT, shared_data
 from tests.training import make
 
@@ -503,7 +503,7 @@ def test_region_settings_reach_the_features(data, tmp_path):
 
 # ---------------------------------------------------------------- the real recipe, in small
 def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision):
-    from cliplet.training.teacher_parts import imagenet_names, package_file
+    from cliplet.models.pretrained import imagenet_names, package_file
 
     names = shared_data("flickr8k/split_train.txt").read_text().split()
     detector = shared_data("yolox-nano/yolox_nano.onnx")

@@ -16,11 +16,11 @@ from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.encoders.registry import load
 from cliplet.encoders.torch import TorchEncoder
 from cliplet.errors import InputError, ModelError
+from cliplet.export import export
+from cliplet.export.graph import quantise
+from cliplet.export.inputs import compared_captions
+from cliplet.export.tokenizers import clip_bpe_tokenizer
 from cliplet.models.config import DualConfig, TimmConfig
-from cliplet.training.export import export
-from cliplet.training.export.graph import quantise
-from cliplet.training.export.inputs import compared_captions
-from cliplet.training.export.tokenizers import clip_bpe_tokenizer
 from tests.parity import local_models
 from tests.shared_data import shared_data
 from tests.training import make

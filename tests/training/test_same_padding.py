@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cliplet.training.export.graph import write
-from cliplet.training.export.same_padding import fix_same_padding
-from cliplet.training.export.towers import PixelTower
+from cliplet.export.graph import write
+from cliplet.export.same_padding import fix_same_padding
+from cliplet.export.towers import PixelTower
 
 
 class Conv2dSame(nn.Conv2d):

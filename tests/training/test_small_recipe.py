@@ -12,9 +12,9 @@ from torch import nn
 
 from cliplet.errors import InputError
 from cliplet.models.config import TextConfig, from_dict
+from cliplet.models.quick_products import has_amx, quick_products
 from cliplet.models.text import TextTower
 from cliplet.training.config import read_settings
-from cliplet.training.quick_products import has_amx, quick_products
 from cliplet.training.run_folder import claim_folder
 from cliplet.training.small.data import SIZE, detector_features, detector_graph, kept_outputs, kept_rows
 from cliplet.training.small.heads import name_classes, split_text_head

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cliplet.encoders.compat import prepare_torchvision
+from cliplet.models.compat import prepare_torchvision
 from cliplet.models.config import TextConfig
 from cliplet.models.text import TextTower
 from cliplet.training import losses

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cliplet.training.teacher_parts import english_word_pieces, factorise
+from cliplet.models.pretrained import english_word_pieces, factorise
 from cliplet.training.teacher_space import CaptionSpace, group_means, ridge, standardise, unseen_predictions
 
 RNG = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 import pytest
 
 from cliplet.errors import InputError
-from cliplet.training.export.inputs import compared_captions
+from cliplet.export.inputs import compared_captions
 from cliplet.training.tokenizer import make_tokenizer, train_word_pieces
 from tests.shared_data import shared_data
 

@@ -11,7 +11,7 @@ from cliplet.captioner.model import Captioner
 from cliplet.data.images import ImageInput
 from cliplet.data.photos import open_photos
 from cliplet.errors import InputError
-from cliplet.reports.files import writable_folder, write_atomically
+from cliplet.files import writable_folder, write_atomically
 
 
 @dataclass

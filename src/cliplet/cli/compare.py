@@ -9,7 +9,7 @@ from cliplet.cli.score import build_scorer, chosen_metrics, load_frequencies
 from cliplet.metrics.clipscore import PRESETS
 
 if TYPE_CHECKING:
-    from cliplet.compare_files import Comparison
+    from cliplet.scoring.compare import Comparison
 
 
 @click.command()
@@ -49,9 +49,9 @@ def compare(
     """
     import tempfile
 
-    from cliplet.compare_files import compare_files
+    from cliplet.files import writable_folder
     from cliplet.reports.compare import write_comparison
-    from cliplet.reports.files import writable_folder
+    from cliplet.scoring.compare import compare_files
 
     if len(files) < 2:
         raise click.UsageError("give two or more captions files")

@@ -15,9 +15,9 @@ def demo(out: str, model: str | None) -> None:
 
     The photos are those that scikit-image ships: pip install 'cliplet[demo]'.
     """
-    from cliplet.demo import demo_photos, write_demo_captions
-    from cliplet.reports.files import writable_folder
-    from cliplet.scorer import Scorer
+    from cliplet.files import writable_folder
+    from cliplet.scoring.demo import demo_photos, write_demo_captions
+    from cliplet.scoring.scorer import Scorer
 
     photos = demo_photos()
     folder = writable_folder(out)

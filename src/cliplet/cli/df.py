@@ -17,7 +17,7 @@ def df(captions: Path, output: Path, end_token: str | None) -> None:
     Use the captions of the training split to score or reward captions of other images.
     """
     from cliplet.metrics.cider import DocumentFrequencies, small_corpus_caveat
-    from cliplet.metrics.ptb_tokenizer import tokenize_many
+    from cliplet.metrics.tokenizer.ptb import tokenize_many
 
     by_image = _captions_by_image(captions)
     words = iter(tokenize_many([caption for group in by_image for caption in group]))

@@ -113,8 +113,7 @@ def _check(name: str, purpose: str, look: Callable[[], tuple[str, list[str]]]) -
 
 
 def _meteor() -> tuple[str, list[str]]:
-    from cliplet.metrics import _meteor_tables as tables
-    from cliplet.metrics.meteor import check_meteor
+    from cliplet.metrics.meteor import check_meteor, tables
 
     sources = tables.find_sources()
     if sources is None:

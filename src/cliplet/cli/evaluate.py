@@ -308,7 +308,7 @@ def _set_name(split: str | None, path: str) -> str:
 def _check_files(common: dict[str, Any]) -> None:
     """Complain about the output folder and the expected values before any work."""
     if common["out"]:
-        from cliplet.reports.files import writable_folder
+        from cliplet.files import writable_folder
 
         writable_folder(common["out"])
     if common["expect"]:

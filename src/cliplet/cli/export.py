@@ -50,8 +50,8 @@ def export(
     the hub's layout. Weights may be stored in 8 or 16 bits; products are computed in 32 bits, but see --calibrate.
     """
     try:
-        from cliplet.training.export import export as write_folder
-        from cliplet.training.export.inputs import compared_captions, compared_photos, load_source
+        from cliplet.export import export as write_folder
+        from cliplet.export.inputs import compared_captions, compared_photos, load_source
     except ImportError as error:
         raise MissingExtraError(f"cliplet export ({error})", "train") from error
 

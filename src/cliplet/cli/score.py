@@ -12,10 +12,10 @@ from cliplet.errors import InputError
 from cliplet.metrics.clipscore import PRESETS
 
 if TYPE_CHECKING:
-    from cliplet.evaluation.statistics import Interval
     from cliplet.metrics.cider import DocumentFrequencies
-    from cliplet.score_file import ScoreTable
-    from cliplet.scorer import Scorer
+    from cliplet.scoring.file import ScoreTable
+    from cliplet.scoring.scorer import Scorer
+    from cliplet.statistics.resampling import Interval
 
 SHOWN_FAILURES = 10
 
@@ -88,13 +88,13 @@ def score(
         raise click.UsageError(
             f"{target} is neither a photo with captions nor a captions file ({', '.join(CAPTION_SUFFIXES)})"
         )
-    from cliplet.reports.files import writable_folder
+    from cliplet.files import writable_folder
 
     folder = None if out is None else writable_folder(out)
     scorer = build_scorer(model, preset, cache_dir or cache)
     table = compute_table(scorer, target, images, refs, chosen_metrics(metrics), load_frequencies(df))
     if diversity or train_captions:
-        from cliplet.caption_diversity import caption_diversity
+        from cliplet.scoring.diversity import caption_diversity
 
         table = replace(table, diversity=caption_diversity(table, scorer, train_captions))
     show_table(table, folder, as_json)
@@ -128,7 +128,7 @@ def load_frequencies(path: str | None) -> "DocumentFrequencies | None":
 
 def build_scorer(model: str | None, preset: str, cache: str | bool) -> "Scorer":
     """The scorer that the options ask for."""
-    from cliplet.scorer import Scorer
+    from cliplet.scoring.scorer import Scorer
 
     return Scorer(model, preset, cache=cache)
 
@@ -178,7 +178,7 @@ def compute_table(
     frequencies: "DocumentFrequencies | None" = None,
 ) -> "ScoreTable":
     """Score a captions file, with a progress bar."""
-    from cliplet.score_file import score_file
+    from cliplet.scoring.file import score_file
 
     with progress_bar("scoring") as progress:
         return score_file(captions, images, scorer, refs, metrics, frequencies, progress)

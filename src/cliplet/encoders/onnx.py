@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput, load_rgb, resize_rgb
-from cliplet.encoders.base import BatchedEncoder
+from cliplet.data.text import scrub
+from cliplet.encoders.batching import BatchedEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard
 from cliplet.errors import ModelError
 
@@ -161,8 +162,3 @@ def _fulfil(future: "Future[Any]", load: Callable[[], Any]) -> None:
         future.set_result(load())
     except BaseException as error:
         future.set_exception(error)
-
-
-def scrub(text: str) -> str:
-    """The text with unpaired surrogates (broken UTF-8) replaced, so that a tokeniser can take it."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput, open_image, refuse_too_narrow
+from cliplet.data.text import scrub
 from cliplet.encoders._torch_common import TOKENIZER_PROBE, state_fingerprint
-from cliplet.encoders.base import BatchedEncoder
+from cliplet.encoders.batching import BatchedEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
-from cliplet.encoders.compat import prepare_torchvision
-from cliplet.encoders.onnx import scrub
 from cliplet.errors import MissingExtraError, ModelError
+from cliplet.models.compat import prepare_torchvision
 
 if TYPE_CHECKING:
     import torch

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput, load_rgb, resize_rgb
-from cliplet.encoders.base import BatchedEncoder
+from cliplet.data.text import scrub
+from cliplet.encoders.batching import BatchedEncoder
 from cliplet.encoders.card import ModelCard
-from cliplet.encoders.onnx import scrub
 from cliplet.errors import MissingExtraError, ModelError
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cliplet.data.images import ImageInput, open_image, refuse_too_narrow, to_rgb
+from cliplet.data.text import scrub
 from cliplet.encoders._torch_common import TOKENIZER_PROBE, state_fingerprint
-from cliplet.encoders.base import BatchedEncoder
+from cliplet.encoders.batching import BatchedEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
-from cliplet.encoders.compat import prepare_torchvision
-from cliplet.encoders.onnx import scrub
 from cliplet.errors import InputError, MissingExtraError, ModelError
+from cliplet.models.compat import prepare_torchvision
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ import numpy as np
 
 from cliplet.errors import InputError
 from cliplet.evaluation.judgements import Preferences, Rated, Ratings
-from cliplet.evaluation.kendall import Floats
-from cliplet.evaluation.statistics import (
+from cliplet.statistics.kendall import Floats
+from cliplet.statistics.resampling import (
     STATISTICS,
     Interval,
     PairedTest,

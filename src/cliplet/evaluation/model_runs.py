@@ -18,7 +18,6 @@ from cliplet.evaluation.pairs import PairSet, PairsResult, evaluate_pairs, read_
 from cliplet.evaluation.photos import PhotoStore
 from cliplet.evaluation.results import Evaluation, entry, plain_entry
 from cliplet.evaluation.retrieval import Direction, RetrievalProtocol, evaluate_retrieval
-from cliplet.evaluation.statistics import TieRule, paired_mean_test
 from cliplet.evaluation.tables import read_text
 from cliplet.evaluation.zeroshot import (
     DEFAULT_TEMPLATES,
@@ -27,7 +26,8 @@ from cliplet.evaluation.zeroshot import (
     evaluate_zeroshot,
     share_kept,
 )
-from cliplet.scorer import versions
+from cliplet.statistics.resampling import TieRule, paired_mean_test
+from cliplet.versions import versions
 
 
 def model_facts(encoder: Encoder, prefix: str = "") -> dict[str, Any]:

@@ -18,10 +18,10 @@ import numpy as np
 from cliplet.encoders.base import Encoder
 from cliplet.errors import InputError
 from cliplet.evaluation.embed import Progress, embed_photos, embed_texts
-from cliplet.evaluation.kendall import Floats
 from cliplet.evaluation.photos import PhotoStore
-from cliplet.evaluation.statistics import Interval, TieRule, bootstrap_mean, pairwise_wins
 from cliplet.evaluation.tables import Row, column, find_column, read_json, read_jsonl, read_table
+from cliplet.statistics.kendall import Floats
+from cliplet.statistics.resampling import Interval, TieRule, bootstrap_mean, pairwise_wins
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cliplet.errors import InputError
-from cliplet.evaluation.kendall import Floats, Ints
+from cliplet.statistics.kendall import Floats, Ints
 
 Ties = Literal["pessimistic", "optimistic"]
 BLOCK_BYTES = 128 * 2**20

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cliplet.errors import InputError
-from cliplet.evaluation.statistics import Interval
 from cliplet.evaluation.tables import read_json
+from cliplet.statistics.resampling import Interval
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cliplet.errors import InputError
-from cliplet.evaluation.kendall import Ints
 from cliplet.evaluation.ranking import (
     BLOCK_BYTES,
     Positives,
@@ -30,7 +29,8 @@ from cliplet.evaluation.ranking import (
     ranking_metrics,
     unit_rows,
 )
-from cliplet.evaluation.statistics import Interval, bootstrap_means
+from cliplet.statistics.kendall import Ints
+from cliplet.statistics.resampling import Interval, bootstrap_means
 
 DIRECTIONS = ("image-to-text", "text-to-image")
 

@@ -25,7 +25,7 @@ from cliplet.evaluation.judgements import Ratings
 from cliplet.evaluation.photos import PhotoStore
 from cliplet.evaluation.results import Evaluation, entry
 from cliplet.evaluation.scores import NGRAM_METRICS, file_scores, model_scores, ngram_scores
-from cliplet.scorer import versions
+from cliplet.versions import versions
 
 Progress = Callable[[int, int], None]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cliplet.data.text import caption_problem
 from cliplet.encoders.base import Encoder
 from cliplet.errors import InputError
 from cliplet.evaluation.human import ScoreRequest, Scores
@@ -13,9 +14,9 @@ from cliplet.evaluation.judgements import CANDIDATE_COLUMNS, IMAGE_COLUMNS
 from cliplet.evaluation.photos import PhotoStore, image_key
 from cliplet.evaluation.tables import column, find_column, read_table
 from cliplet.metrics.ngram_scores import ngram_scores as count_and_score
-from cliplet.metrics.ptb_tokenizer import tokenize_many
 from cliplet.metrics.reference_metrics import check_reference_metrics
-from cliplet.scorer import Scorer, caption_problem
+from cliplet.metrics.tokenizer.ptb import tokenize_many
+from cliplet.scoring.scorer import Scorer
 
 Progress = Callable[[int, int], None]
 MODEL_METRICS = ("CLIPScore", "RefCLIPScore", "RefMixScore")

@@ -18,10 +18,10 @@ from cliplet.data.photos import open_photos
 from cliplet.encoders.base import Embeddings, Encoder
 from cliplet.errors import InputError
 from cliplet.evaluation.embed import Progress, embed_photos, embed_texts
-from cliplet.evaluation.kendall import Floats, Ints
 from cliplet.evaluation.photos import PhotoStore
-from cliplet.evaluation.statistics import Interval, bootstrap_mean
 from cliplet.evaluation.tables import column, read_json, read_table, read_text
+from cliplet.statistics.kendall import Floats, Ints
+from cliplet.statistics.resampling import Interval, bootstrap_mean
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 LabelFrom = Literal["auto", "folder", "name"]

@@ -228,7 +228,7 @@ def check_captions(candidates: Sequence[Caption], references: Sequence[Sequence[
         raise InputError(f"image {index} has no reference caption; leave it out or give it one")
     if str in set(map(type, chain(candidates, chain.from_iterable(references)))):
         raise InputError(
-            "captions must be lists of words; tokenise them first (cliplet.metrics.ptb_tokenizer.tokenize_many)"
+            "captions must be lists of words; tokenise them first (cliplet.metrics.tokenizer.ptb.tokenize_many)"
         )
 
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from cliplet.errors import InputError
 from cliplet.metrics.bleu import bleu_of_sums
 from cliplet.metrics.cider import DocumentFrequencies
-from cliplet.metrics.corpus import CorpusStatistic
 from cliplet.metrics.meteor import Meteor, check_meteor
 from cliplet.metrics.ngram_scores import NgramScores, ngram_scores
-from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.tokenizer.ptb import tokenize_many
+from cliplet.statistics.corpus import CorpusStatistic
 
 Floats = NDArray[np.float64]
 

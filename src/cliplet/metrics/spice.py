@@ -15,9 +15,9 @@ import numpy as np
 
 from cliplet.errors import ModelError
 from cliplet.metrics._java import Java, find_java, run_java
-from cliplet.metrics._meteor_tables import cache_root
+from cliplet.metrics.meteor.tables import cache_root
 from cliplet.metrics.ngrams import Caption, Floats, check_captions
-from cliplet.metrics.ptb_tokenizer import tokenize
+from cliplet.metrics.tokenizer.ptb import tokenize
 
 CORENLP_JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 _LAST_WITH_JAVASCRIPT = 14  # Java up to here has the engine that SPICE's own way to write its scores needs

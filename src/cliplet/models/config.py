@@ -11,6 +11,9 @@ from cliplet.errors import InputError
 
 T = TypeVar("T")
 
+SentenceModel = Literal["minilm-l3", "minilm-l6", "mpnet"]
+"""Sentence encoders that install with pip, see :func:`~cliplet.models.pretrained.sentence_model`."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from cliplet.encoders.compat import prepare_torchvision
 from cliplet.errors import InputError, MissingExtraError
+from cliplet.models.compat import prepare_torchvision
 from cliplet.models.config import ImageTowerConfig, TimmConfig, VisionConfig
 from cliplet.models.multiplexed import MultiplexedTransformer, init_weights
 

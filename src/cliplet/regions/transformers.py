@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cliplet.encoders.compat import prepare_torchvision
 from cliplet.errors import MissingExtraError, ModelError
+from cliplet.models.compat import prepare_torchvision
 from cliplet.regions.base import Regions, clipped
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cliplet.compare_files import Comparison, Difference
-from cliplet.reports.files import write_atomically
+from cliplet.files import write_atomically
 from cliplet.reports.page import Photos, escape, page
+from cliplet.scoring.compare import Comparison, Difference
 
 SHOWN = 12
 """Photos shown for each side of each pair."""

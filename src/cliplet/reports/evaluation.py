@@ -10,15 +10,15 @@ import numpy as np
 
 from cliplet.data.images import ImageInput
 from cliplet.evaluation.human import HumanResult
-from cliplet.evaluation.kendall import Floats, dense_ranks
 from cliplet.evaluation.model_runs import PairsDetail, RetrievalDetail, ZeroShotDetail
 from cliplet.evaluation.photos import PhotoStore
 from cliplet.evaluation.results import Check, Entry, Evaluation, published_for, published_value
 from cliplet.evaluation.runs import HumanDetail, human_statistic
-from cliplet.evaluation.statistics import mid_ranks
-from cliplet.reports.files import write_atomically
+from cliplet.files import write_atomically
 from cliplet.reports.page import escape, page, thumbnail
 from cliplet.reports.svg import Bar, bar_chart, histogram, line_chart, number
+from cliplet.statistics.kendall import Floats, dense_ranks
+from cliplet.statistics.resampling import mid_ranks
 
 SHOWN = 12
 """Photos shown in a section of the report."""

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cliplet.evaluation.statistics import Interval
-from cliplet.reports.files import write_atomically
+from cliplet.files import write_atomically
 from cliplet.reports.page import Photos, escape, page
 from cliplet.reports.svg import histogram
-from cliplet.score_file import ROW_FIELDS, ScoreTable
+from cliplet.scoring.file import ROW_FIELDS, ScoreTable
+from cliplet.statistics.resampling import Interval
 
 SHOWN = 12
 """Worst and best captions shown with their photos."""

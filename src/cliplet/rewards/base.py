@@ -7,7 +7,7 @@ import numpy as np
 
 from cliplet.errors import InputError
 from cliplet.metrics.ngrams import Caption, Floats, Ints
-from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.tokenizer.ptb import tokenize_many
 
 
 @runtime_checkable
@@ -52,7 +52,7 @@ class WordReward:
             check_known(images, self.rows, f"references in the reward {self.name!r}")
 
     def of_words(self, images: Sequence[Hashable], words: Sequence[Caption]) -> Floats:
-        """The reward of captions given as lists of words (``cliplet.metrics.ptb_tokenizer``), float64 ``[n]``."""
+        """The reward of captions given as lists of words (``cliplet.metrics.tokenizer.ptb``), float64 ``[n]``."""
         raise NotImplementedError
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput
+from cliplet.data.text import scrub
 from cliplet.encoders.base import Embeddings, Encoder, unit_norm
 from cliplet.encoders.batching import encode_images_safely
 from cliplet.errors import InputError
@@ -106,7 +107,7 @@ class CaptionEmbeddings:
             known = {caption: self._memory[caption] for caption in places if caption in self._memory}
         new = [caption for caption in places if caption not in known]
         if new:
-            vectors = self.encoder.encode_texts([self._prefix + _clean(caption) for caption in new])
+            vectors = self.encoder.encode_texts([self._prefix + scrub(caption) for caption in new])
             known.update(zip(new, vectors, strict=True))
             self._keep(dict(zip(new, vectors, strict=True)))
         different = np.stack([known[caption] for caption in places])
@@ -118,8 +119,3 @@ class CaptionEmbeddings:
                 self._memory.clear()
             room = max(0, self._remember - len(self._memory))
             self._memory.update((caption, new[caption].copy()) for caption in list(new)[:room])
-
-
-def _clean(text: str) -> str:
-    """The text with unpaired surrogates replaced, so that a tokeniser can take it."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -9,7 +9,7 @@ import numpy as np
 
 from cliplet.errors import InputError
 from cliplet.metrics.ngrams import Floats
-from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.tokenizer.ptb import tokenize_many
 from cliplet.rewards.base import Reward, WordReward, check_pairs
 
 WINDOW = 10_000

@@ -8,7 +8,7 @@ import numpy as np
 
 from cliplet.errors import InputError
 from cliplet.metrics.ngrams import BLOCK_IMAGES, Caption, Ints, NgramIndex, ReferenceOrder, count_ngrams
-from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.tokenizer.ptb import tokenize_many
 
 References = Mapping[Hashable, Sequence[str] | Sequence[Caption]]
 """For each image its captions, as strings or as lists of words."""

@@ -14,8 +14,8 @@ from torch import Tensor
 from cliplet.encoders.torch import TorchEncoder, pad_tokens
 from cliplet.errors import InputError
 from cliplet.training.config import AugmentConfig, StageConfig
-from cliplet.training.data import PairSet, chosen, epoch_batches, photo_view
 from cliplet.training.loop import StageData
+from cliplet.training.pairs import PairSet, chosen, epoch_batches, photo_view
 
 Floats = NDArray[np.float32]
 

@@ -9,9 +9,6 @@ from typing import Any, Literal
 from cliplet.errors import InputError
 from cliplet.models.config import DualConfig, from_dict
 
-SentenceModel = Literal["minilm-l3", "minilm-l6", "mpnet"]
-"""Sentence encoders that install with pip, see :func:`~cliplet.training.teacher_parts.sentence_model`."""
-
 
 @dataclass(frozen=True)
 class DataConfig:

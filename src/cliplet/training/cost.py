@@ -12,10 +12,10 @@ from cliplet.errors import InputError
 from cliplet.models.dual import DualModel, count_parameters
 from cliplet.training.batches import StageBatches, Targets
 from cliplet.training.config import DistillConfig
-from cliplet.training.data import photo_source
 from cliplet.training.distill import Run
 from cliplet.training.logs import duration
 from cliplet.training.loop import make_optimizer, train_step
+from cliplet.training.pairs import photo_source
 from cliplet.training.student import MovingAverage
 
 TIMED_STEPS = 3

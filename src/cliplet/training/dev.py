@@ -10,7 +10,7 @@ from cliplet.encoders.base import unit_norm
 from cliplet.encoders.torch import TorchEncoder
 from cliplet.evaluation.retrieval import recall_at_k
 from cliplet.training.batches import Targets
-from cliplet.training.data import PairSet, photo_source
+from cliplet.training.pairs import PairSet, photo_source
 from cliplet.training.student import Student
 
 KEEP_BYTES = 1 << 30

@@ -20,10 +20,10 @@ from cliplet.models.dual import DualModel, load_weights, save_weights
 from cliplet.training.batches import StageBatches, Targets
 from cliplet.training.checkpoint import load_checkpoint, read_progress
 from cliplet.training.config import DataConfig, DistillConfig
-from cliplet.training.data import PairSet, expand_paths, fingerprint, photo_source, photo_view, read_pairs
 from cliplet.training.dev import DevSet
 from cliplet.training.logs import Progress, RunLog
 from cliplet.training.loop import Hooks, RunState, run_stage
+from cliplet.training.pairs import PairSet, expand_paths, fingerprint, photo_source, photo_view, read_pairs
 from cliplet.training.run_folder import claim_folder
 from cliplet.training.student import Student
 from cliplet.training.teachers import Teacher, cached
@@ -301,7 +301,7 @@ class Run:
         return result
 
     def _export(self, source: Path, result: Path) -> None:
-        from cliplet.training.export import export
+        from cliplet.export import export
 
         pairs = self.dev or self.pairs[len(self.config.stages) - 1]
         photos = [photo_source(p) for p in pairs.photos[:128]]

@@ -86,6 +86,6 @@ def unseen_predictions(x: Floats, y: Floats, penalty: float, folds: int = 5, see
 
 def sentence_space_inputs(texts: Sequence[str], models: Sequence[Any]) -> Floats:
     """Sentence embeddings of several encoders, each brought to length 1, end to end."""
-    from cliplet.training.teacher_parts import sentence_embeddings
+    from cliplet.models.pretrained import sentence_embeddings
 
     return np.concatenate([unit_norm(sentence_embeddings(m, texts)) for m in models], axis=1)

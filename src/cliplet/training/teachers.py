@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.encoders.base import BatchedEncoder, Encoder, unit_norm
-from cliplet.encoders.batching import encode_images_safely, prepared_batches, text_batches
-from cliplet.encoders.compat import prepare_torchvision
+from cliplet.encoders.base import Encoder, unit_norm
+from cliplet.encoders.batching import BatchedEncoder, encode_images_safely, prepared_batches, text_batches
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError
+from cliplet.models.compat import prepare_torchvision
 from cliplet.training.config import TeacherConfig
 
 Floats = NDArray[np.float32]

@@ -32,8 +32,8 @@ def make_tokenizer(setting: str, captions: Iterable[str], size: int) -> Any:
 
 def _clip() -> Any:
     """CLIP's byte pairs, whose vocabulary comes with open_clip."""
-    from cliplet.encoders.compat import prepare_torchvision
-    from cliplet.training.export.tokenizers import clip_bpe_tokenizer
+    from cliplet.export.tokenizers import clip_bpe_tokenizer
+    from cliplet.models.compat import prepare_torchvision
 
     prepare_torchvision()
     try:

@@ -14,8 +14,8 @@ from cliplet.captioner.decoding import Limits
 from cliplet.errors import InputError
 from cliplet.training.captioner.config import CaptionStage
 from cliplet.training.captioner.vocabulary import plain
-from cliplet.training.data import PairSet, epoch_batches
 from cliplet.training.loop import StageData
+from cliplet.training.pairs import PairSet, epoch_batches
 
 Ints = NDArray[np.int64]
 Read = Callable[[Ints, Ints], Tensor]

@@ -13,12 +13,12 @@ from cliplet.captioner.folder import CARD, CaptionerCard
 from cliplet.captioner.model import Captioner
 from cliplet.encoders.card import ImageSpec
 from cliplet.errors import InputError, ModelError
+from cliplet.export.graph import Precision, write
+from cliplet.export.same_padding import fix_same_padding
 from cliplet.models.captioner import CaptionDecoder
 from cliplet.training.captioner.onnx_grid import OnnxGrid, inline_towers
 from cliplet.training.captioner.towers import GridTower
 from cliplet.training.captioner.vocabulary import END, START
-from cliplet.training.export.graph import Precision, write
-from cliplet.training.export.same_padding import fix_same_padding
 
 _PRECISIONS = {
     "fp32": "fp32",

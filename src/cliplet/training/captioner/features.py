@@ -16,8 +16,8 @@ from cliplet.models.captioner_config import GridConfig
 from cliplet.training.captioner.towers import GridTower
 from cliplet.training.checkpoint import weights_fingerprint
 from cliplet.training.config import AugmentConfig
-from cliplet.training.data import fingerprint, photo_source, photo_view
 from cliplet.training.logs import Progress
+from cliplet.training.pairs import fingerprint, photo_source, photo_view
 
 VIEWS = ("photo", "mirrored")
 """The first views that are kept of a photo; what follows are crops."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cliplet.errors import InputError, ModelError
-from cliplet.training.export.graph import import_onnx
+from cliplet.export.graph import import_onnx
 
 DOMAIN, KIND = "cliplet", "ImageTower"
 """The node that stands for such a tower in a traced graph, until :func:`inline_towers`."""

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cliplet.encoders.compat import prepare_torchvision
 from cliplet.encoders.registry import packaged_models
 from cliplet.errors import InputError, MissingExtraError, ModelError
 from cliplet.models.captioner_config import GridConfig
+from cliplet.models.compat import prepare_torchvision
 from cliplet.training.captioner.onnx_grid import OnnxGrid
 
 
@@ -67,7 +67,7 @@ class GridTower(nn.Module):
 
 def _build(name: str, pretrained: bool) -> tuple[Any, Any, Any]:
     """A timm model without its classifier, and the mean and standard deviation of its input."""
-    from cliplet.training.teacher_parts import efficientnet_lite
+    from cliplet.models.pretrained import efficientnet_lite
 
     if name.startswith("efficientnet_lite"):
         if name[-1] not in "012" or len(name) != 18:

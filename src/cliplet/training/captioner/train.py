@@ -31,10 +31,10 @@ from cliplet.training.captioner.towers import GridTower
 from cliplet.training.captioner.vocabulary import END, START, open_vocabulary, train_vocabulary
 from cliplet.training.checkpoint import read_progress
 from cliplet.training.config import DistillConfig
-from cliplet.training.data import fingerprint, read_pairs
 from cliplet.training.distill import make_accelerator
 from cliplet.training.logs import RunLog
 from cliplet.training.loop import Hooks, RunState, run_stage
+from cliplet.training.pairs import fingerprint, read_pairs
 from cliplet.training.run_folder import claim_folder
 
 _OF_PHOTOS = ("lclipscore", "ref_lclipscore")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cliplet.errors import InputError
-from cliplet.metrics.ptb_tokenizer import tokenize_many
+from cliplet.metrics.tokenizer.ptb import tokenize_many
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<s>", "</s>"
 _LETTERS = 200

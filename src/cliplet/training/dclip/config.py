@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from cliplet.errors import InputError
-from cliplet.models.config import from_dict
+from cliplet.models.config import SentenceModel, from_dict
 from cliplet.regions.store import RegionSettings
-from cliplet.training.config import AugmentConfig, DataConfig, SentenceModel, StageConfig, read_settings
+from cliplet.training.config import AugmentConfig, DataConfig, StageConfig, read_settings
 
 Control = Literal["dclip", "no_regions", "caption_target", "infonce", "no_distillation", "grid"]
 BUILT = ("lite0-minilm", "lite1-minilm", "lite2-minilm")

@@ -13,14 +13,14 @@ from cliplet.data.images import ImageInput
 from cliplet.encoders.base import unit_norm
 from cliplet.evaluation.embed import embed_photos
 from cliplet.evaluation.retrieval import RetrievalProtocol, evaluate_retrieval
-from cliplet.evaluation.statistics import Interval, PairedTest, bootstrap_mean, paired_mean_test
 from cliplet.evaluation.zeroshot import class_ranks, read_class_names, read_labelled_photos
+from cliplet.statistics.resampling import Interval, PairedTest, bootstrap_mean, paired_mean_test
 from cliplet.training.config import AugmentConfig
-from cliplet.training.data import PairSet, photo_source
 from cliplet.training.dclip.config import ZeroShotConfig
 from cliplet.training.dclip.features import Features
 from cliplet.training.dclip.student import encode_maps, encode_states
 from cliplet.training.dclip.tunable import Tunable
+from cliplet.training.pairs import PairSet, photo_source
 
 Floats = NDArray[np.float32]
 Columns = dict[str, NDArray[Any]]

@@ -13,16 +13,17 @@ import torch
 from numpy.typing import NDArray
 
 from cliplet.data.spans import noun_phrases
-from cliplet.encoders.base import BatchedEncoder, unit_norm
+from cliplet.encoders.base import unit_norm
+from cliplet.encoders.batching import BatchedEncoder
 from cliplet.errors import ClipletError, InputError
-from cliplet.regions.base import make_proposer
+from cliplet.regions.registry import make_proposer
 from cliplet.regions.store import RegionSettings, StoredRegions, compute_regions
 from cliplet.training.checkpoint import weights_fingerprint
 from cliplet.training.config import AugmentConfig
-from cliplet.training.data import PairSet, fingerprint, photo_view
 from cliplet.training.dclip.frozen import frozen
 from cliplet.training.dclip.tunable import Tunable, TunableDual, crop_embedder
 from cliplet.training.logs import Progress
+from cliplet.training.pairs import PairSet, fingerprint, photo_view
 
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
@@ -89,12 +90,12 @@ def fast_copy(model: Tunable, folder: Path, pairs: PairSet) -> BatchedEncoder | 
     if not isinstance(model, TunableDual):
         return None
     from cliplet.encoders.onnx import OnnxEncoder
-    from cliplet.training.data import photo_source
+    from cliplet.training.pairs import photo_source
 
     place = folder / f"onnx-{model.encoder.card.fingerprint}"
     try:
         if not (place / "card.json").is_file():
-            from cliplet.training.export import export
+            from cliplet.export import export
 
             photos = [photo_source(p) for p in pairs.photos[:8]]
             export(model.encoder, place, "fp32", photos=photos, captions=pairs.captions[:16])

@@ -44,8 +44,8 @@ def frozen(module: nn.Module, size: int, file: Path) -> Frozen:
 def _on_onnx_runtime(module: nn.Module, size: int, file: Path) -> Frozen:
     import onnxruntime
 
-    from cliplet.training.export.graph import write
-    from cliplet.training.export.same_padding import fix_same_padding
+    from cliplet.export.graph import write
+    from cliplet.export.same_padding import fix_same_padding
 
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)

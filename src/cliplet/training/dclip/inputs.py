@@ -15,13 +15,13 @@ from cliplet.encoders.base import unit_norm
 from cliplet.errors import InputError
 from cliplet.evaluation.zeroshot import read_class_names
 from cliplet.training.config import AugmentConfig
-from cliplet.training.data import PairSet, fingerprint, photo_source, read_pairs
 from cliplet.training.dclip.config import DclipConfig
 from cliplet.training.dclip.features import Features, Halves, kept_rows, view_images
 from cliplet.training.dclip.setup import readable
 from cliplet.training.dclip.starts import start_name
 from cliplet.training.dclip.student import Anchors, StudentData, encode_maps, text_mode
 from cliplet.training.dclip.tunable import POOLED, Tunable
+from cliplet.training.pairs import PairSet, fingerprint, photo_source, read_pairs
 
 Floats = NDArray[np.float32]
 
@@ -109,7 +109,7 @@ class StudentInputs:
         if config.student.prompt_names:
             names = read_class_names(Path(config.student.prompt_names))
         else:
-            from cliplet.training.teacher_parts import imagenet_names
+            from cliplet.models.pretrained import imagenet_names
 
             names = imagenet_names()
         texts = [config.zeroshot.templates[0].replace("{}", n) for n in names]

@@ -24,22 +24,22 @@ from cliplet.errors import InputError
 from cliplet.models.config import DualConfig, TextConfig, TimmConfig
 from cliplet.models.dual import DualModel, save_weights
 from cliplet.models.inherit import inherit, read_transformers_bert
-from cliplet.models.text import TextTower
-from cliplet.models.vision import TimmImageTower
-from cliplet.training.data import PairSet, fingerprint
-from cliplet.training.dclip.config import BASE_NAMING
-from cliplet.training.dclip.features import kept_rows
-from cliplet.training.dclip.frozen import frozen
-from cliplet.training.small.data import SIZE, Captions, TextBatches, decoded, normalised
-from cliplet.training.small.data import kept_rows as kept_blocks
-from cliplet.training.small.heads import start_text_head
-from cliplet.training.small.student import LateTower, TextStudent, encode_all
-from cliplet.training.teacher_parts import (
+from cliplet.models.pretrained import (
     efficientnet_lite,
     english_word_pieces,
     imagenet_names,
     sentence_model,
 )
+from cliplet.models.text import TextTower
+from cliplet.models.vision import TimmImageTower
+from cliplet.training.dclip.config import BASE_NAMING
+from cliplet.training.dclip.features import kept_rows
+from cliplet.training.dclip.frozen import frozen
+from cliplet.training.pairs import PairSet, fingerprint
+from cliplet.training.small.data import SIZE, Captions, TextBatches, decoded, normalised
+from cliplet.training.small.data import kept_rows as kept_blocks
+from cliplet.training.small.heads import start_text_head
+from cliplet.training.small.student import LateTower, TextStudent, encode_all
 from cliplet.training.teacher_space import (
     CaptionSpace,
     Floats,
@@ -63,7 +63,7 @@ class TextLesson:
     """How the text tower is taught before the towers are linked."""
 
     teachers: tuple[str, ...]
-    """Sentence encoders of :func:`~cliplet.training.teacher_parts.sentence_model`, put end to end."""
+    """Sentence encoders of :func:`~cliplet.models.pretrained.sentence_model`, put end to end."""
     batch_size: int
     """Captions a batch."""
     learn: Callable[[TextStudent, TextBatches], None]

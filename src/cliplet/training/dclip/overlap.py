@@ -11,7 +11,7 @@ from PIL import Image
 
 from cliplet.data.images import load_rgb
 from cliplet.errors import InputError
-from cliplet.training.data import PairSet
+from cliplet.training.pairs import PairSet
 
 
 def file_name(name: str) -> str:

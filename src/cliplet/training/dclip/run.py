@@ -16,7 +16,6 @@ Source: DCLIP (arXiv 2505.21549).
 import os
 from pathlib import Path
 
-from cliplet.training.data import read_pairs
 from cliplet.training.dclip.config import DclipConfig, controlled
 from cliplet.training.dclip.eval import SOUP, Columns, table_text
 from cliplet.training.dclip.fit import Fitter
@@ -24,6 +23,7 @@ from cliplet.training.dclip.setup import claim, training_pairs
 from cliplet.training.dclip.starts import open_start, start_name
 from cliplet.training.dclip.tunable import Tunable
 from cliplet.training.dclip.tuning import Tuning
+from cliplet.training.pairs import read_pairs
 
 TAUGHT = "taught_text"
 """Row of the base model after ``text_teachers``, before anything else learns."""

@@ -10,10 +10,10 @@ import numpy as np
 from cliplet.data.images import load_rgb
 from cliplet.errors import InputError
 from cliplet.models.config import from_dict, to_dict
-from cliplet.training.data import PairSet, photo_source, read_pairs
 from cliplet.training.dclip.config import DclipConfig
 from cliplet.training.dclip.overlap import without_overlap
 from cliplet.training.logs import Progress
+from cliplet.training.pairs import PairSet, photo_source, read_pairs
 from cliplet.training.run_folder import claim_folder
 
 FREE = (

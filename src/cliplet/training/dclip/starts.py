@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from cliplet.models.config import to_dict
-from cliplet.training.data import PairSet, fingerprint
 from cliplet.training.dclip.config import BASE_NAMING, BUILT, DclipConfig
 from cliplet.training.dclip.fit import BEST, Fitter
 from cliplet.training.dclip.tunable import Tunable, open_tunable
+from cliplet.training.pairs import PairSet, fingerprint
 
 
 def features_folder(config: DclipConfig) -> Path:

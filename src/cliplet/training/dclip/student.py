@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from cliplet.encoders.base import unit_norm
 from cliplet.training import losses
 from cliplet.training.config import AugmentConfig
-from cliplet.training.data import PairSet
 from cliplet.training.dclip.config import StudentSettings
 from cliplet.training.dclip.features import Halves, view_images
 from cliplet.training.dclip.tunable import Tunable
+from cliplet.training.pairs import PairSet
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

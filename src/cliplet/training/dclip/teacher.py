@@ -13,10 +13,10 @@ from cliplet.evaluation.retrieval import recall_at_k
 from cliplet.models.cross_modal import CrossModalConfig, CrossModalTeacher
 from cliplet.regions.store import StoredRegions
 from cliplet.training import losses
-from cliplet.training.data import PairSet
 from cliplet.training.dclip.config import TeacherSettings
 from cliplet.training.dclip.features import Spans
 from cliplet.training.logs import Progress
+from cliplet.training.pairs import PairSet
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

@@ -15,7 +15,8 @@ from cliplet.data.spans import noun_phrases
 from cliplet.encoders.base import unit_norm
 from cliplet.errors import InputError
 from cliplet.models.config import from_dict
-from cliplet.regions.base import Regions, make_proposer
+from cliplet.regions.base import Regions
+from cliplet.regions.registry import make_proposer
 from cliplet.training.dclip.config import DclipConfig, controlled
 from cliplet.training.dclip.starts import start_name
 from cliplet.training.dclip.teacher import make_teacher, scaled

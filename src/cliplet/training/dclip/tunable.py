@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliplet.encoders.base import BatchedEncoder
+from cliplet.encoders.batching import BatchedEncoder
 from cliplet.encoders.open_clip import OpenClipEncoder
 from cliplet.encoders.registry import load
 from cliplet.encoders.torch import TorchEncoder, pad_tokens

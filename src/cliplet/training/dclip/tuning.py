@@ -14,7 +14,6 @@ from cliplet.encoders.base import unit_norm
 from cliplet.evaluation.retrieval import recall_at_k
 from cliplet.models.config import to_dict
 from cliplet.models.cross_modal import CrossModalTeacher
-from cliplet.training.data import PairSet, photo_source
 from cliplet.training.dclip.config import DclipConfig
 from cliplet.training.dclip.eval import (
     ClassGallery,
@@ -44,6 +43,7 @@ from cliplet.training.dclip.teacher import (
     teacher_on_dev,
 )
 from cliplet.training.dclip.tunable import Tunable
+from cliplet.training.pairs import PairSet, photo_source
 from cliplet.training.teacher_space import group_means
 
 
@@ -260,7 +260,7 @@ class Tuning:
         share.write_text(f"{config.student.average}\n")
         if config.export != "none":
             from cliplet.encoders.torch import TorchEncoder
-            from cliplet.training.export import export
+            from cliplet.export import export
 
             photos = [photo_source(p) for p in self.train.photos[:64]]
             export(TorchEncoder.from_folder(final), folder / "onnx", config.export, photos=photos,

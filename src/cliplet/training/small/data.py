@@ -18,9 +18,9 @@ from cliplet.data.images import load_rgb, resize_rgb
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.torch import pad_tokens
 from cliplet.errors import InputError
-from cliplet.training.data import PairSet, photo_source
-from cliplet.training.export.graph import import_onnx, trace
+from cliplet.export.graph import import_onnx, trace
 from cliplet.training.logs import Progress
+from cliplet.training.pairs import PairSet, photo_source
 
 Floats = NDArray[np.float32]
 SIZE = 224

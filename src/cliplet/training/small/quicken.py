@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliplet.models.multiplexed import MultiplexedBlock, Repeat
+from cliplet.models.quick_products import quick_products
 from cliplet.models.text import TextTower
-from cliplet.training.quick_products import quick_products
 from cliplet.training.small.data import padded
 
 CUT, THINNED = 0.15, 0.15

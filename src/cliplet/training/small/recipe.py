@@ -37,12 +37,19 @@ from cliplet.evaluation.retrieval import recall_at_k
 from cliplet.models.config import DualConfig, TextConfig, TimmConfig, from_dict, to_dict
 from cliplet.models.dual import DualModel, save_weights
 from cliplet.models.inherit import inherit, read_transformers_bert
+from cliplet.models.pretrained import (
+    efficientnet_lite,
+    english_word_pieces,
+    factorise,
+    imagenet_names,
+    sentence_model,
+)
 from cliplet.models.text import TextTower
 from cliplet.models.vision import TimmImageTower
 from cliplet.training.config import DataConfig, StageConfig, read_settings
-from cliplet.training.data import PairSet, photo_source, read_pairs
 from cliplet.training.logs import RunLog
 from cliplet.training.loop import Hooks, RunState, StageData, run_stage
+from cliplet.training.pairs import PairSet, photo_source, read_pairs
 from cliplet.training.run_folder import claim_folder
 from cliplet.training.small.data import (
     SIZE,
@@ -58,13 +65,6 @@ from cliplet.training.small.data import (
 from cliplet.training.small.heads import joined, name_classes, split_text_head, start_text_head
 from cliplet.training.small.quicken import QuickBatches, QuickStudent, quick_tower, without_end
 from cliplet.training.small.student import LateTower, PairStudent, TextStudent, encode_all, encode_maps
-from cliplet.training.teacher_parts import (
-    efficientnet_lite,
-    english_word_pieces,
-    factorise,
-    imagenet_names,
-    sentence_model,
-)
 from cliplet.training.teacher_space import (
     CaptionSpace,
     Floats,
@@ -362,7 +362,7 @@ class SmallRun:
         self, body: Any, late: LateTower, tower: TextTower, own: Captions, maps: NDArray[np.float16]
     ) -> Path:
         """Join the halves, fold the standardisation into the head, write ``model`` and export it to ``onnx``."""
-        from cliplet.training.export import export
+        from cliplet.export import export
 
         r = self.recipe
         joined(late.head, torch.from_numpy(encode_maps(late, maps[:1000])), r.meaning)

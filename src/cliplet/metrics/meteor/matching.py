@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cliplet.metrics._meteor_hashing import append_word, power
-from cliplet.metrics._meteor_lexicon import EXACT, STEM, SYNONYM, Lexicon
-from cliplet.metrics._meteor_tables import MeteorTables, span_indices
+from cliplet.metrics.meteor.hashing import append_word, power
+from cliplet.metrics.meteor.lexicon import EXACT, STEM, SYNONYM, Lexicon
+from cliplet.metrics.meteor.tables import MeteorTables, span_indices
 
 PARAPHRASE_STAGE = 3
 LONGEST_PHRASE = 7

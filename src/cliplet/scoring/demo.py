@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cliplet.errors import MissingExtraError
-from cliplet.reports.files import write_atomically
+from cliplet.files import write_atomically
 
 CAPTIONS: dict[str, list[str]] = {
     "astronaut.png": [

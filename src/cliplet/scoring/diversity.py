@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cliplet.data.captions import read_captions
+from cliplet.data.text import scrub
 from cliplet.encoders.batching import encode_images_safely, encode_texts_counted
-from cliplet.encoders.onnx import scrub
 from cliplet.metrics.diversity import diversity, mutual_bleu, self_retrieval
-from cliplet.metrics.ptb_tokenizer import tokenize_many
-from cliplet.score_file import ScoreTable
-from cliplet.scorer import Scorer
+from cliplet.metrics.tokenizer.ptb import tokenize_many
+from cliplet.scoring.file import ScoreTable
+from cliplet.scoring.scorer import Scorer
 
 
 def caption_diversity(

@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.caption_diversity import caption_diversity
 from cliplet.data.captions import read_references
-from cliplet.encoders.onnx import scrub
+from cliplet.data.text import scrub
 from cliplet.errors import InputError
-from cliplet.evaluation.corpus_tests import grouped_interval, paired_corpus_test
-from cliplet.evaluation.statistics import Interval, PairedTest, holm
 from cliplet.metrics.cider import DocumentFrequencies
-from cliplet.metrics.corpus import CorpusStatistic
-from cliplet.metrics.ptb_tokenizer import tokenize_many
-from cliplet.score_file import ScoreTable, score_file
-from cliplet.scorer import Scorer
+from cliplet.metrics.tokenizer.ptb import tokenize_many
+from cliplet.scoring.diversity import caption_diversity
+from cliplet.scoring.file import ScoreTable, score_file
+from cliplet.scoring.scorer import Scorer
+from cliplet.statistics.corpus import CorpusStatistic, grouped_interval, paired_corpus_test
+from cliplet.statistics.resampling import Interval, PairedTest, holm
 
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -124,7 +123,7 @@ def compare_files(
         images: folder or tar of the photos.
         scorer: model and preset; it should have a cache, or photos are encoded once a file.
         references: a file of reference captions.
-        metrics: as :func:`cliplet.score_file.score_file`.
+        metrics: as :func:`cliplet.scoring.file.score_file`.
         document_frequencies: for CIDEr-D; default: from all images of the references file, so that every file is
             measured with the same.
         draws: bootstrap resamples and permutations.

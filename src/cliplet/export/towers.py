@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from cliplet.encoders.base import Encoder
 from cliplet.encoders.card import ModelCard
 from cliplet.errors import ModelError
-from cliplet.training.export.tokenizers import clip_bpe_tokenizer, fast_tokenizer
+from cliplet.export.tokenizers import clip_bpe_tokenizer, fast_tokenizer
 
 
 class PixelTower(nn.Module):

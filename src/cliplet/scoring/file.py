@@ -12,19 +12,18 @@ from numpy.typing import NDArray
 from cliplet.data.captions import CaptionEntry, ImageKey, image_name, read_captions, read_references
 from cliplet.data.images import ImageInput
 from cliplet.data.photos import PhotoIndex, PhotoPaths, PhotoTar, open_photos
-from cliplet.encoders.onnx import scrub
+from cliplet.data.text import caption_problem, scrub
 from cliplet.errors import InputError
-from cliplet.evaluation.corpus_tests import corpus_interval
-from cliplet.evaluation.statistics import Interval
 from cliplet.metrics.cider import DocumentFrequencies
-from cliplet.metrics.corpus import CorpusStatistic
 from cliplet.metrics.reference_metrics import (
     DEFAULT,
     ReferenceScores,
     check_reference_metrics,
     reference_scores,
 )
-from cliplet.scorer import Scorer, ScoreResult, caption_problem
+from cliplet.scoring.scorer import Scorer, ScoreResult
+from cliplet.statistics.corpus import CorpusStatistic, corpus_interval
+from cliplet.statistics.resampling import Interval
 
 Progress = Callable[[int, int], None]
 

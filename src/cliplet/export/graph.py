@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.errors import MissingExtraError, ModelError
-from cliplet.training.export.integers import Kind, compute_in_integers
-from cliplet.training.export.products import fuse_products
-from cliplet.training.export.same_padding import fuse_constant_pads
+from cliplet.export.integers import Kind, compute_in_integers
+from cliplet.export.products import fuse_products
+from cliplet.export.same_padding import fuse_constant_pads
 
 Precision = Literal["fp32", "fp16", "int8"]
 """How weights are stored; the products are computed in fp32 whatever they are."""

@@ -10,13 +10,13 @@ from itertools import chain
 
 import numpy as np
 
-from cliplet.metrics._meteor_alignment import Alignments, align
-from cliplet.metrics._meteor_lexicon import Lexicon, build_lexicon
-from cliplet.metrics._meteor_matching import Batch, find_matches
-from cliplet.metrics._meteor_normalizer import normalize
-from cliplet.metrics._meteor_tables import find_sources, load_tables
-from cliplet.metrics.corpus import CorpusStatistic
+from cliplet.metrics.meteor.alignment import Alignments, align
+from cliplet.metrics.meteor.lexicon import Lexicon, build_lexicon
+from cliplet.metrics.meteor.matching import Batch, find_matches
+from cliplet.metrics.meteor.normalizer import normalize
+from cliplet.metrics.meteor.tables import find_sources, load_tables
 from cliplet.metrics.ngrams import Caption, Floats, check_captions
+from cliplet.statistics.corpus import CorpusStatistic
 
 ALPHA = 0.85  # weight of recall in the harmonic mean
 BETA = 0.2  # exponent of the fragmentation penalty
@@ -160,7 +160,7 @@ class Meteor:
         """Score captions.
 
         Args:
-            candidates: n captions as PTB tokens (``cliplet.metrics.ptb_tokenizer.tokenize``).
+            candidates: n captions as PTB tokens (``cliplet.metrics.tokenizer.ptb.tokenize``).
             references: for each of them its references, one or more, as PTB tokens.
 
         Raises:

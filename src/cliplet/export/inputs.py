@@ -6,9 +6,9 @@ from cliplet.data.captions import read_captions
 from cliplet.data.images import ImageInput
 from cliplet.data.photos import TarPhoto, open_photos
 from cliplet.encoders.base import Encoder
-from cliplet.encoders.compat import prepare_torchvision
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError, ModelError
+from cliplet.models.compat import prepare_torchvision
 from cliplet.models.dual import WEIGHTS
 
 

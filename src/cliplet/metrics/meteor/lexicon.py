@@ -6,9 +6,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from cliplet.metrics._meteor_hashing import string_hashes
-from cliplet.metrics._meteor_stemmer import stem
-from cliplet.metrics._meteor_tables import MeteorTables, span_indices
+from cliplet.metrics.meteor.hashing import string_hashes
+from cliplet.metrics.meteor.stemmer import stem
+from cliplet.metrics.meteor.tables import MeteorTables, span_indices
 
 EXACT, STEM, SYNONYM = 1, 2, 4  # bits of the relation between two words
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from cliplet.errors import MissingExtraError, ModelError
-from cliplet.metrics._meteor_hashing import line_hashes, string_hashes
+from cliplet.metrics.meteor.hashing import line_hashes, string_hashes
 
 FORMAT = 1
 _BLOCK = 1 << 16  # bytes of text hashed at a time: what a processor's cache holds

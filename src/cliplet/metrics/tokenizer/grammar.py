@@ -7,7 +7,7 @@ something to follow, which is looked at but not consumed. ``tests/parity`` holds
 
 from dataclasses import dataclass
 
-from cliplet.metrics._automaton import (
+from cliplet.metrics.tokenizer.automaton import (
     Pattern,
     alt,
     literal,
@@ -20,7 +20,7 @@ from cliplet.metrics._automaton import (
     times,
     words,
 )
-from cliplet.metrics._ptb_tables import DIGITS, LETTERS, SYMBOLS, WORD_MARKS
+from cliplet.metrics.tokenizer.tables import DIGITS, LETTERS, SYMBOLS, WORD_MARKS
 
 # ---- characters ------------------------------------------------------------------------------------------------
 ALPHA, ALNUM = one_of("A-Za-z"), one_of("A-Za-z0-9")

@@ -15,8 +15,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from cliplet.metrics._meteor_matching import Batch, Matches
-from cliplet.metrics._meteor_tables import span_indices
+from cliplet.metrics.meteor.matching import Batch, Matches
+from cliplet.metrics.meteor.tables import span_indices
 
 BEAM = 40
 STAGES = 4

@@ -1,0 +1,366 @@
+"""The Penn Treebank tokeniser of the captioning metrics, without Java.
+
+BLEU, ROUGE-L, METEOR and CIDEr of captions are defined on the words that Stanford's PTBTokenizer (CoreNLP 3.4.1,
+options ``-preserveLines -lowerCase``) makes of them, minus a list of punctuation tokens. This module yields the
+same words. Its grammar (`grammar`) runs as a longest-match automaton; most captions never reach it, because
+the tokens of a stretch between two spaces are remembered once it is known that its neighbours cannot change them.
+
+Reference implementation: pycocoevalcap 1.2, ``pycocoevalcap.tokenizer.ptbtokenizer.PTBTokenizer``.
+Known deviations: characters that the jar takes for a line end (carriage return, vertical tab, form feed, U+2028,
+U+2029) shift all later captions there; here they separate words like a space.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from itertools import chain
+
+from cliplet.errors import InputError
+from cliplet.metrics.tokenizer.automaton import Alphabet, Scanner
+from cliplet.metrics.tokenizer.grammar import ABBREVIATED, rules
+
+# What pycocoevalcap removes. Brackets stay, as ``-lrb-``: it looks for ``-LRB-`` after lower-casing.
+PUNCTUATION = frozenset(
+    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
+)
+
+Tokens = tuple[str, ...]
+
+_REMEMBERED_CHUNKS = 1 << 17  # entries in a memo before it starts afresh
+_REMEMBERED_LENGTH = 32  # longer chunks are rare and not worth the memory
+_CONTEXT = 256  # characters of the following captions that a caption's end is first read with
+_FARTHEST = 1 << 20  # characters after which an unclosed tag is given up
+
+
+def tokenize(caption: str) -> list[str]:
+    """The lower-case words of one caption on its own, as PTBTokenizer gives them, without punctuation.
+
+    Tokens never hold an ASCII space; phone numbers and mixed fractions hold a no-break space (``1\\xa01/2``).
+    Any text is accepted; one without words gives an empty list. Raises `InputError` if it is not a string.
+    """
+    return _alone(_one_line(caption), _tables())
+
+
+def tokenize_many(captions: Iterable[str], *, joined: bool = True) -> list[list[str]]:
+    """The words of many captions, in order: ``result[i]`` are those of the i-th.
+
+    pycocoevalcap tokenises a list of captions as the lines of one file, where the beginning of one caption can
+    decide how the one before it ends: "vitamin C." gives ``c.``, but ``c`` when the next line begins with "A ".
+    With ``joined`` (the default) the result is the same as there. With ``joined=False`` every caption is read on
+    its own, as by `tokenize`, whatever stands beside it.
+    """
+    lines = [_one_line(caption) for caption in captions]
+    tables = _tables()
+    if not joined or not lines:
+        return [_alone(line, tables) for line in lines]
+    result: list[list[str]] = []
+    while len(result) < len(lines) - 1:
+        tokens = tables.quick(lines[len(result)], alone=False)
+        if tokens is None:
+            result.extend(_with_following(lines, len(result), tables))
+        else:
+            result.append(tokens)
+    return result if len(result) == len(lines) else [*result, _alone(lines[-1], tables)]
+
+
+def _alone(line: str, tables: "_Tables") -> list[str]:
+    """Tokens of a line with nothing after it."""
+    tokens = tables.quick(line, alone=True)
+    return list(tables.lexer.line(line)) if tokens is None else tokens
+
+
+def _with_following(lines: Sequence[str], index: int, tables: "_Tables") -> list[list[str]]:
+    """Tokens of a line of a file; also of the lines after it into which an unclosed tag of it runs on."""
+    result: list[list[str]] = []
+    begun: list[str] = []  # what earlier lines put into this one
+    rest = _utf16(lines[index])
+    while True:
+        tokens, text, end = _read_on(rest, lines, index, tables.lexer)
+        if end <= len(rest) or not tokens or "\n" not in tokens[-1]:
+            return [*result, list(_words_of(begun + tokens))]
+        pieces = tokens.pop().split("\n")
+        result.append(list(_words_of([*begun, *tokens, pieces[0]])))
+        result.extend(list(_words_of([piece])) for piece in pieces[1:-1])
+        index += len(pieces) - 1
+        begun = pieces[-1:]
+        rest = _utf16(lines[index])[end - text.rindex("\n", 0, end) - 1 :]
+
+
+def _read_on(rest: str, lines: Sequence[str], index: int, lexer: "_Lexer") -> tuple[list[str], str, int]:
+    """Tokens that begin in ``rest``, the end of a line, read with as much of the following lines as it takes.
+
+    Also the text that was read and where the last token ends in it.
+    """
+    length = _CONTEXT
+    while True:
+        text, next_line = rest, index + 1
+        while next_line < len(lines) and len(text) - len(rest) < length:
+            text += "\n" + _utf16(lines[next_line])
+            next_line += 1
+        tokens, looked, end = lexer.tokens(text, len(rest))
+        if looked <= len(text) or next_line == len(lines) or length >= _FARTHEST:
+            return tokens, text, end
+        length *= 8  # an unclosed tag can look far ahead
+
+
+def _one_line(caption: str) -> str:
+    if not isinstance(caption, str):
+        raise InputError(f"a caption must be a string, not {type(caption).__name__}: {caption!r:.80}")
+    return caption.replace("\n", " ") if "\n" in caption else caption
+
+
+def _words_of(tokens: list[str]) -> Tokens:
+    """Join and split again as pycocoevalcap does, then drop punctuation."""
+    line = " ".join(tokens).rstrip()
+    return tuple(word for word in line.split(" ") if word not in PUNCTUATION) if line else ()
+
+
+class _Lexer:
+    """Applies the grammar to text: longest match, then the rule's action."""
+
+    def __init__(self) -> None:
+        grammar = rules()
+        self.actions = [rule.action for rule in grammar]
+        self.alphabet = Alphabet([rule.whole for rule in grammar])
+        self.scanner = Scanner([rule.whole for rule in grammar], self.alphabet)
+        self.split = [
+            (Scanner([rule.pattern], self.alphabet), Scanner([rule.then], self.alphabet))
+            if rule.then
+            else None
+            for rule in grammar
+        ]
+        self._ascii = bytes(self.alphabet.table[:256])
+
+    def symbols(self, text: str) -> bytes:
+        """The grammar's symbol of every character (UTF-16 code unit) of ``text``."""
+        if text.isascii():
+            return text.encode("ascii").translate(self._ascii)
+        table = self.alphabet.table
+        return bytes([table[ord(unit)] for unit in text])
+
+    def line(self, line: str) -> Tokens:
+        """Words of a line with nothing after it."""
+        text = _utf16(line)
+        return _words_of(self.tokens(text, len(text))[0])
+
+    def tokens(self, text: str, stop: int) -> tuple[list[str], int, int]:
+        """Lower-case tokens that begin before ``stop``; how far any scan looked; where the last one ended."""
+        symbols = self.symbols(text)
+        match, actions = self.scanner.match, self.actions
+        tokens: list[str] = []
+        position = furthest = 0
+        while position < stop:
+            rule, end, looked = match(symbols, position)
+            if looked > furthest:
+                furthest = looked
+            if self.split[rule] is not None:
+                end = self._end_of_token(symbols, rule, position, end)
+            token = text[position:end]
+            action = actions[rule]
+            if action == "word":
+                if "\u00ad" in token:
+                    token = token.replace("\u00ad", "") or "-"
+            elif action != "keep":
+                token, back = _ACTIONS[action](token)
+                end -= back
+            if token:
+                tokens.append(_lower(token))
+            position = end
+        return tokens, furthest, position
+
+    def _end_of_token(self, symbols: bytes, rule: int, start: int, stop: int) -> int:
+        """Where the token ends if its rule also matched what must follow: as late as possible."""
+        scanners = self.split[rule]
+        assert scanners is not None
+        token, then = scanners
+        for end in reversed(token.accepted_ends(symbols, start, stop)):
+            if stop in then.accepted_ends(symbols, end, stop)[-1:]:
+                return end
+        raise AssertionError("a rule matched as a whole but not in its parts")
+
+
+def _utf16(text: str) -> str:
+    """The text with characters beyond the Basic Multilingual Plane as two surrogates, as Java has them."""
+    if text.isascii() or max(text) <= "\uffff":
+        return text
+    units = text.encode("utf-16-le", "surrogatepass")
+    return "".join(chr(units[i] | units[i + 1] << 8) for i in range(0, len(units), 2))
+
+
+def _lower(token: str) -> str:
+    if not token.isascii() and any("\ud800" <= c <= "\udfff" for c in token):
+        token = token.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return token.lower()
+
+
+# ---- what becomes of a matched stretch: (token, how many characters are given back) --------------------------------
+
+_CLOSING = {"'": "'", '"': "''", "&apos;": "'", "&quot;": "''"}
+_OPENING = {"'": "`", '"': "``", "&apos;": "`", "&quot;": "``"}
+_CURLY = {
+    **dict.fromkeys("\u0091\u2018\u201b\u2039", "`"),
+    **dict.fromkeys("\u0092\u2019\u203a", "'"),
+    **dict.fromkeys("\u0093\u201c\u00ab", "``"),
+    **dict.fromkeys("\u0094\u201d\u00bb", "''"),
+}
+_CURLY_TABLE = str.maketrans(_CURLY)
+_FRACTIONS = {"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"}
+_CURRENCIES = {"\u00a2": "cents", "\u00a3": "#", **dict.fromkeys("\u0080\u00a4\u20a0\u20ac", "$")}
+_STRAIGHT = re.compile("&apos;|&quot;|['\"]")
+_AMP = re.compile("&amp;", re.IGNORECASE | re.ASCII)
+
+Action = Callable[[str], tuple[str, int]]
+
+
+def _quote(token: str) -> tuple[str, int]:
+    return _STRAIGHT.sub(lambda m: _CLOSING[m[0]], token).translate(_CURLY_TABLE), 0
+
+
+def _open_quote(token: str) -> tuple[str, int]:
+    return _STRAIGHT.sub(lambda m: _OPENING[m[0]], token).translate(_CURLY_TABLE), 0
+
+
+def _brackets(token: str) -> str:
+    return token.replace("(", "-lrb-").replace(")", "-rrb-")
+
+
+def _acronym(token: str) -> tuple[str, int]:
+    """Before a sentence start: a lone letter loses its period; a longer acronym keeps it and it comes again."""
+    return (token[:-1] if len(token) == 2 else token), 1
+
+
+def _always(token: str) -> Action:
+    return lambda _: (token, 0)
+
+
+_ACTIONS: dict[str, Action] = {
+    "skip": _always(""),
+    "newline": _always(""),
+    "split3": lambda token: (token[:-3], 3),
+    "split2": lambda token: (token[:-2], 2),
+    "spaces": lambda token: (token.replace(" ", "\u00a0"), 0),
+    "dash": _always("--"),
+    "ampersand": lambda token: (_AMP.sub("&", token), 0),
+    "quote": _quote,
+    "open_quote": _open_quote,
+    "fraction": lambda token: (_FRACTIONS.get(token, token), 0),
+    "currency": lambda token: (_CURRENCIES.get(token, token), 0),
+    "acronym": _acronym,
+    "sentence_end": lambda token: (token, 1),
+    "phone": lambda token: (_brackets(token.replace(" ", "\u00a0")), 0),
+    "parentheses": lambda token: (_brackets(token), 0),
+    "less": _always("<"),
+    "greater": _always(">"),
+    "{": _always("-lcb-"),
+    "}": _always("-rcb-"),
+    "[": _always("-lsb-"),
+    "]": _always("-rsb-"),
+    "(": _always("-lrb-"),
+    ")": _always("-rrb-"),
+    "hyphens": lambda token: ("--" if len(token) in (3, 4) else token, 0),
+    "ellipsis": _always("..."),
+}
+
+# Plain words that the grammar splits; every other run of two or more ASCII letters is one word.
+_SPLIT_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
+
+
+class _Memo(dict[str, Tokens | None]):
+    """Tokens of a chunk of text between spaces, or None where what comes after may change them.
+
+    ``follower`` is what comes after the chunk for certain; ``at_end`` says that the text ends after it.
+    """
+
+    def __init__(self, lexer: _Lexer, follower: str, *, at_end: bool = False) -> None:
+        self._lexer = lexer
+        self._follower = follower
+        self._at_end = at_end
+        self._marks = {","} if follower == " " and not at_end else {",", "."}  # marks that leave a word alone
+
+    def __missing__(self, chunk: str) -> Tokens | None:
+        word, mark = (chunk[:-1], chunk[-1]) if chunk[-1:] in self._marks else (chunk, "")
+        if len(word) > 1 and word.isascii() and word.isalpha():
+            word = word.lower()
+            if word not in _SPLIT_WORDS and not (mark == "." and word in ABBREVIATED):
+                return self._keep(chunk, (word,))
+        return self._keep(chunk, self._read(chunk, self._follower))
+
+    def _keep(self, key: str, tokens: Tokens | None) -> Tokens | None:
+        if len(key) <= _REMEMBERED_LENGTH:
+            if len(self) >= _REMEMBERED_CHUNKS:
+                self.clear()
+            self[key] = tokens
+        return tokens
+
+    def _read(self, chunk: str, follower: str) -> Tokens | None:
+        if chunk[:1].isspace():  # the space before the chunk and this one are one token
+            return None
+        text = _utf16(chunk)
+        tokens, looked, end = self._lexer.tokens(text + follower, len(text))
+        if end > len(text) or (looked > len(text) + len(follower) and not self._at_end):
+            return None
+        if any(token[-1:].isspace() or " " in token for token in tokens):
+            return None
+        return _words_of(tokens)
+
+
+class _PairMemo(_Memo):
+    """Tokens of a chunk that is followed by a space and a given character; the key is all of it."""
+
+    def __missing__(self, key: str) -> Tokens | None:
+        follower = _utf16(key[-2:])
+        return self._keep(key, self._read(key[:-2], follower))
+
+
+class _Tables:
+    """The lexer and the memos that spare it most of its work; one set serves all callers and threads."""
+
+    def __init__(self) -> None:
+        self.lexer = _Lexer()
+        self._inner = _Memo(self.lexer, " ")
+        self._pairs = _PairMemo(self.lexer, "")
+        self._before_line = _Memo(self.lexer, "\n")
+        self._before_blank_line = _Memo(self.lexer, " \n")
+        self._alone = _Memo(self.lexer, "", at_end=True)
+        self._before_blank = _Memo(self.lexer, " ", at_end=True)
+
+    def quick(self, line: str, alone: bool) -> list[str] | None:
+        """Tokens of a line from the memos; None when only reading it whole (or what comes after it) can tell."""
+        memo = self._alone if alone else self._before_line
+        body = line
+        if line[-1:] == " ":
+            memo = self._before_blank if alone else self._before_blank_line
+            body = line[:-1]
+        head, _, last = body.rpartition(" ")
+        if last and head.isascii() and head.replace(" ", "").isalpha():  # words of letters, then anything
+            words = head.lower().split()
+            final = memo[last]
+            if final is not None and _SPLIT_WORDS.isdisjoint(words):
+                words.extend(final)
+                return words
+        return self._by_chunks(line, alone)
+
+    def _by_chunks(self, line: str, alone: bool) -> list[str] | None:
+        chunks = line.split(" ")
+        last = chunks.pop()
+        if not last and chunks:
+            last = chunks.pop()
+            final = (self._before_blank if alone else self._before_blank_line)[last]
+        else:
+            final = (self._alone if alone else self._before_line)[last]
+        parts = [*map(self._inner.__getitem__, chunks), final]
+        if None in parts:
+            if final is None:
+                return None
+            chunks.append(last)
+            for i, part in enumerate(parts):
+                if part is None:
+                    parts[i] = self._pairs[f"{chunks[i]} {chunks[i + 1][:1] or ' '}"]
+            if None in parts:
+                return None
+        return list(chain.from_iterable(parts))  # type: ignore[arg-type]
+
+
+@cache
+def _tables() -> _Tables:
+    return _Tables()
