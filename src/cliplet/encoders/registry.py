@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from cliplet.encoders.base import Encoder
+from cliplet.encoders.base import BaseEncoder
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.errors import ModelError
 
@@ -16,7 +16,7 @@ def packaged_models() -> list[Path]:
     return sorted(card.parent for card in WEIGHTS.glob("*/card.json"))
 
 
-def load(name: str | Path | None = None) -> Encoder:
+def load(name: str | Path | None = None) -> BaseEncoder:
     """Load a model.
 
     Args:
@@ -55,7 +55,7 @@ def load(name: str | Path | None = None) -> Encoder:
     )
 
 
-def _from_folder(folder: Path) -> Encoder:
+def _from_folder(folder: Path) -> BaseEncoder:
     if (folder / "card.json").is_file():
         if (folder / "image.onnx").is_file():
             return OnnxEncoder(folder)
@@ -70,25 +70,25 @@ def _from_folder(folder: Path) -> Encoder:
     )
 
 
-def _own_torch(name: str) -> Encoder:
+def _own_torch(name: str) -> BaseEncoder:
     from cliplet.encoders.torch import TorchEncoder
 
     return TorchEncoder.from_folder(name)
 
 
-def _open_clip(name: str) -> Encoder:
+def _open_clip(name: str) -> BaseEncoder:
     from cliplet.encoders.open_clip import OpenClipEncoder
 
     return OpenClipEncoder.from_name(name)
 
 
-def _transformers(name: str) -> Encoder:
+def _transformers(name: str) -> BaseEncoder:
     from cliplet.encoders.transformers import TransformersEncoder
 
     return TransformersEncoder.from_name(name)
 
 
-_LOADERS: dict[str, Callable[[str], Encoder]] = {
+_LOADERS: dict[str, Callable[[str], BaseEncoder]] = {
     "open_clip:": _open_clip,
     "hf:": _transformers,
     "torch:": _own_torch,

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from cliplet.data.images import load_rgb, resize_rgb
 from cliplet.encoders.sessions import Session, open_session
 from cliplet.models.captioner_config import GridConfig
+from cliplet.models.fingerprint import state_fingerprint
 from cliplet.training.captioner.towers import GridTower
-from cliplet.training.checkpoint import weights_fingerprint
 from cliplet.training.config import AugmentConfig
 from cliplet.training.logs import Progress
 from cliplet.training.pairs import fingerprint, photo_source, photo_view
@@ -55,7 +55,7 @@ def kept_grids(
         folder: of the files; their names hold a fingerprint of tower and photos, so that nothing old is taken.
         views: 1 is the photo itself, 2 also its mirror image, each one more a crop.
     """
-    name = weights_fingerprint(tower, repr((tower.config.size, tower.config.resize)))
+    name = state_fingerprint(tower, tower.config.size, tower.config.resize)
     session: list[Any] = []
 
     def compute(view: int, start: int, stop: int) -> NDArray[Any]:
