@@ -16,7 +16,7 @@ from cliplet.encoders.card import ModelCard
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.errors import InputError, ModelError
 from cliplet.scoring.scorer import Scorer
-from tests.tiny_model import DIM, build_tiny_model
+from tests.tiny_model import build_tiny_model
 
 PHOTOS = [np.full((9, 9, 3), 20 * i, np.uint8) for i in range(5)]
 TEXTS = ["a dog", "a red cat", "the grass", "a car"]
@@ -115,11 +115,15 @@ def test_a_cache_gives_raw_and_unit_embeddings_apart(tmp_path):
     for _ in range(2):  # computed, then read
         encoder = CachedEncoder(plain, EmbeddingCache(tmp_path))
         for normalise in (False, True):
-            for ours, theirs in (
-                (encoder.encode_images_safely(PHOTOS[1:4], normalise), plain.encode_images_safely(PHOTOS[1:4], normalise)),
-                (encoder.encode_texts_safely(TEXTS, normalise), plain.encode_texts_safely(TEXTS, normalise)),
-            ):  # fmt: skip
-                np.testing.assert_array_equal(ours[0], theirs[0])
+            ours, theirs = (
+                (
+                    e.encode_images_safely(PHOTOS[1:4], normalise)[0],
+                    e.encode_texts_safely(TEXTS, normalise)[0],
+                )
+                for e in (encoder, plain)
+            )
+            np.testing.assert_array_equal(ours[0], theirs[0])
+            np.testing.assert_array_equal(ours[1], theirs[1])
 
 
 def test_wrappers_have_the_abilities_of_what_they_wrap(tmp_path):

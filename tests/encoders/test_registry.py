@@ -1,6 +1,7 @@
 """``cliplet.load``: every kind of name finds its encoder, and a wrong one is told what to do."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -96,6 +97,18 @@ def test_a_missing_library_names_its_extra(
     with pytest.raises(cliplet.MissingExtraError, match=rf"cliplet\[{extra}\]") as caught:
         cliplet.load(name)
     assert caught.value.extra == extra
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"), [("open_clip:a/b", "open-clip"), ("hf:a/b", "hub"), ("torch:a", "train")]
+)
+def test_without_pytorch_its_extra_is_named(name: str, extra: str) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\nimport cliplet\n"
+        f"try: cliplet.load({name!r})\nexcept cliplet.MissingExtraError as error: print(error.extra)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.stdout.strip(), done.stderr) == (extra, "")
 
 
 def test_a_folder_without_graphs_goes_to_pytorch(folder: Path, tmp_path: Path) -> None:

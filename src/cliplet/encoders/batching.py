@@ -196,7 +196,7 @@ def encode_images_safely(
 
 
 def encode_texts_counted(encoder: Encoder, texts: Sequence[str]) -> tuple[Embeddings, NDArray[np.bool_]]:
-    """Embed texts with any Encoder, ``[n, d]`` with NaN rows where it fails, and say which were cut (if it can tell)."""
+    """Embed texts with any Encoder, ``[n, d]`` with NaN rows where it fails, and say which were cut."""
     return adapt(encoder).encode_texts_counted(texts)
 
 

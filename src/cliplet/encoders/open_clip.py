@@ -13,7 +13,6 @@ from cliplet.encoders._torch_common import TOKENIZER_PROBE, TorchModelEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
 from cliplet.errors import MissingExtraError, ModelError
 from cliplet.models.compat import prepare_torchvision
-from cliplet.models.fingerprint import state_fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +52,8 @@ class OpenClipEncoder(TorchModelEncoder):
             device: ``cpu``, ``cuda``, ``cuda:1``...
             batch_size: images or texts in one call of the model.
         """
+        from cliplet.models.fingerprint import state_fingerprint
+
         self.model: Any = model.float().eval().to(device)
         self.preprocess = preprocess
         self.tokenizer = tokenizer

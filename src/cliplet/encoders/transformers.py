@@ -14,7 +14,6 @@ from cliplet.encoders._torch_common import TOKENIZER_PROBE, TorchModelEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
 from cliplet.errors import InputError, MissingExtraError, ModelError
 from cliplet.models.compat import prepare_torchvision
-from cliplet.models.fingerprint import state_fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +57,8 @@ class TransformersEncoder(TorchModelEncoder):
         Raises:
             ModelError: the model has not both towers, or the processor not both halves.
         """
+        from cliplet.models.fingerprint import state_fingerprint
+
         for owner, needed in ((model, "get_image_features get_text_features"), (processor, "tokenizer")):
             for attribute in needed.split():
                 if getattr(owner, attribute, None) is None:
