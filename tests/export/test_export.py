@@ -297,6 +297,43 @@ def test_transformers_models(tmp_path, torchvision):
         report = json.loads((folder / "out" / "parity.json").read_text())
         assert report["text_max_difference"] < 1e-5
         assert report["image_min_cosine"] > 0.999  # the library resizes with other rounding
+        if save is local_models.save_clip:
+            _odd_margins_are_cropped_alike(folder)
+
+
+def _odd_margins_are_cropped_alike(folder):
+    """Photos whose resized long side is an odd number of pixels beyond the crop, both ways."""
+    size = load(folder).card.image.size
+    rng = np.random.default_rng(0)
+    photos = [
+        np.kron(rng.integers(0, 256, (h, w, 3), dtype=np.uint8), np.ones((2, 2, 1), np.uint8))
+        for extra in (1, 15, 47, 48)
+        for h, w in ((size, size + extra), (size + extra, size))
+    ]
+    ours, theirs = load(folder / "out").encode_images(photos), load(folder).encode_images(photos)
+    assert np.abs(ours - theirs).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": {"shortest_edge": 256}},
+        {"crop_size": {"height": 200, "width": 200}},
+        {"do_center_crop": False},
+        {"resample": 1},
+        {"do_normalize": False},
+        {"rescale_factor": 0.5},
+        {"do_rescale": False},
+        {"size": {"height": 224, "width": 250}},
+    ],
+)
+def test_a_processor_that_no_card_can_describe_is_refused(tmp_path, torchvision, changes):
+    pytest.importorskip("transformers")
+    folder = local_models.save_clip(tmp_path)
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps({**settings, **changes}))
+    with pytest.raises(ModelError, match="cannot be exported: its library gives other pixels"):
+        export(load(folder), tmp_path / "out", "fp32")
 
 
 def test_clip_tokenizer_file_equals_open_clip(torchvision):
