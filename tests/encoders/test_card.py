@@ -100,17 +100,14 @@ def test_exchanged_graphs_are_refused(copy):
         OnnxEncoder(copy).load()
 
 
-def test_a_graph_that_leaves_its_sides_open_fits_any_card(copy):
+def test_a_graph_that_leaves_its_sides_open_fits_the_card(copy):
     import onnx
 
-    for name in ("image.onnx", "text.onnx"):
-        model = onnx.load(copy / name)
-        model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "d"
-        onnx.save(model, copy / name)
+    model = onnx.load(copy / "image.onnx")
+    for side in model.graph.input[0].type.tensor_type.shape.dim:
+        side.dim_param = "open"
+    onnx.save(model, copy / "image.onnx")
     OnnxEncoder(copy).load()
-    change(copy, "embedding_dim", value=8)
-    with pytest.raises(ModelError, match=r"shape \[1, 16\] for 1 inputs, but its card says embedding_dim 8"):
-        OnnxEncoder(copy).encode_texts(["a dog"])
 
 
 def test_half_of_an_odd_margin_is_rounded_as_each_library_does():
