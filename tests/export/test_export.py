@@ -60,9 +60,10 @@ def test_smaller_weights_keep_the_scores(tmp_path, precision, limit, share):
     assert OnnxEncoder(tmp_path / "out").card.precision == f"{precision} weights, fp32 compute"
 
 
-def test_a_plain_onnxruntime_program_can_use_the_folder(tmp_path):
+def test_a_plain_onnxruntime_program_can_use_the_folder(tmp_path, capfd):
     source = make.encoder()
-    export(source, tmp_path / "out", "int8")
+    export(source, tmp_path / "out", "int8", calibration_captions=LIKE_TRAINING)
+    capfd.readouterr()
     image = onnxruntime.InferenceSession(tmp_path / "out" / "image.onnx", providers=["CPUExecutionProvider"])
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     (embedding,) = image.run(None, {"pixels": pixels})
@@ -70,6 +71,7 @@ def test_a_plain_onnxruntime_program_can_use_the_folder(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-6)
     assert (embedding * source.encode_images(list(pixels))).sum(axis=1).min() > 0.99
     text = onnxruntime.InferenceSession(tmp_path / "out" / "text.onnx", providers=["CPUExecutionProvider"])
+    assert capfd.readouterr().err == "", "loading says nothing"
     ids = np.array([[2, 5, 3, 0], [2, 5, 6, 3]])
     (short,) = text.run(None, {"input_ids": ids[:1, :3], "attention_mask": np.ones((1, 3), dtype=np.int64)})
     (both,) = text.run(None, {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)})
@@ -134,6 +136,8 @@ def test_calibrated_convolutions_compute_in_eight_bits(tmp_path, torchvision):
     graph = onnx.load(tmp_path / "out" / "image.onnx").graph
     integers = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
     widened = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in integers}
+    used = {name for n in graph.node for name in n.input} | {"embedding"}
+    assert all(used.intersection(n.output) for n in graph.node), "ONNX Runtime would warn of what nobody uses"
     convolutions = [n for n in graph.node if n.op_type == "Conv"]
     assert len(convolutions) > 40
     assert all(n.input[1] in widened for n in convolutions)
