@@ -29,8 +29,8 @@ _PRECISIONS = {
 
 
 PLAIN_RUNTIME = (
-    "plain ONNX Runtime on x86 processors without VNNI, where its 8-bit sums overflow: set session.x64quantprecision to "
-    "1 there, as cliplet does"
+    "plain ONNX Runtime on x86 processors without VNNI, where its 8-bit sums overflow: set "
+    "session.x64quantprecision to 1 there, as cliplet does"
 )
 """What a card says of graphs that compute in 8 bits."""
 
