@@ -205,7 +205,7 @@ def find_benchmark(name: str) -> Benchmark:
         return found
     if not callable(found):
         raise InputError(
-            f"benchmark {name!r} is a {type(found).__name__}: it must be a Benchmark or a reader"
+            f"benchmark {name!r} is of type {type(found).__name__}: it must be a Benchmark or a reader"
         )
 
     def reader(files: list[Path], captions: list[Path]) -> tuple[Judgements, list[Path]]:

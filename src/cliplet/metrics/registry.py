@@ -102,8 +102,8 @@ def _find(name: str | ReferenceMetric) -> ReferenceMetric:
         return found
     if not callable(found):
         raise InputError(
-            f"metric {name!r} is a {type(found).__name__}: it must be a ReferenceMetric, or a function of captions and "
-            "their references"
+            f"metric {name!r} is of type {type(found).__name__}: it must be a ReferenceMetric, or a function of "
+            "captions and their references"
         )
     return ReferenceMetric.of_function(name, found)
 
