@@ -10,7 +10,7 @@ from functools import cache, partial
 from itertools import chain
 from typing import Any
 
-from cliplet.data.plugins import known_or_own
+from cliplet.data.plugins import known_or_own, table
 from cliplet.errors import InputError
 from cliplet.metrics import bleu, cider, meteor, rouge, spice
 from cliplet.metrics._document_frequencies import DocumentFrequencies
@@ -30,40 +30,23 @@ __all__ = [
     "word_scores",
 ]
 
-METRICS: dict[str, ReferenceMetric] = {
-    metric.name: metric
-    for metric in (
+METRICS: dict[str, ReferenceMetric] = table(
+    (
         ReferenceMetric(
-            "bleu",
-            columns=("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"),
-            fields=("bleu_1", "bleu_2", "bleu_3", "bleu_4"),
-            compute=bleu.columns,
-            count=bleu.count,
-            judged=("BLEU-1", "BLEU-4"),
+            "bleu", ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"), ("bleu_1", "bleu_2", "bleu_3", "bleu_4"),
+            bleu.columns, count=bleu.count, judged=("BLEU-1", "BLEU-4"),
         ),
-        ReferenceMetric("rouge", columns=("ROUGE-L",), fields=("rouge_l",), compute=rouge.columns),
+        ReferenceMetric("rouge", ("ROUGE-L",), ("rouge_l",), rouge.columns),
+        ReferenceMetric("cider", ("CIDEr-D",), ("cider_d",), cider.columns, count=cider.count),
         ReferenceMetric(
-            "cider", columns=("CIDEr-D",), fields=("cider_d",), compute=cider.columns, count=cider.count
+            "meteor", ("METEOR", "METEOR-exact-stem"), ("meteor", "meteor_exact_stem"),
+            meteor.columns, needs=meteor.look, substitute=True,
         ),
-        ReferenceMetric(
-            "meteor",
-            columns=("METEOR", "METEOR-exact-stem"),
-            fields=("meteor", "meteor_exact_stem"),
-            compute=meteor.columns,
-            needs=meteor.look,
-            substitute=True,
-        ),
-        ReferenceMetric(
-            "spice",
-            columns=("SPICE",),
-            fields=("spice",),
-            compute=spice.columns,
-            needs=spice.look,
-            default=False,
-        ),
-    )
-}
-"""Name to metric, in the order of results."""
+        ReferenceMetric("spice", ("SPICE",), ("spice",), spice.columns, needs=spice.look, default=False),
+    ),
+    "metric",
+)  # fmt: skip
+"""Name to metric, in the order of results: each with its columns, their fields in rows, and what computes them."""
 check_distinct(list(METRICS.values()), MODEL_SCORES)
 
 MetricNames = Iterable[str | ReferenceMetric] | None
