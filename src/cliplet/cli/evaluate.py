@@ -92,7 +92,7 @@ def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], m
 
     _check_files(common)
     chosen = _protocol_changes(changes)
-    chosen |= {"draws": common["resamples"], "seed": common["seed"]}
+    chosen |= {name: common[name] for name in ("resamples", "seed")}
     with progress_bar("scoring") as progress:
         sources = ScoreSources(
             None if common["model"] == "none" else _encoder(common),
@@ -155,7 +155,7 @@ def retrieval(captions: tuple[str, ...], split: str | None, embeddings: str | No
     if bool(captions) == bool(embeddings):
         raise click.UsageError("give either caption files or --embeddings")
     _check_files(common)
-    protocol = RetrievalProtocol(ties=ties, folds=folds, draws=common["resamples"], seed=common["seed"])
+    protocol = RetrievalProtocol(ties=ties, folds=folds, resamples=common["resamples"], seed=common["seed"])
     if embeddings:
         data = load_embedding_folder(Path(embeddings))
         facts: dict[str, Any] = {"embeddings": embeddings}
