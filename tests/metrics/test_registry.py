@@ -80,7 +80,7 @@ def test_two_of_one_name_are_refused(changes, said):
 
 
 def test_a_metric_must_give_the_columns_that_it_declares():
-    for given in ({}, {"Yours": np.zeros(4)}):
+    for given in ({}, {"Yours": np.zeros(4)}, {"Mine": np.zeros(4)}):  # the last without its statistic
         metric = replace(ROW, compute=lambda corpus, given=given: ReferenceScores(per_caption=dict(given)))
         with pytest.raises(InputError, match="gave the columns .*; it has declared Mine"):
             reference_scores(CAPTIONS, REFERENCES, IMAGES, [metric])
@@ -192,6 +192,9 @@ def text(captions, references):
 def infinite(captions, references):
     return [float("inf")] * len(captions)
 
+def one(captions, references):
+    return 0.5
+
 number = 3
 
 def judged(data, references):
@@ -286,7 +289,8 @@ def test_own_metrics_and_benchmark_in_evaluate_human(folder):
         ("mine:bleu", None),
         ("mine:cosine", "its column 'cosine' is that of a model's score already; give it another"),
         ("mine:short", "gave an array of shape (1,) for 3 captions: give 3 numbers"),
-        ("mine:text", "gave no numbers for 3 captions"),
+        ("mine:one", "the scores 'one' have the shape (): give one number a caption"),
+        ("mine:text", "the scores 'text' are no numbers"),
         ("mine:infinite", "gave an infinite score; give NaN where there is none"),
         ("mine:overlap,mine:overlap", "its name 'mine:overlap' is that of the metric 'mine:overlap' already"),
         ("blue", "unknown metric 'blue': choose from bleu, rouge"),

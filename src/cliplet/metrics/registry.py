@@ -91,12 +91,9 @@ def _find(name: str | ReferenceMetric) -> ReferenceMetric:
     return ReferenceMetric.of_function(name, found)
 
 
-def row_fields(metrics: Iterable[ReferenceMetric] | None = None) -> dict[str, str]:
-    """Each column's field in rows; default those of the whole table."""
-    chosen = METRICS.values() if metrics is None else metrics
-    return {
-        column: name for metric in chosen for column, name in zip(metric.columns, metric.fields, strict=True)
-    }
+def row_fields(metrics: Iterable[ReferenceMetric]) -> dict[str, str]:
+    """Each column's field in rows."""
+    return {column: name for m in metrics for column, name in zip(m.columns, m.fields, strict=True)}
 
 
 def reference_scores(
@@ -156,11 +153,7 @@ def _compute(corpus: Corpus, metrics: Sequence[ReferenceMetric]) -> ReferenceSco
     result = ReferenceScores()
     for metric in metrics:
         found = metric.compute(replace(corpus, parts=parts.get(metric.name, ())))
-        if not found.per_caption or not set(found.per_caption) <= set(metric.columns):
-            raise InputError(
-                f"metric {metric.name!r} gave the columns {', '.join(found.per_caption) or 'none'}; it has declared "
-                f"{', '.join(metric.columns)}"
-            )
+        metric.checked(found, len(corpus.words))
         result.per_caption.update(found.per_caption)
         result.statistics.update(found.statistics)
         result.notes.extend(found.notes)
