@@ -124,6 +124,23 @@ def is_one_image(source: object) -> bool:
     return isinstance(source, Mapping) and ("bytes" in source or "path" in source)
 
 
+def kept(source: ImageInput) -> ImageInput:
+    """The image as it is now, in a form that its maker cannot change or close afterwards; paths stay paths.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if isinstance(source, Image.Image):
+        return _upright(_loaded(source))
+    if isinstance(source, (bytes, str, os.PathLike, StoredPhoto)):
+        return source
+    if isinstance(source, (bytearray, memoryview)):
+        return bytes(source)
+    if isinstance(source, np.ndarray):
+        return source.copy()
+    return kept(_unwrapped(source))
+
+
 def is_tensor(source: object) -> bool:
     """Whether this is a PyTorch tensor (PyTorch is not imported for it)."""
     return hasattr(source, "detach") and hasattr(source, "numpy")
@@ -193,12 +210,7 @@ def _open(source: ImageInput, at_least: int | None) -> tuple[Image.Image, str | 
         content = bytes(source) if isinstance(source, memoryview) else source
         return _decode(io.BytesIO(content), f"image of {len(content)} bytes", at_least, len(content))
     if isinstance(source, Image.Image):
-        try:
-            with _alone(source):
-                source.load()  # Image.open reads no more than the header
-        except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-            raise InputError(f"the image is truncated, corrupt or closed: {error}") from error
-        return _upright_8bit(source, "image")
+        return common_mode(_upright(_loaded(source)), "image")
     if isinstance(source, np.ndarray) and source.ndim != 0:
         if (
             source.ndim == 1 and source.dtype == np.uint8
@@ -213,6 +225,8 @@ def _open(source: ImageInput, at_least: int | None) -> tuple[Image.Image, str | 
 
 def _unwrapped(source: Any) -> ImageInput:
     """A mapping, a file, a tensor or another library's value as bytes, a path or an array."""
+    if hasattr(source, "as_py"):  # a value of pyarrow
+        return source.as_py()
     if isinstance(source, Mapping):
         found: Any = next((source[key] for key in ("bytes", "path") if source.get(key) is not None), None)
         if isinstance(found, (str, os.PathLike, bytes, bytearray, memoryview)):
@@ -222,8 +236,6 @@ def _unwrapped(source: Any) -> ImageInput:
             f"a mapping is an image where it has bytes or a path; this one has the fields {fields}: give the photo "
             "itself, such as row['image']"
         )
-    if hasattr(source, "as_py"):  # a value of pyarrow
-        return source.as_py()
     if is_tensor(source):
         return tensor_array(source)
     if _is_file(source):
@@ -306,8 +318,8 @@ def _decode(stream: Any, name: str, at_least: int | None, size: int) -> tuple[Im
         wide = image.format != "JPEG" and ";16" in str(getattr(image, "tile", [])[:1])
         image.load()
         dark = wide and image.mode in ("RGB", "RGBA", "LA") and _brightest(image) < 16
-        upright, note = _upright_8bit(image, name)
-        return upright, TWELVE_BIT if dark else note  # Pillow keeps the high byte of 16-bit colours
+        shown, note = common_mode(_upright(image, name), name)
+        return shown, TWELVE_BIT if dark else note  # Pillow keeps the high byte of 16-bit colours
     except InputError:
         raise
     except Image.UnidentifiedImageError:
@@ -325,14 +337,23 @@ def _brightest(image: Image.Image) -> int:
     return int(max(high for _, high in bands[: 1 if image.mode == "LA" else 3]))
 
 
-def _upright_8bit(image: Image.Image, name: str) -> tuple[Image.Image, str | None]:
+def _loaded(image: Image.Image) -> Image.Image:
+    try:
+        with _alone(image):
+            image.load()  # Image.open reads no more than the header
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        raise InputError(f"the image is truncated, corrupt or closed: {error}") from error
+    return image
+
+
+def _upright(image: Image.Image, name: str = "image") -> Image.Image:
+    """A copy, turned as its EXIF data say."""
     if image.width == 0 or image.height == 0:
         raise InputError(f"{name} has no pixels ({image.width} x {image.height})")
     try:
-        image = ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF: the pixels are still good
-        image = image.copy()
-    return common_mode(image, name)
+        return image.copy()
 
 
 _listening: dict[int, dict[int, str]] = {}

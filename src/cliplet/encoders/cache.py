@@ -258,6 +258,6 @@ class CachedEncoder:
                 return self._key("pil", about, source.tobytes())
             if isinstance(source, StoredPhoto) and not isinstance(source, os.PathLike):
                 return self._key("file", source.read_bytes())
-            return self._key("file", read_file(source))
+            return self._key("file", read_file(source)) if isinstance(source, (str, os.PathLike)) else None
         except (OSError, ValueError, TypeError, InputError):
             return None
