@@ -17,6 +17,8 @@ import cliplet
 from cliplet.data.images import open_image
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.metrics.clipscore import clip_score, ref_clip_score, ref_mix_score
+from cliplet.reports.score import write_score_report
+from cliplet.scoring.file import score_file
 from tests.tiny_model import build_tiny_model
 
 
@@ -167,6 +169,25 @@ def test_nan_from_a_model_is_a_failure_with_a_reason(photos):
     assert result.notes == ["the model gave NaN for 1 references, which were left out"]
     with pytest.raises(cliplet.InputError, match="gave NaN for this caption"):
         cliplet.score(photos[0], "a broken one", model=Nan())
+
+
+def test_nan_from_a_model_is_null_in_every_output(photos, tmp_path):
+    captions = {
+        p.name: c for p, c in zip(photos, ["a dog", "a cat", "a broken one", "a man", ""], strict=True)
+    }
+    (tmp_path / "c.json").write_text(json.dumps(captions))
+    scorer = cliplet.Scorer(Nan())
+    table = score_file(tmp_path / "c.json", photos[0].parent, scorer, tmp_path / "c.json", ["bleu"])
+    assert [bool(row["reason"]) for row in table.rows] == [False, True, True, False, True]
+    write_score_report(table, tmp_path)
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    rows = [json.loads(line, parse_constant=refuse) for line in (tmp_path / "rows.jsonl").open()]
+    assert rows[1]["clip_score"] is None
+    assert rows[1]["reason"] == "the model gave NaN for this image"
+    json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
 
 
 def test_a_model_that_gives_another_number_of_embeddings_is_refused(photos):
