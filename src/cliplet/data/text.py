@@ -4,7 +4,8 @@
 def caption_problem(caption: object) -> str | None:
     """Why this cannot be scored as a caption, or None."""
     if not isinstance(caption, str):
-        return f"the caption is not a string but {_shown(caption)}"
+        hint = ": decode it first (.decode())" if isinstance(caption, (bytes, bytearray)) else ""
+        return f"the caption is not a string but {_shown(caption)}{hint}"
     if not caption.strip():
         return "the caption is empty"
     try:

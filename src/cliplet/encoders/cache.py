@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cliplet.data.images import ImageInput, StoredPhoto
+from cliplet.data.images import ImageInput, StoredPhoto, read_file
 from cliplet.encoders.base import Embeddings, Encoder
 from cliplet.encoders.batching import decoding_threads, encode_images_safely, encode_texts_counted
 from cliplet.errors import InputError
@@ -258,6 +258,6 @@ class CachedEncoder:
                 return self._key("pil", about, source.tobytes())
             if isinstance(source, StoredPhoto) and not isinstance(source, os.PathLike):
                 return self._key("file", source.read_bytes())
-            return self._key("file", Path(source).read_bytes())
+            return self._key("file", read_file(source)) if isinstance(source, (str, os.PathLike)) else None
         except (OSError, ValueError, TypeError, InputError):
             return None

@@ -25,7 +25,7 @@ from cliplet.metrics.registry import (
     row_fields,
 )
 from cliplet.scoring.scorer import Scorer, ScoreResult
-from cliplet.statistics.corpus import CorpusStatistic, corpus_interval
+from cliplet.statistics.corpus import CorpusStatistic, corpus_interval, interval_notes
 from cliplet.statistics.resampling import Interval
 
 Progress = Callable[[int, int], None]
@@ -73,7 +73,7 @@ class ScoreTable:
                 name: {"mean": _plain(i.value), "low": _plain(i.low), "high": _plain(i.high), "n": i.n}
                 for name, i in self.intervals.items()
             },
-            "diversity": dict(self.diversity),
+            "diversity": {name: _plain(value) for name, value in self.diversity.items()},
             "notes": self.notes,
         }
 
@@ -121,13 +121,14 @@ def score_file(
     } | compared.statistics
     columns |= compared.per_caption
     used = {name for name in names if name is not None}
+    intervals = _intervals(statistics, entries, scored)
     return ScoreTable(
         rows=_rows(entries, columns, MODEL_SCORES | row_fields(chosen), scored, reasons),
         photos=photos,
         photo_names=names,
         columns=columns,
         statistics=statistics,
-        intervals=_intervals(statistics, entries, scored),
+        intervals=intervals,
         provenance=scored.provenance
         | {
             "captions": str(captions),
@@ -135,7 +136,7 @@ def score_file(
             "references": None if references is None else str(references),
         },
         images_without_caption=[] if images is None else [name for name in index.names() if name not in used],
-        notes=_notes(scored, references) + compared.notes,
+        notes=_notes(scored, references) + scored.notes + compared.notes + interval_notes(intervals.values()),
     )
 
 
@@ -208,13 +209,13 @@ def _compare_with_references(
     metrics: Sequence[ReferenceMetric],
     document_frequencies: DocumentFrequencies | None,
 ) -> ReferenceScores:
-    """Metrics that need no photo, for every row with a caption (an empty one too) and references."""
+    """Metrics that need no photo, for every row with references; a caption that is no text counts as an empty one."""
     usable = [[r for r in refs if caption_problem(r) is None] for refs in references]
-    rows = [i for i, refs in enumerate(usable) if refs and isinstance(entries[i].caption, str)]
+    rows = [i for i, refs in enumerate(usable) if refs]
     if not rows or not metrics:
         return ReferenceScores()
     scores = reference_scores(
-        [scrub(entries[i].caption) for i in rows],
+        [scrub(c) if isinstance(c := entries[i].caption, str) else "" for i in rows],
         [usable[i] for i in rows],
         [image_name(entries[i].image) for i in rows],
         metrics,
@@ -275,4 +276,4 @@ def _notes(scored: ScoreResult, references: str | Path | None) -> list[str]:
 
 def _plain(value: float) -> float | None:
     """A number for JSON: None for NaN, six decimals."""
-    return None if math.isnan(value) else round(value, 6)
+    return round(value, 6) if math.isfinite(value) else None
