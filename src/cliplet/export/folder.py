@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput
 from cliplet.data.text import scrub
-from cliplet.encoders.base import Encoder
+from cliplet.encoders.base import Encoder, adapt
 from cliplet.encoders.onnx import OnnxEncoder, prepare_photo
 from cliplet.errors import InputError
 from cliplet.export.graph import Precision, write
@@ -26,6 +26,13 @@ _PRECISIONS = {
     "fp16": "fp16 weights, fp32 compute",
     "int8": "int8 weights, fp32 compute",
 }
+
+
+PLAIN_RUNTIME = (
+    "plain ONNX Runtime on x86 processors without VNNI, where its 8-bit sums overflow: set "
+    "session.x64quantprecision to 1 there, as cliplet does"
+)
+"""What a card says of graphs that compute in 8 bits."""
 
 
 def export(
@@ -78,6 +85,8 @@ def export(
         towers.tokenizer.save(str(part / "tokenizer.json"), pretty=False)
         spoken = _spoken(precision, text_precision or precision, bool(seen), bool(read))
         card = dataclasses.replace(towers.card, name=name or towers.card.name, precision=spoken)
+        if seen or read:
+            card = dataclasses.replace(card, bad_at=[*card.bad_at, PLAIN_RUNTIME])
         card.save(part)
         report = measure_parity(encoder, OnnxEncoder(part), photos, captions)
         results = {**card.results, "parity": report.summary()}
@@ -158,9 +167,9 @@ def _whole_batches(rows: Sequence[NDArray[Any]], batch: int) -> list[NDArray[Any
 
 
 def _save_weights(encoder: Encoder, folder: Path) -> None:
-    from cliplet.encoders.torch import TorchEncoder
     from cliplet.models.dual import save_weights
 
-    if not isinstance(encoder, TorchEncoder):
+    source = adapt(encoder)
+    if source.library != "cliplet":
         raise InputError("keep_weights works for cliplet's own PyTorch models only")
-    save_weights(encoder.model, folder)
+    save_weights(source.model, folder)

@@ -1,6 +1,5 @@
 """State of a run as safetensors and JSON: written whole or not at all, never a pickle."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,16 +13,6 @@ from cliplet.errors import ModelError
 from cliplet.training.student import MovingAverage
 
 FOLDER = "checkpoint"
-
-
-def weights_fingerprint(module: nn.Module, facts: str = "") -> str:
-    """16 hexadecimal digits of a module's weights, and of what else decides its results; names files that keep them."""
-    digest = hashlib.blake2b(facts.encode(), digest_size=8)
-    for key, value in module.state_dict().items():
-        digest.update(key.encode())
-        content = value.detach().cpu().contiguous()
-        digest.update(content.view(torch.uint8).numpy().tobytes() if value.ndim else b"")
-    return digest.hexdigest()
 
 
 def save_checkpoint(

@@ -16,9 +16,9 @@ from cliplet.data.spans import noun_phrases
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.batching import BatchedEncoder
 from cliplet.errors import ClipletError, InputError
+from cliplet.models.fingerprint import state_fingerprint
 from cliplet.regions.registry import make_proposer
 from cliplet.regions.store import RegionSettings, StoredRegions, compute_regions
-from cliplet.training.checkpoint import weights_fingerprint
 from cliplet.training.config import AugmentConfig
 from cliplet.training.dclip.frozen import frozen
 from cliplet.training.dclip.tunable import Tunable, TunableDual, crop_embedder
@@ -207,7 +207,7 @@ class Features:
         if early is None:
             return None
         place = (
-            self.folder / f"maps{first}-{weights_fingerprint(early)}"
+            self.folder / f"maps{first}-{state_fingerprint(early)}"
         )  # models that differ later on share them
         run = frozen(early, self.model.encoder.card.image.size, place.with_suffix(".onnx"))
         found = []
