@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from cliplet.models.quick_products import has_amx, quick_products
 from cliplet.models.text import TextTower
 from cliplet.training.small.data import padded
+from cliplet.training.task import Task
 from cliplet.training.teacher_space import Floats
 
 MAX_LOGIT_SCALE = 100.0
@@ -195,7 +196,7 @@ def _product(x: Tensor, conv: nn.Conv2d) -> Tensor:
     return F.linear(x.float(), weight, bias)
 
 
-class TextStudent(nn.Module):
+class TextStudent(Task):
     """Stage 1: the text tower learns the caption space, from captions alone.
 
     ``4 cosine + relations``: the cosine distance to the caption's target, over all of its directions and over the
@@ -230,7 +231,7 @@ class TextStudent(nn.Module):
         return {"loss": loss, **{k: v.detach() for k, v in terms.items()}}
 
 
-class PairStudent(nn.Module):
+class PairStudent(Task):
     """Stage 2: photos against the teacher's captions.
 
     ``3 image + 10 cosines + contrastive``. *image*: the cosine distance of the meaning half to the photo's target.
