@@ -56,7 +56,7 @@ def distill(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool
 
     config = load_recipe(recipe, changes)
     try:
-        from cliplet.training.cost import dry_run as describe
+        from cliplet.training.distill.cost import dry_run as describe
         from cliplet.training.distill import distill as run
     except ImportError as error:
         raise MissingExtraError(f"cliplet distill ({error})", "train") from error
