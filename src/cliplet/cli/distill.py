@@ -56,8 +56,8 @@ def distill(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool
 
     config = load_recipe(recipe, changes)
     try:
-        from cliplet.training.distill.cost import dry_run as describe
         from cliplet.training.distill import distill as run
+        from cliplet.training.distill.cost import dry_run as describe
     except ImportError as error:
         raise MissingExtraError(f"cliplet distill ({error})", "train") from error
     if dry_run:
