@@ -293,8 +293,12 @@ class SmallRun:
             log = RunLog(folder, state.step)
             hooks = Hooks(evaluate=evaluate, save=save, save_every=100, log_every=10)
             data = StageData(batches.batches, batches.load)
-            run_stage(self.accelerator, student, stage, data, state, hooks, log, folder, progress is not None)
-            log.close()
+            try:
+                run_stage(
+                    self.accelerator, student, stage, data, state, hooks, log, folder, progress is not None
+                )
+            finally:
+                log.close()
             (folder / "best.safetensors").replace(best)
         student.model.load_state_dict(load_file(best))
 
