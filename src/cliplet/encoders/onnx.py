@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
@@ -17,6 +16,7 @@ from cliplet.data.images import ImageInput, load_rgb, resize_rgb
 from cliplet.data.text import scrub
 from cliplet.encoders.batching import BatchedEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard
+from cliplet.encoders.sessions import open_session
 from cliplet.errors import ModelError
 
 FILES = ("card.json", "tokenizer.json", "image.onnx", "text.onnx")
@@ -109,21 +109,8 @@ class OnnxEncoder(BatchedEncoder):
         return tokenizer
 
     def _open_session(self, name: str) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = (
-            1  # whole batches run beside each other instead: faster for small towers
-        )
-        if _integer_products_may_overflow():
-            options.add_session_config_entry("session.x64quantprecision", "1")  # slower there, but right
-        options.log_severity_level = 3
-        try:
-            return onnxruntime.InferenceSession(
-                str(self.folder / name), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime raises its own unrelated classes
-            raise ModelError(f"{self.folder / name} cannot be loaded: {error}") from error
+        # whole batches run beside each other instead of threads inside one: faster for small towers
+        return open_session(self.folder / name, threads=1)
 
     @cached_property
     def _pad_id(self) -> int:
@@ -141,16 +128,6 @@ class OnnxEncoder(BatchedEncoder):
 def prepare_photo(source: ImageInput, spec: ImageSpec) -> NDArray[np.uint8]:
     """Decode (a large JPEG at a fraction of its size) and resize to uint8 ``[size, size, 3]``."""
     return resize_rgb(load_rgb(source, at_least=2 * spec.size), spec.size, spec.resize, spec.interpolation)
-
-
-def _integer_products_may_overflow() -> bool:
-    """True unless the processor is known to add 8-bit products exactly: x86 with VNNI, or another family."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    try:
-        return "vnni" not in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not Linux: not known
-        return True
 
 
 def _cores() -> int:

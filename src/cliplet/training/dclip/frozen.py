@@ -3,13 +3,13 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from cliplet.encoders.sessions import open_session
 from cliplet.errors import ClipletError
 
 Floats = NDArray[np.float32]
@@ -42,8 +42,6 @@ def frozen(module: nn.Module, size: int, file: Path) -> Frozen:
 
 
 def _on_onnx_runtime(module: nn.Module, size: int, file: Path) -> Frozen:
-    import onnxruntime
-
     from cliplet.export.graph import write
     from cliplet.export.same_padding import fix_same_padding
 
@@ -53,9 +51,7 @@ def _on_onnx_runtime(module: nn.Module, size: int, file: Path) -> Frozen:
         fixed = fix_same_padding(module, size).eval()
         write(fixed, {"pixels": torch.zeros(2, 3, size, size)}, {"pixels": {0: "n"}}, part, "fp32")
         os.replace(part, file)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session: Any = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    session = open_session(file, torch.get_num_threads())
 
     def run(pixels: Floats) -> Floats:
         found: Floats = session.run(None, {"pixels": pixels})[0]

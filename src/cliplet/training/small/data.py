@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliplet.data.images import load_rgb, resize_rgb
+from cliplet.encoders.sessions import open_session
 from cliplet.errors import InputError
 from cliplet.export.graph import import_onnx, trace
 from cliplet.training.logs import Progress
@@ -78,7 +78,7 @@ def kept_outputs(
             graph = Path(folder) / "module.onnx"
             example = torch.zeros(1, 3, SIZE, SIZE)
             trace(module.eval(), {"x": example}, {"x": {0: "n"}}, graph, {"y": {0: "n"}})
-            session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+            session = open_session(graph)
             for start in range(0, len(photos), batch):
                 x = normalised(decoded(photos[start : start + batch]))
                 x = augmented(x, generator) if view else x
@@ -108,7 +108,7 @@ def detector_features(
     graph = detector_graph(detector, layers)
 
     def outputs() -> Iterator[NDArray[Any]]:
-        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        session = open_session(graph, name=str(detector))
         name, side = session.get_inputs()[0].name, session.get_inputs()[0].shape[-1]
         for photo in photos:
             pixels = resize_rgb(load_rgb(photo_source(photo)), side, "squash", "bilinear")
