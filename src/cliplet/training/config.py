@@ -1,13 +1,13 @@
 """Distillation recipes: frozen dataclasses, read from TOML, changed by ``key=value``."""
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cliplet.errors import InputError
 from cliplet.models.config import DualConfig, from_dict
+from cliplet.training.recipe_file import read_settings
 
 
 @dataclass(frozen=True)
@@ -213,47 +213,3 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> DistillConfi
         InputError: the file or a setting is wrong; the message names it.
     """
     return from_dict(DistillConfig, read_settings(path, overrides))
-
-
-def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A recipe's TOML with ``key=value`` changes, before it becomes a configuration."""
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"there is no recipe {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {path} is not valid TOML: {error}") from error
-    for change in overrides:
-        key, separator, text = change.partition("=")
-        if not separator or not key:
-            raise InputError(f"{change!r} is not key=value, such as stages.0.lr=1e-3")
-        _set(values, key.strip().split("."), _value(text), change)
-    return values
-
-
-def _value(text: str) -> Any:
-    """A TOML value, or the text itself."""
-    try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _set(values: Any, keys: list[str], value: Any, change: str) -> None:
-    """Set a nested entry; ``*`` stands for every entry of a list."""
-    key, rest = keys[0], keys[1:]
-    if isinstance(values, list):
-        if key != "*" and not (key.isdecimal() and int(key) < len(values)):
-            raise InputError(f"{change}: {key} is no entry of a list of {len(values)}; use 0, 1, ... or *")
-        for i in range(len(values)) if key == "*" else [int(key)]:
-            if rest:
-                _set(values[i], rest, value, change)
-            else:
-                values[i] = value
-        return
-    if not isinstance(values, dict):
-        raise InputError(f"{change}: there are no settings below {key!r}")
-    if rest:
-        _set(values.setdefault(key, {}), rest, value, change)
-    else:
-        values[key] = value

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 from cliplet.errors import InputError
 from cliplet.models.config import SentenceModel, from_dict
 from cliplet.regions.store import RegionSettings
-from cliplet.training.config import AugmentConfig, DataConfig, StageConfig, read_settings
+from cliplet.training.config import AugmentConfig, DataConfig, StageConfig
+from cliplet.training.recipe_file import read_settings
 
 Control = Literal["dclip", "no_regions", "caption_target", "infonce", "no_distillation", "grid"]
 BUILT = ("lite0-minilm", "lite1-minilm", "lite2-minilm")
@@ -255,18 +256,7 @@ def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
     Raises:
         InputError: the file or a setting is wrong; the message names it.
     """
-    values = read_settings(path, overrides)
-    stages = (
-        ("text_stage", _text_stage()),
-        ("teacher_stage", _teacher_stage()),
-        ("student_stage", _student_stage()),
-    )
-    for name, default in stages:
-        stage = values.get(name)
-        if isinstance(stage, dict):  # what is not said keeps this recipe's defaults
-            known = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
-            values[name] = {**{k: v for k, v in known.items() if k not in ("losses", "data")}, **stage}
-    return from_dict(DclipConfig, values)
+    return from_dict(DclipConfig, read_settings(path, overrides, "dclip"))
 
 
 def controlled(config: DclipConfig, control: Control) -> DclipConfig:
