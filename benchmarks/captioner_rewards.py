@@ -78,7 +78,7 @@ class Experiment:
         stage = dataclasses.replace(base.stages[1], rewards=rewards, epochs=EPOCHS)
         return dataclasses.replace(
             base, seed=seed, out=str(self.out / f"{slug(variant)}-seed{seed}"), stages=(stage,),
-            start=str(first / f"0-{base.stages[0].title}/best"), tokenizer=str(first / "tokenizer.json"),
+            start=str(first / f"0-{base.stages[0].name}/best"), tokenizer=str(first / "tokenizer.json"),
         )  # fmt: skip
 
     def run(self, variant: str, seed: int) -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from cliplet.models.config import TextConfig
 from cliplet.models.text import TextTower
-from cliplet.training.config import StageConfig
+from cliplet.training.config import Schedule
 from cliplet.training.small.quicken import QuickBatches, QuickStudent, quick_tower, shortened, without_end
 from cliplet.training.small.recipe import SmallRecipe, SmallRun
 from cliplet.training.text_distillation import Captions, encode_all
@@ -103,7 +103,7 @@ def test_a_tokeniser_without_end() -> None:
 def test_the_recipes_stage(tmp_path: Path) -> None:
     accelerate = pytest.importorskip("accelerate")
     run = SmallRun.__new__(SmallRun)  # without the data of the other stages
-    stage = StageConfig(name="quick", towers=("text",), epochs=4, batch_size=16, lr=3e-3)
+    stage = Schedule(name="quick", epochs=4, batch_size=16, lr=3e-3)
     run.recipe, run.out = SmallRecipe(quick_stage=stage), tmp_path
     run.accelerator = accelerate.Accelerator(cpu=True)
     tower, tokens = _tower(), _tokens(256)

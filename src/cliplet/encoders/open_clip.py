@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput, open_image, refuse_too_narrow
 from cliplet.data.text import scrub
-from cliplet.encoders._torch_common import TOKENIZER_PROBE, state_fingerprint
+from cliplet.encoders._torch_common import TOKENIZER_PROBE
 from cliplet.encoders.batching import BatchedEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
 from cliplet.errors import MissingExtraError, ModelError
 from cliplet.models.compat import prepare_torchvision
+from cliplet.models.fingerprint import state_fingerprint
 
 if TYPE_CHECKING:
     import torch

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from cliplet.encoders.torch import TorchEncoder, pad_tokens
 from cliplet.errors import InputError
-from cliplet.training.config import AugmentConfig, StageConfig
+from cliplet.training.config import AugmentConfig, DistillStage
 from cliplet.training.loop import StageData
-from cliplet.training.pairs import PairSet, chosen, epoch_batches, photo_view
+from cliplet.training.pairs import PairSet, chosen, epoch_batches
+from cliplet.training.views import photo_view
 
 Floats = NDArray[np.float32]
 
@@ -39,7 +40,7 @@ class StageBatches:
 
     def __init__(
         self,
-        stage: StageConfig,
+        stage: DistillStage,
         pairs: PairSet,
         targets: Targets,
         encoder: TorchEncoder,

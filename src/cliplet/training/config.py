@@ -104,20 +104,13 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
-class StageConfig:
-    """One stage of training."""
+class Schedule:
+    """What the training loop reads of a stage."""
 
-    name: str = "both"
+    name: str = ""
     """Name in logs and folders."""
-    towers: tuple[Literal["image", "text"], ...] = ("image", "text")
-    """Towers that learn. Where a loss compares both and one does not learn, the teacher's embedding stands in for
-    it, which needs the same width."""
-    losses: LossWeights = field(default_factory=LossWeights)
-    """Loss weights."""
-    data: DataConfig | None = None
-    """Data of this stage; the recipe's ``train`` when left out."""
     epochs: int = 10
-    """Passes over the photos (over the captions where the text tower learns alone)."""
+    """Passes over the training data."""
     batch_size: int = 128
     """Items a step in each process."""
     accumulate: int = 1
@@ -134,10 +127,54 @@ class StageConfig:
     """Largest gradient norm; 0 does not clip."""
     ema: float = 0.0
     """Decay of the moving average of the weights that is evaluated and saved; 0 for none."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("epochs", 0),
+            ("batch_size", 1),
+            ("accumulate", 1),
+            ("weight_decay", 0),
+            ("clip", 0),
+        ):
+            self.refuse_below(name, least)
+        self.refuse(not self.lr > 0, "lr", "above 0")
+        self.refuse(not 0 <= self.warmup <= 1, "warmup", "in 0..1, a share of the steps")
+        self.refuse(not 0 <= self.ema < 1, "ema", "at least 0 and below 1")
+
+    def refuse_below(self, name: str, least: float) -> None:
+        """Raise an InputError where a setting is less than ``least``."""
+        self.refuse(not getattr(self, name) >= least, name, f"at least {least}")
+
+    def refuse(self, wrong: bool, name: str, rule: str) -> None:
+        """Raise an InputError about a setting where it is ``wrong``."""
+        if wrong:
+            stage = f" of stage {self.name}" if self.name else ""
+            raise InputError(f"{name}={getattr(self, name)}{stage} must be {rule}")
+
+
+@dataclass(frozen=True)
+class DistillStage(Schedule):
+    """One stage of distillation."""
+
+    name: str = "both"
+    """Name in logs and folders."""
+    epochs: int = 10
+    """Passes over the photos (over the captions where the text tower learns alone)."""
+    towers: tuple[Literal["image", "text"], ...] = ("image", "text")
+    """Towers that learn. Where a loss compares both and one does not learn, the teacher's embedding stands in for
+    it, which needs the same width."""
+    losses: LossWeights = field(default_factory=LossWeights)
+    """Loss weights."""
+    data: DataConfig | None = None
+    """Data of this stage; the recipe's ``train`` when left out."""
     logit_scale: float = 14.0
     """Start of the logit scale; it is learnt and stays at most 100."""
     teacher_scale: float = 50.0
     """The teacher's logit scale in affinity mimicking."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse_below("epochs", 1)
 
 
 @dataclass(frozen=True)
@@ -179,7 +216,7 @@ class DistillConfig:
     """Data that chooses the best epoch; the last is kept as well."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Views of training photos."""
-    stages: tuple[StageConfig, ...] = ()
+    stages: tuple[DistillStage, ...] = ()
     """In order; each starts from the best weights of the one before."""
     export: Literal["none", "fp32", "fp16", "int8"] = "int8"
     """Precision of the ONNX folder written at the end."""

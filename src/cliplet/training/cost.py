@@ -15,8 +15,8 @@ from cliplet.training.config import DistillConfig
 from cliplet.training.distill import Run
 from cliplet.training.logs import duration
 from cliplet.training.loop import make_optimizer, train_step
-from cliplet.training.pairs import photo_source
-from cliplet.training.student import MovingAverage
+from cliplet.training.task import MovingAverage
+from cliplet.training.views import photo_source
 
 TIMED_STEPS = 3
 
@@ -150,14 +150,14 @@ def _stage_row(run: Run, index: int) -> tuple[tuple[str, str], float]:
         run.accelerator.process_index, run.accelerator.num_processes, config.workers,
     )  # fmt: skip
     data = batches.data()
-    run.student.begin(stage, run.frozen)
+    run.student.begin(stage)
     wrapped, optimizer = run.accelerator.prepare(run.student, make_optimizer(run.student, stage))
-    average = MovingAverage(run.student.model, stage.ema) if stage.ema else None
+    average = MovingAverage(run.student, stage.ema) if stage.ema else None
     times, began = [], time.perf_counter()
     for step, batch in enumerate(data.load(0, 0)):
         train_step(run.accelerator, wrapped, optimizer, stage, batch, stage.lr, 1, True)
         if average is not None:
-            average.update(run.student.model)
+            average.update()
         times.append(time.perf_counter() - began)
         began = time.perf_counter()
         if step == TIMED_STEPS:

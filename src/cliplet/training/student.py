@@ -8,18 +8,21 @@ from torch import Tensor, nn
 from cliplet.errors import InputError
 from cliplet.models.dual import DualModel
 from cliplet.training import losses
-from cliplet.training.config import StageConfig
+from cliplet.training.config import DistillStage, Schedule
+from cliplet.training.task import Task
 
 MAX_LOGIT_SCALE = 100.0
 
 
-class Student(nn.Module):
+class Student(Task):
     """A dual model that computes its own distillation loss, so that one call is one step on any number of devices.
 
     Args:
         model: the towers.
         teacher_dim: width of the teacher's embeddings. Where it differs from the student's, the losses that compare
             embeddings do so through one linear map, which both towers share and which is dropped after training.
+
+    ``frozen`` names the model's parameters that never learn.
     """
 
     def __init__(self, model: DualModel, teacher_dim: int) -> None:
@@ -31,18 +34,16 @@ class Student(nn.Module):
         )
         self.same_width = same
         self.logit_scale = nn.Parameter(torch.tensor(math.log(14.0)))
-        self.stage = StageConfig()
+        self.frozen: frozenset[str] = frozenset()
+        self.stage = DistillStage()
 
-    def begin(self, stage: StageConfig, frozen: frozenset[str] = frozenset()) -> None:
+    def begin(self, stage: Schedule) -> None:
         """Prepare for a stage: which parameters learn, where the logit scale starts.
-
-        Args:
-            stage: the stage.
-            frozen: names of the model's parameters that stay as they are.
 
         Raises:
             InputError: the stage compares a student's with a teacher's embedding of another width.
         """
+        assert isinstance(stage, DistillStage)
         alone = len(stage.towers) == 1 and (stage.losses.pairs)
         if not self.same_width and alone:
             raise InputError(
@@ -53,7 +54,7 @@ class Student(nn.Module):
         self.stage = stage
         w = stage.losses
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name.split(".")[0] in stage.towers and name not in frozen)
+            parameter.requires_grad_(name.split(".")[0] in stage.towers and name not in self.frozen)
         mapped = bool(w.l1 or w.cosine or w.feature_mse or w.interactive)
         self.map.requires_grad_(mapped)
         self.logit_scale.requires_grad_(w.scaled)
@@ -127,23 +128,3 @@ class Student(nn.Module):
             pair = (s_image if image is None else self.map(image), s_text if text is None else self.map(text))
             terms["interactive"] = losses.interactive_contrastive(*pair, t_image, t_text, scale)
         return terms
-
-
-class MovingAverage:
-    """Exponential moving average of a model's parameters (buffers are copied)."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.updates = 0
-        self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the current weights; the decay rises from 0.1 in the first steps."""
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, value in model.state_dict().items():
-            if value.dtype.is_floating_point:
-                self.state[name].lerp_(value.to(self.state[name]), 1 - decay)
-            else:
-                self.state[name].copy_(value)

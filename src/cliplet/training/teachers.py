@@ -1,9 +1,7 @@
-"""One or several encoders as a teacher, and its embeddings computed once."""
+"""One or several encoders as a teacher."""
 
 import json
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -102,53 +100,3 @@ class Teacher:
         return np.concatenate(
             [np.sqrt(w) * p for w, p in zip(self._weights, parts, strict=True)], axis=1, dtype=np.float32
         )
-
-
-def cached(
-    folder: Path,
-    key: str,
-    count: int,
-    dim: int,
-    encode: Callable[[int, int], Floats],
-    step: int = 512,
-    progress: Callable[[int, int], None] | None = None,
-) -> Floats:
-    """Rows computed once, ``step`` at a time, into a memory-mapped file; an interrupted computation goes on.
-
-    Args:
-        folder: where the file lies.
-        key: name of the file; it must change whenever a row would.
-        count: rows.
-        dim: columns.
-        encode: gives rows ``start`` to ``stop``.
-        step: rows between two savings of the state.
-        progress: called with rows done and rows in all.
-
-    Returns:
-        float32 ``[count, dim]``, read-only, on disk.
-    """
-    if count == 0:
-        return np.zeros((0, dim), dtype=np.float32)
-    folder.mkdir(parents=True, exist_ok=True)
-    final, part, state = folder / f"{key}.npy", folder / f"{key}.part", folder / f"{key}.json"
-    if not final.exists():
-        done = 0
-        if part.exists() and state.exists():
-            done = int(json.loads(state.read_text())["done"])
-        rows = np.lib.format.open_memmap(
-            part, mode="r+" if done else "w+", dtype=np.float32, shape=None if done else (count, dim)
-        )
-        for start in range(done, count, step):
-            stop = min(count, start + step)
-            rows[start:stop] = encode(start, stop)
-            rows.flush()
-            temporary = state.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"done": stop}))
-            os.replace(temporary, state)
-            if progress:
-                progress(stop, count)
-        del rows
-        os.replace(part, final)
-        state.unlink(missing_ok=True)
-    loaded: Floats = np.load(final, mmap_mode="r", allow_pickle=False)
-    return loaded

@@ -13,6 +13,7 @@ from cliplet.encoders.base import unit_norm
 from cliplet.encoders.torch import pad_tokens
 from cliplet.models.quick_products import quick_products
 from cliplet.models.text import TextTower
+from cliplet.training.task import Task
 from cliplet.training.teacher_space import Floats, ridge
 
 LONGEST = 26
@@ -112,7 +113,7 @@ def start_text_head(tower: TextTower, captions: Captions, seed: int) -> None:
         head.bias.copy_(-head.weight @ torch.from_numpy(mean))
 
 
-class TextStudent(nn.Module):
+class TextStudent(Task):
     """A text tower that learns a space of captions, from captions alone.
 
     ``4 cosine + relations``: the cosine distance to the caption's target, over all of its directions and over the

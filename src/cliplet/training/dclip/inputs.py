@@ -22,7 +22,8 @@ from cliplet.training.dclip.setup import readable
 from cliplet.training.dclip.starts import start_name
 from cliplet.training.dclip.student import Anchors, StudentData, encode_maps, text_mode
 from cliplet.training.dclip.tunable import Tunable
-from cliplet.training.pairs import PairSet, fingerprint, photo_source, read_pairs
+from cliplet.training.pairs import PairSet, fingerprint, read_pairs
+from cliplet.training.views import photo_source
 
 Floats = NDArray[np.float32]
 

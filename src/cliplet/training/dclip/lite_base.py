@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
 from cliplet.errors import InputError
+from cliplet.export.frozen import frozen
 from cliplet.models.config import DualConfig, TextConfig, TimmConfig
 from cliplet.models.dual import DualModel, save_weights
 from cliplet.models.inherit import inherit, read_transformers_bert
@@ -35,7 +36,6 @@ from cliplet.models.text import TextTower
 from cliplet.models.vision import TimmImageTower
 from cliplet.training.dclip.config import BASE_NAMING
 from cliplet.training.dclip.features import kept_rows
-from cliplet.training.dclip.frozen import frozen
 from cliplet.training.pairs import PairSet, fingerprint
 from cliplet.training.small.data import SIZE, decoded, normalised
 from cliplet.training.small.data import kept_rows as kept_blocks

@@ -17,8 +17,9 @@ from cliplet.encoders.sessions import open_session
 from cliplet.errors import InputError
 from cliplet.export.graph import import_onnx, trace
 from cliplet.training.logs import Progress
-from cliplet.training.pairs import PairSet, photo_source
+from cliplet.training.pairs import PairSet
 from cliplet.training.text_distillation import Captions
+from cliplet.training.views import photo_source
 
 Floats = NDArray[np.float32]
 SIZE = 224

@@ -13,12 +13,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cliplet.models.multiplexed import MultiplexedBlock, Repeat
 from cliplet.models.quick_products import quick_products
 from cliplet.models.text import TextTower
+from cliplet.training.task import Task
 from cliplet.training.text_distillation import padded
 
 CUT, THINNED = 0.15, 0.15
@@ -55,7 +56,7 @@ def quick_tower(tower: TextTower) -> TextTower:
     return quick
 
 
-class QuickStudent(nn.Module):
+class QuickStudent(Task):
     """``5 cosine + states``.
 
     *cosine*: the cosine distances to the old tower's embedding, of the whole and of both halves. *states*: the squared

@@ -16,7 +16,6 @@ Each part is kept in the recipe's folder, so that an interrupted run goes on whe
 """
 
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -47,10 +46,11 @@ from cliplet.models.pretrained import (
 )
 from cliplet.models.text import TextTower
 from cliplet.models.vision import TimmImageTower
-from cliplet.training.config import DataConfig, StageConfig, read_settings
-from cliplet.training.logs import RunLog
-from cliplet.training.loop import Hooks, RunState, StageData, run_stage
-from cliplet.training.pairs import PairSet, photo_source, read_pairs
+from cliplet.training.config import DataConfig, Schedule
+from cliplet.training.fit import fit_part
+from cliplet.training.loop import Batches, Intervals
+from cliplet.training.pairs import PairSet, read_pairs
+from cliplet.training.recipe_file import read_settings
 from cliplet.training.run_folder import claim_folder
 from cliplet.training.small.data import (
     SIZE,
@@ -64,6 +64,7 @@ from cliplet.training.small.data import (
 from cliplet.training.small.heads import joined, name_classes, split_text_head
 from cliplet.training.small.quicken import QuickBatches, QuickStudent, quick_tower, without_end
 from cliplet.training.small.student import PairStudent
+from cliplet.training.task import Task
 from cliplet.training.teacher_space import (
     CaptionSpace,
     Floats,
@@ -73,6 +74,7 @@ from cliplet.training.teacher_space import (
     unseen_predictions,
 )
 from cliplet.training.text_distillation import Captions, TextBatches, TextStudent, encode_all, start_text_head
+from cliplet.training.views import photo_source
 
 FINISH = ("name", "naming", "meaning", "w", "reference_weight")
 """Settings of the last step alone, which may change when a run is finished again."""
@@ -127,11 +129,11 @@ class SmallRecipe:
     soft: tuple[float, ...] = (0.25, 0.5)
     """Weight of similar captions among those that a photo should match. An image tower is trained for each value, and
     their weights are averaged (a model soup, Wortsman et al. 2022), which is better than either."""
-    text_stage: StageConfig = field(default_factory=StageConfig)
+    text_stage: Schedule = field(default_factory=Schedule)
     """Training of the text tower alone; a batch counts captions."""
-    image_stage: StageConfig = field(default_factory=StageConfig)
+    image_stage: Schedule = field(default_factory=Schedule)
     """Training of the image tower's last stages."""
-    quick_stage: StageConfig = field(default_factory=lambda: StageConfig(epochs=0))
+    quick_stage: Schedule = field(default_factory=lambda: Schedule(epochs=0))
     """Training of the quickened text tower; without epochs the tower stays as it is. A batch counts captions."""
     naming: float = 1.0
     """Weight of ImageNet's classes in the image tower's head at the end: a photo with a class's typical features is
@@ -259,48 +261,12 @@ class SmallRun:
         ]
 
     def train(
-        self,
-        name: str,
-        student: Any,
-        stage: StageConfig,
-        batches: Any,
-        evaluate: Callable[[], dict[str, float]],
+        self, name: str, task: Task, stage: Schedule, data: Batches, evaluate: Callable[[], dict[str, float]]
     ) -> None:
-        """One stage on the house's loop; its best weights end in ``student`` and are kept in ``name.safetensors``.
-
-        A stage of 0 epochs is left out.
-        """
-        from safetensors.torch import load_file, save_file
-
-        from cliplet.training.checkpoint import read_progress
-
-        best, folder = self.out / f"{name}.safetensors", self.out / name
-
-        def save(is_best: bool, _: dict[str, float]) -> None:
-            state = {k: v.detach().cpu().contiguous() for k, v in student.model.state_dict().items()}
-            if is_best:
-                save_file(state, folder / "best.part")
-                os.replace(folder / "best.part", folder / "best.safetensors")
-
-        if not stage.epochs:
-            return
-        if not best.exists():
-            folder.mkdir(exist_ok=True)
-            torch.manual_seed(self.recipe.seed)  # whatever was computed or kept before
-            progress = read_progress(folder)
-            known = {k: v for k, v in (progress or {}).items() if k in RunState.__dataclass_fields__}
-            state = RunState(**known)
-            log = RunLog(folder, state.step)
-            hooks = Hooks(evaluate=evaluate, save=save, save_every=100, log_every=10)
-            data = StageData(batches.batches, batches.load)
-            try:
-                run_stage(
-                    self.accelerator, student, stage, data, state, hooks, log, folder, progress is not None
-                )
-            finally:
-                log.close()
-            (folder / "best.safetensors").replace(best)
-        student.model.load_state_dict(load_file(best))
+        """One stage; its best weights end in ``task`` and are kept in ``name.safetensors``."""
+        torch.manual_seed(self.recipe.seed)  # whatever was computed or kept before
+        result, every = self.out / f"{name}.safetensors", Intervals(save_every=100, log_every=10)
+        fit_part(self.accelerator, self.out / name, task, stage, data, evaluate, every, result)
 
     # ------------------------------------------------------------ the whole
     def run(self) -> Path:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliplet.training.task import Task
 from cliplet.training.text_distillation import meaning_of
 
 MAX_LOGIT_SCALE = 100.0
@@ -48,7 +49,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
 
 
-class PairStudent(nn.Module):
+class PairStudent(Task):
     """Stage 2: photos against the teacher's captions.
 
     ``3 image + 10 cosines + contrastive``. *image*: the cosine distance of the meaning half to the photo's target.
