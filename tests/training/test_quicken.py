@@ -10,10 +10,9 @@ from torch.nn import functional as F
 from cliplet.models.config import TextConfig
 from cliplet.models.text import TextTower
 from cliplet.training.config import Schedule
-from cliplet.training.small.data import Captions
 from cliplet.training.small.quicken import QuickBatches, QuickStudent, quick_tower, shortened, without_end
 from cliplet.training.small.recipe import SmallRecipe, SmallRun
-from cliplet.training.small.student import encode_all
+from cliplet.training.text_distillation import Captions, encode_all
 from tests.training import make
 
 CONFIG = TextConfig(

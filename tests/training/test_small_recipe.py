@@ -12,14 +12,12 @@ from torch import nn
 
 from cliplet.errors import InputError
 from cliplet.models.config import TextConfig, from_dict
-from cliplet.models.quick_products import has_amx, quick_products
 from cliplet.models.text import TextTower
 from cliplet.training.config import read_settings
 from cliplet.training.run_folder import claim_folder
 from cliplet.training.small.data import SIZE, detector_features, detector_graph, kept_outputs, kept_rows
 from cliplet.training.small.heads import name_classes, split_text_head
 from cliplet.training.small.recipe import SmallRecipe, SmallRun
-from cliplet.training.small.student import LateTower
 from tests.shared_data import ROOT
 from tests.training import make
 
@@ -162,18 +160,3 @@ def test_a_folder_belongs_to_one_recipe(tmp_path: Path) -> None:
     (tmp_path / "notes" / "mine.txt").write_text("keep")
     with pytest.raises(InputError, match="holds no run"):
         claim_folder(tmp_path / "notes", {"a": 1}, restart=True)
-
-
-@pytest.mark.skipif(not has_amx(), reason="the processor multiplies no bf16 tiles")
-def test_quick_products_are_near_the_exact_ones(torchvision: None) -> None:
-    timm = pytest.importorskip("timm")
-    torch.manual_seed(0)
-    late = LateTower(timm.create_model("tf_efficientnet_lite0", num_classes=0).eval(), 6, 8, 0.0).eval()
-    maps = torch.randn(2, 192, 7, 7)
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        quick = late.features(maps)
-        patch.setattr("cliplet.training.small.student.has_amx", lambda: False)
-        exact = late.features(maps)
-    assert 0 < (quick - exact).norm() / exact.norm() < 0.02
-    with quick_products():
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16

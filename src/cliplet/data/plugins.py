@@ -52,6 +52,11 @@ def resolve(text: str, what: str) -> Any:
     return found
 
 
+def own_name(text: str) -> str:
+    """What a thing named ``module:attribute`` is called in results: the attribute's last part."""
+    return text.rpartition(":")[2].rpartition(".")[2]
+
+
 def known_or_own(name: str, known: Mapping[str, Any], what: str) -> Any:
     """The row of a table that a name stands for, or what ``module:attribute`` names.
 

@@ -1,14 +1,13 @@
 """Distillation recipes: frozen dataclasses, read from TOML, changed by ``key=value``."""
 
-import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cliplet.errors import InputError, MissingExtraError
 from cliplet.models.config import DualConfig, from_dict
+from cliplet.training.recipe_file import read_settings
 
 if TYPE_CHECKING:
     from cliplet.training.losses import Loss
@@ -251,47 +250,3 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> DistillConfi
         InputError: the file or a setting is wrong; the message names it.
     """
     return from_dict(DistillConfig, read_settings(path, overrides))
-
-
-def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A recipe's TOML with ``key=value`` changes, before it becomes a configuration."""
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"there is no recipe {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {path} is not valid TOML: {error}") from error
-    for change in overrides:
-        key, separator, text = change.partition("=")
-        if not separator or not key:
-            raise InputError(f"{change!r} is not key=value, such as stages.0.lr=1e-3")
-        _set(values, re.findall(r'"[^"]*"|[^.]+', key.strip()), _value(text), change)
-    return values
-
-
-def _value(text: str) -> Any:
-    """A TOML value, or the text itself."""
-    try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _set(values: Any, keys: list[str], value: Any, change: str) -> None:
-    """Set a nested entry; ``*`` stands for every entry of a list, and a key with dots stands between quotes."""
-    key, rest = keys[0].strip('"'), keys[1:]
-    if isinstance(values, list):
-        if key != "*" and not (key.isdecimal() and int(key) < len(values)):
-            raise InputError(f"{change}: {key} is no entry of a list of {len(values)}; use 0, 1, ... or *")
-        for i in range(len(values)) if key == "*" else [int(key)]:
-            if rest:
-                _set(values[i], rest, value, change)
-            else:
-                values[i] = value
-        return
-    if not isinstance(values, dict):
-        raise InputError(f"{change}: there are no settings below {key!r}")
-    if rest:
-        _set(values.setdefault(key, {}), rest, value, change)
-    else:
-        values[key] = value

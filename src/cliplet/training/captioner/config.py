@@ -9,7 +9,8 @@ from cliplet.captioner.decoding import DecodeConfig
 from cliplet.errors import InputError
 from cliplet.models.captioner_config import CaptionerConfig
 from cliplet.models.config import from_dict
-from cliplet.training.config import DataConfig, Schedule, read_settings
+from cliplet.training.config import DataConfig, Schedule
+from cliplet.training.recipe_file import read_settings
 
 
 @dataclass(frozen=True)
@@ -148,4 +149,4 @@ def load_caption_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Capt
     Raises:
         InputError: the file or a setting is wrong; the message names it.
     """
-    return from_dict(CaptionRecipe, read_settings(path, overrides))
+    return from_dict(CaptionRecipe, read_settings(path, overrides, "captioner"))

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 from cliplet.errors import InputError
 from cliplet.models.config import SentenceModel, from_dict
 from cliplet.regions.store import RegionSettings
-from cliplet.training.config import AugmentConfig, DataConfig, Schedule, read_settings
+from cliplet.training.config import AugmentConfig, DataConfig, Schedule
+from cliplet.training.recipe_file import read_settings
 
 Control = Literal["dclip", "no_regions", "caption_target", "infonce", "no_distillation", "grid"]
 BUILT = ("lite0-minilm", "lite1-minilm", "lite2-minilm")
@@ -253,18 +254,7 @@ def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
     Raises:
         InputError: the file or a setting is wrong; the message names it.
     """
-    values = read_settings(path, overrides)
-    stages = (
-        ("text_stage", _text_stage()),
-        ("teacher_stage", _teacher_stage()),
-        ("student_stage", _student_stage()),
-    )
-    for name, default in stages:
-        stage = values.get(name)
-        if isinstance(stage, dict):  # what is not said keeps this recipe's defaults
-            known = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
-            values[name] = {**known, **stage}
-    return from_dict(DclipConfig, values)
+    return from_dict(DclipConfig, read_settings(path, overrides, "dclip"))
 
 
 def controlled(config: DclipConfig, control: Control) -> DclipConfig:

@@ -21,13 +21,9 @@ from cliplet.encoders.registry import load
 from cliplet.encoders.torch import TorchEncoder, pad_tokens
 from cliplet.errors import InputError, ModelError
 from cliplet.models.dual import save_weights
+from cliplet.models.late import LateStages, can_be_cut, early_stages, first_late_stage
 from cliplet.models.text import TextTower, TransformersTextTower
 from cliplet.models.vision import TimmImageTower
-from cliplet.training.dclip.late import LateStages
-
-POOLED = -1
-"""Where the rest of an image tower begins when only its last projection learns: at the pooled features."""
-_EFFICIENT = ("conv_stem", "bn1", "blocks", "conv_head", "bn2")
 
 
 class Tunable:
@@ -220,30 +216,18 @@ class TunableDual(Tunable):
     def early(self, learning: Sequence[str]) -> tuple[nn.Module | None, int]:
         """See :meth:`Tunable.early`: timm's EfficientNets are cut between their stages."""
         tower = self.model.image
-        if not isinstance(tower, TimmImageTower) or not all(hasattr(tower.body, n) for n in _EFFICIENT):
+        if not isinstance(tower, TimmImageTower) or not can_be_cut(tower.body):
             return None, 0
-        body: Any = tower.body
-        names = [n.removeprefix("image.body.") for n in learning if n.startswith("image.body.")]
-        if any(n.startswith(("conv_stem", "bn1")) for n in names):
-            return None, 0
-        if not names:
-            return body.eval(), POOLED
-        stages = [int(n.split(".")[1]) for n in names if n.startswith("blocks.")]
-        first = min(stages, default=len(body.blocks))
-        return nn.Sequential(body.conv_stem, body.bn1, *body.blocks[:first]).eval(), first
+        own = [n.removeprefix("image.body.") for n in learning if n.startswith("image.body.")]
+        first = first_late_stage(tower.body, own)
+        return (None, 0) if first is None else (early_stages(tower.body, first), first)
 
     def encode_late(self, maps: Tensor, first: int, dropout: float = 0.0, quick: bool = False) -> Tensor:
         """See :meth:`Tunable.encode_late`; ``quick`` is for an EfficientNet-Lite on a CPU."""
-        if first == POOLED or maps.ndim == 2:
-            return self.model.image.head(F.dropout(maps, dropout))  # type: ignore[no-any-return]
-        body: Any = self.model.image.body
-        if quick and first and "_lite" in self.model.image.config.name and maps.device.type == "cpu":
-            if self._late is None:
-                self._late = LateStages(body, first, self.model.image.head)
-            return self._late(maps, dropout)
-        x = body.blocks[first:](maps.contiguous(memory_format=torch.channels_last))
-        x = body.bn2(body.conv_head(x)).mean(dim=(2, 3))
-        return self.model.image.head(F.dropout(x, dropout))  # type: ignore[no-any-return]
+        image = self.model.image
+        if self._late is None or self._late.first != first:
+            self._late = LateStages(image.body, first, "_lite" in image.config.name)
+        return image.head(F.dropout(self._late(maps, quick), dropout))  # type: ignore[no-any-return]
 
     def save(
         self, folder: Path, name: str, license: str, training: dict[str, Any], results: dict[str, Any]

@@ -3,7 +3,6 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliplet.data.images import load_rgb, resize_rgb
-from cliplet.encoders.base import unit_norm
 from cliplet.encoders.sessions import open_session
-from cliplet.encoders.torch import pad_tokens
 from cliplet.errors import InputError
 from cliplet.export.graph import import_onnx, trace
 from cliplet.training.logs import Progress
 from cliplet.training.pairs import PairSet
+from cliplet.training.text_distillation import Captions
 from cliplet.training.views import photo_source
 
 Floats = NDArray[np.float32]
 SIZE = 224
-LONGEST = 26
-"""Captions are cut to this many tokens in training; a longer one is rare."""
 
 
 def decoded(photos: Sequence[Any]) -> NDArray[np.uint8]:
@@ -176,66 +172,6 @@ def kept_rows(blocks: Callable[[], Iterator[NDArray[Any]]], rows: int, file: Pat
     return np.asarray(np.load(file, mmap_mode="r"))
 
 
-@dataclass
-class Captions:
-    """Captions with the photo of each (numbered from 0), their tokens and their targets."""
-
-    texts: list[str]
-    """``[n]``."""
-    photo: NDArray[np.int64]
-    """``[n]``."""
-    tokens: list[list[int]]
-    """``[n]`` lists of ids."""
-    target: Floats
-    """``[n, d]``, unit norm."""
-
-    def of_photos(self) -> list[NDArray[np.int64]]:
-        """Rows of each photo."""
-        order = np.argsort(self.photo, kind="stable")
-        return np.split(order, np.searchsorted(self.photo[order], np.arange(1, int(self.photo.max()) + 1)))
-
-    def photo_targets(self, dim: int) -> Floats:
-        """Mean meaning (first ``dim`` directions) of each photo's captions ``[photos, dim]``, not normalised."""
-        meaning = unit_norm(self.target[:, :dim])
-        return np.stack([meaning[rows].mean(axis=0) for rows in self.of_photos()])
-
-
-def padded(sequences: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """``input_ids`` and ``attention_mask``."""
-    ids, mask = pad_tokens(sequences)
-    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-
-
-def _cut(tokens: Sequence[int]) -> list[int]:
-    """At most LONGEST tokens, the last one kept."""
-    return list(tokens) if len(tokens) <= LONGEST else [*tokens[: LONGEST - 1], tokens[-1]]
-
-
-def _whole_batches(items: int, size: int, what: str) -> int:
-    """Batches an epoch."""
-    if items < size:
-        raise InputError(f"{items:,} {what} do not fill a batch of {size:,}; make batch_size smaller")
-    return items // size
-
-
-class TextBatches:
-    """Stage 1: ``size`` captions a batch."""
-
-    def __init__(self, captions: Captions, size: int, seed: int) -> None:
-        self.captions, self.size, self.seed = captions, size, seed
-        self.batches = _whole_batches(len(captions.texts), size, "captions")
-
-    def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
-        """The batches of an epoch from number ``first`` on."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.captions.texts))
-        for batch in range(first, self.batches):
-            chosen = order[batch * self.size : (batch + 1) * self.size]
-            yield {
-                **padded([_cut(self.captions.tokens[i]) for i in chosen]),
-                "target": torch.from_numpy(self.captions.target[chosen]),
-            }
-
-
 class PairBatches:
     """Stage 2: a random kept view of each photo, mirrored half of the time, and a caption of every training photo.
 
@@ -262,7 +198,7 @@ class PairBatches:
             raise InputError(
                 f"training photo {int(self.counts.argmin())} (from 0) has no caption; leave it out"
             )
-        self.batches = _whole_batches(len(rows), size, "photos")
+        self.batches = len(rows) // size
 
     def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
         """The batches of an epoch from number ``first`` on."""

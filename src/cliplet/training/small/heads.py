@@ -9,24 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliplet.models.late import LateTower, late_outputs
 from cliplet.models.text import TextTower
-from cliplet.training.small.data import Captions
-from cliplet.training.small.student import LateTower, encode_all, encode_maps
-from cliplet.training.teacher_space import ridge
-
-
-def start_text_head(tower: TextTower, captions: Captions, seed: int) -> None:
-    """Set the text head to a ridge regression from the states of some captions to their targets."""
-    rows = np.random.default_rng(seed).permutation(len(captions.texts))[:6000]
-    head, tower.head = tower.head, nn.Identity()  # type: ignore[assignment]
-    states = encode_all(tower, [captions.tokens[i] for i in rows])
-    tower.head = head
-    mean = states.mean(axis=0)
-    penalty = 1e-3 * len(rows) * float(states.var(axis=0).mean())
-    weight = ridge(states - mean, captions.target[rows], penalty)
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight.T))
-        head.bias.copy_(-head.weight @ torch.from_numpy(mean))
 
 
 @torch.no_grad()
@@ -64,7 +48,7 @@ def name_classes(
         naming: weight of the classes.
     """
     head, late.head = late.head, nn.Identity()  # type: ignore[assignment]
-    photos = torch.from_numpy(encode_maps(late, maps))  # [photos, width], standardised
+    photos = torch.from_numpy(late_outputs(late, maps))  # [photos, width], standardised
     late.head = head
     classes = F.normalize(classifier * late.deviation, dim=1) * classifier.shape[1] ** 0.5
     usual = head(photos).chunk(2, dim=1)

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from cliplet.models.multiplexed import MultiplexedBlock, Repeat
 from cliplet.models.quick_products import quick_products
 from cliplet.models.text import TextTower
-from cliplet.training.small.data import padded
 from cliplet.training.task import Task
+from cliplet.training.text_distillation import padded
 
 CUT, THINNED = 0.15, 0.15
 """Shares of captions that end early or lose some words, so that more of the function is seen."""

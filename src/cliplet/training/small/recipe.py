@@ -36,6 +36,7 @@ from cliplet.evaluation.retrieval import recall_at_k
 from cliplet.models.config import DualConfig, TextConfig, TimmConfig, from_dict, to_dict
 from cliplet.models.dual import DualModel, save_weights
 from cliplet.models.inherit import inherit, read_transformers_bert
+from cliplet.models.late import LateTower, late_outputs
 from cliplet.models.pretrained import (
     efficientnet_lite,
     english_word_pieces,
@@ -45,25 +46,24 @@ from cliplet.models.pretrained import (
 )
 from cliplet.models.text import TextTower
 from cliplet.models.vision import TimmImageTower
-from cliplet.training.config import DataConfig, Schedule, read_settings
+from cliplet.training.config import DataConfig, Schedule
 from cliplet.training.fit import fit_part
 from cliplet.training.loop import Batches, Intervals
 from cliplet.training.pairs import PairSet, read_pairs
+from cliplet.training.recipe_file import read_settings
 from cliplet.training.run_folder import claim_folder
 from cliplet.training.small.data import (
     SIZE,
-    Captions,
     PairBatches,
-    TextBatches,
     captions_of,
     detector_features,
     detector_graph,
     kept_outputs,
     kept_rows,
 )
-from cliplet.training.small.heads import joined, name_classes, split_text_head, start_text_head
+from cliplet.training.small.heads import joined, name_classes, split_text_head
 from cliplet.training.small.quicken import QuickBatches, QuickStudent, quick_tower, without_end
-from cliplet.training.small.student import LateTower, PairStudent, TextStudent, encode_all, encode_maps
+from cliplet.training.small.student import PairStudent
 from cliplet.training.task import Task
 from cliplet.training.teacher_space import (
     CaptionSpace,
@@ -73,6 +73,7 @@ from cliplet.training.teacher_space import (
     standardise,
     unseen_predictions,
 )
+from cliplet.training.text_distillation import Captions, TextBatches, TextStudent, encode_all, start_text_head
 from cliplet.training.views import photo_source
 
 FINISH = ("name", "naming", "meaning", "w", "reference_weight")
@@ -293,7 +294,7 @@ class SmallRun:
             with torch.no_grad():
                 matching = link(torch.from_numpy(known.target)).numpy()
             texts = np.concatenate([unit_norm(known.target[:, : r.dim]), matching], axis=1)
-            return retrieval(encode_maps(late, dev_maps), texts, known)
+            return retrieval(late_outputs(late, dev_maps), texts, known)
 
         found = []
         for i, soft in enumerate(r.soft):
@@ -334,7 +335,7 @@ class SmallRun:
         from cliplet.export import export
 
         r = self.recipe
-        joined(late.head, torch.from_numpy(encode_maps(late, maps[:1000])), r.meaning)
+        joined(late.head, torch.from_numpy(late_outputs(late, maps[:1000])), r.meaning)
         joined(tower.head, torch.from_numpy(encode_all(tower, own.tokens[:2000])), r.meaning)
         image = TimmConfig("timm", "tf_efficientnet_lite0", 2 * r.dim, 224, (0.5,) * 3, (0.5,) * 3)  # type: ignore[arg-type]
         model = DualModel(DualConfig(image=image, text=tower.config))
