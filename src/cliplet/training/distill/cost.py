@@ -12,7 +12,8 @@ from cliplet.errors import InputError
 from cliplet.models.dual import DualModel, count_parameters
 from cliplet.training.config import DistillConfig
 from cliplet.training.distill import Run
-from cliplet.training.distill.batches import StageBatches, Targets
+from cliplet.training.distill.batches import StageBatches
+from cliplet.training.distill.targets import Targets
 from cliplet.training.logs import duration
 from cliplet.training.loop import make_optimizer, train_step
 from cliplet.training.task import MovingAverage
@@ -145,11 +146,10 @@ def _stage_row(run: Run, index: int) -> tuple[tuple[str, str], float]:
         return np.broadcast_to(row, (n, run.teacher.dim))  # no memory, however many
 
     views = [fake(len(pairs.photos)) for _ in range(config.augment.views)] if pairs.photos else []
-    batches = StageBatches(
+    data = StageBatches(
         stage, pairs, Targets(views, fake(len(pairs.captions))), run.encoder, config.augment, config.seed,
         run.accelerator.process_index, run.accelerator.num_processes, config.workers,
     )  # fmt: skip
-    data = batches.data()
     run.student.begin(stage)
     wrapped, optimizer = run.accelerator.prepare(run.student, make_optimizer(run.student, stage))
     average = MovingAverage(run.student, stage.ema) if stage.ema else None
