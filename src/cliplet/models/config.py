@@ -262,6 +262,8 @@ def _convert(kind: Any, value: Any, where: str, base: Any = None) -> Any:
         return tuple(
             _convert(t, v, f"{where}[{i}]") for i, (t, v) in enumerate(zip(inner, value, strict=True))
         )
+    if origin is dict and isinstance(value, dict):
+        return {str(k): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     wanted = origin or kind

@@ -1,5 +1,6 @@
 """Reading a recipe: a TOML file or a folder with one, changed by ``key=value``, its ``data`` put in."""
 
+import re
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -159,7 +160,7 @@ def apply_changes(values: dict[str, Any], changes: Sequence[str]) -> None:
         key, separator, text = change.partition("=")
         if not separator or not key:
             raise InputError(f"{change!r} is not key=value, such as stages.0.lr=1e-3")
-        _set(values, key.strip().split("."), _value(text), change)
+        _set(values, re.findall(r'"[^"]*"|[^.]+', key.strip()), _value(text), change)
 
 
 def _value(text: str) -> Any:
@@ -171,8 +172,8 @@ def _value(text: str) -> Any:
 
 
 def _set(values: Any, keys: list[str], value: Any, change: str) -> None:
-    """Set a nested entry; ``*`` stands for every entry of a list."""
-    key, rest = keys[0], keys[1:]
+    """Set a nested entry; ``*`` stands for every entry of a list, and a key with dots stands between quotes."""
+    key, rest = keys[0].strip('"'), keys[1:]
     if isinstance(values, list):
         if key != "*" and not (key.isdecimal() and int(key) < len(values)):
             raise InputError(f"{change}: {key} is no entry of a list of {len(values)}; use 0, 1, ... or *")

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -44,10 +44,8 @@ class Tunable:
         return next(self.model.parameters()).device
 
     def to(self, device: torch.device) -> None:
-        """Move the model, and tell the encoder that shares it."""
+        """Move the model, which the encoder shares."""
         self.model.to(device)
-        if hasattr(self.encoder, "device"):
-            self.encoder.device = str(device)
 
     def is_image(self, name: str) -> bool:
         """Whether a parameter belongs to the image tower."""
@@ -192,7 +190,7 @@ class TunableDual(Tunable):
         ends = [states.shape[1] if padding else n for n in lengths]
         found = [states[i, 1 : max(2, end - 1)] for i, end in enumerate(ends)]
         pieces = [
-            [str(self.encoder._tokenizer.id_to_token(int(t))) for t in row[1 : max(2, int(n) - 1)]]
+            [str(self.encoder.tokenizer.id_to_token(int(t))) for t in row[1 : max(2, int(n) - 1)]]
             for row, n in zip(batch["input_ids"], lengths, strict=True)
         ]
         return pieces, found
@@ -236,7 +234,7 @@ class TunableDual(Tunable):
     ) -> None:
         """A model folder of PyTorch weights."""
         save_weights(self.model, folder)
-        tokenizer = Tokenizer.from_str(self.encoder._tokenizer.to_str())
+        tokenizer = Tokenizer.from_str(self.encoder.tokenizer.to_str())
         tokenizer.no_truncation()
         tokenizer.save(str(folder / "tokenizer.json"))
         card = dataclasses.replace(
@@ -339,8 +337,8 @@ def open_tunable(name: str) -> Tunable:
     if (Path(name) / "model.safetensors").is_file():
         return TunableDual(TorchEncoder.from_folder(name))
     encoder = load(name)
-    if isinstance(encoder, OpenClipEncoder):
-        return TunableOpenClip(encoder, name.removeprefix("open_clip:").split("/")[0])
+    if encoder.library == "open_clip":
+        return TunableOpenClip(cast(OpenClipEncoder, encoder), name.removeprefix("open_clip:").split("/")[0])
     raise ModelError(
         f"{name} cannot be tuned: give open_clip:ARCHITECTURE/TAG, or a model folder with model.safetensors "
         "(cliplet distill writes one beside its ONNX folder)"

@@ -11,22 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from cliplet.encoders.base import adapt
 from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
 from cliplet.encoders.torch import TorchEncoder
 from cliplet.errors import InputError
-from cliplet.models.config import TextConfig, to_dict
+from cliplet.models.config import TextConfig, from_dict, to_dict
 from cliplet.models.dual import DualModel, load_weights, save_weights
-from cliplet.training.batches import StageBatches, Targets
 from cliplet.training.computed import computed
 from cliplet.training.config import DataConfig, DistillConfig
-from cliplet.training.dev import DevSet
+from cliplet.training.distill.batches import StageBatches, Targets
+from cliplet.training.distill.dev import DevSet
+from cliplet.training.distill.student import Student
+from cliplet.training.distill.teacher import Teacher
+from cliplet.training.distill.tokenizer import make_tokenizer
 from cliplet.training.fit import fit, make_accelerator
 from cliplet.training.loop import Intervals, Part
 from cliplet.training.pairs import PairSet, expand_paths, fingerprint, read_pairs
 from cliplet.training.run_folder import claim_folder
-from cliplet.training.student import Student
-from cliplet.training.teachers import Teacher
-from cliplet.training.tokenizer import make_tokenizer
 from cliplet.training.views import photo_source, view_sources
 
 UNKNOWN = "could not be read when the teacher's embeddings were computed"
@@ -92,7 +93,7 @@ class Run:
                 raise InputError(
                     f"stage {stage.name} has {items} items, less than one batch of {needed}; lower batch_size"
                 )
-            if stage.losses.pairs and not (pairs.photos and pairs.captions):
+            if stage.pairs and not (pairs.photos and pairs.captions):
                 raise InputError(
                     f"stage {stage.name} compares photos with captions, but its data has not both"
                 )
@@ -115,11 +116,13 @@ class Run:
             return frozenset()
         from cliplet.models.inherit import inherit, read_open_clip, read_transformers_clip
 
-        source: Any = getattr(self.teacher.encoders[0], "model", None)
-        if source is None:
-            raise InputError("the first teacher has no PyTorch weights to inherit from")
-        read = read_open_clip if hasattr(source, "visual") else read_transformers_clip
-        image, text = read(source)
+        teacher = adapt(self.teacher.encoders[0])
+        readers = {"open_clip": read_open_clip, "transformers": read_transformers_clip}
+        if teacher.library not in readers:
+            raise InputError(
+                f"{teacher.card.name} is no model of open_clip or Transformers to inherit weights from"
+            )
+        image, text = readers[teacher.library](teacher.model)
         model: Any = self.student.model
         copied: list[str] = []
         if what.image_parts or what.image_layers:
@@ -211,8 +214,8 @@ class Run:
     def stage_batches(self, index: int) -> StageBatches:
         """The batches of a stage."""
         c, stage, pairs = self.config, self.config.stages[index], self.pairs[index]
-        images = "image" in stage.towers or stage.losses.pairs
-        texts = "text" in stage.towers or stage.losses.pairs
+        images = "image" in stage.towers or stage.pairs
+        texts = "text" in stage.towers or stage.pairs
         targets = self.targets(stage.data or c.train, pairs, images, texts, c.augment.views)
         a = self.accelerator
         return StageBatches(
@@ -301,7 +304,12 @@ def _claim(out: Path, config: DistillConfig, restart: bool) -> None:
     for name in [*config.teacher.names, *map(str, expand_paths(config.train.captions))]:
         if Path(name).resolve() == out.resolve():
             raise InputError(f"out = {out} is one of the inputs")
-    claim_folder(out, to_dict(config), ("out", "workers", "cpu"), restart)
+    claim_folder(out, to_dict(config), ("out", "workers", "cpu"), restart, _with_newer_settings)
+
+
+def _with_newer_settings(known: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's settings by way of the dataclass, so that those which are newer than the run have their defaults."""
+    return to_dict(from_dict(DistillConfig, known))
 
 
 def _with_vocabulary(config: DistillConfig, size: int) -> DistillConfig:
