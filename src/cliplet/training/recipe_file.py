@@ -111,7 +111,9 @@ def _import_folder(folder: Path) -> str:
     """Import a recipe's folder as a package; returns its name, which is the folder's."""
     name, parent = folder.name, str(folder.parent)
     if not name.isidentifier():
-        raise InputError(f"{folder} holds code, so Python must be able to import it: give it a name without {name!r}")
+        raise InputError(
+            f"{folder} holds code, so Python must be able to import it: give it a name without {name!r}"
+        )
     sys.path.insert(0, parent)
     try:
         module = import_module(name)
@@ -131,7 +133,9 @@ def _with_data(value: Any, data: str, missing: list[str], where: str) -> Any:
         return {k: _with_data(v, data, missing, f"{where}.{k}".lstrip(".")) for k, v in value.items()}
     if isinstance(value, list):
         tables = any(isinstance(v, dict) for v in value)
-        return [_with_data(v, data, missing, f"{where}.{i}" if tables else where) for i, v in enumerate(value)]
+        return [
+            _with_data(v, data, missing, f"{where}.{i}" if tables else where) for i, v in enumerate(value)
+        ]
     if not isinstance(value, str) or not value.startswith(DATA):
         return value
     names = [part.strip() for part in value.split("|")]
