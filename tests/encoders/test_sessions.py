@@ -37,7 +37,9 @@ def feed() -> dict[str, np.ndarray]:
 
 def test_no_other_file_opens_a_session():
     opened = re.compile(r"InferenceSession|SessionOptions")
-    found = {str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("*.py") if opened.search(p.read_text("utf-8"))}
+    found = {
+        str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("*.py") if opened.search(p.read_text("utf-8"))
+    }
     assert found == {"encoders/sessions.py"}
 
 

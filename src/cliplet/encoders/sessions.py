@@ -16,7 +16,7 @@ class Session:
     """An ONNX graph, opened on the CPU; a forked or unpickled process opens it anew when it first runs it."""
 
     def __init__(self, model: str | Path | bytes, threads: int, name: str) -> None:
-        self._model, self._threads, self._name = model, threads, name
+        self.name, self._model, self._threads = name, model, threads
         self._process, self._session = os.getpid(), self._open()
 
     @property
@@ -28,8 +28,11 @@ class Session:
         return self._session
 
     def run(self, outputs: Sequence[str] | None, inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
-        """The outputs of these names, or all, for arrays by input name."""
-        return self.opened.run(outputs, inputs)  # type: ignore[no-any-return]
+        """The outputs of these names, or all, for arrays by input name; raises ModelError where the graph fails."""
+        try:
+            return self.opened.run(outputs, inputs)  # type: ignore[no-any-return]
+        except Exception as error:  # onnxruntime raises its own unrelated classes
+            raise ModelError(f"{self.name} cannot run on these inputs: {error}") from error
 
     def get_inputs(self) -> list[Any]:
         """Inputs with ``name``, ``shape`` and ``type``."""
@@ -58,7 +61,7 @@ class Session:
         try:
             return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises its own unrelated classes
-            raise ModelError(f"{self._name} cannot be loaded: {error}") from error
+            raise ModelError(f"{self.name} cannot be loaded: {error}") from error
 
 
 def open_session(model: str | Path | bytes, threads: int = 0, name: str = "the graph") -> Session:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cliplet.encoders.base import adapt
 from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
 from cliplet.encoders.torch import TorchEncoder
 from cliplet.errors import InputError
@@ -115,11 +116,13 @@ class Run:
             return frozenset()
         from cliplet.models.inherit import inherit, read_open_clip, read_transformers_clip
 
-        source: Any = getattr(self.teacher.encoders[0], "model", None)
-        if source is None:
-            raise InputError("the first teacher has no PyTorch weights to inherit from")
-        read = read_open_clip if hasattr(source, "visual") else read_transformers_clip
-        image, text = read(source)
+        teacher = adapt(self.teacher.encoders[0])
+        readers = {"open_clip": read_open_clip, "transformers": read_transformers_clip}
+        if teacher.library not in readers:
+            raise InputError(
+                f"{teacher.card.name} is no model of open_clip or Transformers to inherit weights from"
+            )
+        image, text = readers[teacher.library](teacher.model)
         model: Any = self.student.model
         copied: list[str] = []
         if what.image_parts or what.image_layers:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.encoders.base import Encoder, unit_norm
-from cliplet.encoders.batching import BatchedEncoder, encode_images_safely, prepared_batches, text_batches
+from cliplet.encoders.base import Encoder, adapt, unit_norm
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError
 from cliplet.models.compat import prepare_torchvision
@@ -33,7 +32,7 @@ class Teacher:
         dims = [e.card.embedding_dim for e in encoders]
         if config.combine == "average" and len(set(dims)) > 1:
             raise InputError(f"teachers of widths {dims} cannot be averaged; use combine = 'concat'")
-        self.encoders = list(encoders)
+        self.encoders = [adapt(e) for e in encoders]
         self.config = config
         weights = np.array(config.weights or [1.0] * len(encoders), dtype=np.float32)
         self._weights = weights / weights.sum()
@@ -57,21 +56,13 @@ class Teacher:
         if "unknown" in parts:
             raise InputError("a teacher's card has no fingerprint, so its embeddings cannot be kept")
         c = self.config
-        return json.dumps([parts, c.combine, self._weights.tolist(), c.normalise, c.prompt_prefix])
+        return json.dumps([parts, c.combine, self._weights.tolist(), not self._raw, c.prompt_prefix])
 
     def images(self, sources: Sequence[Any]) -> tuple[Floats, dict[int, str]]:
         """``[n, d]`` with NaN rows for bad photos, and their reasons."""
         if self._raw:
-            encoder = self.encoders[0]
-            assert isinstance(encoder, BatchedEncoder)
-            out = np.full((len(sources), self.dim), np.nan, dtype=np.float32)
-            reasons: dict[int, str] = {}
-            for positions, prepared, failures in prepared_batches(encoder, sources):
-                if positions:
-                    out[positions] = encoder.embed_images(prepared)
-                reasons.update({i: str(e) for i, e in failures.items()})
-            return out, reasons
-        results = [encode_images_safely(e, sources) for e in self.encoders]
+            return self.encoders[0].encode_images_safely(sources, normalise=False)
+        results = [e.encode_images_safely(sources) for e in self.encoders]
         merged = {i: reason for _, reasons in results for i, reason in reasons.items()}
         return self._combine([r for r, _ in results]), merged
 
@@ -79,19 +70,13 @@ class Teacher:
         """``[n, d]``."""
         full = [self.config.prompt_prefix + t for t in texts]
         if self._raw:
-            encoder = self.encoders[0]
-            assert isinstance(encoder, BatchedEncoder)
-            out = np.empty((len(full), self.dim), dtype=np.float32)
-            for rows, tokens, _ in text_batches(encoder, full):
-                out[rows] = encoder.embed_tokens(tokens)
-            return out
+            return self.encoders[0].encode_texts_safely(full, normalise=False)[0]
         return self._combine([e.encode_texts(full) for e in self.encoders])
 
     @property
     def _raw(self) -> bool:
         """Whether embeddings keep their length."""
-        one = len(self.encoders) == 1 and isinstance(self.encoders[0], BatchedEncoder)
-        return one and not self.config.normalise
+        return len(self.encoders) == 1 and self.encoders[0].raw and not self.config.normalise
 
     def _combine(self, parts: list[Floats]) -> Floats:
         """Unit embeddings of all teachers as one."""

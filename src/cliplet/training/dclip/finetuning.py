@@ -79,7 +79,7 @@ class FineTuning:
     ) -> None:
         self.features = features_folder(config)
         self.base, self.train, self.sets, self.fit, self.device = base, train, sets, fit, device
-        base.model.to(device)
+        base.encoder.to(str(device))
         self.start = {k: v.detach().clone() for k, v in base.model.state_dict().items()}
         self.learning = base.learning(config.student.train)
         self.mode = text_mode(base, self.learning)

@@ -200,7 +200,7 @@ class TrainableDual(TrainableClip):
 
     def token(self, number: int) -> str:
         """A token as text."""
-        return str(self.encoder._tokenizer.id_to_token(number))
+        return str(self.encoder.tokenizer.id_to_token(number))
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """``[n, d]``."""
@@ -257,7 +257,7 @@ class TrainableDual(TrainableClip):
     ) -> None:
         """A model folder of PyTorch weights."""
         save_weights(self.model, folder)
-        tokenizer = Tokenizer.from_str(self.encoder._tokenizer.to_str())
+        tokenizer = Tokenizer.from_str(self.encoder.tokenizer.to_str())
         tokenizer.no_truncation()
         tokenizer.save(str(folder / "tokenizer.json"))
         card = dataclasses.replace(
