@@ -35,7 +35,7 @@ from cliplet.models.pretrained import efficientnet_lite, english_word_pieces, fa
 from cliplet.models.text import TextTower
 from cliplet.models.vision import TimmImageTower
 from cliplet.training.config import Schedule
-from cliplet.training.dclip.setup import readable
+from cliplet.training.dclip.overlap import readable
 from cliplet.training.fit import fit_part, make_accelerator
 from cliplet.training.loop import Batches, Intervals
 from cliplet.training.pairs import PairSet, fingerprint, read_pairs
