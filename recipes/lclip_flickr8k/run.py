@@ -66,7 +66,7 @@ class Run:
         self.settings, self.out = settings, Path(settings.out)
         if settings.detector:
             detector_graph(Path(settings.detector), settings.detector_layers)  # is it one?
-        claim_folder(self.out, to_dict(settings), ("out", *AT_THE_END), restart)
+        claim_folder(self.out, settings, ("out", *AT_THE_END), restart)
         self.accelerator = make_accelerator(cpu=True)
         torch.manual_seed(settings.seed)
         self.pairs, self.dev = (readable(read_pairs(data)) for data in (settings.train, settings.dev))
