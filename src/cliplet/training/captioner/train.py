@@ -93,11 +93,11 @@ class CaptionRun:
     # ------------------------------------------------------------------ training
     def train(self) -> None:
         """All stages that are not done yet."""
-        parts = [partial(self._part, index) for index in range(len(self.recipe.stages))]
+        parts = [partial(self.part, index) for index in range(len(self.recipe.stages))]
         every = Intervals(save_every=self.recipe.save_every, log_every=self.recipe.log_every)
         fit(self.accelerator, self.out, parts, every, self.recipe.tensorboard)
 
-    def _part(self, index: int) -> Part:
+    def part(self, index: int) -> Part:
         """A stage, which starts from the best weights of the one before."""
         stage = self.recipe.stages[index]
         if index:
