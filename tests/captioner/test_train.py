@@ -140,7 +140,7 @@ def test_self_critical_loss_is_its_formula(tmp_path, baseline):
     terms = student(batch)
     memory = run.decoder.memory(batch["image"])
     drawn = student._draw(memory.detach(), batch["draw"].tolist(), 3)
-    expected, pieces = 0.0, 0
+    expected, tokens = 0.0, 0
     for i, photo in enumerate(batch["photo"].tolist()):
         name = run.train_split.names[photo]
         r = reward.rewards["cider"]([name] * 3, run.say(drawn[i].tokens))
@@ -151,8 +151,8 @@ def test_self_critical_loss_is_its_formula(tmp_path, baseline):
         for k in range(3):
             b = g if baseline == "greedy" else (r.sum() - r[k]) / 2
             expected -= (r[k] - b) * drawn[i].log_prob[k]
-            pieces += len(drawn[i].tokens[k]) + drawn[i].ended[k]
-    assert terms["loss"].item() == pytest.approx(expected / pieces, rel=1e-3, abs=1e-5)
+            tokens += len(drawn[i].tokens[k]) + drawn[i].ended[k]
+    assert terms["loss"].item() == pytest.approx(expected / tokens, rel=1e-3, abs=1e-5)
 
 
 def test_both_stages_run_in_mixed_precision(tmp_path):

@@ -12,7 +12,8 @@ from cliplet.models.dual import DualModel, count_parameters
 from cliplet.training.config import DistillConfig
 from cliplet.training.cost import Rows, memory_row, multiply_adds, pairs_row, seconds_a_step, steps_text
 from cliplet.training.distill import Run
-from cliplet.training.distill.batches import StageBatches, Targets
+from cliplet.training.distill.batches import StageBatches
+from cliplet.training.distill.targets import Targets
 from cliplet.training.logs import duration
 from cliplet.training.views import photo_source
 
@@ -109,11 +110,10 @@ def _stage_row(run: Run, index: int) -> tuple[tuple[str, str], float]:
         return np.broadcast_to(row, (n, run.teacher.dim))  # no memory, however many
 
     views = [fake(len(pairs.photos)) for _ in range(config.augment.views)] if pairs.photos else []
-    batches = StageBatches(
+    data = StageBatches(
         stage, pairs, Targets(views, fake(len(pairs.captions))), run.encoder, config.augment, config.seed,
         run.accelerator.process_index, run.accelerator.num_processes, config.workers,
     )  # fmt: skip
-    data = batches.data()
     run.student.begin(stage)
     each = seconds_a_step(run.accelerator, run.student, stage, data)
     row = (f"stage {stage.name}", steps_text(stage, data.batches, each))
