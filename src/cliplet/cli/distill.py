@@ -67,7 +67,9 @@ def run_recipe(
     if settings:
         click.echo(kind_settings(recipe or kind))
         if recipe is None and not only:
-            click.echo(f"\nOther kinds: cliplet distill --settings {' or '.join(k for k in KINDS if k != kind)}")
+            click.echo(
+                f"\nOther kinds: cliplet distill --settings {' or '.join(k for k in KINDS if k != kind)}"
+            )
         return
     if recipe is None:
         raise click.UsageError("name a RECIPE; cliplet recipes list shows those that come with cliplet")

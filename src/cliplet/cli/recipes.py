@@ -29,4 +29,6 @@ def copy(name: str, folder: str) -> None:
     from cliplet.training.recipes import copy_recipe
 
     target = copy_recipe(name, folder)
-    click.echo(f"{target}: its first lines say what it needs; run it with  cliplet distill {target} data=FOLDER")
+    click.echo(
+        f"{target}: its first lines say what it needs; run it with  cliplet distill {target} data=FOLDER"
+    )

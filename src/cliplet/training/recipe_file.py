@@ -43,7 +43,7 @@ class RecipeFile:
         if self.missing:
             raise InputError(
                 f"data={self.data} lacks {', '.join(self.missing)}; docs/data.md says how to lay it out, and the "
-                "setting in brackets takes another place"
+                "settings in brackets take other places"
             )
 
 
@@ -89,11 +89,12 @@ def read_recipe(path: str | Path, changes: Sequence[str] = (), kind: str = DEFAU
     if file.name == FILE and (file.parent / "__init__.py").exists():
         package = _import_folder(file.parent.resolve())
         kind = package + kind if kind.startswith(".") else kind
-    missing: list[str] = []
+    missing: dict[str, list[str]] = {}
     values = _with_data(values, str(Path(data).expanduser()) if data else "", missing, "")
     if missing and not data:
         raise InputError(f"{file} finds its data in one folder: give data=FOLDER (docs/data.md)")
-    return RecipeFile(file, kind, values, data, tuple(missing))
+    lacking = tuple(f"{name} ({', '.join(settings)})" for name, settings in missing.items())
+    return RecipeFile(file, kind, values, data, lacking)
 
 
 def read_settings(path: str | Path, changes: Sequence[str] = (), kind: str = DEFAULT_KIND) -> dict[str, Any]:
@@ -128,8 +129,8 @@ def _import_folder(folder: Path) -> str:
 
 
 # ---------------------------------------------------------------- data
-def _with_data(value: Any, data: str, missing: list[str], where: str) -> Any:
-    """A value with ``data`` in all its paths; what is not there is added to ``missing``."""
+def _with_data(value: Any, data: str, missing: dict[str, list[str]], where: str) -> Any:
+    """A value with ``data`` in all its paths; what is not there is added to ``missing``, with its settings."""
     if isinstance(value, dict):
         return {k: _with_data(v, data, missing, f"{where}.{k}".lstrip(".")) for k, v in value.items()}
     if isinstance(value, list):
@@ -143,7 +144,8 @@ def _with_data(value: Any, data: str, missing: list[str], where: str) -> Any:
     paths = [data + name.removeprefix(DATA) for name in names]
     there = next((p for p in paths if Path(p).exists() or any(c in p for c in "*?[{")), "") if data else ""
     if not there:
-        missing.append(f"{' or '.join(n.removeprefix(DATA).lstrip('/') or '.' for n in names)} ({where})")
+        name = " or ".join(n.removeprefix(DATA).lstrip("/") or "." for n in names)
+        missing.setdefault(name, []).append(where)
     return there or paths[0]
 
 

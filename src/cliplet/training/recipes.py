@@ -15,7 +15,7 @@ from cliplet.errors import InputError
 from cliplet.models.config import from_dict
 from cliplet.training.captioner.config import CaptionRecipe
 from cliplet.training.config import DistillConfig
-from cliplet.training.dclip.config import DclipConfig
+from cliplet.training.dclip.config import DclipConfig, dclip_config
 from cliplet.training.recipe_file import DEFAULT_KIND, FILE, RecipeFile, read_recipe
 from cliplet.training.settings import settings_text
 
@@ -63,12 +63,14 @@ def _dclip(config: DclipConfig, restart: bool) -> str:
     from cliplet.training.dclip.run import dclip
 
     table = dclip(config, restart=restart)
-    first = config.controls[0] if config.controls else config.control
-    return f"{table}\n{config.out}: all results; the first tuned model is {first}-seed{config.seeds[0]}/model"
+    first = f"{config.trained[0].name}-seed{config.seeds[0]}"
+    return f"{table}\n{config.out}: all results; the first tuned model is {first}/model"
 
 
 def _dclip_cost(config: DclipConfig) -> Rows:
-    raise NotImplementedError
+    from cliplet.training.dclip.cost import describe
+
+    return describe(config)
 
 
 def _captioner(config: CaptionRecipe, restart: bool) -> str:
@@ -79,12 +81,14 @@ def _captioner(config: CaptionRecipe, restart: bool) -> str:
 
 
 def _captioner_cost(config: CaptionRecipe) -> Rows:
-    raise NotImplementedError
+    from cliplet.training.captioner.cost import describe
+
+    return describe(config)
 
 
 KINDS = {
     "distill": Recipe(DistillConfig, _distill, _distill_cost),
-    "dclip": Recipe(DclipConfig, _dclip, _dclip_cost),
+    "dclip": Recipe(DclipConfig, _dclip, _dclip_cost, dclip_config),
     "captioner": Recipe(CaptionRecipe, _captioner, _captioner_cost),
 }
 """The kinds that come with the package."""

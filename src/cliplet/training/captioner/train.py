@@ -15,7 +15,7 @@ from cliplet.encoders.registry import load
 from cliplet.errors import InputError
 from cliplet.files import whole
 from cliplet.models.captioner import CaptionDecoder, load_decoder, save_decoder
-from cliplet.models.config import from_dict, to_dict
+from cliplet.models.config import to_dict
 from cliplet.rewards import MixedReward, build_reward
 from cliplet.training.captioner.config import CaptionRecipe, CaptionStage
 from cliplet.training.captioner.consensus import consensus_weights
@@ -65,7 +65,7 @@ class CaptionRun:
     def __init__(self, recipe: CaptionRecipe, restart: bool = False) -> None:
         self.recipe, self.out = recipe, Path(recipe.out)
         free = ("out", "cpu", "cache", "decode", "export")
-        claim_folder(self.out, to_dict(recipe), free, restart, _with_newer_settings)
+        claim_folder(self.out, recipe, free, restart)
         self.cache = cache_folder(recipe.cache, self.out)
         self.accelerator = make_accelerator(recipe.cpu, recipe.precision)
         self.train_split = CaptionSplit.of(read_pairs(recipe.train))
@@ -94,11 +94,11 @@ class CaptionRun:
     # ------------------------------------------------------------------ training
     def train(self) -> None:
         """All stages that are not done yet."""
-        parts = [partial(self._part, index) for index in range(len(self.recipe.stages))]
+        parts = [partial(self.part, index) for index in range(len(self.recipe.stages))]
         every = Intervals(save_every=self.recipe.save_every, log_every=self.recipe.log_every)
         fit(self.accelerator, self.out, parts, every, self.recipe.tensorboard)
 
-    def _part(self, index: int) -> Part:
+    def part(self, index: int) -> Part:
         """A stage, which starts from the best weights of the one before."""
         stage = self.recipe.stages[index]
         if index:
@@ -218,8 +218,3 @@ class CaptionRun:
             return None
         self._embeddings(self.dev_split)
         return self._build({"lclipscore": 1.0}, self.dev_split, False)
-
-
-def _with_newer_settings(known: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's settings by way of the dataclass, so that those which are newer than the run have their defaults."""
-    return to_dict(from_dict(CaptionRecipe, known))

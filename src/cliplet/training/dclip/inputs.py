@@ -14,16 +14,15 @@ from torch import Tensor
 from cliplet.encoders.base import unit_norm
 from cliplet.errors import InputError
 from cliplet.evaluation.zeroshot import read_class_names
-from cliplet.models.late import POOLED
+from cliplet.training.computed import computed
 from cliplet.training.config import AugmentConfig
 from cliplet.training.dclip.config import DclipConfig
-from cliplet.training.dclip.features import Features, Halves, kept_rows, view_images
-from cliplet.training.dclip.setup import readable
-from cliplet.training.dclip.starts import start_name
+from cliplet.training.dclip.features import Features, Kept
+from cliplet.training.dclip.overlap import readable
 from cliplet.training.dclip.student import Anchors, StudentData, encode_maps, text_mode
-from cliplet.training.dclip.tunable import Tunable
+from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.pairs import PairSet, fingerprint, read_pairs
-from cliplet.training.views import photo_source
+from cliplet.training.views import photo_source, view_images
 
 Floats = NDArray[np.float32]
 
@@ -37,7 +36,7 @@ class StudentInputs:
         features: of the training pairs.
     """
 
-    def __init__(self, base: Tunable, learning: Sequence[str], features: Features) -> None:
+    def __init__(self, base: TrainableClip, learning: Sequence[str], features: Features) -> None:
         self.base, self.learning, self.features = base, learning, features
         self.train = features.pairs
         self.mode = text_mode(base, learning)
@@ -48,10 +47,10 @@ class StudentInputs:
         states = self.features.text_states() if self.mode == "head" else None
         w = config.student.weights
         base_image = classes = anchors = None
-        if w.anchor or w.prompts or w.naming:
+        if w.anchor or w.prompts or w.anchoring:
             base_image = self._base_images(config, views)
             anchors = self.anchors(config)
-        if w.prompts or w.naming:
+        if w.prompts or w.anchoring:
             classes = self._prompt_features(config).texts()
         texts = self.features.texts()
         return StudentData(self.train, views, base_image, texts, states, target, classes, anchors)
@@ -71,38 +70,31 @@ class StudentInputs:
             blocks.append(np.asarray(views[0]))
             label = np.full(len(pairs.photos), -1, dtype=np.int64)
         if config.student.prototypes:
-            from cliplet.training.dclip.lite_base import PROTOTYPES
-
-            file = Path(start_name(config)) / PROTOTYPES
-            if not file.exists() or (blocks and first != POOLED):
-                raise InputError(
-                    "student.prototypes needs base = 'lite0-minilm' (to lite2), and no student.anchors where more of "
-                    "the image tower than image.head.* learns"
-                )
-            blocks.append(np.load(file))
+            blocks.append(self.base.prototypes)
             label = np.concatenate([label, np.arange(len(blocks[-1]))])
         if not blocks:
             return None
         maps = np.concatenate(blocks)
         return Anchors(pairs, maps, encode_maps(self.base, maps, first), label)
 
-    def _base_images(self, config: DclipConfig, views: list[Halves] | None) -> list[Floats]:
+    def _base_images(self, config: DclipConfig, views: list[Kept] | None) -> list[Floats]:
         """The base model's embedding of every view."""
         first = self.base.early(self.learning)[1]
 
         def compute(start: int, stop: int, view: int) -> Any:
             if views is not None:
                 return encode_maps(self.base, views[view][start:stop], first, quick=True)
-            images = view_images(self.train, config.augment, 0, range(start, stop), view)
+            images = view_images(self.train.photos, config.augment, 0, range(start, stop), view)
             return self.base.encoder.encode_images(images)
 
         crops = fingerprint([dataclasses.replace(config.augment, views=0), views is None])
         key = f"images-{self.features.key}-{self.features.photos_key}-{crops}"
         found = []
         for view in range(config.augment.views):
-            file = self.features.folder / f"{key}-{view}.npy"
-            count = len(self.train.photos)
-            rows = kept_rows(file, count, partial(compute, view=view), 64, f"base model, view {view + 1}")
+            rows = computed(
+                self.features.folder / f"{key}-{view}.npy", len(self.train.photos), partial(compute, view=view), 64,
+                np.float16, f"base model, view {view + 1}",
+            )  # fmt: skip
             found.append(unit_norm(rows))
         return found
 
@@ -119,11 +111,12 @@ class StudentInputs:
 
     def prompts(self, config: DclipConfig) -> dict[str, Tensor] | None:
         """The classes as the student reads them: tokens, states where its text projection learns, or embeddings."""
-        if not (config.student.weights.prompts or config.student.weights.naming):
+        if not (config.student.weights.prompts or config.student.weights.anchoring):
             return None
-        if config.student.weights.naming and self.mode == "all":
+        if config.student.weights.anchoring and self.mode == "all":
             raise InputError(
-                "student.weights.naming needs all classes in every batch: of the text tower, let only text.head.* learn"
+                "student.weights.anchoring needs all classes in every batch: of the text tower, only text.head.* may "
+                "learn"
             )
         features = self._prompt_features(config)
         if self.mode == "all":

@@ -1,8 +1,10 @@
-"""Photos that stand in two sets: by name, by content, by looks."""
+"""Photos that must not be trained on: those that cannot be read, and those of another set by name, content or looks."""
 
 import hashlib
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,20 +13,16 @@ from PIL import Image
 
 from cliplet.data.images import load_rgb
 from cliplet.errors import InputError
-from cliplet.training.pairs import PairSet
+from cliplet.files import write_atomically
+from cliplet.training.dclip.config import DclipConfig
+from cliplet.training.logs import Progress
+from cliplet.training.pairs import PairSet, read_pairs
+from cliplet.training.views import photo_source
 
 
 def file_name(name: str) -> str:
     """A photo's name without its folder, in lower case."""
     return str(name).replace("\\", "/").rsplit("/", 1)[-1].lower()
-
-
-def _content(photo: Any) -> bytes | None:
-    """The encoded photo; None when it cannot be read (training will say so)."""
-    try:
-        return photo.read_bytes() if hasattr(photo, "read_bytes") else None
-    except OSError:
-        return None
 
 
 HASH_BYTES = 32
@@ -63,12 +61,11 @@ def signatures(photos: Sequence[Any], alike: bool) -> list[tuple[str, bytes]]:
     """Content hash and, with ``alike``, difference hash of each photo; empty where there is none."""
     found = []
     for photo in photos:
-        content = _content(photo)
-        exact = hashlib.blake2b(content, digest_size=16).hexdigest() if content else ""
-        looks = b""
-        if alike:
-            with suppress(InputError):
-                looks = difference_hash(load_rgb(photo if content is None else content, at_least=64))
+        exact, looks = "", b""
+        with suppress(InputError, OSError):  # a photo that cannot be read is told apart by its name alone
+            content = photo.read_bytes()
+            exact = hashlib.blake2b(content, digest_size=16).hexdigest()
+            looks = difference_hash(load_rgb(content, at_least=64)) if alike else b""
         found.append((exact, looks))
     return found
 
@@ -90,29 +87,53 @@ def without_overlap(
     names = {file_name(n) for pairs in others for n in pairs.names}
     known = [s for pairs in others for s in signatures(pairs.photos, alike)]
     exact = {e for e, _ in known if e}
-    reasons: dict[str, str] = {}
     own = signatures(train.photos, alike) if known else [("", b"")] * len(train.photos)
     near = near_any([x for _, x in own], [x for _, x in known])
+    reasons: list[str] = []
     for name, (content, _), alike_one in zip(train.names, own, near, strict=True):
         if content in exact:
-            reasons[name] = "the same file is in a set that must not be trained on"
+            reasons.append("the same file is in a set that must not be trained on")
         elif file_name(name) in names:
-            reasons[name] = "a photo of this name is in a set that must not be trained on"
-        elif alike_one:
-            reasons[name] = "it looks like a photo of a set that must not be trained on"
-    if not reasons:
-        return train, reasons
-    stays = np.array([n not in reasons for n in train.names], dtype=bool)
-    number = np.append(np.where(stays, np.cumsum(stays) - 1, -1), -1)
-    photo_of = number[train.photo_of]
-    used = (photo_of >= 0) | (train.photo_of < 0)
-    kept = PairSet(
-        [n for n, s in zip(train.names, stays, strict=True) if s],
-        [p for p, s in zip(train.photos, stays, strict=True) if s],
-        [c for c, u in zip(train.captions, used, strict=True) if u],
-        photo_of[used],
-        [*train.skipped, *(f"{name}: {reason}" for name, reason in reasons.items())],
-    )
-    if not kept.photos:
+            reasons.append("a photo of this name is in a set that must not be trained on")
+        else:
+            reasons.append("it looks like a photo of a set that must not be trained on" if alike_one else "")
+    left_out = [(name, reason) for name, reason in zip(train.names, reasons, strict=True) if reason]
+    if train.names and len(left_out) == len(train.names):
         raise InputError("every training photo is also in dev, tests or exclude: nothing is left to train on")
-    return kept, reasons
+    kept = train.keep(np.array([not r for r in reasons], dtype=bool), (f"{n}: {r}" for n, r in left_out))
+    return kept, dict(left_out)
+
+
+def readable(pairs: PairSet) -> PairSet:
+    """The pairs whose photo can be decoded; the others join ``skipped``."""
+    bad: dict[int, str] = {}
+    bar = Progress("reading photos", len(pairs.photos))
+    for i, photo in enumerate(pairs.photos):
+        try:
+            load_rgb(photo_source(photo), at_least=64)
+        except InputError as error:
+            bad[i] = f"{pairs.names[i]}: {error}"
+        bar.update(i + 1)
+    return pairs.keep(np.array([i not in bad for i in range(len(pairs.photos))], dtype=bool), bad.values())
+
+
+def training_pairs(config: DclipConfig, others: Sequence[PairSet], out: Path) -> PairSet:
+    """Training pairs whose photo can be read and is in no other set; ``skipped.txt`` lists the others.
+
+    Raises:
+        InputError: nothing is left to learn from.
+    """
+    others = list(others)
+    if config.exclude.captions or config.exclude.photos:
+        others.append(read_pairs(config.exclude))
+    train, left_out = without_overlap(readable(read_pairs(config.train)), others, config.exclude_alike)
+    if train.skipped:
+        write_atomically(out / "skipped.txt", "".join(line + "\n" for line in train.skipped))
+        print(
+            f"{len(train.skipped)} photos or captions left out, {len(left_out)} of them because they are in dev, tests "
+            f"or exclude; see {out / 'skipped.txt'}",
+            file=sys.stderr,
+        )
+    if not any(len(rows) for rows in train.captions_of()):
+        raise InputError("no training photo has a caption")
+    return train

@@ -14,10 +14,11 @@ from cliplet.encoders.base import unit_norm
 from cliplet.training import losses
 from cliplet.training.config import AugmentConfig
 from cliplet.training.dclip.config import StudentSettings
-from cliplet.training.dclip.features import Halves, view_images
-from cliplet.training.dclip.tunable import Tunable
+from cliplet.training.dclip.features import Kept
+from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.pairs import PairSet
 from cliplet.training.task import Task
+from cliplet.training.views import view_images
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -29,11 +30,12 @@ class DclipStudent(Task):
     ``L = a (1 - cos(s_img, g)) + b (1 - cos(s_txt, t_txt)) + c InfoNCE(s_img, s_txt)``, the hybrid loss as published,
     with ``r H(softmax(g g^T / t_r), softmax(s_img s_txt^T / t))``, both ways, the teacher's relations between pairs,
     and four terms that keep what the base model knows: ``d (1 - cos(s_img, b_img))``, ``e KL(classes seen by the base
-    model || classes seen by the student)``, ``n H(class, classes seen in its prototype)`` and ``f |w - w_base|^2 /
-    |w_base|^2`` over the learning weights. g is the teacher's embedding, t and b the base model's.
+    model || classes seen by the student)``, ``n H(class, classes seen in its prototype)`` (class-name anchoring) and
+    ``f |w - w_base|^2 / |w_base|^2`` over the learning weights (L2-SP). g is the teacher's embedding, t and b the base
+    model's.
 
     Args:
-        tunable: the model.
+        clip: the model.
         settings: the student's.
         learning: names of the parameters that learn.
         first: first stage of the image tower that learns, where its input is kept.
@@ -43,27 +45,27 @@ class DclipStudent(Task):
 
     def __init__(
         self,
-        tunable: Tunable,
+        clip: TrainableClip,
         settings: StudentSettings,
         learning: Sequence[str],
         first: int,
         prompts: dict[str, Tensor] | None,
     ) -> None:
         super().__init__()
-        self.tunable, self.settings, self.first = tunable, settings, first
-        own = dict(tunable.model.named_parameters())
+        self.clip, self.settings, self.first = clip, settings, first
+        own = dict(clip.model.named_parameters())
         for name, parameter in own.items():
             parameter.requires_grad_(name in set(learning))
         # Only what learns is this module's: checkpoints and moving averages leave the frozen rest alone.
         self.model = nn.ParameterDict({name.replace(".", "/"): own[name] for name in learning})
         self.start = {name: own[name].detach().clone() for name in learning}
-        self.text_mode = text_mode(tunable, learning)
+        self.text_mode = text_mode(clip, learning)
         self.prompts = prompts or {}
 
     def train(self, mode: bool = True) -> "DclipStudent":
         """The model itself stays in evaluation mode: batch statistics and dropout as they were in the base model."""
         self.training = mode
-        self.tunable.model.eval()
+        self.clip.model.eval()
         return self
 
     def weights(self) -> dict[str, Tensor]:
@@ -74,9 +76,9 @@ class DclipStudent(Task):
         """The batch's photos ``[B, d]``, unit norm."""
         if "maps" in batch:
             dropout = self.settings.dropout if self.training else 0.0
-            out = self.tunable.encode_late(batch["maps"].float(), self.first, dropout, quick=True)
+            out = self.clip.encode_late(batch["maps"].float(), self.first, dropout, quick=True)
         else:
-            out = self.tunable.encode_image(batch["pixels"])
+            out = self.clip.encode_image(batch["pixels"])
         return F.normalize(out.float(), dim=1)
 
     def texts(self, batch: dict[str, Tensor]) -> Tensor:
@@ -84,10 +86,8 @@ class DclipStudent(Task):
         if self.text_mode == "frozen":
             return batch["base_text"]
         if self.text_mode == "head":
-            return F.normalize(self.tunable.project_text(batch["text_states"].float()).float(), dim=1)
-        return F.normalize(
-            self.tunable.encode_text(batch["input_ids"], batch["attention_mask"]).float(), dim=1
-        )
+            return F.normalize(self.clip.project_text(batch["text_states"].float()).float(), dim=1)
+        return F.normalize(self.clip.encode_text(batch["input_ids"], batch["attention_mask"]).float(), dim=1)
 
     def classes_seen(self, image: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """The student's cosines of photos ``[B, d]`` to the classes of ``prompts`` and the base model's.
@@ -125,15 +125,15 @@ class DclipStudent(Task):
                 image, text, batch["target"], batch["target"],
                 1 / self.settings.temperature, 1 / self.settings.relation_temperature,
             )  # fmt: skip
-        if w.anchor or w.prompts or w.naming:
+        if w.anchor or w.prompts or w.anchoring:
             terms |= self._anchor_terms(image, batch)
-        if w.stay:
-            terms["stay"] = self._distance()
+        if w.l2_sp:
+            terms["l2_sp"] = self._distance()
         loss = torch.stack([getattr(w, name) * value for name, value in terms.items()]).sum()
         return {"loss": loss, **{k: v.detach() for k, v in terms.items()}}
 
     def _anchor_terms(self, image: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``anchor`` and ``prompts``, over the batch's photos and the further ones together, and ``naming``."""
+        """``anchor`` and ``prompts``, over the batch's photos and the further ones together, and ``anchoring``."""
         w, terms = self.settings.weights, {}
         further = {k.removeprefix("anchor_"): v for k, v in batch.items() if k.startswith("anchor_")}
         if further:
@@ -147,10 +147,12 @@ class DclipStudent(Task):
             seen = [batch["base_classes"], *([further["classes"]] if further else [])]
             own, base = ((scale * c).log_softmax(dim=1) for c in self.classes_seen(image, torch.cat(seen)))
             terms["prompts"] = F.kl_div(own, base, reduction="batchmean", log_target=True)
-        if w.naming:
+        if w.anchoring:
             typical = further["label"] >= 0
             cosine, _ = self.classes_seen(others[typical], further["classes"][typical])
-            terms["naming"] = F.cross_entropy(self.settings.prompt_scale * cosine, further["label"][typical])
+            terms["anchoring"] = F.cross_entropy(
+                self.settings.prompt_scale * cosine, further["label"][typical]
+            )
         return terms
 
     def _distance(self) -> Tensor:
@@ -160,12 +162,12 @@ class DclipStudent(Task):
         return torch.stack(moved).sum() / length
 
 
-def text_mode(tunable: Tunable, learning: Sequence[str]) -> str:
+def text_mode(clip: TrainableClip, learning: Sequence[str]) -> str:
     """How captions are read: ``frozen`` (kept embeddings), ``head`` (kept states), or ``all`` (tokens)."""
-    text = [n for n in learning if not tunable.is_image(n)]
+    text = [n for n in learning if not clip.is_image(n)]
     if not text:
         return "frozen"
-    return "head" if set(text) <= set(tunable.head) else "all"
+    return "head" if set(text) <= set(clip.head) else "all"
 
 
 @dataclass
@@ -174,7 +176,7 @@ class Anchors:
 
     pairs: PairSet
     """The photos; empty where only their maps are known."""
-    maps: Halves | None
+    maps: Kept | None
     """Kept maps of each, as those of the training photos; None reads the photos."""
     base_image: Floats
     """The base model's embedding of each ``[photos, d]``."""
@@ -188,13 +190,13 @@ class StudentData:
 
     pairs: PairSet
     """Photos and captions."""
-    views: list[Halves] | None
+    views: list[Kept] | None
     """Kept maps of each view; None reads the photos."""
     base_image: list[Floats] | None
     """The base model's embedding of each view ``[photos, d]``, where an anchor needs it."""
     base_text: Floats
     """The base model's embedding of every caption ``[captions, d]``."""
-    states: Halves | None
+    states: Kept | None
     """States before the text projection ``[captions, w]``, where only that learns."""
     target: Floats | None
     """The teacher's embedding for every caption ``[captions, d]``."""
@@ -208,7 +210,7 @@ class StudentBatches:
     """Random views of the batch's photos, each with one of its captions.
 
     Args:
-        tunable: reads photos and captions where they are not kept.
+        clip: reads photos and captions where they are not kept.
         data: what to learn from.
         augment: the views.
         size: photos a batch.
@@ -217,10 +219,10 @@ class StudentBatches:
     """
 
     def __init__(
-        self, tunable: Tunable, data: StudentData, augment: AugmentConfig, size: int, seed: int, mode: str
+        self, clip: TrainableClip, data: StudentData, augment: AugmentConfig, size: int, seed: int, mode: str
     ) -> None:
-        self.tunable, self.data, self.augment, self.size, self.seed, self.mode = (
-            tunable, data, augment, size, seed, mode
+        self.clip, self.data, self.augment, self.size, self.seed, self.mode = (
+            clip, data, augment, size, seed, mode
         )  # fmt: skip
         self.captions = data.pairs.captions_of()
         self.photos = np.array([i for i, rows in enumerate(self.captions) if len(rows)], dtype=np.int64)
@@ -252,8 +254,8 @@ class StudentBatches:
         if anchors.maps is not None:
             batch["anchor_maps"] = torch.from_numpy(np.asarray(anchors.maps[rows]))
         else:
-            images = view_images(anchors.pairs, self.augment, self.seed, [int(r) for r in rows], 0)
-            batch["anchor_pixels"] = self.tunable.pixels(images)
+            images = view_images(anchors.pairs.photos, self.augment, self.seed, rows, 0)
+            batch["anchor_pixels"] = self.clip.pixels(images)
         if self.data.classes is not None:
             batch["anchor_classes"] = torch.from_numpy(anchors.base_image[rows] @ self.data.classes.T)
         return batch
@@ -268,10 +270,10 @@ class StudentBatches:
             batch = {"maps": maps}
         else:
             images = [
-                view_images(d.pairs, self.augment, self.seed, [int(p)], int(v))[0]
+                view_images(d.pairs.photos, self.augment, self.seed, [p], int(v))[0]
                 for p, v in zip(photos, views, strict=True)
             ]
-            batch = {"pixels": self.tunable.pixels(images)}
+            batch = {"pixels": self.clip.pixels(images)}
         if d.base_image is not None:
             base = np.stack([d.base_image[v][p] for v, p in zip(views, photos, strict=True)])
             batch["base_image"] = torch.from_numpy(base)
@@ -288,27 +290,27 @@ class StudentBatches:
             assert d.states is not None
             batch["text_states"] = torch.from_numpy(np.asarray(d.states[captions]))
         elif self.mode == "all":
-            batch |= self.tunable.tokens([d.pairs.captions[i] for i in captions])
+            batch |= self.clip.tokens([d.pairs.captions[i] for i in captions])
         return batch
 
 
 @torch.inference_mode()
-def encode_maps(tunable: Tunable, maps: Halves, first: int, quick: bool = False, step: int = 64) -> Floats:
+def encode_maps(clip: TrainableClip, maps: Kept, first: int, quick: bool = False, step: int = 64) -> Floats:
     """Embeddings of kept maps ``[n, d]``, unit norm; ``quick`` may round as bf16 does."""
     blocks = []
     for start in range(0, len(maps), step):
-        x = torch.from_numpy(np.array(maps[start : start + step])).to(tunable.device).float()
-        blocks.append(tunable.encode_late(x, first, quick=quick).float().cpu().numpy())
+        x = torch.from_numpy(np.array(maps[start : start + step])).to(clip.device).float()
+        blocks.append(clip.encode_late(x, first, quick=quick).float().cpu().numpy())
     return unit_norm(np.concatenate(blocks))
 
 
 @torch.inference_mode()
-def encode_states(tunable: Tunable, states: Any, step: int = 4096) -> Floats:
+def encode_states(clip: TrainableClip, states: Any, step: int = 4096) -> Floats:
     """Embeddings of kept caption states ``[n, d]``, unit norm."""
     blocks = []
     for start in range(0, len(states), step):
-        x = torch.from_numpy(np.array(states[start : start + step], dtype=np.float32)).to(tunable.device)
-        blocks.append(tunable.project_text(x).cpu().numpy())
+        x = torch.from_numpy(np.array(states[start : start + step], dtype=np.float32)).to(clip.device)
+        blocks.append(clip.project_text(x).cpu().numpy())
     return unit_norm(np.concatenate(blocks))
 
 

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliplet.data.ragged import Ragged
 from cliplet.encoders.base import unit_norm
 from cliplet.evaluation.retrieval import recall_at_k
 from cliplet.models.cross_modal import CrossModalConfig, CrossModalTeacher
 from cliplet.regions.store import StoredRegions
 from cliplet.training import losses
 from cliplet.training.dclip.config import TeacherSettings
-from cliplet.training.dclip.features import Spans
 from cliplet.training.logs import Progress
 from cliplet.training.pairs import PairSet
 from cliplet.training.task import Task
@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
-class TeacherTrainee(Task):
+class TeacherTask(Task):
     """The teacher with its loss: InfoNCE between its embedding of a pair and the frozen embedding of a caption.
 
     Args:
@@ -59,7 +59,7 @@ class TeacherData:
         texts: the base model's embedding of every caption ``[captions, d]``.
     """
 
-    def __init__(self, pairs: PairSet, spans: Spans, regions: StoredRegions, texts: Floats) -> None:
+    def __init__(self, pairs: PairSet, spans: Ragged, regions: StoredRegions, texts: Floats) -> None:
         self.pairs, self.spans, self.regions, self.texts = pairs, spans, regions, texts
         self.captions = pairs.captions_of()
 

@@ -14,13 +14,15 @@ from cliplet.data.images import load_rgb
 from cliplet.data.spans import noun_phrases
 from cliplet.encoders.base import unit_norm
 from cliplet.errors import InputError
-from cliplet.models.config import from_dict
 from cliplet.regions.base import Regions
 from cliplet.regions.registry import make_proposer
-from cliplet.training.dclip.config import DclipConfig, controlled
-from cliplet.training.dclip.starts import start_name
+from cliplet.training.checkpoint import read_weights
+from cliplet.training.dclip.base import base_name
+from cliplet.training.dclip.config import DclipConfig, dclip_config, variant_config
+from cliplet.training.dclip.finetuning import run_folder, teacher_folder
 from cliplet.training.dclip.teacher import make_teacher, scaled
-from cliplet.training.dclip.tunable import Tunable, crop_embedder, open_tunable
+from cliplet.training.dclip.trainable import TrainableClip, crop_embedder, open_trainable
+from cliplet.training.fit import BEST
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class Trace:
         }  # fmt: skip
 
 
-def follow(run: str | Path, photo: str | Path, caption: str, seed: int | None = None) -> Trace:
+def follow(
+    run: str | Path, photo: str | Path, caption: str, seed: int | None = None, variant: str | None = None
+) -> Trace:
     """Follow a photo and a caption through the teacher and the student of a finished run.
 
     Args:
@@ -66,55 +70,57 @@ def follow(run: str | Path, photo: str | Path, caption: str, seed: int | None = 
         photo: the photo.
         caption: its caption.
         seed: which of the run's seeds; its first by default.
+        variant: which of the run's variants; its ``main`` one by default.
 
     Raises:
-        InputError: the folder holds no finished run of DCLIP.
+        InputError: the folder holds no finished run of DCLIP, or that variant has no cross-modal teacher.
     """
     run = Path(run)
     try:
-        config = from_dict(DclipConfig, json.loads((run / "recipe.json").read_text(encoding="utf-8")))
+        recipe = dclip_config(json.loads((run / "recipe.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise InputError(f"{run} holds no run of DCLIP: {error}") from error
-    config = dataclasses.replace(
-        controlled(config, "dclip"), features=config.features or str(run / "features")
-    )
+    name = variant or recipe.main or recipe.variants[0].name
+    chosen = [v for v in recipe.variants if v.name == name]
+    if not chosen:
+        raise InputError(f"{run} has no variant {name}; it has {', '.join(v.name for v in recipe.variants)}")
+    recipe = dataclasses.replace(recipe, out=str(run), features=recipe.features or str(run / "features"))
+    config = variant_config(recipe, chosen[0])
     seed = config.seeds[0] if seed is None else seed
-    weights = run / f"teacher-regions-seed{seed}" / "best.safetensors"
+    weights = teacher_folder(config, seed) / BEST
     if not weights.exists():
         raise InputError(
-            f"{run} has no trained teacher of seed {seed}; run cliplet distill on its recipe first"
+            f"{run} has no trained teacher of variant {name}, seed {seed}; run cliplet distill on its recipe first"
         )
-    base = open_tunable(start_name(config))
+    base = open_trainable(base_name(config))
     trace = _teach(config, base, weights, Path(photo), caption)
-    tuned = run / f"dclip-seed{seed}" / "model"
+    tuned = run_folder(config, seed) / "model"
     if (tuned / "model.safetensors").exists():
-        student = open_tunable(str(tuned)).encoder
+        student = open_trainable(str(tuned)).encoder
         image, text = student.encode_images([str(photo)])[0], student.encode_texts([caption])[0]
         trace.cosines["photo, tuned - caption, tuned"] = float(image @ text)
     return trace
 
 
 @torch.inference_mode()
-def _teach(config: DclipConfig, base: Tunable, weights: Path, photo: Path, caption: str) -> Trace:
+def _teach(config: DclipConfig, base: TrainableClip, weights: Path, photo: Path, caption: str) -> Trace:
     """The teacher's part."""
-    from safetensors.torch import load_file
-
     image = load_rgb(photo)
     proposer = make_proposer(config.regions.proposer, config.regions.score, config.regions.iou)
     found = config.regions.choose(proposer.propose(image, photo.name), image)
     width = base.encoder.card.embedding_dim
     crops = np.zeros((1, width), dtype=np.float32)  # no region: one zero vector, as released
     if len(found):
-        crops = crop_embedder(base, None, config.regions.raw_crops)(found.crops(image))
+        crops = crop_embedder(base, base.encoder, config.regions.raw_crops)(found.crops(image))
     if config.spans == "phrases":
         spans = [s.text for s in noun_phrases(caption)] or [caption]
         states = base.encoder.encode_texts(spans)
     else:
-        pieces, tokens = base.token_states([caption], padding=not config.teacher.mask)
-        states = unit_norm(tokens[0].numpy())
-        spans = [*pieces[0], *["(padding)"] * (len(states) - len(pieces[0]))]
+        tokens, found_states = base.token_states([caption], padding=not config.teacher.mask)
+        states = unit_norm(found_states[0].numpy())
+        spans = [*tokens[0], *["(padding)"] * (len(states) - len(tokens[0]))]
     teacher = make_teacher(config.teacher, width)
-    teacher.load_state_dict(load_file(weights))
+    teacher.load_state_dict(read_weights(weights))
     teacher.eval()
     x, y = (torch.from_numpy(scaled(np.asarray(v, dtype=np.float32)))[None] for v in (states, crops))
     out = teacher(x, torch.ones(x.shape[:2], dtype=torch.bool), y, torch.ones(y.shape[:2], dtype=torch.bool))

@@ -14,7 +14,7 @@ from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
 from cliplet.encoders.torch import TorchEncoder
 from cliplet.errors import InputError
 from cliplet.files import whole
-from cliplet.models.config import TextConfig, from_dict, to_dict
+from cliplet.models.config import TextConfig, to_dict
 from cliplet.models.dual import DualModel, load_weights, save_weights
 from cliplet.training.config import DataConfig, DistillConfig
 from cliplet.training.distill.batches import StageBatches
@@ -271,12 +271,7 @@ def _claim(out: Path, config: DistillConfig, restart: bool) -> None:
     for name in [*config.teacher.names, *map(str, expand_paths(config.train.captions))]:
         if Path(name).resolve() == out.resolve():
             raise InputError(f"out = {out} is one of the inputs")
-    claim_folder(out, to_dict(config), ("out", "workers", "cpu"), restart, _with_newer_settings)
-
-
-def _with_newer_settings(known: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's settings by way of the dataclass, so that those which are newer than the run have their defaults."""
-    return to_dict(from_dict(DistillConfig, known))
+    claim_folder(out, config, ("out", "workers", "cpu"), restart)
 
 
 def _with_vocabulary(config: DistillConfig, size: int) -> DistillConfig:

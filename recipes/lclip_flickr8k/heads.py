@@ -1,4 +1,4 @@
-"""Heads of the packaged model's towers: where they start, how they split into halves, and the classes they keep."""
+"""Heads of the packaged model's towers: how they split into halves, and class-name anchoring."""
 
 import dataclasses
 import math
@@ -25,18 +25,18 @@ def split_text_head(tower: TextTower, link: nn.Linear, dim: int) -> None:
 
 
 @torch.no_grad()
-def name_classes(
+def anchor_classes(
     late: LateTower,
     link: nn.Linear,
     classifier: Tensor,
     names: Tensor,
     maps: NDArray[np.float16],
-    naming: float,
+    weight: float,
 ) -> None:
     """Change the head as little as possible for photos, so that ImageNet's classes lie near their names.
 
     A class counts as a photo whose standardised features are its classifier's weights, at a photo's usual length.
-    The change minimises the squared change of the photos' outputs plus ``naming`` times the classes' squared
+    The change minimises the squared change of the photos' outputs plus ``weight`` times the classes' squared
     errors.
 
     Args:
@@ -45,7 +45,7 @@ def name_classes(
         classifier: ``[classes, width]`` of the network before training.
         names: the teacher's targets of the classes' names ``[classes, D]``, unit norm.
         maps: of the training photos, to know their features.
-        naming: weight of the classes.
+        weight: of the classes.
     """
     head, late.head = late.head, nn.Identity()  # type: ignore[assignment]
     photos = torch.from_numpy(late_outputs(late, maps))  # [photos, width], standardised
@@ -59,8 +59,8 @@ def name_classes(
         ],
         dim=1,
     )
-    left = photos.T @ photos + naming * classes.T @ classes + 2e3 * torch.eye(photos.shape[1])
-    head.weight += torch.linalg.solve(left, naming * classes.T @ (target - head(classes))).T
+    left = photos.T @ photos + weight * classes.T @ classes + 2e3 * torch.eye(photos.shape[1])
+    head.weight += torch.linalg.solve(left, weight * classes.T @ (target - head(classes))).T
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
-"""A model to tune, whichever library it comes from: its parameters by name, its inputs, its token states, its file."""
+"""A CLIP in training, from whatever library: its parameters by name, its inputs, its token states, its file."""
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +20,21 @@ from cliplet.encoders.open_clip import OpenClipEncoder
 from cliplet.encoders.registry import load
 from cliplet.encoders.torch import TorchEncoder, pad_tokens
 from cliplet.errors import InputError, ModelError
+from cliplet.export.frozen import frozen_encoder
 from cliplet.models.dual import save_weights
 from cliplet.models.late import LateStages, can_be_cut, early_stages, first_late_stage
-from cliplet.models.text import TextTower, TransformersTextTower
-from cliplet.models.vision import TimmImageTower
+from cliplet.training.pairs import PairSet
+from cliplet.training.views import photo_source
+
+Floats = NDArray[np.float32]
 
 
-class Tunable:
-    """What training asks of a model; :func:`open_tunable` makes one."""
+class TrainableClip:
+    """What training asks of a model; :func:`open_trainable` makes one.
+
+    What only some models can do has a default here: kept caption states (``head``), an image tower cut in two
+    (:meth:`early`), class prototypes, export.
+    """
 
     encoder: BatchedEncoder
     """The model as an encoder; it shares the weights that are trained."""
@@ -35,21 +42,23 @@ class Tunable:
     """The model."""
     released: tuple[str, ...]
     """Patterns of the parameters that DCLIP's authors train."""
+    image_prefix: str
+    """How the names of the image tower's parameters begin."""
     head: tuple[str, ...] = ()
-    """Names of the text tower's last projection, which can learn on kept states."""
+    """Names of the text tower's last projection, where it can learn on kept states."""
+    prototypes: NDArray[np.float16] | None = None
+    """Pooled image features of a typical photo of each ImageNet class ``[1000, D]``, where they are known."""
+    can_export: bool = False
+    """Whether what :meth:`save` writes can become a folder of ONNX files."""
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
 
-    def to(self, device: torch.device) -> None:
-        """Move the model, which the encoder shares."""
-        self.model.to(device)
-
     def is_image(self, name: str) -> bool:
         """Whether a parameter belongs to the image tower."""
-        raise NotImplementedError
+        return name.startswith(self.image_prefix)
 
     def pixels(self, images: Sequence[Any]) -> Tensor:
         """Photos as the image tower's input ``[n, 3, h, w]``."""
@@ -63,6 +72,10 @@ class Tunable:
         """``input_ids`` and ``attention_mask``, ``[n, t]``."""
         raise NotImplementedError
 
+    def token(self, number: int) -> str:
+        """A token as text."""
+        raise NotImplementedError
+
     def encode_image(self, pixels: Tensor) -> Tensor:
         """``[n, d]``, unnormalised."""
         raise NotImplementedError
@@ -71,18 +84,23 @@ class Tunable:
         """``[n, d]``, unnormalised."""
         raise NotImplementedError
 
-    def token_states(
-        self, texts: Sequence[str], padding: bool = False
-    ) -> tuple[list[list[str]], list[Tensor]]:
-        """Each text's pieces and their states through the text projection ``[m, d]``, without the first and last.
+    def projected_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The state of every token through the text projection ``[n, t, d]``.
 
-        With ``padding`` the places after the text count as well, as in the released code.
+        Raises:
+            ModelError: the text tower has none.
         """
         raise NotImplementedError
 
-    def pooled_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """States before the text tower's last projection ``[n, w]``, for a projection that learns alone."""
-        raise ModelError(f"{self.encoder.card.name} keeps no states before its text projection")
+    def save(
+        self, folder: Path, name: str, license: str, training: dict[str, Any], results: dict[str, Any]
+    ) -> None:
+        """Write the model so that ``cliplet.load`` opens it."""
+        raise NotImplementedError
+
+    def pooled_text(self, texts: Sequence[str]) -> Floats:
+        """States before the text tower's last projection ``[n, w]``, for models that have a ``head``."""
+        raise NotImplementedError
 
     def project_text(self, states: Tensor) -> Tensor:
         """The text tower's last projection of what :meth:`pooled_text` gives."""
@@ -106,17 +124,34 @@ class Tunable:
         """
         raise NotImplementedError
 
-    def save(
-        self, folder: Path, name: str, license: str, training: dict[str, Any], results: dict[str, Any]
-    ) -> None:
-        """Write the model so that ``cliplet.load`` opens it."""
-        raise NotImplementedError
+    def frozen_encoder(self, folder: Path, pairs: PairSet) -> BatchedEncoder:
+        """The model as it is now, to embed many crops with; kept in ``folder`` where that makes it faster."""
+        return self.encoder
+
+    @torch.no_grad()
+    def token_states(
+        self, texts: Sequence[str], padding: bool = False
+    ) -> tuple[list[list[str]], list[Tensor]]:
+        """Each text's tokens and their states through the text projection ``[m, d]``, without the first and last.
+
+        With ``padding`` the positions after the text count as well, as in the released code.
+        """
+        batch = self.tokens(texts)
+        states = self.projected_states(**{k: v.to(self.device) for k, v in batch.items()}).float().cpu()
+        lengths = batch["attention_mask"].sum(dim=1).tolist()
+        ends = [states.shape[1] if padding else int(n) for n in lengths]
+        found = [states[i, 1 : max(2, end - 1)] for i, end in enumerate(ends)]
+        tokens = [
+            [self.token(int(t)) for t in row[1 : max(2, int(n) - 1)]]
+            for row, n in zip(batch["input_ids"], lengths, strict=True)
+        ]
+        return tokens, found
 
     def learning(self, patterns: Sequence[str]) -> list[str]:
         """Names of the parameters that patterns choose.
 
         Raises:
-            InputError: a pattern that matches nothing, or the image tower left without a learning parameter.
+            InputError: a pattern that matches nothing.
         """
         names = [n for n, _ in self.model.named_parameters()]
         wanted: set[str] = set()
@@ -129,23 +164,23 @@ class Tunable:
         return [n for n in names if n in wanted]
 
 
-class TunableDual(Tunable):
+class TrainableDual(TrainableClip):
     """One of our own dual models."""
 
-    def __init__(self, encoder: TorchEncoder) -> None:
+    head = ("text.head.weight", "text.head.bias")
+    image_prefix = "image."
+    can_export = True
+
+    def __init__(self, encoder: TorchEncoder, prototypes: NDArray[np.float16] | None = None) -> None:
         self.encoder: TorchEncoder = encoder
         self.model: Any = encoder.model
+        self.prototypes = prototypes
+        self.body = self.model.image.body
         self._late: LateStages | None = None
-        text = self.model.text
-        self.head = ("text.head.weight", "text.head.bias") if hasattr(text, "head") else ()
-        if isinstance(self.model.image, TimmImageTower):
-            self.released = ("image.head.*",)  # a network of convolutions has no attention
-        else:
+        if self.body is None:
             self.released = ("image.transformer.*attention*", "image.head.*")
-
-    def is_image(self, name: str) -> bool:
-        """Whether a parameter belongs to the image tower."""
-        return name.startswith("image.")
+        else:
+            self.released = ("image.head.*",)  # a network of convolutions has no attention
 
     def pixels(self, images: Sequence[Any]) -> Tensor:
         """``[n, 3, h, w]``."""
@@ -163,6 +198,10 @@ class TunableDual(Tunable):
         ids, mask = pad_tokens(self.encoder.tokenize(texts)[0])
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
+    def token(self, number: int) -> str:
+        """A token as text."""
+        return str(self.encoder.tokenizer.id_to_token(number))
+
     def encode_image(self, pixels: Tensor) -> Tensor:
         """``[n, d]``."""
         return self.model.encode_image(pixels)  # type: ignore[no-any-return]
@@ -171,32 +210,12 @@ class TunableDual(Tunable):
         """``[n, d]``."""
         return self.model.encode_text(input_ids, attention_mask)  # type: ignore[no-any-return]
 
-    def _states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        text = self.model.text
-        if isinstance(text, TextTower):
-            return text.states(ids, mask)
-        assert isinstance(text, TransformersTextTower)
-        return text.body(input_ids=ids, attention_mask=mask).last_hidden_state, mask
+    def projected_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """``[n, t, d]``; a tower without a mask fills texts up to its context length."""
+        return self.project_text(self.model.text.states(input_ids, attention_mask)[0])
 
     @torch.no_grad()
-    def token_states(
-        self, texts: Sequence[str], padding: bool = False
-    ) -> tuple[list[list[str]], list[Tensor]]:
-        """See :meth:`Tunable.token_states`."""
-        batch = self.tokens(texts)
-        states, mask = self._states(*(batch[k].to(self.device) for k in ("input_ids", "attention_mask")))
-        states = self.model.text.head(states).cpu()  # [n, t, d]
-        lengths = mask.sum(dim=1).tolist()
-        ends = [states.shape[1] if padding else n for n in lengths]
-        found = [states[i, 1 : max(2, end - 1)] for i, end in enumerate(ends)]
-        pieces = [
-            [str(self.encoder.tokenizer.id_to_token(int(t))) for t in row[1 : max(2, int(n) - 1)]]
-            for row, n in zip(batch["input_ids"], lengths, strict=True)
-        ]
-        return pieces, found
-
-    @torch.no_grad()
-    def pooled_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def pooled_text(self, texts: Sequence[str]) -> Floats:
         """``[n, w]``."""
         head, self.model.text.head = self.model.text.head, nn.Identity()
         try:
@@ -210,24 +229,28 @@ class TunableDual(Tunable):
         return np.concatenate(blocks)[np.argsort(order, kind="stable")]  # type: ignore[no-any-return]
 
     def project_text(self, states: Tensor) -> Tensor:
-        """``[n, w]`` -> ``[n, d]``."""
+        """``[..., w]`` -> ``[..., d]``."""
         return self.model.text.head(states)  # type: ignore[no-any-return]
 
     def early(self, learning: Sequence[str]) -> tuple[nn.Module | None, int]:
-        """See :meth:`Tunable.early`: timm's EfficientNets are cut between their stages."""
-        tower = self.model.image
-        if not isinstance(tower, TimmImageTower) or not can_be_cut(tower.body):
+        """See :meth:`TrainableClip.early`: timm's EfficientNets are cut between their stages."""
+        if self.body is None or not can_be_cut(self.body):
             return None, 0
         own = [n.removeprefix("image.body.") for n in learning if n.startswith("image.body.")]
-        first = first_late_stage(tower.body, own)
-        return (None, 0) if first is None else (early_stages(tower.body, first), first)
+        first = first_late_stage(self.body, own)
+        return (None, 0) if first is None else (early_stages(self.body, first), first)
 
     def encode_late(self, maps: Tensor, first: int, dropout: float = 0.0, quick: bool = False) -> Tensor:
-        """See :meth:`Tunable.encode_late`; ``quick`` is for an EfficientNet-Lite on a CPU."""
+        """See :meth:`TrainableClip.encode_late`; ``quick`` is for an EfficientNet-Lite on a CPU."""
         image = self.model.image
         if self._late is None or self._late.first != first:
-            self._late = LateStages(image.body, first, "_lite" in image.config.name)
+            self._late = LateStages(self.body, first, "_lite" in image.config.name)
         return image.head(F.dropout(self._late(maps, quick), dropout))  # type: ignore[no-any-return]
+
+    def frozen_encoder(self, folder: Path, pairs: PairSet) -> BatchedEncoder:
+        """The model on ONNX Runtime, four times faster on a CPU, where it can be exported."""
+        photos = [photo_source(p) for p in pairs.photos[:8]]
+        return frozen_encoder(self.encoder, folder, photos, pairs.captions[:16]) or self.encoder
 
     def save(
         self, folder: Path, name: str, license: str, training: dict[str, Any], results: dict[str, Any]
@@ -244,19 +267,16 @@ class TunableDual(Tunable):
         card.save(folder)
 
 
-class TunableOpenClip(Tunable):
+class TrainableOpenClip(TrainableClip):
     """A model of open_clip."""
 
     released = ("visual.transformer.resblocks.*.attn.*", "visual.proj")
+    image_prefix = "visual."
 
     def __init__(self, encoder: OpenClipEncoder, architecture: str) -> None:
         self.encoder: OpenClipEncoder = encoder
         self.model: Any = encoder.model
         self.architecture = architecture
-
-    def is_image(self, name: str) -> bool:
-        """Whether a parameter belongs to the image tower."""
-        return name.startswith("visual.")
 
     def pixels(self, images: Sequence[Any]) -> Tensor:
         """``[n, 3, h, w]``."""
@@ -277,6 +297,10 @@ class TunableOpenClip(Tunable):
             "attention_mask": (torch.arange(ids.shape[1])[None] < length[:, None]).long(),
         }
 
+    def token(self, number: int) -> str:
+        """A token as text."""
+        return str(self.encoder.tokenizer.decode([number])).strip()
+
     def encode_image(self, pixels: Tensor) -> Tensor:
         """``[n, d]``."""
         return self.model.encode_image(pixels)  # type: ignore[no-any-return]
@@ -285,32 +309,19 @@ class TunableOpenClip(Tunable):
         """``[n, d]``; open_clip's text tower needs no mask."""
         return self.model.encode_text(input_ids)  # type: ignore[no-any-return]
 
-    @torch.no_grad()
-    def token_states(
-        self, texts: Sequence[str], padding: bool = False
-    ) -> tuple[list[list[str]], list[Tensor]]:
-        """See :meth:`Tunable.token_states`: after the last LayerNorm and through ``text_projection``."""
-        text = getattr(self.model, "text", self.model)
-        if not hasattr(text, "ln_final") or getattr(text, "text_projection", None) is None:
+    def projected_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """After the last LayerNorm and through ``text_projection``, ``[n, t, d]``."""
+        text = getattr(self.model, "text", self.model)  # open_clip's CustomTextCLIP, and its CLIP
+        norm, projection = (getattr(text, name, None) for name in ("ln_final", "text_projection"))
+        if norm is None or projection is None:
             raise ModelError(f"{self.encoder.card.name} gives no token states; use spans = 'phrases'")
         kept: list[Tensor] = []
-        hook = text.ln_final.register_forward_hook(lambda *call: kept.append(call[2]))
-        batch = self.tokens(texts)
+        hook = norm.register_forward_hook(lambda *call: kept.append(call[2]))
         try:
-            self.encode_text(**{k: v.to(self.device) for k, v in batch.items()})
+            self.encode_text(input_ids, attention_mask)
         finally:
             hook.remove()
-        projection = text.text_projection
-        states = projection(kept[0]) if isinstance(projection, nn.Module) else kept[0] @ projection
-        lengths = batch["attention_mask"].sum(dim=1).tolist()
-        ends = [states.shape[1] if padding else int(n) for n in lengths]
-        found = [states[i, 1 : max(2, end - 1)].float().cpu() for i, end in enumerate(ends)]
-        decode = self.encoder.tokenizer.decode if hasattr(self.encoder.tokenizer, "decode") else str
-        pieces = [
-            [decode([int(t)]).strip() for t in row[1 : max(2, int(n) - 1)]]
-            for row, n in zip(batch["input_ids"], lengths, strict=True)
-        ]
-        return pieces, found
+        return projection(kept[0]) if isinstance(projection, nn.Module) else kept[0] @ projection
 
     def save(
         self, folder: Path, name: str, license: str, training: dict[str, Any], results: dict[str, Any]
@@ -328,40 +339,48 @@ class TunableOpenClip(Tunable):
         (folder / "dclip.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def open_tunable(name: str) -> Tunable:
-    """A model to tune by name: ``open_clip:ARCHITECTURE/TAG`` or a model folder with PyTorch weights.
+PROTOTYPES = "prototypes.npy"
+"""Beside a model folder's files: its :attr:`TrainableClip.prototypes`, where they are known."""
+
+
+def open_trainable(name: str) -> TrainableClip:
+    """A model to train by name: ``open_clip:ARCHITECTURE/TAG`` or a model folder with PyTorch weights.
 
     Raises:
         ModelError: no such model, or one that cannot be trained (an ONNX folder).
     """
-    if (Path(name) / "model.safetensors").is_file():
-        return TunableDual(TorchEncoder.from_folder(name))
+    folder = Path(name)
+    if (folder / "model.safetensors").is_file():
+        file = folder / PROTOTYPES
+        known = np.load(file, allow_pickle=False) if file.is_file() else None
+        return TrainableDual(TorchEncoder.from_folder(folder), known)
     encoder = load(name)
-    if encoder.library == "open_clip":
-        return TunableOpenClip(cast(OpenClipEncoder, encoder), name.removeprefix("open_clip:").split("/")[0])
+    if isinstance(encoder, OpenClipEncoder):
+        return TrainableOpenClip(encoder, name.removeprefix("open_clip:").split("/")[0])
     raise ModelError(
         f"{name} cannot be tuned: give open_clip:ARCHITECTURE/TAG, or a model folder with model.safetensors "
         "(cliplet distill writes one beside its ONNX folder)"
     )
 
 
-def crop_embedder(model: Tunable, fast: BatchedEncoder | None, raw: bool, batch: int = 32) -> Any:
+def crop_embedder(
+    model: TrainableClip, encoder: BatchedEncoder, raw: bool, batch: int = 32
+) -> Callable[[Sequence[Image.Image]], Floats]:
     """What embeds crops of photos: ``[n, d]``, unit norm.
 
     Args:
         model: the frozen base model.
-        fast: the same model on ONNX Runtime, several times faster on a CPU; None uses the model itself.
-        raw: without mean and deviation, as released; then ``fast`` is not used.
+        encoder: what it does by itself, or :meth:`TrainableClip.frozen_encoder` of it.
+        raw: without mean and deviation, as released; then ``encoder`` is not used.
+        batch: crops at once.
     """
 
     @torch.no_grad()
-    def embed(crops: Sequence[Image.Image]) -> NDArray[np.float32]:
-        if not raw:
-            return (fast or model.encoder).encode_images(crops)
+    def embed(crops: Sequence[Image.Image]) -> Floats:
         blocks = []
         for start in range(0, len(crops), batch):
             out = model.encode_image(model.raw_pixels(crops[start : start + batch]).to(model.device))
             blocks.append(F.normalize(out.float(), dim=1).cpu().numpy())
         return np.concatenate(blocks)
 
-    return embed
+    return embed if raw else encoder.encode_images

@@ -1,4 +1,4 @@
-"""The packaged model's student in training: an embedding of two halves, and the losses of its two stages.
+"""The packaged model's image tower in training: an embedding of two halves, and its losses.
 
 The first half, *meaning*, is pulled to the teacher's caption space, where distances follow how people rate captions.
 The second half, *matching*, is trained by comparison with all other photos, which finds the right caption among similar
@@ -50,7 +50,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class PairStudent(Task):
-    """Stage 2: photos against the teacher's captions.
+    """Photos against the teacher's captions.
 
     ``3 image + 10 cosines + contrastive``. *image*: the cosine distance of the meaning half to the photo's target.
     *cosines*: squared differences of the batch's cosines between photos and captions to those of the targets.

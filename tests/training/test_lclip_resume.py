@@ -11,7 +11,8 @@ import cliplet.export
 from cliplet.encoders.torch import TorchEncoder
 from cliplet.models.config import from_dict
 from cliplet.training import loop
-from cliplet.training.small.recipe import SmallRecipe, SmallRun
+from lclip_flickr8k.recipe import Settings
+from lclip_flickr8k.run import Run
 from tests.training import make
 from tests.training.parts import use_stand_ins
 
@@ -20,26 +21,27 @@ class Killed(Exception):
     pass
 
 
-def recipe(folder: Path, out: str) -> SmallRecipe:
+def recipe(folder: Path, out: str) -> Settings:
     pairs, dev = (
         {"captions": [f"{folder / name}/captions.jsonl"], "photos": [f"{folder / name}/photos"]}
         for name in ("train", "dev")
     )
     stage = {"epochs": 2, "lr": 1e-3}
     return from_dict(
-        SmallRecipe,
+        Settings,
         {
             "out": str(folder / out), "train": pairs, "dev": dev, "sentence_models": ["minilm-l3"], "ensemble": [0],
-            "space": 24, "dim": 12, "layers": [0], "vocabulary": 200, "rank": 8, "views": 2, "first_stage": 6,
+            "space": 24, "dim": 12, "layers": [0], "vocabulary": 200, "rank": 8, "augment": {"views": 2},
+            "first_stage": 6,
             "text_stage": {**stage, "batch_size": 16, "ema": 0.9}, "image_stage": {**stage, "batch_size": 16},
-            "quick_stage": {**stage, "batch_size": 16},
+            "relu_stage": {**stage, "batch_size": 16},
         },
     )  # fmt: skip
 
 
 def logged(folder: Path) -> list[dict]:
     """Every line of the stages' logs, without the times."""
-    texts = [(folder / name / "log.jsonl").read_text() for name in ("text", "image0", "image1", "quick")]
+    texts = [(folder / name / "log.jsonl").read_text() for name in ("text", "image0", "image1", "relu")]
     lines = [json.loads(line) for text in texts for line in text.splitlines()]
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
@@ -50,7 +52,7 @@ def test_a_killed_run_goes_on_exactly(tmp_path, monkeypatch, torchvision):
     make.dataset(tmp_path / "dev", 8, seed=1)
     export = inspect.signature(cliplet.export.export)
     monkeypatch.setattr("cliplet.export.export", lambda *a, **k: export.bind(*a, **k))  # tested elsewhere
-    SmallRun(recipe(tmp_path, "whole")).run()
+    Run(recipe(tmp_path, "whole")).run()
     assert TorchEncoder.from_folder(tmp_path / "whole" / "model").encode_texts(["a red bar"]).shape == (1, 24)
     done, real = itertools.count(), loop.train_step
 
@@ -62,8 +64,8 @@ def test_a_killed_run_goes_on_exactly(tmp_path, monkeypatch, torchvision):
     monkeypatch.setattr(loop, "train_step", until_killed)
     for _ in range(2):
         with pytest.raises(Killed):
-            SmallRun(recipe(tmp_path, "cut")).run()
-    SmallRun(recipe(tmp_path, "cut")).run()
+            Run(recipe(tmp_path, "cut")).run()
+    Run(recipe(tmp_path, "cut")).run()
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert logged(cut) == logged(whole)
     for file in ("model.safetensors", "tokenizer.json"):
