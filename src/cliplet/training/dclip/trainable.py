@@ -56,10 +56,6 @@ class TrainableClip:
         """Where the weights are."""
         return next(self.model.parameters()).device
 
-    def is_image(self, name: str) -> bool:
-        """Whether a parameter belongs to the image tower."""
-        return name.startswith(self.image_prefix)
-
     def pixels(self, images: Sequence[Any]) -> Tensor:
         """Photos as the image tower's input ``[n, 3, h, w]``."""
         raise NotImplementedError
@@ -147,7 +143,7 @@ class TrainableClip:
         ]
         return tokens, found
 
-    def learning(self, patterns: Sequence[str]) -> list[str]:
+    def named(self, patterns: Sequence[str]) -> list[str]:
         """Names of the parameters that patterns choose.
 
         Raises:
