@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cliplet.data.duplicates import difference_hash
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError, ModelError
 from cliplet.models.dual import load_weights
@@ -18,7 +19,7 @@ from cliplet.training.dclip.cost import describe
 from cliplet.training.dclip.finetuning import teacher_folder
 from cliplet.training.dclip.inputs import Learner, Photos
 from cliplet.training.dclip.measure import load_columns, retrieval_columns
-from cliplet.training.dclip.overlap import difference_hash, without_overlap
+from cliplet.training.dclip.overlap import without_overlap
 from cliplet.training.dclip.run import DclipRun, dclip
 from cliplet.training.dclip.student import DclipStudent, average_weights
 from cliplet.training.dclip.table import make_rows, table_text
@@ -459,14 +460,18 @@ def test_open_clip_runs_some_steps_and_can_be_loaded_again(data, tmp_path, torch
 def test_a_pair_is_followed(data, tmp_path):
     config = recipe(data, tmp_path / "run", "spans=phrases")
     dclip(config)
-    trace = follow(tmp_path / "run", data / "dev" / "photos" / "d000.png", "a red square on grey")
-    assert trace.spans == ["a red square", "grey"]
-    assert len(trace.region_weights) == 5  # the whole photo and four tiles
-    assert sum(trace.region_weights) == pytest.approx(1, abs=1e-5)
-    assert trace.attention.sum(axis=1) == pytest.approx(np.ones(2), abs=1e-5)
-    assert "photo, tuned - caption, tuned" in trace.cosines
+    trace, regions = follow(tmp_path / "run", data / "dev" / "photos" / "d000.png", "a red square on grey")
+    assert [s["text"] for s in trace["spans"]] == ["a red square", "grey"]
+    assert len(trace["regions"]) == len(regions) == 5  # the whole photo and four tiles
+    assert sum(r["weight"] for r in trace["regions"]) == pytest.approx(1, abs=1e-3)
+    assert np.sum(trace["attention"], axis=1) == pytest.approx(np.ones(2), abs=1e-3)
+    assert "photo, tuned - caption, tuned" in trace["cosines"]
     assert "a red square" in trace_text(trace)
-    assert json.loads(json.dumps(trace.to_dict()))["spans"][0]["text"] == "a red square"
+    assert json.loads(json.dumps(trace)) == trace
+    with pytest.raises(InputError, match="no trained teacher of variant grid, seed 0"):
+        follow(tmp_path / "run", data / "dev" / "photos" / "d000.png", "a", variant="grid")
+    with pytest.raises(InputError, match="has no variant gird; it has dclip"):
+        follow(tmp_path / "run", data / "dev" / "photos" / "d000.png", "a", variant="gird")
     with pytest.raises(InputError, match="no run of DCLIP"):
         follow(tmp_path, data / "dev" / "photos" / "d000.png", "a")
 

@@ -164,6 +164,7 @@ class FineTuning:
         claim_folder(folder, _trained_with(config))
         if (folder / BEST).exists():
             return folder
+        self.reset()
         target = self.target(config, seed)
         self.reset()
         data, prompts = self.student_data(config, target), self.prompts(config)
@@ -178,7 +179,7 @@ class FineTuning:
         photos = Photos.compute(self.learner, self.train.photos, self.folder, config.augment)
         if self.learner.text_mode == "head":
             _ = self.captions.states  # from which the embeddings follow
-        data = StudentData(self.train, photos, self.captions, target)
+        data = StudentData(self.train, photos, self.captions, self.captions.base, target)
         if not config.student.weights.keeps:
             return data
         key = f"{self.captions.name.partition('-')[0]}-{photos.key}"

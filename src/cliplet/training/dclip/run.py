@@ -71,7 +71,7 @@ class DclipRun:
         self.fit = partial(fit_part, accelerator, every=every)
         data = ({"dev": config.dev} if config.dev.captions else {}) | {t.name: t for t in config.tests}
         self.sets = {name: readable(read_pairs(one)) for name, one in data.items()}
-        self.train = training_pairs(config, list(self.sets.values()), self.out)
+        self.train = training_pairs(config, self.sets, self.out)
         self._given = {base_name(config): base} if base is not None else {}
         self._tunings: dict[Any, FineTuning] = {}
 

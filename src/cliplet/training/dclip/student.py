@@ -159,6 +159,8 @@ class StudentData:
     """The photos' views."""
     captions: Captions
     """The captions."""
+    base_text: Floats
+    """The base model's embedding of every caption ``[captions, d]``."""
     target: Floats | None
     """The teacher's embedding for every caption ``[captions, d]``."""
     base_image: list[Floats] | None = None
@@ -198,7 +200,7 @@ class StudentBatches:
             if augment.views > 1 and "maps" in batch and batch["maps"].ndim == 4:
                 maps = batch["maps"]
                 batch["maps"] = torch.where(mirrored[:, None, None, None], maps.flip(3), maps)
-            batch["base_text"] = torch.from_numpy(d.captions.base[captions])
+            batch["base_text"] = torch.from_numpy(d.base_text[captions])
             if d.target is not None:
                 batch["target"] = torch.from_numpy(d.target[captions])
             if d.base_image is not None:
