@@ -35,7 +35,7 @@ from cliplet.models.pretrained import efficientnet_lite, english_word_pieces, fa
 from cliplet.models.text import TextTower
 from cliplet.models.vision import TimmImageTower
 from cliplet.training.config import Schedule
-from cliplet.training.dclip.setup import readable
+from cliplet.training.dclip.overlap import readable
 from cliplet.training.fit import fit_part, make_accelerator
 from cliplet.training.loop import Batches, Intervals
 from cliplet.training.pairs import PairSet, fingerprint, read_pairs
@@ -66,7 +66,7 @@ class Run:
         self.settings, self.out = settings, Path(settings.out)
         if settings.detector:
             detector_graph(Path(settings.detector), settings.detector_layers)  # is it one?
-        claim_folder(self.out, to_dict(settings), ("out", *AT_THE_END), restart)
+        claim_folder(self.out, settings, ("out", *AT_THE_END), restart)
         self.accelerator = make_accelerator(cpu=True)
         torch.manual_seed(settings.seed)
         self.pairs, self.dev = (readable(read_pairs(data)) for data in (settings.train, settings.dev))

@@ -9,9 +9,10 @@ from torch import nn
 from cliplet.errors import InputError, ModelError
 from cliplet.models.dual import DualModel
 from cliplet.training.checkpoint import load_checkpoint, read_progress, save_checkpoint
-from cliplet.training.config import DistillStage, LossWeights, Schedule
+from cliplet.training.config import DistillStage, Schedule
+from cliplet.training.distill.student import Student
 from cliplet.training.loop import lr_share, make_optimizer
-from cliplet.training.student import Student
+from cliplet.training.losses import LOSSES
 from cliplet.training.task import MovingAverage, Task
 from tests.training import make
 
@@ -29,7 +30,7 @@ def test_learning_rate_rises_and_falls():
 
 def test_vectors_do_not_decay():
     student = Student(DualModel(make.CONFIG), 16)
-    student.begin(DistillStage(towers=("text",), losses=LossWeights(cosine=1.0)))
+    student.begin(DistillStage(towers=("text",), losses={"cosine": 1.0}))
     decays, stays = make_optimizer(student, DistillStage(weight_decay=0.3)).param_groups
     assert (decays["weight_decay"], stays["weight_decay"]) == (0.3, 0)
     assert all(p.ndim >= 2 for p in decays["params"])
@@ -87,11 +88,7 @@ def steps(student: Student, optimizer: torch.optim.Optimizer, count: int) -> lis
 def new() -> tuple[Student, torch.optim.Optimizer]:
     torch.manual_seed(0)
     student = Student(DualModel(make.CONFIG), 24)
-    stage = DistillStage(
-        losses=LossWeights(
-            l1=1.0, cosine=1.0, feature_mse=1.0, sr=1.0, contrastive=1.0, affinity=1.0, interactive=1.0
-        )
-    )
+    stage = DistillStage(losses=dict.fromkeys(LOSSES, 1.0))
     student.begin(stage)
     return student, make_optimizer(student, stage)
 
@@ -154,7 +151,7 @@ def test_a_stage_of_distillation_has_an_epoch():
 def test_the_teacher_stands_in_for_a_tower_that_does_not_learn():
     torch.manual_seed(0)
     student = Student(DualModel(make.CONFIG), 16)
-    stage = DistillStage(towers=("text",), losses=LossWeights(contrastive=1.0))
+    stage = DistillStage(towers=("text",), losses={"contrastive": 1.0})
     student.begin(stage)
     batch = {
         "input_ids": torch.randint(0, 10, (4, 6)), "attention_mask": torch.ones(4, 6, dtype=torch.long),
@@ -169,7 +166,7 @@ def test_the_teacher_stands_in_for_a_tower_that_does_not_learn():
 def test_frozen_parameters_stay():
     student = Student(DualModel(make.CONFIG), 16)
     student.frozen = frozenset({"image.patch.weight"})
-    student.begin(DistillStage(losses=LossWeights(cosine=1.0)))
+    student.begin(DistillStage(losses={"cosine": 1.0}))
     names = {n for n, p in student.model.named_parameters() if not p.requires_grad}
     assert names == {"image.patch.weight"}
     student.begin(dataclasses.replace(student.stage, towers=("image",)))

@@ -6,7 +6,7 @@ import pytest
 from cliplet.encoders.base import unit_norm
 from cliplet.errors import InputError
 from cliplet.training.config import TeacherConfig
-from cliplet.training.teachers import Teacher
+from cliplet.training.distill.teacher import Teacher
 from tests.training import make
 
 PHOTOS = [make.drawing(c, "bar", 1) for c in make.COLOURS]

@@ -5,7 +5,7 @@ import difflib
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from cliplet.errors import InputError
 
@@ -43,9 +43,8 @@ class TransformerConfig:
     activation: Literal["gelu", "relu"] = "gelu"
     """Between the products of the MLP: the exact GELU, or a ReLU and no bias in front of it, which computes sooner in
     8 bits."""
-    gates: bool = False
-    """A private gate for every repeat, open for the first and closed for the others at the start, so that a tower with
-    inherited layers starts as their plain sequence and learns what to repeat."""
+    GONE: ClassVar[dict[str, Any]] = {"gates": False}
+    """Settings of earlier ``model.json`` files, which are read where they have this value."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -172,12 +171,6 @@ class DualConfig:
 
 PRESETS: dict[str, DualConfig] = {
     "lclip": DualConfig(),
-    "lclip-undecomposed": DualConfig(text=TextConfig(embedding_rank=0)),
-    "lclip-masked": DualConfig(text=TextConfig(mask="padding")),
-    "lclip-small": DualConfig(
-        image=VisionConfig(width=384, heads=12, embedding_dim=256),
-        text=TextConfig(width=384, heads=6, embedding_rank=64, mask="padding", embedding_dim=256),
-    ),
     "tiny": DualConfig(
         image=VisionConfig(width=32, heads=4, blocks=1, image_size=64, embedding_dim=16),
         text=TextConfig(
@@ -219,6 +212,8 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "", base: T | N
     """
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    gone = getattr(cls, "GONE", {})
+    values = {k: v for k, v in values.items() if k not in gone or v != gone[k]}
     for name in values:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
@@ -262,6 +257,8 @@ def _convert(kind: Any, value: Any, where: str, base: Any = None) -> Any:
         return tuple(
             _convert(t, v, f"{where}[{i}]") for i, (t, v) in enumerate(zip(inner, value, strict=True))
         )
+    if origin is dict and isinstance(value, dict):
+        return {str(k): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     wanted = origin or kind

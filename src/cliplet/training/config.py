@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from cliplet.errors import InputError
+from cliplet.errors import InputError, MissingExtraError
 from cliplet.models.config import DualConfig, from_dict
 from cliplet.training.recipe_file import read_settings
+
+if TYPE_CHECKING:
+    from cliplet.training.losses import Loss
 
 
 @dataclass(frozen=True)
@@ -74,36 +77,6 @@ class InheritConfig:
 
 
 @dataclass(frozen=True)
-class LossWeights:
-    """Weight of each loss; 0 leaves it out."""
-
-    l1: float = 0.0
-    """L1 to the teacher's embedding, for each trained tower."""
-    cosine: float = 0.0
-    """Cosine loss to the teacher's embedding, for each trained tower."""
-    feature_mse: float = 0.0
-    """MSE of unit embeddings, for each trained tower (CLIP-KD weighs it by 2000)."""
-    sr: float = 0.0
-    """Similarity Regulator between the towers."""
-    contrastive: float = 0.0
-    """Contrastive cross-entropy between the towers."""
-    affinity: float = 0.0
-    """Affinity mimicking between the towers."""
-    interactive: float = 0.0
-    """Interactive contrastive loss."""
-
-    @property
-    def pairs(self) -> bool:
-        """Whether a loss needs both an image and a text."""
-        return any((self.sr, self.contrastive, self.affinity, self.interactive))
-
-    @property
-    def scaled(self) -> bool:
-        """Whether a loss has a logit scale."""
-        return any((self.contrastive, self.affinity, self.interactive))
-
-
-@dataclass(frozen=True)
 class Schedule:
     """What the training loop reads of a stage."""
 
@@ -152,6 +125,13 @@ class Schedule:
             raise InputError(f"{name}={getattr(self, name)}{stage} must be {rule}")
 
 
+def _loss_help() -> dict[str, str]:
+    """What ``--settings`` lists below ``losses``."""
+    from cliplet.training.losses import LOSSES
+
+    return {name: loss.help for name, loss in LOSSES.items()}
+
+
 @dataclass(frozen=True)
 class DistillStage(Schedule):
     """One stage of distillation."""
@@ -163,8 +143,8 @@ class DistillStage(Schedule):
     towers: tuple[Literal["image", "text"], ...] = ("image", "text")
     """Towers that learn. Where a loss compares both and one does not learn, the teacher's embedding stands in for
     it, which needs the same width."""
-    losses: LossWeights = field(default_factory=LossWeights)
-    """Loss weights."""
+    losses: dict[str, float] = field(default_factory=dict, metadata={"entries": _loss_help})
+    """Weight of each loss; what is left out has none. Your own function is named as ``"module:attribute"``."""
     data: DataConfig | None = None
     """Data of this stage; the recipe's ``train`` when left out."""
     logit_scale: float = 14.0
@@ -175,6 +155,28 @@ class DistillStage(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.refuse_below("epochs", 1)
+        if not self.towers:
+            raise InputError(f"stage {self.name} trains no tower; give towers")
+        object.__setattr__(self, "losses", {name: w for name, w in self.losses.items() if w})
+        self.chosen_losses()
+
+    def chosen_losses(self) -> "dict[str, Loss]":
+        """The losses that have a weight.
+
+        Raises:
+            InputError: an unknown one.
+            MissingExtraError: PyTorch is not installed.
+        """
+        try:
+            from cliplet.training.losses import find_losses
+        except ImportError as error:
+            raise MissingExtraError("distillation", "train") from error
+        return find_losses(self.losses)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a loss compares photos with captions."""
+        return any(loss.pairs for loss in self.chosen_losses().values())
 
 
 @dataclass(frozen=True)
@@ -233,9 +235,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         for stage in self.stages:
-            if not stage.towers:
-                raise InputError(f"stage {stage.name} trains no tower; give towers")
-            if not any(vars(stage.losses).values()):
+            if not stage.losses:
                 raise InputError(f"stage {stage.name} has no loss; give at least one a weight")
 
 

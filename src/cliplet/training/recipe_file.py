@@ -1,5 +1,6 @@
 """Reading a recipe: a TOML file or a folder with one, changed by ``key=value``, its ``data`` put in."""
 
+import re
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ class RecipeFile:
         if self.missing:
             raise InputError(
                 f"data={self.data} lacks {', '.join(self.missing)}; docs/data.md says how to lay it out, and the "
-                "setting in brackets takes another place"
+                "settings in brackets take other places"
             )
 
 
@@ -88,11 +89,12 @@ def read_recipe(path: str | Path, changes: Sequence[str] = (), kind: str = DEFAU
     if file.name == FILE and (file.parent / "__init__.py").exists():
         package = _import_folder(file.parent.resolve())
         kind = package + kind if kind.startswith(".") else kind
-    missing: list[str] = []
+    missing: dict[str, list[str]] = {}
     values = _with_data(values, str(Path(data).expanduser()) if data else "", missing, "")
     if missing and not data:
         raise InputError(f"{file} finds its data in one folder: give data=FOLDER (docs/data.md)")
-    return RecipeFile(file, kind, values, data, tuple(missing))
+    lacking = tuple(f"{name} ({', '.join(settings)})" for name, settings in missing.items())
+    return RecipeFile(file, kind, values, data, lacking)
 
 
 def read_settings(path: str | Path, changes: Sequence[str] = (), kind: str = DEFAULT_KIND) -> dict[str, Any]:
@@ -127,8 +129,8 @@ def _import_folder(folder: Path) -> str:
 
 
 # ---------------------------------------------------------------- data
-def _with_data(value: Any, data: str, missing: list[str], where: str) -> Any:
-    """A value with ``data`` in all its paths; what is not there is added to ``missing``."""
+def _with_data(value: Any, data: str, missing: dict[str, list[str]], where: str) -> Any:
+    """A value with ``data`` in all its paths; what is not there is added to ``missing``, with its settings."""
     if isinstance(value, dict):
         return {k: _with_data(v, data, missing, f"{where}.{k}".lstrip(".")) for k, v in value.items()}
     if isinstance(value, list):
@@ -142,7 +144,8 @@ def _with_data(value: Any, data: str, missing: list[str], where: str) -> Any:
     paths = [data + name.removeprefix(DATA) for name in names]
     there = next((p for p in paths if Path(p).exists() or any(c in p for c in "*?[{")), "") if data else ""
     if not there:
-        missing.append(f"{' or '.join(n.removeprefix(DATA).lstrip('/') or '.' for n in names)} ({where})")
+        name = " or ".join(n.removeprefix(DATA).lstrip("/") or "." for n in names)
+        missing.setdefault(name, []).append(where)
     return there or paths[0]
 
 
@@ -157,7 +160,7 @@ def apply_changes(values: dict[str, Any], changes: Sequence[str]) -> None:
         key, separator, text = change.partition("=")
         if not separator or not key:
             raise InputError(f"{change!r} is not key=value, such as stages.0.lr=1e-3")
-        _set(values, key.strip().split("."), _value(text), change)
+        _set(values, re.findall(r'"[^"]*"|[^.]+', key.strip()), _value(text), change)
 
 
 def _value(text: str) -> Any:
@@ -169,8 +172,8 @@ def _value(text: str) -> Any:
 
 
 def _set(values: Any, keys: list[str], value: Any, change: str) -> None:
-    """Set a nested entry; ``*`` stands for every entry of a list."""
-    key, rest = keys[0], keys[1:]
+    """Set a nested entry; ``*`` stands for every entry of a list, and a key with dots stands between quotes."""
+    key, rest = keys[0].strip('"'), keys[1:]
     if isinstance(values, list):
         if key != "*" and not (key.isdecimal() and int(key) < len(values)):
             raise InputError(f"{change}: {key} is no entry of a list of {len(values)}; use 0, 1, ... or *")

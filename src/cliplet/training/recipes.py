@@ -60,7 +60,7 @@ def _distill(config: DistillConfig, restart: bool) -> str:
 
 
 def _distill_cost(config: DistillConfig) -> Rows:
-    from cliplet.training.cost import dry_run
+    from cliplet.training.distill.cost import dry_run
 
     return dry_run(config)
 

@@ -44,6 +44,8 @@ def all_settings(cls: type, prefix: str = "") -> Iterator[Setting]:
         name = prefix + field.name
         inner = list(_tables(hints[field.name]))
         yield Setting(name, "" if inner else _default(field), docs.get(field.name, ""))
+        for key, text in field.metadata.get("entries", dict)().items():
+            yield Setting(f"{name}.{key}", "0.0", text)
         listed = typing.get_origin(hints[field.name]) is tuple
         for table in inner:
             kind = f" (kind {table.kind})" if len(inner) > 1 else ""  # type: ignore[attr-defined]

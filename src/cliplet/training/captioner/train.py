@@ -15,7 +15,7 @@ from cliplet.encoders.base import Encoder
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError
 from cliplet.models.captioner import CaptionDecoder, load_decoder, save_decoder
-from cliplet.models.config import from_dict, to_dict
+from cliplet.models.config import to_dict
 from cliplet.rewards import MixedReward, build_reward
 from cliplet.training.captioner.config import CaptionRecipe, CaptionStage
 from cliplet.training.captioner.consensus import consensus_weights
@@ -64,7 +64,7 @@ class CaptionRun:
     def __init__(self, recipe: CaptionRecipe, restart: bool = False) -> None:
         self.recipe, self.out = recipe, Path(recipe.out)
         free = ("out", "cpu", "cache", "decode", "export")
-        claim_folder(self.out, to_dict(recipe), free, restart, _with_newer_settings)
+        claim_folder(self.out, recipe, free, restart)
         self.cache = cache_folder(recipe.cache, self.out)
         self.accelerator = make_accelerator(recipe.cpu, recipe.precision)
         self.train_split = CaptionSplit.of(read_pairs(recipe.train))
@@ -218,8 +218,3 @@ class CaptionRun:
             return None
         self._embeddings(self.dev_split)
         return self._build({"lclipscore": 1.0}, self.dev_split, False)
-
-
-def _with_newer_settings(known: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's settings by way of the dataclass, so that those which are newer than the run have their defaults."""
-    return to_dict(from_dict(CaptionRecipe, known))

@@ -1,14 +1,15 @@
 """The student in training: towers, the map to the teacher's width, the logit scale, and the stage's losses."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cliplet.errors import InputError
 from cliplet.models.dual import DualModel
-from cliplet.training import losses
 from cliplet.training.config import DistillStage, Schedule
+from cliplet.training.losses import Loss
 from cliplet.training.task import Task
 
 MAX_LOGIT_SCALE = 100.0
@@ -36,6 +37,7 @@ class Student(Task):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(14.0)))
         self.frozen: frozenset[str] = frozenset()
         self.stage = DistillStage()
+        self.losses: dict[str, Loss] = {}
 
     def begin(self, stage: Schedule) -> None:
         """Prepare for a stage: which parameters learn, where the logit scale starts.
@@ -44,20 +46,17 @@ class Student(Task):
             InputError: the stage compares a student's with a teacher's embedding of another width.
         """
         assert isinstance(stage, DistillStage)
-        alone = len(stage.towers) == 1 and (stage.losses.pairs)
-        if not self.same_width and alone:
+        if not self.same_width and len(stage.towers) == 1 and stage.pairs:
             raise InputError(
                 f"stage {stage.name} trains one tower with a loss between both, so the teacher stands in for the "
                 f"other; that needs the teacher's width: set model.image.embedding_dim and "
                 f"model.text.embedding_dim to it"
             )
-        self.stage = stage
-        w = stage.losses
+        self.stage, self.losses = stage, stage.chosen_losses()
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name.split(".")[0] in stage.towers and name not in self.frozen)
-        mapped = bool(w.l1 or w.cosine or w.feature_mse or w.interactive)
-        self.map.requires_grad_(mapped)
-        self.logit_scale.requires_grad_(w.scaled)
+        self.map.requires_grad_(any(loss.mapped for loss in self.losses.values()))
+        self.logit_scale.requires_grad_(any(loss.scaled for loss in self.losses.values()))
         with torch.no_grad():
             self.logit_scale.fill_(math.log(stage.logit_scale))
 
@@ -72,59 +71,34 @@ class Student(Task):
         Returns:
             ``loss``, the weighted sum, and each loss by name, unweighted.
         """
-        towers = self.stage.towers
-        image = self.model.encode_image(batch["pixels"]) if "image" in towers else None
-        text = None
-        if "text" in towers:
-            text = self.model.encode_text(batch["input_ids"], batch["attention_mask"])
+        towers: dict[str, Tensor] = {}
+        if "image" in self.stage.towers:
+            towers["image"] = self.model.encode_image(batch["pixels"])
+        if "text" in self.stage.towers:
+            towers["text"] = self.model.encode_text(batch["input_ids"], batch["attention_mask"])
         with torch.autocast(self.logit_scale.device.type, enabled=False):
-            terms = self._terms(
-                None if image is None else image.float(), None if text is None else text.float(), batch
-            )
-        weights = vars(self.stage.losses)
-        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+            terms = self._terms({name: x.float() for name, x in towers.items()}, batch)
+        total = torch.stack([self.stage.losses[name] * value for name, value in terms.items()]).sum()
         return {"loss": total, **{name: value.detach() for name, value in terms.items()}}
 
-    def _terms(
-        self, image: Tensor | None, text: Tensor | None, batch: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Each loss that has a weight."""
-        w = self.stage.losses
-        terms: dict[str, Tensor] = {}
-        sides = [
-            (x, batch[f"teacher_{name}"]) for x, name in ((image, "image"), (text, "text")) if x is not None
-        ]
-        mapped = [(self.map(x), t) for x, t in sides]
-        if w.l1:
-            terms["l1"] = torch.stack([losses.l1(s, t) for s, t in mapped]).sum()
-        if w.cosine:
-            terms["cosine"] = torch.stack([losses.cosine(s, t) for s, t in mapped]).sum()
-        if w.feature_mse:
-            mse = losses.FeatureMSE(1, 1)  # the widths are equal here
-            terms["feature_mse"] = torch.stack([mse(s, t) for s, t in mapped]).sum()
-        if w.pairs:
-            terms.update(self._pair_terms(image, text, batch))
-        return terms
-
-    def _pair_terms(
-        self, image: Tensor | None, text: Tensor | None, batch: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """The losses between both towers; the teacher stands in for one that does not learn."""
-        w = self.stage.losses
-        t_image, t_text = batch["teacher_image"], batch["teacher_text"]
-        s_image = t_image if image is None else image
-        s_text = t_text if text is None else text
+    def _terms(self, towers: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Each loss of the stage; the teacher stands in for a tower that does not learn."""
         scale = self.logit_scale.exp().clamp_max(MAX_LOGIT_SCALE)
+        pair: dict[str, Any] = {"scale": scale, "teacher_scale": self.stage.teacher_scale}
+        sides = []
+        for tower in ("image", "text"):
+            teacher = batch.get(f"teacher_{tower}")
+            student = towers.get(tower, teacher)
+            mapped = self.map(towers[tower]) if tower in towers else teacher
+            pair |= {f"teacher_{tower}": teacher, f"student_{tower}": student, f"mapped_{tower}": mapped}
+            if tower in towers:
+                sides.append({"student": mapped, "teacher": teacher})
         terms = {}
-        if w.sr:
-            terms["sr"] = losses.similarity_regulator(s_image, s_text, t_image, t_text)
-        if w.contrastive:
-            terms["contrastive"] = losses.contrastive(s_image, s_text, scale)
-        if w.affinity:
-            terms["affinity"] = losses.affinity_mimicking(
-                s_image, s_text, t_image, t_text, scale, self.stage.teacher_scale
-            )
-        if w.interactive:
-            pair = (s_image if image is None else self.map(image), s_text if text is None else self.map(text))
-            terms["interactive"] = losses.interactive_contrastive(*pair, t_image, t_text, scale)
+        for name, loss in self.losses.items():
+            parts = [
+                loss.function(*(found[n] for n in loss.needs)) for found in ([pair] if loss.pairs else sides)
+            ]
+            if parts[0].ndim:
+                raise InputError(f"loss {name} gives {list(parts[0].shape)} numbers; it must give one")
+            terms[name] = torch.stack(parts).sum()
         return terms

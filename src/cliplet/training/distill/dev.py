@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.torch import TorchEncoder
 from cliplet.evaluation.retrieval import recall_at_k
-from cliplet.training.batches import Targets
+from cliplet.training.distill.batches import Targets
+from cliplet.training.distill.student import Student
 from cliplet.training.pairs import PairSet
-from cliplet.training.student import Student
 from cliplet.training.views import photo_source
 
 KEEP_BYTES = 1 << 30

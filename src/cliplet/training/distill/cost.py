@@ -10,9 +10,9 @@ from torch import nn
 
 from cliplet.errors import InputError
 from cliplet.models.dual import DualModel, count_parameters
-from cliplet.training.batches import StageBatches, Targets
 from cliplet.training.config import DistillConfig
 from cliplet.training.distill import Run
+from cliplet.training.distill.batches import StageBatches, Targets
 from cliplet.training.logs import duration
 from cliplet.training.loop import make_optimizer, train_step
 from cliplet.training.task import MovingAverage
@@ -181,7 +181,7 @@ def _teacher_seconds(run: Run) -> float:
             continue
         seen.add(key)
         photos = [photo_source(p) for p in pairs.photos[:8]]
-        if photos and (any("image" in s.towers or s.losses.pairs for s in run.config.stages)):
+        if photos and (any("image" in s.towers or s.pairs for s in run.config.stages)):
             began = time.perf_counter()
             rows, reasons = run.teacher.images(photos)
             if np.isnan(rows[:, 0]).all():

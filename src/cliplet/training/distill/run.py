@@ -17,17 +17,17 @@ from cliplet.encoders.torch import TorchEncoder
 from cliplet.errors import InputError
 from cliplet.models.config import TextConfig, to_dict
 from cliplet.models.dual import DualModel, load_weights, save_weights
-from cliplet.training.batches import StageBatches, Targets
 from cliplet.training.computed import computed
 from cliplet.training.config import DataConfig, DistillConfig
-from cliplet.training.dev import DevSet
+from cliplet.training.distill.batches import StageBatches, Targets
+from cliplet.training.distill.dev import DevSet
+from cliplet.training.distill.student import Student
+from cliplet.training.distill.teacher import Teacher
+from cliplet.training.distill.tokenizer import make_tokenizer
 from cliplet.training.fit import fit, make_accelerator
 from cliplet.training.loop import Intervals, Part
 from cliplet.training.pairs import PairSet, expand_paths, fingerprint, read_pairs
 from cliplet.training.run_folder import claim_folder
-from cliplet.training.student import Student
-from cliplet.training.teachers import Teacher
-from cliplet.training.tokenizer import make_tokenizer
 from cliplet.training.views import photo_source, view_sources
 
 UNKNOWN = "could not be read when the teacher's embeddings were computed"
@@ -93,7 +93,7 @@ class Run:
                 raise InputError(
                     f"stage {stage.name} has {items} items, less than one batch of {needed}; lower batch_size"
                 )
-            if stage.losses.pairs and not (pairs.photos and pairs.captions):
+            if stage.pairs and not (pairs.photos and pairs.captions):
                 raise InputError(
                     f"stage {stage.name} compares photos with captions, but its data has not both"
                 )
@@ -214,8 +214,8 @@ class Run:
     def stage_batches(self, index: int) -> StageBatches:
         """The batches of a stage."""
         c, stage, pairs = self.config, self.config.stages[index], self.pairs[index]
-        images = "image" in stage.towers or stage.losses.pairs
-        texts = "text" in stage.towers or stage.losses.pairs
+        images = "image" in stage.towers or stage.pairs
+        texts = "text" in stage.towers or stage.pairs
         targets = self.targets(stage.data or c.train, pairs, images, texts, c.augment.views)
         a = self.accelerator
         return StageBatches(
@@ -304,7 +304,7 @@ def _claim(out: Path, config: DistillConfig, restart: bool) -> None:
     for name in [*config.teacher.names, *map(str, expand_paths(config.train.captions))]:
         if Path(name).resolve() == out.resolve():
             raise InputError(f"out = {out} is one of the inputs")
-    claim_folder(out, to_dict(config), ("out", "workers", "cpu"), restart)
+    claim_folder(out, config, ("out", "workers", "cpu"), restart)
 
 
 def _with_vocabulary(config: DistillConfig, size: int) -> DistillConfig:

@@ -52,8 +52,8 @@ class StageBatches:
     ) -> None:
         self.stage, self.pairs, self.targets, self.encoder = stage, pairs, targets, encoder
         self.augment, self.seed, self.rank, self.world, self.workers = augment, seed, rank, world, workers
-        self.with_image = "image" in stage.towers or stage.losses.pairs
-        self.with_text = "text" in stage.towers or stage.losses.pairs
+        self.with_image = "image" in stage.towers or stage.pairs
+        self.with_text = "text" in stage.towers or stage.pairs
         self.by_caption = "image" not in stage.towers
         self.captions_of = pairs.captions_of() if self.with_text and not self.by_caption else []
         self.items = self._usable()
