@@ -34,11 +34,13 @@ from cliplet.models.captioner import load_decoder
 from cliplet.training.captioner.config import CaptionRecipe, RewardWeight, load_caption_recipe
 from cliplet.training.captioner.data import CaptionSplit, Reader
 from cliplet.training.captioner.evaluate import decode_split
-from cliplet.training.captioner.features import kept_array, kept_grids
+from cliplet.training.captioner.features import kept_grids
 from cliplet.training.captioner.shape import shape_of
 from cliplet.training.captioner.student import CaptionModel
 from cliplet.training.captioner.train import CaptionRun
-from cliplet.training.pairs import PairSet, fingerprint, photo_source
+from cliplet.training.computed import computed
+from cliplet.training.pairs import PairSet, fingerprint
+from cliplet.training.views import photo_source
 
 RECIPE = Path("recipes/caption_rewards.toml")
 DATA = Path("data/flickr8k")
@@ -136,7 +138,7 @@ class Experiment:
             return self.encoder.encode_images([photo_source(p) for p in self.judged.photos[start:stop]])
 
         name = f"photos-{fingerprint(self.judged.photos)}-{self.encoder.card.fingerprint}.npy"
-        photos = kept_array(Path(self.recipe(FIRST, 0).cache) / name, len(texts), np.float32, compute)
+        photos = computed(Path(self.recipe(FIRST, 0).cache) / name, len(texts), compute, 16)
         prefix = self.encoder.card.text.prompt_prefix
         return unit_norm(np.asarray(photos)), self.encoder.encode_texts([prefix + text for text in texts])
 

@@ -12,9 +12,8 @@ from cliplet.models.late import LateTower, early_stages
 from cliplet.models.pretrained import efficientnet_lite, english_word_pieces, sentence_model
 from cliplet.models.text import TextTower
 from cliplet.training.config import Schedule
-from cliplet.training.distill.cost import multiply_adds
+from cliplet.training.cost import Rows, multiply_adds, pairs_row
 from cliplet.training.pairs import read_pairs
-from cliplet.training.recipes import Rows, pairs_row
 
 from .data import SIZE, detector_graph
 from .recipe import Settings

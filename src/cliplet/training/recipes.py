@@ -23,12 +23,6 @@ Rows = list[tuple[str, str]]
 """A table of two columns: what, and how much."""
 
 
-def pairs_row(name: str, pairs: Any) -> tuple[str, str]:
-    """A row on a :class:`~cliplet.training.pairs.PairSet`."""
-    left_out = f", {len(pairs.skipped):,} left out ({pairs.skipped[0]})" if pairs.skipped else ""
-    return name, f"{len(pairs.photos):,} photos, {len(pairs.captions):,} captions{left_out}"
-
-
 @dataclass(frozen=True)
 class Recipe:
     """A kind of recipe."""
@@ -87,7 +81,9 @@ def _captioner(config: CaptionRecipe, restart: bool) -> str:
 
 
 def _captioner_cost(config: CaptionRecipe) -> Rows:
-    raise NotImplementedError
+    from cliplet.training.captioner.cost import describe
+
+    return describe(config)
 
 
 KINDS = {

@@ -59,7 +59,7 @@ class CaptionStage(Schedule):
     baseline: Literal["leave_one_out", "greedy"] = "leave_one_out"
     """What a sample's reward is compared with: the mean of the photo's other samples, or the greedy caption's."""
     kl: float = 0.0
-    """Weight of the divergence from the model that the stage began with, per piece."""
+    """Weight of the divergence from the model that the stage began with, per token."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -99,7 +99,7 @@ class CaptionRecipe:
     tokenizer: str = "train"
     """``train`` (byte pairs from the training captions), or a tokenizer.json of an earlier run."""
     tokenizer_size: int = 4000
-    """Pieces that ``train`` learns, at most."""
+    """Tokens that ``train`` learns, at most."""
     train: DataConfig = field(default_factory=DataConfig)
     """Training photos with captions."""
     dev: DataConfig = field(default_factory=DataConfig)

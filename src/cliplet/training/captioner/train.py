@@ -1,7 +1,6 @@
 """Training of a captioner from a recipe: vocabulary, grids, stages with exact resume, model folder."""
 
 import dataclasses
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,21 @@ from cliplet.captioner.decoding import Limits
 from cliplet.encoders.base import Encoder
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError
+from cliplet.files import whole
 from cliplet.models.captioner import CaptionDecoder, load_decoder, save_decoder
 from cliplet.models.config import to_dict
 from cliplet.rewards import MixedReward, build_reward
 from cliplet.training.captioner.config import CaptionRecipe, CaptionStage
 from cliplet.training.captioner.consensus import consensus_weights
 from cliplet.training.captioner.data import CaptionSplit, Reader, cache_folder, stage_data
-from cliplet.training.captioner.evaluate import DevCheck, dev_embeddings
+from cliplet.training.captioner.evaluate import DevCheck, photo_embeddings
 from cliplet.training.captioner.export import export_captioner
-from cliplet.training.captioner.features import kept_array, kept_grids, kept_pixels
+from cliplet.training.captioner.features import kept_grids, kept_pixels
 from cliplet.training.captioner.shape import CollapseWatch
 from cliplet.training.captioner.student import CaptionModel, CaptionStudent
 from cliplet.training.captioner.towers import GridTower
 from cliplet.training.captioner.vocabulary import END, START, open_vocabulary, train_vocabulary
+from cliplet.training.computed import computed
 from cliplet.training.fit import fit, make_accelerator
 from cliplet.training.loop import Intervals, Part
 from cliplet.training.pairs import fingerprint, read_pairs
@@ -70,7 +71,7 @@ class CaptionRun:
         self.train_split = CaptionSplit.of(read_pairs(recipe.train))
         self.dev_split = CaptionSplit.of(read_pairs(recipe.dev)).first(recipe.dev_photos)
         self.tokenizer = self._vocabulary()
-        start, end = (self.tokenizer.token_to_id(piece) for piece in (START, END))
+        start, end = (self.tokenizer.token_to_id(token) for token in (START, END))
         self.limits = Limits(start, end, recipe.model.max_tokens)
         self.tokens = [
             [e.ids for e in self.tokenizer.encode_batch(captions)] for captions in self.train_split.captions
@@ -93,11 +94,11 @@ class CaptionRun:
     # ------------------------------------------------------------------ training
     def train(self) -> None:
         """All stages that are not done yet."""
-        parts = [partial(self._part, index) for index in range(len(self.recipe.stages))]
+        parts = [partial(self.part, index) for index in range(len(self.recipe.stages))]
         every = Intervals(save_every=self.recipe.save_every, log_every=self.recipe.log_every)
         fit(self.accelerator, self.out, parts, every, self.recipe.tensorboard)
 
-    def _part(self, index: int) -> Part:
+    def part(self, index: int) -> Part:
         """A stage, which starts from the best weights of the one before."""
         stage = self.recipe.stages[index]
         if index:
@@ -132,9 +133,8 @@ class CaptionRun:
             if model.tower is not None:
                 from safetensors.torch import save_file
 
-                part = folder / name / (TOWER_WEIGHTS + ".part")
-                save_file({k: v.cpu().contiguous() for k, v in model.tower.state_dict().items()}, part)
-                os.replace(part, folder / name / TOWER_WEIGHTS)
+                with whole(folder / name / TOWER_WEIGHTS) as part:
+                    save_file({k: v.cpu().contiguous() for k, v in model.tower.state_dict().items()}, part)
 
     def _load(self, folder: Path) -> None:
         self.decoder.load_state_dict(load_decoder(folder).state_dict())
@@ -157,7 +157,7 @@ class CaptionRun:
 
     # ------------------------------------------------------------------ parts
     def say(self, captions: Any) -> list[str]:
-        """Pieces -> captions."""
+        """Tokens -> captions."""
         found = self.tokenizer.decode_batch([list(c) for c in captions], skip_special_tokens=True)
         return [" ".join(text.split()) for text in found]
 
@@ -172,8 +172,8 @@ class CaptionRun:
                 tokenizer = train_vocabulary(flat, self.recipe.tokenizer_size)
             else:
                 tokenizer = open_vocabulary(self.recipe.tokenizer)
-            tokenizer.save(str(path.with_suffix(".part")))
-            os.replace(path.with_suffix(".part"), path)
+            with whole(path) as part:
+                tokenizer.save(str(part))
         return open_vocabulary(str(path))
 
     def _reader(self, split: CaptionSplit, pixels: bool, training: bool) -> Reader:
@@ -188,9 +188,9 @@ class CaptionRun:
         self._encoder = self._encoder or load(self.recipe.reward_model or None)
         encoder = self._encoder
         name = f"photos-{fingerprint(split.photos)}-{encoder.card.fingerprint}.npy"
-        return kept_array(
-            self.cache / name, len(split.photos), np.float32,
-            lambda a, b: dev_embeddings(encoder, split.photos[a:b]),
+        return computed(
+            self.cache / name, len(split.photos), lambda a, b: photo_embeddings(encoder, split.photos[a:b]), 16,
+            what="photos, by the reward's model",
         )  # fmt: skip
 
     def _build(self, weights: dict[str, float], split: CaptionSplit, normalise: bool) -> MixedReward:

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,21 +13,9 @@ from torch import Tensor
 from cliplet.encoders.torch import TorchEncoder, pad_tokens
 from cliplet.errors import InputError
 from cliplet.training.config import AugmentConfig, DistillStage
-from cliplet.training.loop import StageData
+from cliplet.training.distill.targets import Targets
 from cliplet.training.pairs import PairSet, chosen, epoch_batches
 from cliplet.training.views import photo_view
-
-Floats = NDArray[np.float32]
-
-
-@dataclass
-class Targets:
-    """The teacher's embeddings of a set."""
-
-    images: list[Floats]
-    """For each view ``[photos, d]``; NaN rows for bad photos; empty where not needed."""
-    texts: Floats | None
-    """``[captions, d]``, or None where not needed."""
 
 
 class StageBatches:
@@ -57,6 +44,7 @@ class StageBatches:
         self.by_caption = "image" not in stage.towers
         self.captions_of = pairs.captions_of() if self.with_text and not self.by_caption else []
         self.items = self._usable()
+        self.batches = len(self._plan(0))
 
     def _usable(self) -> NDArray[np.int64]:
         """Photos (or captions) that have all that the stage needs."""
@@ -77,16 +65,13 @@ class StageBatches:
             raise InputError(f"stage {self.stage.name} has no item with all that it needs")
         return found
 
-    def data(self) -> StageData:
-        """For the loop."""
-        count = len(epoch_batches(len(self.items), self.stage.batch_size, 0, 0, self.rank, self.world))
-        return StageData(count, self.load)
+    def _plan(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Positions of this process's batches."""
+        return epoch_batches(len(self.items), self.stage.batch_size, self.seed, epoch, self.rank, self.world)
 
     def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
         """The batches of an epoch from number ``first`` on, decoded ahead in threads."""
-        plan = epoch_batches(len(self.items), self.stage.batch_size, self.seed, epoch, self.rank, self.world)[
-            first:
-        ]
+        plan = self._plan(epoch)[first:]
         if not self.workers:
             for positions in plan:
                 yield self.batch(self.items[positions], epoch)

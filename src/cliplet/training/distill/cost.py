@@ -6,31 +6,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from cliplet.errors import InputError
 from cliplet.models.dual import DualModel, count_parameters
 from cliplet.training.config import DistillConfig
+from cliplet.training.cost import Rows, memory_row, multiply_adds, pairs_row, seconds_a_step, steps_text
 from cliplet.training.distill import Run
-from cliplet.training.distill.batches import StageBatches, Targets
+from cliplet.training.distill.batches import StageBatches
+from cliplet.training.distill.targets import Targets
 from cliplet.training.logs import duration
-from cliplet.training.loop import make_optimizer, train_step
-from cliplet.training.task import MovingAverage
 from cliplet.training.views import photo_source
-
-TIMED_STEPS = 3
-
-
-def multiply_adds(module: nn.Module, *inputs: torch.Tensor) -> int:
-    """Multiply-adds of matrix products and convolutions in one call (half of PyTorch's count of operations)."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    training = module.training
-    module.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(*inputs)
-    module.train(training)
-    return counter.get_total_flops() // 2
 
 
 @dataclass(frozen=True)
@@ -65,7 +50,7 @@ def tower_costs(model: DualModel, tokens: int = 0) -> dict[str, TowerCost]:
     }
 
 
-def dry_run(config: DistillConfig, teacher: Any = None) -> list[tuple[str, str]]:
+def dry_run(config: DistillConfig, teacher: Any = None) -> Rows:
     """Go through a recipe without training: read all data, load the teacher, time a few steps of each stage.
 
     Nothing is written but a tokeniser, in a temporary folder.
@@ -85,25 +70,19 @@ def dry_run(config: DistillConfig, teacher: Any = None) -> list[tuple[str, str]]
             row, expected = _stage_row(run, index)
             rows.append(row)
             seconds += expected
-        rows.append(_memory_row(run))
+        rows.append(memory_row(run.accelerator))
         once = _teacher_seconds(run)
         rows.append(("teacher's pass, once", duration(once)))
         rows.append(("time expected", f"{duration(once + seconds)}, without evaluation and export"))
         return rows
 
 
-def _data_rows(run: Run) -> list[tuple[str, str]]:
-    rows = []
-    for index, pairs in run.pairs.items():
-        left_out = f", {len(pairs.skipped)} left out ({pairs.skipped[0]})" if pairs.skipped else ""
-        what = f"{len(pairs.photos)} photos, {len(pairs.captions)} captions{left_out}"
-        rows.append((f"data of stage {run.config.stages[index].name}", what))
-    if run.dev is not None:
-        rows.append(("dev", f"{len(run.dev.photos)} photos, {len(run.dev.captions)} captions"))
-    return rows
+def _data_rows(run: Run) -> Rows:
+    rows = [pairs_row(f"data of stage {run.config.stages[i].name}", pairs) for i, pairs in run.pairs.items()]
+    return rows if run.dev is None else [*rows, pairs_row("dev", run.dev)]
 
 
-def _model_rows(run: Run) -> list[tuple[str, str]]:
+def _model_rows(run: Run) -> Rows:
     captions = [c for p in run.pairs.values() for c in p.captions[:1000]]
     lengths = [len(t) for t in run.encoder.tokenize(captions)[0]] if captions else [0]
     costs = tower_costs(run.student.model, int(np.ceil(np.mean(lengths))))
@@ -121,20 +100,6 @@ def _model_rows(run: Run) -> list[tuple[str, str]]:
     return [*rows, ("both towers", f"{total:,} parameters: {sizes}")]
 
 
-def _memory_row(run: Run) -> tuple[str, str]:
-    """Measured at its highest, after the timed steps."""
-    if torch.cuda.is_available() and run.accelerator.device.type == "cuda":
-        return "memory of the accelerator", f"{torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB at most"
-    import sys
-
-    try:
-        import resource
-    except ImportError:  # Windows
-        return "memory of this process", "not measured on this system"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return "memory of this process", f"{peak / 2**20:,.0f} MiB at most, PyTorch and the teacher included"
-
-
 def _stage_row(run: Run, index: int) -> tuple[tuple[str, str], float]:
     """A stage's steps and time, from a few steps with made-up teacher embeddings."""
     stage, pairs, config = run.config.stages[index], run.pairs[index], run.config
@@ -145,29 +110,14 @@ def _stage_row(run: Run, index: int) -> tuple[tuple[str, str], float]:
         return np.broadcast_to(row, (n, run.teacher.dim))  # no memory, however many
 
     views = [fake(len(pairs.photos)) for _ in range(config.augment.views)] if pairs.photos else []
-    batches = StageBatches(
+    data = StageBatches(
         stage, pairs, Targets(views, fake(len(pairs.captions))), run.encoder, config.augment, config.seed,
         run.accelerator.process_index, run.accelerator.num_processes, config.workers,
     )  # fmt: skip
-    data = batches.data()
     run.student.begin(stage)
-    wrapped, optimizer = run.accelerator.prepare(run.student, make_optimizer(run.student, stage))
-    average = MovingAverage(run.student, stage.ema) if stage.ema else None
-    times, began = [], time.perf_counter()
-    for step, batch in enumerate(data.load(0, 0)):
-        train_step(run.accelerator, wrapped, optimizer, stage, batch, stage.lr, 1, True)
-        if average is not None:
-            average.update()
-        times.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        if step == TIMED_STEPS:
-            break
-    run.accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
-    run.accelerator.free_memory()
-    each = float(np.median(times[1:] or times))
-    steps = stage.epochs * data.batches
-    text = f"{steps:,} steps of {stage.batch_size} ({stage.epochs} epochs), {each:.3f} s each: {duration(each * steps)}"
-    return (f"stage {stage.name}", text), each * steps
+    each = seconds_a_step(run.accelerator, run.student, stage, data)
+    row = (f"stage {stage.name}", steps_text(stage, data.batches, each))
+    return row, each * stage.epochs * data.batches
 
 
 def _teacher_seconds(run: Run) -> float:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.torch import TorchEncoder
 from cliplet.evaluation.retrieval import recall_at_k
-from cliplet.training.distill.batches import Targets
 from cliplet.training.distill.student import Student
+from cliplet.training.distill.targets import Targets
 from cliplet.training.pairs import PairSet
 from cliplet.training.views import photo_source
 

@@ -8,30 +8,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from cliplet.encoders.base import adapt
 from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
 from cliplet.encoders.torch import TorchEncoder
 from cliplet.errors import InputError
+from cliplet.files import whole
 from cliplet.models.config import TextConfig, to_dict
 from cliplet.models.dual import DualModel, load_weights, save_weights
-from cliplet.training.computed import computed
 from cliplet.training.config import DataConfig, DistillConfig
-from cliplet.training.distill.batches import StageBatches, Targets
+from cliplet.training.distill.batches import StageBatches
 from cliplet.training.distill.dev import DevSet
 from cliplet.training.distill.student import Student
+from cliplet.training.distill.targets import UNKNOWN, TargetFiles, Targets
 from cliplet.training.distill.teacher import Teacher
 from cliplet.training.distill.tokenizer import make_tokenizer
 from cliplet.training.fit import fit, make_accelerator
 from cliplet.training.loop import Intervals, Part
-from cliplet.training.pairs import PairSet, expand_paths, fingerprint, read_pairs
+from cliplet.training.pairs import PairSet, expand_paths, read_pairs
 from cliplet.training.run_folder import claim_folder
-from cliplet.training.views import photo_source, view_sources
-
-UNKNOWN = "could not be read when the teacher's embeddings were computed"
-"""Reason of a photo whose embedding another run has tried to compute."""
+from cliplet.training.views import photo_source
 
 
 def distill(config: DistillConfig, teacher: Teacher | None = None, restart: bool = False) -> Path:
@@ -79,11 +75,15 @@ class Run:
         self.student = Student(DualModel(self.config.model), self.teacher.dim)
         self.student.frozen = self._inherit()
         self.encoder = TorchEncoder(self.student.model, self.tokenizer, self.card({}))
-        self._targets: dict[tuple[str, bool, bool, int], Targets] = {}
+        folder = Path(config.teacher.cache or self.out / "teacher")
+        self._target_files = TargetFiles(folder, self.teacher, config.augment, config.seed, not self.main)
+        self._targets: dict[tuple[str, int, bool], Targets] = {}
         self._check_stages()
 
     def _check_stages(self) -> None:
         """Find out now what would stop a later stage."""
+        if self.main and self.teacher.unit_only and any("l1" in stage.losses for stage in self.config.stages):
+            print(f"{self.teacher.name} gives embeddings of length 1 alone: l1 learns those", file=sys.stderr)
         for index, stage in enumerate(self.config.stages):
             self.student.begin(stage)
             pairs = self.pairs[index]
@@ -103,9 +103,8 @@ class Run:
         path = self.out / "tokenizer.json"
         if self.main and not path.exists():
             captions = [c for pairs in self.pairs.values() for c in pairs.captions]
-            part = path.with_suffix(".part")
-            make_tokenizer(config.tokenizer, captions, config.tokenizer_size).save(str(part))
-            os.replace(part, path)
+            with whole(path) as part:
+                make_tokenizer(config.tokenizer, captions, config.tokenizer_size).save(str(part))
         self.accelerator.wait_for_everyone()
         return make_tokenizer(str(path), (), 0)
 
@@ -116,7 +115,7 @@ class Run:
             return frozenset()
         from cliplet.models.inherit import inherit, read_open_clip, read_transformers_clip
 
-        teacher = adapt(self.teacher.encoders[0])
+        teacher = self.teacher.encoders[0]
         readers = {"open_clip": read_open_clip, "transformers": read_transformers_clip}
         if teacher.library not in readers:
             raise InputError(
@@ -146,6 +145,7 @@ class Run:
             license=c.license,
             training={
                 "teacher": self.teacher.name,
+                "teacher_embeddings": "of any length" if self.teacher.raw else "of length 1",
                 "photos": max(len(p.photos) for p in self.pairs.values()),
                 "captions": max(len(p.captions) for p in self.pairs.values()),
                 "stages": [to_dict(s) for s in c.stages],
@@ -154,45 +154,15 @@ class Run:
             results=results,
         )
 
-    def targets(self, data: DataConfig, pairs: PairSet, images: bool, texts: bool, views: int) -> Targets:
+    def targets(self, data: DataConfig, pairs: PairSet, views: int, texts: bool) -> Targets:
         """The teacher's embeddings of a set: computed by the first process, then memory-mapped by all."""
-        key = (repr(data), images, texts, views)
+        key = (repr(data), views, texts)
         if key not in self._targets:
             with self.accelerator.main_process_first():
-                self._targets[key] = self._compute_targets(pairs, images, texts, views)
+                found = self._target_files.of(pairs, views, texts)
+            self._targets[key] = found
+            self._report_skipped(pairs, [f"{pairs.names[i]}: {found.bad[i]}" for i in sorted(found.bad)])
         return self._targets[key]
-
-    def _compute_targets(self, pairs: PairSet, images: bool, texts: bool, views: int) -> Targets:
-        c, folder = self.config, Path(self.config.teacher.cache or self.out / "teacher")
-        teacher = fingerprint([self.teacher.fingerprint])
-        found = Targets([], None)
-        skipped: dict[int, str] = {}
-        if images and pairs.photos:
-            photos = fingerprint(pairs.photos)
-            for view in range(views):
-                crop = fingerprint([c.augment, c.seed]) if view else "whole"
-
-                def encode(start: int, stop: int, view: int = view) -> Any:
-                    sources = view_sources(pairs.photos, c.augment, c.seed, range(start, stop), view)
-                    rows, reasons = self.teacher.images(sources)
-                    skipped.update({start + i: reason for i, reason in reasons.items()})
-                    return rows
-
-                rows = computed(
-                    folder / f"images-{teacher}-{photos}-{crop}-{view}.npy", len(pairs.photos), encode, 128,
-                    what=f"teacher, photos, view {view + 1} of {views}", silent=not self.main,
-                )  # fmt: skip
-                for i in np.flatnonzero(np.isnan(rows[:, 0])):
-                    skipped.setdefault(int(i), UNKNOWN)
-                found.images.append(rows)
-        if texts:
-            found.texts = computed(
-                folder / f"texts-{teacher}-{fingerprint(pairs.captions)}.npy", len(pairs.captions),
-                lambda a, b: self.teacher.texts(pairs.captions[a:b]), 512, what="teacher, captions",
-                silent=not self.main,
-            )  # fmt: skip
-        self._report_skipped(pairs, [f"{pairs.names[i]}: {reason}" for i, reason in sorted(skipped.items())])
-        return found
 
     def _report_skipped(self, pairs: PairSet, more: list[str]) -> None:
         """List what was left out, once."""
@@ -214,9 +184,9 @@ class Run:
     def stage_batches(self, index: int) -> StageBatches:
         """The batches of a stage."""
         c, stage, pairs = self.config, self.config.stages[index], self.pairs[index]
-        images = "image" in stage.towers or stage.pairs
+        views = c.augment.views if "image" in stage.towers or stage.pairs else 0
         texts = "text" in stage.towers or stage.pairs
-        targets = self.targets(stage.data or c.train, pairs, images, texts, c.augment.views)
+        targets = self.targets(stage.data or c.train, pairs, views, texts)
         a = self.accelerator
         return StageBatches(
             stage,
@@ -234,7 +204,7 @@ class Run:
         """All stages, from where the run stands."""
         c, dev = self.config, None
         if self.dev is not None:
-            targets = self.targets(c.dev, self.dev, True, bool(self.dev.captions), 1)
+            targets = self.targets(c.dev, self.dev, 1, True)
             dev = DevSet(self.dev, targets, self.encoder, self.student)
         parts = [partial(self._part, index, dev) for index in range(len(c.stages))]
         every = Intervals(c.evaluate_every, c.save_every, c.log_every)
@@ -248,7 +218,7 @@ class Run:
         stages = self.config.stages
         towers = frozenset(t for s in stages[: index + 1] for t in s.towers)
         evaluate = None if dev is None else partial(dev.measure, towers)
-        data = self.stage_batches(index).data()
+        data = self.stage_batches(index)
         return Part(self.student, stages[index], data, partial(self._save, index), evaluate)
 
     def stage_folder(self, index: int) -> Path:
@@ -264,13 +234,10 @@ class Run:
 
     def write_folder(self, folder: Path, results: dict[str, Any]) -> None:
         """A model folder of PyTorch weights; it appears whole or not at all."""
-        part = folder.with_name(folder.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        save_weights(self.student.model, part)
-        self.tokenizer.save(str(part / "tokenizer.json"))
-        self.card(results).save(part)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
+        with whole(folder) as part:
+            save_weights(self.student.model, part)
+            self.tokenizer.save(str(part / "tokenizer.json"))
+            self.card(results).save(part)
 
     def finish(self) -> Path:
         """Copy the final stage's folders and export the best one."""
@@ -323,12 +290,9 @@ def _with_vocabulary(config: DistillConfig, size: int) -> DistillConfig:
 
 def _link_tree(source: Path, target: Path) -> None:
     """A second name for a folder's files (a copy where links are not possible), in place of an older folder."""
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        shutil.copytree(source, part, copy_function=os.link)
-    except (OSError, shutil.Error):
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(source, part)
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
+    with whole(target) as part:
+        try:
+            shutil.copytree(source, part, copy_function=os.link)
+        except (OSError, shutil.Error):
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(source, part)

@@ -56,11 +56,11 @@ class Teacher:
         if "unknown" in parts:
             raise InputError("a teacher's card has no fingerprint, so its embeddings cannot be kept")
         c = self.config
-        return json.dumps([parts, c.combine, self._weights.tolist(), not self._raw, c.prompt_prefix])
+        return json.dumps([parts, c.combine, self._weights.tolist(), not self.raw, c.prompt_prefix])
 
     def images(self, sources: Sequence[Any]) -> tuple[Floats, dict[int, str]]:
         """``[n, d]`` with NaN rows for bad photos, and their reasons."""
-        if self._raw:
+        if self.raw:
             return self.encoders[0].encode_images_safely(sources, normalise=False)
         results = [e.encode_images_safely(sources) for e in self.encoders]
         merged = {i: reason for _, reasons in results for i, reason in reasons.items()}
@@ -69,14 +69,19 @@ class Teacher:
     def texts(self, texts: Sequence[str]) -> Floats:
         """``[n, d]``."""
         full = [self.config.prompt_prefix + t for t in texts]
-        if self._raw:
+        if self.raw:
             return self.encoders[0].encode_texts_safely(full, normalise=False)[0]
         return self._combine([e.encode_texts(full) for e in self.encoders])
 
     @property
-    def _raw(self) -> bool:
-        """Whether embeddings keep their length."""
+    def raw(self) -> bool:
+        """Whether embeddings keep their length, which L1 learns too; else they have length 1."""
         return len(self.encoders) == 1 and self.encoders[0].raw and not self.config.normalise
+
+    @property
+    def unit_only(self) -> bool:
+        """Whether a single teacher's embeddings have length 1 although the recipe does not ask for it."""
+        return len(self.encoders) == 1 and not self.encoders[0].raw and not self.config.normalise
 
     def _combine(self, parts: list[Floats]) -> Floats:
         """Unit embeddings of all teachers as one."""
