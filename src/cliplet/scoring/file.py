@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.data.captions import CaptionEntry, ImageKey, image_name, read_captions, read_references
+from cliplet.data.captions import CaptionEntry, Columns, read_captions, read_references
 from cliplet.data.images import ImageInput
+from cliplet.data.names import ImageKey, NameIndex, image_name
 from cliplet.data.photos import PhotoIndex, PhotoPaths, PhotoTar, open_photos
 from cliplet.data.text import caption_problem, scrub
 from cliplet.errors import InputError

@@ -1,0 +1,170 @@
+"""Records: which fields of a row are the image, the caption and the references, and the entries that come of it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cliplet.data.images import ImageInput
+from cliplet.data.names import ImageKey
+from cliplet.data.parquet import TablePhoto
+from cliplet.data.tables import Row, as_list, cell_list, find_column
+from cliplet.data.text import NOT_UTF8, caption_problem, decode, is_utf8, shown
+
+IMAGE_FIELDS = (
+    "image", "image_id", "filename", "file_name", "file", "path", "image_path", "img", "imgid", "image_file",
+    "img_path", "image_name", "img_name", "filepath", "id",
+)  # fmt: skip
+"""Field names taken for the image, in this order."""
+CAPTION_FIELDS = (
+    "candidate", "cand", "mt", "hyp", "hypothesis", "caption", "captions", "text", "sentence", "comment", "title",
+    "sentences", "raw",
+)  # fmt: skip
+"""Field names taken for the caption, in this order."""
+REFERENCE_FIELDS = ("references", "refs", "ref", "reference", "ground_truth")
+"""Field names taken for reference captions, in this order."""
+
+@dataclass(frozen=True)
+class Columns:
+    """How a table is laid out, where its header does not say so by the usual names."""
+
+    image: str | None = None
+    """Field of the image."""
+    caption: str | None = None
+    """Field of the caption."""
+    separator: str | None = None
+    """What parts the cells of a CSV."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionEntry:
+    """One caption of one image."""
+
+    image: ImageKey
+    """The image's name or number; empty where there is none."""
+    caption: Any
+    """The caption as it stands in the file; a string unless the file is wrong there, None where it cannot be read."""
+    where: str
+    """Its place, such as ``line 7``."""
+    reason: str | None = None
+    """Why the row cannot be used, where the file is to blame."""
+    photo: ImageInput | None = None
+    """The photo, where it came with the caption (a shard, a folder, Parquet with photos inside)."""
+    references: tuple[Any, ...] | None = None
+    """The row's own reference captions; None where the file has none."""
+    id: str | None = None
+    """The caption's number in a token file, ``image.jpg#2``."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """The row's other fields, numbers and strings alone."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why this cannot be used as a caption, or None."""
+        return self.reason or caption_problem(self.caption)
+
+
+def entry(image: ImageKey, caption: Any, where: str, **more: Any) -> CaptionEntry:
+    """An entry; a caption that is not valid UTF-8 is kept out, so that nothing takes it for another text."""
+    if isinstance(caption, str) and not is_utf8(caption):
+        return CaptionEntry(image, None, where, NOT_UTF8, **more)
+    return CaptionEntry(image, caption, where, **more)
+
+
+class Records:
+    """Turns rows of one file into entries."""
+
+    def __init__(self, path: Path, columns: Columns | None = None, as_references: bool = False) -> None:
+        """Rows of ``path``; ``as_references``: its reference captions are wanted rather than its captions."""
+        self.path = path
+        self.columns = columns or Columns()
+        self.as_references = as_references
+        self._chosen: dict[tuple[str, ...], tuple[list[str], str | None, str | None]] = {}
+        self._photos: dict[str, tuple[ImageKey, TablePhoto]] = {}  # inside the table, by their bytes
+        self._taken: set[ImageKey] = set()
+
+    def __call__(self, row: Row, beside: ImageKey | None = None) -> Iterator[CaptionEntry]:
+        """The entries of a row, at least one; ``beside``: the image's name where the row need not say it."""
+        images, caption, references = self.fields(row)
+        image, photo = self._image(row, images) if beside is None else (beside, None)
+        reason = row.problem
+        if reason is None and (caption is None or (beside is None and not images)):
+            what = "no image" if beside is None and not images else "no caption"
+            reason = f"{what}: found the fields {', '.join(row) or '(none)'}"
+        elif reason is None and image == "":
+            reason = f"the image is not a name or a number but {shown(row[images[0]])}"
+        if reason is not None or caption is None:
+            yield CaptionEntry(image, None, row.where, reason)
+            return
+        used = (*images[:1], caption, references)
+        extra = {name: value for name, value in row.items() if name not in used and _plain(value)}
+        try:
+            own = None if references is None else tuple(texts_of(row[references], split=True))
+            texts = texts_of(row[caption], split=caption.lower() in REFERENCE_FIELDS)
+        except ValueError as error:
+            yield CaptionEntry(image, None, row.where, str(error))
+            return
+        for text in texts or [None]:  # an image without captions must not disappear
+            yield entry(image, text, row.where, photo=photo, references=own, extra=extra)
+
+    def fields(self, row: Row) -> tuple[list[str], str | None, str | None]:
+        """The fields of a row that may name its image, the one of its caption, and that of its references."""
+        fields = tuple(row)
+        if fields not in self._chosen:
+            named, texts = self.columns, (CAPTION_FIELDS, REFERENCE_FIELDS)
+            wanted = texts[self.as_references] + texts[not self.as_references]
+            caption = find_column(fields, [named.caption.lower()] if named.caption else wanted)
+            references = None if self.as_references else find_column(fields, REFERENCE_FIELDS)
+            found = (find_column(fields, [name]) for name in ([named.image.lower()] if named.image else IMAGE_FIELDS))
+            images = [name for name in found if name not in (None, caption)]
+            self._chosen[fields] = (images, caption, None if references == caption else references)  # type: ignore[assignment]
+        return self._chosen[fields]
+
+    def _image(self, row: Row, fields: list[str]) -> tuple[ImageKey, ImageInput | None]:
+        """The row's image by name, empty for none, and its photo where it stands in the row."""
+        photo = row.get(fields[0]) if fields else None
+        if not isinstance(photo, TablePhoto):
+            key = _key(photo)
+            return "" if key is None else key, None
+        if photo.digest not in self._photos:
+            given = (_key(row[name]) for name in fields[1:] if name in row)
+            name = photo.path or next((key for key in given if key is not None), photo.where)
+            self._photos[photo.digest] = (f"{name} ({photo.where})" if name in self._taken else name), photo
+            self._taken.add(name)
+        return self._photos[photo.digest]
+
+
+def _key(value: Any) -> ImageKey | None:
+    """A cell as an image's name: a string, a whole number, or the path in ``{bytes, path}``."""
+    if isinstance(value, Mapping):
+        value = value.get("path")
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    named = isinstance(value, (str, int)) and not isinstance(value, bool) and value != ""
+    return value if named else None
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float))
+
+
+def texts_of(value: Any, split: bool = False) -> list[Any]:
+    """The captions that a cell holds: one, a list of them, records that hold them, or a list written as text.
+
+    ``split``: a string may hold several parted by ``|`` too. Raises ValueError where a list cannot be read.
+    """
+    if value is None:
+        return []
+    if isinstance(value, TablePhoto):
+        value = decode(value.read_bytes())
+    if isinstance(value, Mapping):
+        value = _inner(value, (*CAPTION_FIELDS, *REFERENCE_FIELDS))
+    if isinstance(value, str):
+        found = as_list(value) if split else cell_list(value)
+        return [value] if found is None or (split and not found) else found
+    if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
+        return [_inner(item, ("raw", *CAPTION_FIELDS)) if isinstance(item, Mapping) else item for item in value]
+    return [value]
+
+
+def _inner(record: Mapping[Any, Any], names: tuple[str, ...]) -> Any:
+    return next((record[name] for name in names if name in record), record)
