@@ -16,7 +16,7 @@ from cliplet.evaluation.human import (
     select_rows,
 )
 from cliplet.evaluation.judgements import Preferences, Preferred, Rated, Ratings
-from cliplet.evaluation.scores import file_scores, ngram_scores
+from cliplet.evaluation.scores import file_scores, reference_columns
 from tests.shared_data import shared_data
 
 ROWS = Ratings(
@@ -86,7 +86,7 @@ def test_flickr8k_expert_with_ngrams_equals_scipy_and_comes_near_the_published_v
     data, _ = load_judgements("flickr8k-expert", shared_data("flickr8k/ExpertAnnotations.txt").parent)
     protocol = replace(BENCHMARKS["flickr8k-expert"].protocol, draws=50)
     result = evaluate_ratings(
-        "flickr8k-expert", data, lambda r: ngram_scores(r, ["bleu", "rouge", "cider"])[0], protocol
+        "flickr8k-expert", data, lambda r: reference_columns(r, ["bleu", "rouge", "cider"])[0], protocol
     )
     rows, _ = select_rows(data, protocol)
     assert not any(r.own for r in rows)

@@ -136,6 +136,8 @@ class HumanResult:
     """Their scores."""
     ratings: Floats = field(default_factory=lambda: np.empty(0))
     """Mean rating of each scored caption (ratings only)."""
+    varied: frozenset[str] = frozenset()
+    """Choices of the protocol that the literature varies on this benchmark; a statistic's name says them."""
 
 
 def select_rows(data: Ratings, protocol: HumanProtocol) -> tuple[list[Rated], Counter[str]]:

@@ -13,6 +13,7 @@ from cliplet.data.captions import read_references
 from cliplet.data.text import scrub
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies
+from cliplet.metrics.registry import MetricNames
 from cliplet.metrics.tokenizer.ptb import tokenize_many
 from cliplet.scoring.diversity import caption_diversity
 from cliplet.scoring.file import ScoreTable, score_file
@@ -110,7 +111,7 @@ def compare_files(
     images: str | Path | None,
     scorer: Scorer,
     references: str | Path | None = None,
-    metrics: Sequence[str] | None = None,
+    metrics: MetricNames = None,
     document_frequencies: DocumentFrequencies | None = None,
     draws: int = 2000,
     seed: int = 0,
