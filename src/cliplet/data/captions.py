@@ -5,10 +5,9 @@ caption stays in its entry; a file in which nothing can be used raises an error 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from cliplet.data.documents import read_json_captions
 from cliplet.data.names import ImageKey, image_name
@@ -57,20 +56,22 @@ def read_captions(
     return entries
 
 
-def read_references(path: str | Path, notes: list[str] | None = None) -> dict[str, list[Any]]:
+def read_references(
+    path: str | Path, notes: list[str] | None = None, *, plain_lines: bool = False
+) -> dict[str, list[str]]:
     """Read a file of reference captions: all usable captions of each image, by :func:`image_name`.
 
     What cannot be used is counted in ``notes``. Raises InputError as :func:`read_captions`.
     """
-    entries = read_captions(path, notes=notes, as_references=True)
-    references: dict[str, list[Any]] = {}
+    entries = read_captions(path, None, notes, plain_lines=plain_lines, as_references=True)
+    references: dict[str, list[str]] = {}
     for found in entries:
         if found.image != "":
             own = references.setdefault(image_name(found.image), [])
             own += [found.caption] if found.problem is None else []
     bad = [found for found in entries if found.problem is not None]
     if bad and notes is not None:
-        notes.append(f"{len(bad)} references in {path} cannot be used, such as {bad[0].where}: {bad[0].problem}")
+        notes.append(f"{len(bad)} captions left out of {path}, such as {bad[0].where}: {bad[0].problem}")
     return references
 
 
@@ -140,7 +141,11 @@ def _reader(path: Path, records: Records, plain_lines: bool) -> Read:
         return _read_rows
     if plain_lines and suffix == ".txt" and not any("\t" in line for line in first):
         return _read_lines
-    if known is None and suffix and not all("#" in line.partition("\t")[0] and "\t" in line for line in first):
+    if (
+        known is None
+        and suffix
+        and not all("#" in line.partition("\t")[0] and "\t" in line for line in first)
+    ):
         suffixes = ", ".join(suffix for reader in READERS for suffix in reader.suffixes)
         raise InputError(
             f"{path}: captions are read from folders and {suffixes} files, not {suffix}; a token file "

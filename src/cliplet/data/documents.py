@@ -49,10 +49,13 @@ def _inside(path: Path, table: dict[str, Any], records: Records) -> Iterator[Cap
     if isinstance(table.get("annotations"), list):
         return _coco_annotations(table, records)
     names = {name.lower(): value for name, value in table.items()}
-    image, caption = (next((names[n] for n in fields if n in names), None) for fields in (IMAGE_FIELDS, CAPTION_FIELDS))
+    image, caption = (
+        next((names[n] for n in fields if n in names), None) for fields in (IMAGE_FIELDS, CAPTION_FIELDS)
+    )
     if isinstance(image, (str, int)) and isinstance(caption, (str, list)):
         return records(object_row(table, "line 1"))  # one record
-    if (type(image) is type(caption) and isinstance(image, (list, Mapping))) or {"columns", "index", "data"} <= set(names):
+    by_column = isinstance(image, (list, Mapping)) and type(image) is type(caption)
+    if by_column or {"columns", "index", "data"} <= set(names):
         raise InputError(
             f"{path} holds columns, as pandas' DataFrame.to_json() writes them; write it with orient='records'"
         )

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cliplet.data.tables import Row
 from cliplet.errors import InputError, MissingExtraError
 
 BATCH = 256
@@ -16,7 +15,9 @@ BATCH = 256
 class TablePhoto:
     """A photo (or other bytes) inside a table's cell, read when it is needed; safe in threads."""
 
-    def __init__(self, column: "_Column", group: int, row: int, where: str, path: str | None, digest: str) -> None:
+    def __init__(
+        self, column: "_Column", group: int, row: int, where: str, path: str | None, digest: str
+    ) -> None:
         self.column, self.group, self.row, self.where = column, group, row, where
         self.path = path
         """The name that the table gives it."""
@@ -51,8 +52,8 @@ class _Column:
             return value
 
 
-def parquet_rows(path: Path) -> Iterator[Row]:
-    """Every row. Cells with bytes, alone or as Hugging Face's ``{bytes, path}``, come as :class:`TablePhoto`.
+def parquet_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every row's fields, and where it stands. Cells with bytes, alone or as Hugging Face's ``{bytes, path}``, come as :class:`TablePhoto`.
 
     Raises:
         InputError: not a Parquet file, or damaged.
@@ -76,7 +77,7 @@ def parquet_rows(path: Path) -> Iterator[Row]:
                         for name, values in zip(batch.schema.names, batch.columns, strict=True)
                     ]
                     for place, row in zip(where, zip(*cells, strict=True), strict=True):
-                        yield Row(dict(zip(batch.schema.names, row, strict=True)), place)
+                        yield dict(zip(batch.schema.names, row, strict=True)), place
                     number += batch.num_rows
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
@@ -103,7 +104,9 @@ def _cells(values: Any, column: _Column | None, group: int, start: int, where: l
         except (ValueError, OverflowError):  # such as a time that Python cannot hold
             cells = [str(value) for value in values]
         return cells
-    parts = {f.name: part for f, part in zip(values.type, values.flatten(), strict=True)} if column.inner else {}
+    parts = (
+        {f.name: part for f, part in zip(values.type, values.flatten(), strict=True)} if column.inner else {}
+    )
     content = parts.get("bytes", values)
     paths = parts["path"].to_pylist() if "path" in parts else [None] * len(values)
     found: list[Any] = []

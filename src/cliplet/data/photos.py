@@ -1,10 +1,10 @@
-"""Where photos lie: folders, tars, paths, and photos that came with their captions; found by :mod:`cliplet.data.names`."""
+"""Where photos lie: folders, tars and paths; found by the rule of :mod:`cliplet.data.names`."""
 
 import os
 import posixpath
 import tarfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -106,7 +106,9 @@ class PhotoFolder(PhotoIndex):
                 seen.add((about.st_dev, about.st_ino))
                 here = os.path.relpath(folder, self.root)
                 found += [os.path.normpath(os.path.join(here, file)) for file in files]
-                ahead += [path for name in sorted(inside) if os.path.islink(path := os.path.join(folder, name))]
+                ahead += [
+                    path for name in sorted(inside) if os.path.islink(path := os.path.join(folder, name))
+                ]
         return sorted(found)
 
     def names(self) -> list[str]:
@@ -190,7 +192,9 @@ class PhotoTar(PhotoIndex):
             self.damage = f"the tar is cut off at byte {size}{last}: what followed is lost"
         else:
             if os.pread(self.descriptor, 512, tar.offset).strip(b"\0"):
-                self.damage = f"the tar is cut off or damaged at byte {tar.offset}, inside a header: what follows is lost"
+                self.damage = (
+                    f"the tar is damaged at byte {tar.offset}, inside a header: what follows is lost"
+                )
         at = {member.name: member for member in self.members}
         for place, name, target in links:
             if target in at:

@@ -24,6 +24,7 @@ CAPTION_FIELDS = (
 REFERENCE_FIELDS = ("references", "refs", "ref", "reference", "ground_truth")
 """Field names taken for reference captions, in this order."""
 
+
 @dataclass(frozen=True)
 class Columns:
     """How a table is laid out, where its header does not say so by the usual names."""
@@ -85,7 +86,7 @@ class Records:
     def __call__(self, row: Row, beside: ImageKey | None = None) -> Iterator[CaptionEntry]:
         """The entries of a row, at least one; ``beside``: the image's name where the row need not say it."""
         images, caption, references = self.fields(row)
-        image, photo = self._image(row, images) if beside is None else (beside, None)
+        image, photo = self.image(row) if beside is None else (beside, None)
         reason = row.problem
         if reason is None and (caption is None or (beside is None and not images)):
             what = "no image" if beside is None and not images else "no caption"
@@ -114,13 +115,17 @@ class Records:
             wanted = texts[self.as_references] + texts[not self.as_references]
             caption = find_column(fields, [named.caption.lower()] if named.caption else wanted)
             references = None if self.as_references else find_column(fields, REFERENCE_FIELDS)
-            found = (find_column(fields, [name]) for name in ([named.image.lower()] if named.image else IMAGE_FIELDS))
+            found = (
+                find_column(fields, [name])
+                for name in ([named.image.lower()] if named.image else IMAGE_FIELDS)
+            )
             images = [name for name in found if name not in (None, caption)]
             self._chosen[fields] = (images, caption, None if references == caption else references)  # type: ignore[assignment]
         return self._chosen[fields]
 
-    def _image(self, row: Row, fields: list[str]) -> tuple[ImageKey, ImageInput | None]:
+    def image(self, row: Row) -> tuple[ImageKey, ImageInput | None]:
         """The row's image by name, empty for none, and its photo where it stands in the row."""
+        fields, _, _ = self.fields(row)
         photo = row.get(fields[0]) if fields else None
         if not isinstance(photo, TablePhoto):
             key = _key(photo)
@@ -162,7 +167,9 @@ def texts_of(value: Any, split: bool = False) -> list[Any]:
         found = as_list(value) if split else cell_list(value)
         return [value] if found is None or (split and not found) else found
     if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
-        return [_inner(item, ("raw", *CAPTION_FIELDS)) if isinstance(item, Mapping) else item for item in value]
+        return [
+            _inner(item, ("raw", *CAPTION_FIELDS)) if isinstance(item, Mapping) else item for item in value
+        ]
     return [value]
 
 

@@ -77,13 +77,17 @@ def read_tar_captions(path: Path, records: Records, notes: list[str]) -> Iterato
     samples = samples_of([member.name for member in tar.members])
     apart = sum(s.places[-1] - s.places[0] >= len(s.places) for s in samples)
     if apart:
-        notes.append(f"{path}: the files of {apart} samples do not lie side by side; WebDataset would part them")
+        notes.append(
+            f"{path}: the files of {apart} samples do not lie side by side; WebDataset would part them"
+        )
     files = {member.name: member for member in tar.members}
     end = path.stat().st_size
     cut = {member.name for member in tar.members if member.offset + member.size > end}
     for sample in samples:
         lost = cut.intersection(sample.files)
-        for found in _entries(sample, files.__getitem__, lambda name: files[name].read_bytes(), records, "member"):
+        for found in _entries(
+            sample, files.__getitem__, lambda name: files[name].read_bytes(), records, "member"
+        ):
             yield replace(found, caption=None, reason=f"{lost.pop()} is cut off") if lost else found
     if tar.damage is not None:
         yield CaptionEntry("", None, f"byte {end}", tar.damage)
@@ -114,7 +118,9 @@ def _entries(
             if photos:
                 yield replace(found, photo=photo_at(image))
             else:
-                reason = f"no photo goes with it: its key has {others}; photos are {', '.join(PHOTO_SUFFIXES)}"
+                reason = (
+                    f"no photo goes with it: its key has {others}; photos are {', '.join(PHOTO_SUFFIXES)}"
+                )
                 yield replace(found, reason=found.reason or reason)
 
 

@@ -12,7 +12,7 @@ import re
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def rows_of(path: Path, separator: str | None = None) -> Iterator[Row]:
     if suffix == ".parquet":
         from cliplet.data.parquet import parquet_rows
 
-        return parquet_rows(path)
+        return starmap(Row, parquet_rows(path))
     if suffix in (".json", ".jsonl", ".ndjson"):
         return json_lines(path) if is_json_lines(path) else _json_rows(path)
     return delimited(path, separator)
@@ -64,8 +64,8 @@ def read_table(path: Path, notes: Counter[str], separator: str | None = None) ->
     Raises:
         InputError: as :func:`rows_of`, and when no row can be used.
     """
-    good = []
-    bad = []
+    good: list[Row] = []
+    bad: list[Row] = []
     for row in rows_of(path, separator):
         (good if row.problem is None else bad).append(row)
     if not good:
@@ -82,7 +82,8 @@ def leave_out(notes: Counter[str], reasons: Sequence[str]) -> None:
 
 # ---------------------------------------------------------------- cells parted by separators
 def delimited(path: Path, separator: str | None = None) -> Iterator[Row]:
-    """Rows under a header. The separator: the one given, a .tsv's tab, else the first of ``, TAB ; |`` in the header."""
+    """Rows under a header; parted by what is given, by a .tsv's tab, else by the first of ``, TAB ; |`` in it."""
+    separator = {"\\t": "\t", "tab": "\t"}.get(separator or "", separator)
     if separator is not None and len(separator) != 1:
         raise InputError(f"--separator {separator!r} must be one character, such as ',' or a tab")
     with open_text(path, newline="") as stream:
@@ -258,12 +259,12 @@ def object_row(value: Any, where: str) -> Row:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    """A list of objects, an object of objects, or an object with one list of objects in it."""
+    """A list of objects, an object of objects, an object with one list of objects in it, or one object."""
     content = read_json(path)
-    if isinstance(content, dict):
+    if isinstance(content, dict) and content:
         lists = [v for v in content.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
         objects = [v for v in content.values() if isinstance(v, dict)]
-        content = lists[0] if len(lists) == 1 else objects if len(objects) == len(content) else None
+        content = lists[0] if len(lists) == 1 else objects if len(objects) == len(content) else [content]
     if not isinstance(content, list):
         raise InputError(f"{path}: expected a list of objects with named fields")
     yield from (object_row(value, f"entry {number}") for number, value in enumerate(content, 1))
@@ -318,7 +319,11 @@ def as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, str):
-        return list(value) if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)) else [value]
+        return (
+            list(value)
+            if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping))
+            else [value]
+        )
     found = cell_list(value)
     separator = "|||" if "|||" in value else "|"
     return found if found is not None else [part.strip() for part in value.split(separator) if part.strip()]

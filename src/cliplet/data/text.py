@@ -48,7 +48,7 @@ def open_text(path: str | Path, newline: str = "\n") -> Iterator[TextIO]:
             head = stream.peek(200)[:200]
             encoding = _encoding(head)
             if encoding != "utf-16" and head.count(0) > len(head) // 4:
-                raise InputError(f"{path} seems to be UTF-16 without a byte-order mark: save it as UTF-8")
+                raise InputError(f"{path} is not text, or UTF-16 without a byte-order mark: save it as UTF-8")
             with io.TextIOWrapper(stream, encoding, _KEEP, newline) as text:
                 yield text
     except FileNotFoundError:

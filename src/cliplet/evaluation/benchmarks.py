@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cliplet.data.book import CaptionBook, read_book
 from cliplet.data.plugins import known_or_own, own_name
 from cliplet.errors import InputError
-from cliplet.evaluation.captions import CaptionBook, read_captions
 from cliplet.evaluation.human import HumanProtocol
 from cliplet.evaluation.judgements import (
     Preferences,
@@ -56,7 +56,17 @@ class Benchmark:
 # ---------------------------------------------------------------- readers
 def _with_captions(read: Callable[[Path, CaptionBook], Judgements]) -> Reader:
     """One judgement file, joined with captions where there are any."""
-    return lambda files, captions: (read(files[0], read_captions(captions)), [*files[:1], *captions])
+    return lambda files, captions: (
+        _noted(read(files[0], book := read_book(captions)), book),
+        [*files[:1], *captions],
+    )
+
+
+def _noted(judgements: Judgements, book: CaptionBook) -> Judgements:
+    """The judgements, with a note of captions that could not be read."""
+    if book.failures:
+        judgements.notes[f"captions left out, such as {book.failures[0]}"] += len(book.failures)
+    return judgements
 
 
 def _or_clipscore_json(reader: Reader) -> Reader:
@@ -83,7 +93,8 @@ def _flickr8k(read: Callable[[Path, CaptionBook], Judgements]) -> Reader:
 
 def _composite(files: list[Path], captions: list[Path]) -> tuple[Judgements, list[Path]]:
     tables = [f for f in files if f.suffix == ".csv"]
-    return read_composite(tables, read_captions(captions)), tables + captions
+    book = read_book(captions)
+    return _noted(read_composite(tables, book), book), tables + captions
 
 
 def _pascal50s(files: list[Path], captions: list[Path]) -> tuple[Judgements, list[Path]]:

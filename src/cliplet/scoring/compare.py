@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.captions import read_references
-from cliplet.data.text import scrub
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies
 from cliplet.metrics.registry import MetricNames
@@ -169,8 +168,8 @@ def compare_files(
 
 
 def _frequencies(references: str | Path) -> DocumentFrequencies:
-    texts = [[r for r in group if isinstance(r, str)] for group in read_references(references).values()]
-    words = iter(tokenize_many([scrub(r) for group in texts for r in group]))
+    texts = read_references(references).values()
+    words = iter(tokenize_many([r for group in texts for r in group]))
     return DocumentFrequencies.from_references([[next(words) for _ in group] for group in texts if group])
 
 
