@@ -1,11 +1,12 @@
 """Reading captions: every layout gives the same entries; broken files are named with their place."""
 
-import io
 import json
-import tarfile
+import re
+from datetime import datetime
 
 import pytest
 
+from cliplet.data.book import read_book
 from cliplet.data.captions import Columns, read_captions, read_references
 from cliplet.data.names import image_name
 from cliplet.errors import InputError
@@ -66,10 +67,123 @@ def test_marked_encodings_are_understood(tmp_path, encoding):
     assert pairs(path) == EXPECTED
 
 
-def test_flickr8k_token_file(tmp_path):
-    path = tmp_path / "tokens.txt"
-    path.write_text("a.jpg#0\tA dog .\nodd#name.jpg#4\tA cat .\n", encoding="utf-8")
+@pytest.mark.parametrize("name", ["tokens.txt", "results_20130124.token", "tokens", "captions.tok", "v1.5"])
+def test_token_files_of_any_name(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("a.jpg#0\tA dog .\r\nodd#name.jpg#4\tA cat .\n", encoding="utf-8-sig")
     assert pairs(path) == [("a.jpg", "A dog ."), ("odd#name.jpg", "A cat .")]
+    assert [entry.id for entry in read_captions(path)] == ["a.jpg#0", "odd#name.jpg#4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("captions.txt", 'image,caption\na.jpg,A dog .\na.jpg,"A dog , asleep ."\n'),  # Kaggle's Flickr8k
+        ("captions.txt", "caption\timage\nA dog .\ta.jpg\nA dog , asleep .\ta.jpg\n"),
+        ("results.csv", "image_name| comment_number| comment\na.jpg| 0| A dog .\na.jpg| 1| A dog , asleep .\n"),
+        ("train.csv", 'filepath,title\na.jpg,A dog .\na.jpg,"A dog , asleep ."\n'),  # open_clip
+        ("train.csv", "filepath\ttitle\na.jpg\tA dog .\na.jpg\tA dog , asleep .\n"),
+        ("f.csv", 'raw,split,filename\n"[""A dog ."", ""A dog , asleep .""]",test,a.jpg\n'),  # Flickr30k on the hub
+        ("f.csv", "image,caption\na.jpg,\"['A dog .', 'A dog , asleep .']\"\n"),  # pandas with Python lists
+        ("f.csv", "image,caption\na.jpg,\"['A dog .' 'A dog , asleep .']\"\n"),  # and with NumPy arrays
+        ("r.json", '{"model": "m", "results": [{"image_id": "a.jpg", "caption": ["A dog .", "A dog , asleep ."]}]}'),
+        ("c.json", '{"image": "a.jpg", "caption": "A dog ."}\n{"image": "a.jpg", "caption": "A dog , asleep ."}\n'),
+        ("c.jsonl", '[{"image": "a.jpg", "caption": "A dog ."},\n{"image": "a.jpg", "caption": "A dog , asleep ."}]'),
+        ("c.ndjson", '{"a.jpg": ["A dog .", "A dog , asleep ."]}'),
+        ("c.jsonl", '{"image": "a.jpg", "caption": ["A dog .", "A dog , asleep ."]}'),
+        ("c.json", '{"images": null, "annotations": [{"id": 3, "image_id": "a.jpg", "caption": "A dog ."}, '
+                   '{"id": 4, "image_id": "a.jpg", "caption": "A dog , asleep ."}]}'),
+    ],
+)  # fmt: skip
+def test_files_that_people_bring(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert pairs(tmp_path / name) == [("a.jpg", "A dog ."), ("a.jpg", "A dog , asleep .")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reasons"),
+    [
+        ("a.csv", "image,caption\na.jpg,x\nb.jpg\nc.jpg,y\n", [None, "1 cell under a header of 2", None]),
+        ("a.csv", "image,caption\na.jpg,x\n,y\n", [None, "the image is not a name or a number but ''"]),
+        ("a.csv", "image,caption\na.jpg,x\nb.jpg,\"['y', nan]\"\n", [None, "looks like a list that cannot be read"]),
+        ("a.jsonl", '{"image": "a", "caption": "x"}\n{"image": "b", "error": "timeout"}\n{"caption": "y"}\n{"ima',
+         [None, "no caption: found the fields image, error", "no image: found the fields caption", "not valid JSON"]),
+        ("a.json", '[{"image": "a", "caption": "x"}, {"img_name": "b"}, 7, {"image": null, "id": 1, "caption": "y"}]',
+         [None, "no caption: found the fields img_name", "expected an object", "the image is not a name .* None"]),
+        ("a.json", '{"annotations": [{"id": 1, "image_id": 42, "caption": "x"}, {"id": 2, "caption": "y"}, null]}',
+         [None, "no image", "expected an object"]),
+        ("a.txt", "a.jpg#0\tx\nno tab\n", [None, "expected image#number<TAB>caption"]),
+        ("a.json", '[{"image": "a", "caption": "x"}, {"image": "b", "caption": "caf\\udce9"}]', [None, "not valid UTF-8"]),
+    ],
+)  # fmt: skip
+def test_a_broken_record_fails_alone(tmp_path, name, text, reasons):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    entries = read_captions(tmp_path / name)
+    assert len(entries) == len(reasons)
+    for entry, reason in zip(entries, reasons, strict=True):
+        assert entry.reason is None if reason is None else re.search(reason, str(entry.reason))
+        assert reason is None or entry.caption is None
+
+
+def test_columns_and_separator_can_be_named(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("key,caption_a,caption\na,A dog,no\n")
+    columns = Columns(image="Key", caption="caption_a")
+    assert [(e.image, e.caption, e.extra) for e in read_captions(path, columns)] == [
+        ("a", "A dog", {"caption": "no"})
+    ]
+    path.write_text("image,it;caption\na.jpg;A dog, asleep\n")
+    assert [e.caption for e in read_captions(path, Columns(image="image,it", separator=";"))] == [
+        "A dog, asleep"
+    ]
+    with pytest.raises(InputError, match="no caption: found the fields image,it, caption"):
+        read_captions(path, Columns(image="image,it", caption="text", separator=";"))
+
+
+def test_references_of_a_file_with_both(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("image,caption,references,score\na.jpg,A dog,one | two,3\nb.jpg,A cat,\"['three']\",4\n")
+    entries = read_captions(path)
+    assert [(e.caption, e.references, e.extra) for e in entries] == [
+        ("A dog", ("one", "two"), {"score": "3"}),
+        ("A cat", ("three",), {"score": "4"}),
+    ]
+    assert read_references(path) == {"a.jpg": ["one", "two"], "b.jpg": ["three"]}
+
+
+def test_references_that_cannot_be_used_are_counted(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a.jpg": ["x", "", null], "b.jpg": "y"}')
+    notes = []
+    assert read_references(path, notes) == {"a.jpg": ["x"], "b.jpg": ["y"]}
+    assert notes == [f"2 captions left out of {path}, such as line 1 column 2: the caption is empty"]
+
+
+def test_karpathys_splits_are_kept(tmp_path):
+    images = [
+        {"filename": f"{s}.jpg", "filepath": "val2014", "split": s, "sentences": [{"raw": s}]} for s in "ab"
+    ]
+    (tmp_path / "k.json").write_text(json.dumps({"images": images, "dataset": "x"}))
+    assert [(e.caption, e.extra["split"]) for e in read_captions(tmp_path / "k.json")] == [
+        ("a", "a"),
+        ("b", "b"),
+    ]
+    book = read_book([tmp_path / "k.json"], "b")
+    assert list(book.images) == ["b.jpg"]
+    with pytest.raises(InputError, match="no image of split 'test'; it has a, b"):
+        read_book([tmp_path / "k.json"], "test")
+
+
+def test_a_book_keeps_shards_apart_and_lists_what_failed(tmp_path):
+    for shard in "xy":
+        (tmp_path / shard).mkdir()
+        (tmp_path / shard / "0.jpg").write_bytes(b"photo")
+        (tmp_path / shard / "0.txt").write_text(f"caption {shard}")
+    (tmp_path / "x" / "1.txt").write_text("no photo")
+    book = read_book([tmp_path / "x", tmp_path / "y"])
+    assert [c.text for own in book.images.values() for c in own] == ["caption x", "caption y"]
+    assert sorted(map(str, book.photos.values())) == [str(tmp_path / s / "0.jpg") for s in "xy"]
+    assert "no photo goes with it" in book.failures[0]
 
 
 def test_parquet(tmp_path):
@@ -86,20 +200,40 @@ def test_parquet(tmp_path):
         read_captions(tmp_path / "bad.parquet")
 
 
-def test_webdataset_tar(tmp_path):
-    members = {
-        "000.jpg": b"x",
-        "000.txt": b"a dog\n",
-        "001.jpg": b"x",
-        "001.json": b'{"caption": "a cat"}',
-        "002.txt": b"no photo",
-    }
-    with tarfile.open(tmp_path / "s.tar", "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    assert pairs(tmp_path / "s.tar") == [("000.jpg", "a dog"), ("001.jpg", "a cat"), ("002.txt", "no photo")]
+def test_parquet_with_photos_inside(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    photo, other = b"one photo", b"another"
+    columns = {
+        "image": [{"bytes": photo, "path": "x.jpg"}, {"bytes": photo, "path": None}, {"bytes": other, "path": "x.jpg"},
+                  {"bytes": None, "path": "y.jpg"}, None, {"bytes": other + b"!", "path": None}],
+        "img_id": [1, 2, 3, 4, 5, 6],
+        "caption": [["a", "b"], ["c"], ["d"], ["e"], ["f"], ["g"]],
+        "made": pyarrow.array([datetime(2020, 1, 1)] * 6, pyarrow.timestamp("ns")),
+    }  # fmt: skip
+    parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet", row_group_size=2)
+    entries = read_captions(tmp_path / "t.parquet")
+    read = [(e.image, e.caption, e.photo and e.photo.read_bytes()) for e in entries]
+    assert read == [
+        ("x.jpg", "a", photo),
+        ("x.jpg", "b", photo),
+        ("x.jpg", "c", photo),
+        ("x.jpg (row 3)", "d", other),
+        ("y.jpg", "e", None),
+        ("", None, None),
+        ("row 6", "g", other + b"!"),
+    ]
+    assert entries[0].photo is entries[2].photo
+    assert entries[5].reason == "the image is not a name or a number but None"
+    parquet.write_table(
+        pyarrow.table({"file": [photo, other], "text": [b"caf\xc3\xa9", b"\xe9"]}), tmp_path / "b.parquet"
+    )
+    entries = read_captions(tmp_path / "b.parquet")
+    assert [(e.caption, e.reason) for e in entries] == [
+        ("café", None),
+        (None, "the caption is not valid UTF-8"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +243,11 @@ def test_webdataset_tar(tmp_path):
         ("a.json", '{"a.jpg": "dog",\n "b.jpg" "cat"}', "line 2 column 10"),
         ("a.json", '{"a.jpg": "dog",\n "b.jpg": "cat"', "line 2 column 16"),
         ("a.json", '["a dog", "a cat"]', "line 1 column 2: expected an object.*found 'a dog'"),
-        ("a.json", '[{"image": "a", "words": "x"}]', "line 1 column 2: no caption: .*image, words.*--caption-column"),
+        (
+            "a.json",
+            '[{"image": "a", "words": "x"}]',
+            "line 1 column 2: no caption: .*image, words.*--caption-column",
+        ),
         ("a.json", "[" * 50_000, "nested too deeply"),
         ("a.json", '{"a.jpg": ' + "1" * 5_000 + "}", "limit .* for integer"),
         ("a.json", '{"image": {"0": "a.jpg"}, "caption": {"0": "a dog"}}', "pandas.*orient='records'"),

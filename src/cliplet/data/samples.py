@@ -96,7 +96,13 @@ def read_tar_captions(path: Path, records: Records, notes: list[str]) -> Iterato
 def read_folder_captions(path: Path, records: Records, notes: list[str]) -> Iterator[CaptionEntry]:
     """The captions of a folder whose photos lie beside text files of their names."""
     for sample in samples_of(PhotoFolder(path).files()):
-        yield from _entries(sample, path.joinpath, lambda name: (path / name).read_bytes(), records, "file")
+        yield from _entries(sample, path.joinpath, lambda name: _content(path / name), records, "file")
+
+
+def _content(file: Path) -> bytes:
+    if not file.is_file():  # a pipe would be waited for
+        raise OSError(0, "not a file")
+    return file.read_bytes()
 
 
 def _entries(
@@ -118,9 +124,7 @@ def _entries(
             if photos:
                 yield replace(found, photo=photo_at(image))
             else:
-                reason = (
-                    f"no photo goes with it: its key has {others}; photos are {', '.join(PHOTO_SUFFIXES)}"
-                )
+                reason = f"no photo goes with it: there is {others}; photos have {', '.join(PHOTO_SUFFIXES)}"
                 yield replace(found, reason=found.reason or reason)
 
 
@@ -128,14 +132,17 @@ def _captions_in(
     name: str, image: str, read: Callable[[str], bytes], metadata: list[str], records: Records, where: str
 ) -> Iterator[CaptionEntry]:
     """The captions in one file of a sample; an empty text gives way to the caption in the sample's JSON."""
-    text = decode(read(name))
-    if not name.lower().endswith(".json"):
-        if text.strip() or len(metadata) != 1:
-            yield entry(image, text.replace("\r\n", "\n").rstrip("\r\n"), where)
-            return
-        text = decode(read(metadata[0]))
     try:
+        text = decode(read(name))
+        if not name.lower().endswith(".json"):
+            if text.strip() or len(metadata) != 1:
+                yield entry(image, text.replace("\r\n", "\n").rstrip("\r\n"), where)
+                return
+            text = decode(read(metadata[0]))
         value = parse_json(text)
+    except OSError as error:
+        yield CaptionEntry(image, None, where, f"it cannot be read: {error.strerror or error}")
+        return
     except ValueError as error:
         yield CaptionEntry(image, None, where, f"not valid JSON: {error}")
         return

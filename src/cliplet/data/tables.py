@@ -54,7 +54,8 @@ def rows_of(path: Path, separator: str | None = None) -> Iterator[Row]:
 
         return starmap(Row, parquet_rows(path))
     if suffix in (".json", ".jsonl", ".ndjson"):
-        return json_lines(path) if is_json_lines(path) else _json_rows(path)
+        by_line = is_json_lines(path)
+        return json_lines(path) if by_line or (by_line is None and suffix != ".json") else _json_rows(path)
     return delimited(path, separator)
 
 
@@ -225,8 +226,11 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON: {error}") from None
 
 
-def is_json_lines(path: Path) -> bool:
-    """Whether a JSON file holds one object a line, by its first lines; where both are broken, by its suffix."""
+def is_json_lines(path: Path) -> bool | None:
+    """Whether a JSON file holds one object a line, by its first lines, or by its suffix where they are broken.
+
+    None for a single object on a single line, which may be either.
+    """
     first = list(islice((line for _, line in text_lines(path)), 2))
     if not first:
         raise InputError(f"{path} is empty")
@@ -236,7 +240,7 @@ def is_json_lines(path: Path) -> bool:
         parse_json(first[0])
     except ValueError:
         return path.suffix.lower() != ".json" and first[0].strip() != "{"
-    return len(first) == 2 or path.suffix.lower() != ".json"
+    return True if len(first) == 2 else None
 
 
 def json_lines(path: Path) -> Iterator[Row]:

@@ -37,7 +37,8 @@ class ScoreTable:
     """A scored captions file."""
 
     rows: list[dict[str, Any]]
-    """One a caption, in the file's order: image, caption, scores (None for none), truncated, reason, where."""
+    """One a caption, in the file's order: image, caption, scores (None for none), truncated, reason, where, and the
+    file's other columns."""
     photos: list[ImageInput | None]
     """Each row's photo, None where it was not found."""
     photo_names: list[str | None]
@@ -299,7 +300,7 @@ def _rows(
             "reason": reasons[i] or scored.failures[i],
             "where": entry.where,
         }
-        rows.append(row)
+        rows.append(row | {name: _finite(v) for name, v in entry.extra.items() if name and name not in row})
     return rows
 
 
@@ -317,6 +318,10 @@ def _cut(scored: ScoreResult) -> list[str]:
         return []
     length = scored.provenance["preprocessing"]["context_length"]
     return [f"{scored.provenance['truncated']} captions were longer than {length} tokens and were cut"]
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: float) -> float | None:
