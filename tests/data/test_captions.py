@@ -181,7 +181,7 @@ def test_a_book_keeps_shards_apart_and_lists_what_failed(tmp_path):
         (tmp_path / shard / "0.txt").write_text(f"caption {shard}")
     (tmp_path / "x" / "1.txt").write_text("no photo")
     book = read_book([tmp_path / "x", tmp_path / "y"])
-    assert [c.text for own in book.images.values() for c in own] == ["caption x", "caption y"]
+    assert [text for own in book.images.values() for text in own] == ["caption x", "caption y"]
     assert sorted(map(str, book.photos.values())) == [str(tmp_path / s / "0.jpg") for s in "xy"]
     assert "no photo goes with it" in book.failures[0]
 
@@ -257,7 +257,7 @@ def test_parquet_with_photos_inside(tmp_path):
         ("a.json", "[]", "holds no captions"),
         ("a.jsonl", '{"image": }', "line 1: not valid JSON: .* column 11"),
         ("a.jsonl", '"text"\n', "line 1: expected an object"),
-        ("a.csv", "file name,words\na,b\n", "line 2: no image: .*file name, words.*--image-column"),
+        ("a.csv", "file name,words\na,b\n", "line 2: no image and no caption: .*file name, words.*--image-column"),
         ("a.csv", "image,caption,Caption\na,b,c\n", "two columns 'caption'"),
         ("a.csv", "image,caption\n", "holds no captions"),
         ("a.txt", "no tab here\n", "line 1: expected image#number<TAB>caption"),

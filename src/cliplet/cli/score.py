@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliplet.cli.console import (
-    cache_dir_option,
-    cache_option,
-    json_option,
-    metric_names,
-    metrics_option,
-    model_option,
-    one_line,
-    preset_option,
-    print_json,
-    progress_bar,
-)
+from cliplet.cli import options
+from cliplet.cli.console import one_line, print_json, progress_bar
 from cliplet.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,39 +25,25 @@ SHOWN_FAILURES = 10
 @click.argument("target")
 @click.argument("captions", nargs=-1)
 @click.option("--images", metavar="DIR|TAR", help="Folder or tar with the photos of a captions file.")
-@click.option(
-    "--refs", metavar="FILE", help="File of reference captions; default: those in the captions file, if any."
-)
+@options.refs
 @click.option("--image-column", metavar="NAME", help="Column of the image in a captions file.")
 @click.option("--caption-column", metavar="NAME", help="Column of the caption in a captions file.")
-@click.option(
-    "--separator", metavar="CHAR", help="Character between the cells of a CSV; default: from its header."
-)
-@metrics_option
-@click.option(
-    "--df", metavar="FILE", help="File of CIDEr-D's document frequencies, as `cliplet df` saves it."
-)
-@model_option
-@preset_option
-@click.option("--out", metavar="DIR", help="Folder for rows.jsonl, rows.csv, summary.json and report.html.")
-@click.option(
-    "--diversity",
-    is_flag=True,
-    help="Also measure length, vocabulary, repetition and self-retrieval of the captions.",
-)
-@click.option(
-    "--train-captions",
-    metavar="FILE",
-    help="File of training captions: as --diversity, with the share of captions that are not in it.",
-)
-@json_option
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="Exit with status 1 when a row could not be scored, or has no references where some were given.",
-)
-@cache_option
-@cache_dir_option
+@click.option("--separator", metavar="CHAR",
+              help="Character between the cells of a CSV; default: from its header.")  # fmt: skip
+@options.metrics
+@options.df
+@options.model
+@options.preset
+@options.out("rows.jsonl, rows.csv, summary.json and report.html")
+@click.option("--diversity", is_flag=True,
+              help="Also measure length, vocabulary, repetition and self-retrieval of the captions.")  # fmt: skip
+@click.option("--train-captions", metavar="FILE",
+              help="File of training captions: as --diversity, with the share of captions not in it.")  # fmt: skip
+@options.as_json
+@click.option("--strict", is_flag=True,
+              help="Exit with status 1 when a row could not be scored, or lacks references.")  # fmt: skip
+@options.cache
+@options.cache_dir
 def score(
     target: str,
     captions: tuple[str, ...],
@@ -112,7 +88,7 @@ def score(
 
     folder = None if out is None else writable_folder(out)
     scorer = build_scorer(model, preset, cache_dir or cache)
-    table = compute_table(scorer, target, images, refs, metric_names(metrics), load_frequencies(df),
+    table = compute_table(scorer, target, images, refs, options.metric_names(metrics), load_frequencies(df),
                           Columns(image_column, caption_column, separator))  # fmt: skip
     if diversity or train_captions:
         from cliplet.scoring.diversity import caption_diversity

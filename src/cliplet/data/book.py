@@ -11,22 +11,14 @@ from cliplet.data.names import NameIndex
 from cliplet.errors import InputError
 
 
-@dataclass(frozen=True)
-class Caption:
-    """One caption and its number in its file (``image.jpg#2``, or a running number)."""
-
-    id: str
-    """Identifies the caption."""
-    text: str
-    """The words."""
-
-
 @dataclass
 class CaptionBook:
     """Captions of images, found by any spelling of the image's name."""
 
-    images: dict[str, list[Caption]] = field(default_factory=dict)
+    images: dict[str, list[str]] = field(default_factory=dict)
     """Image name, as the file has it, to its captions in file order."""
+    ids: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Number of a caption in a token file (``image.jpg#2``) to its image and its words."""
     photos: dict[str, ImageInput] = field(default_factory=dict)
     """Photos that came with their captions, by image name."""
     failures: list[str] = field(default_factory=list)
@@ -36,10 +28,6 @@ class CaptionBook:
     def _index(self) -> NameIndex:
         return NameIndex(self.images, "captioned images")
 
-    @cached_property
-    def _by_id(self) -> dict[str, Caption]:
-        return {c.id: c for captions in reversed(self.images.values()) for c in reversed(captions)}
-
     def name(self, image: str) -> str | None:
         """The book's name for an image; None where it has none, or several that could be meant."""
         try:
@@ -47,20 +35,16 @@ class CaptionBook:
         except InputError:
             return None
 
-    def of(self, image: str) -> list[Caption]:
+    def of(self, image: str) -> list[str]:
         """The captions of an image; none if it is not in the book."""
         name = self.name(image)
         return [] if name is None else self.images[name]
-
-    def by_id(self, caption_id: str) -> Caption | None:
-        """A caption by its number."""
-        return self._by_id.get(caption_id)
 
     def only(self, names: Iterable[str]) -> "CaptionBook":
         """The captions of these images, in the order of ``names``; unknown names are left out."""
         found = dict.fromkeys(name for name in map(self.name, names) if name is not None)
         photos = {name: self.photos[name] for name in found if name in self.photos}
-        return CaptionBook({name: self.images[name] for name in found}, photos, self.failures)
+        return CaptionBook({name: self.images[name] for name in found}, {}, photos, self.failures)
 
 
 def read_book(paths: Iterable[str | Path], split: str | None = None) -> CaptionBook:
@@ -78,7 +62,7 @@ def read_book(paths: Iterable[str | Path], split: str | None = None) -> CaptionB
         entries = read_captions(path)
         if split is not None:
             entries = _of_split(path, entries, split)
-        for number, found in enumerate(entries):
+        for found in entries:
             if found.problem is not None:
                 book.failures.append(f"{path}, {found.where}: {found.problem}")
                 continue
@@ -86,8 +70,10 @@ def read_book(paths: Iterable[str | Path], split: str | None = None) -> CaptionB
             if found.photo is not None and book.photos.setdefault(name, found.photo) != found.photo:
                 name = f"{path}/{name}"  # another shard has a photo of that name
                 book.photos[name] = found.photo
-            caption = Caption(found.id or f"{name}#{number}", found.caption.strip())
-            book.images.setdefault(name, []).append(caption)
+            text = found.caption.strip()
+            book.images.setdefault(name, []).append(text)
+            if found.id is not None:
+                book.ids.setdefault(found.id, (name, text))
     return book
 
 

@@ -45,7 +45,7 @@ def read_captions(
         MissingExtraError: Parquet without pyarrow.
     """
     path = Path(path)
-    records = Records(path, columns, as_references)
+    records = Records(columns, as_references)
     reader = _reader(path, records, plain_lines)
     entries = list(reader(path, records, [] if notes is None else notes))
     if not entries:
@@ -106,7 +106,7 @@ def _read_tokens(path: Path, records: Records, notes: list[str]) -> Iterator[Cap
         name, tab, caption = line.partition("\t")
         image, where = name.rpartition("#")[0] or name, f"line {number}"
         if tab:
-            yield entry(image, caption, where, id=name)
+            yield entry(image, caption, where, None, None, name)
         else:
             yield CaptionEntry("", None, where, "expected image#number<TAB>caption")
 

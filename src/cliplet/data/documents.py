@@ -70,7 +70,7 @@ def _inside(path: Path, table: dict[str, Any], records: Records) -> Iterator[Cap
 def _is_records(value: Any, records: Records) -> bool:
     """Whether this is a list of records, each with an image of its own."""
     first = value[0] if isinstance(value, list) and value else None
-    return isinstance(first, Mapping) and all(part for part in records.fields(object_row(first, ""))[:2])
+    return isinstance(first, Mapping) and records.layout(object_row(first, "")).lacks() is None
 
 
 def _coco_annotations(table: dict[str, Any], records: Records) -> Iterator[CaptionEntry]:

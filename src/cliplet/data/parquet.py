@@ -16,12 +16,12 @@ class TablePhoto:
     """A photo (or other bytes) inside a table's cell, read when it is needed; safe in threads."""
 
     def __init__(
-        self, column: "_Column", group: int, row: int, where: str, path: str | None, digest: str
+        self, column: "_Column", group: int, row: int, where: str, path: str | None, content: bytes
     ) -> None:
         self.column, self.group, self.row, self.where = column, group, row, where
         self.path = path
         """The name that the table gives it."""
-        self.digest = digest
+        self.digest = hashlib.blake2b(content, digest_size=12).hexdigest()
         """Of its bytes, so that a photo that stands in several rows is known for one."""
 
     def read_bytes(self) -> bytes:
@@ -33,12 +33,12 @@ class TablePhoto:
 
 
 class _Column:
-    """A column of bytes; the row group used last is kept."""
+    """A column with bytes; the row group used last is kept."""
 
-    def __init__(self, path: Path, name: str, inner: bool = False) -> None:
-        self.path, self.name, self.inner = path, name, inner
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
         self.lock = threading.Lock()
-        self.group, self.values = -1, None
+        self.group, self.cells = -1, None
 
     def read(self, group: int, row: int) -> bytes:
         from pyarrow import parquet
@@ -46,14 +46,15 @@ class _Column:
         with self.lock:
             if group != self.group:
                 with parquet.ParquetFile(self.path) as file:
-                    table = file.read_row_group(group, columns=[self.name])
-                self.group, self.values = group, table.flatten().column(0)
-            value: bytes = self.values[row].as_py()  # type: ignore[index]
-            return value
+                    self.group, self.cells = group, file.read_row_group(group, columns=[self.name]).column(0)
+            found: bytes = _bytes(self.cells[row].as_py())[0]  # type: ignore[index, assignment]
+            return found
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every row's fields, and where it stands. Cells with bytes, alone or as Hugging Face's ``{bytes, path}``, come as :class:`TablePhoto`.
+    """Every row's fields, and where it stands.
+
+    Cells with bytes, alone or as Hugging Face's ``{bytes, path}``, come as :class:`TablePhoto`.
 
     Raises:
         InputError: not a Parquet file, or damaged.
@@ -66,54 +67,37 @@ def parquet_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
         raise MissingExtraError(f"reading {path}", "parquet") from None
     try:
         with parquet.ParquetFile(path) as file:
-            columns = {field.name: _bytes_of(field, pyarrow.types, path) for field in file.schema_arrow}
+            columns = {name: _Column(path, name) for name in file.schema_arrow.names}
             number = 0
             for group in range(file.num_row_groups):
                 start = number
                 for batch in file.iter_batches(BATCH, row_groups=[group]):
-                    where = [f"row {number + i}" for i in range(1, batch.num_rows + 1)]
-                    cells = [
-                        _cells(values, columns[name], group, number - start, where)
-                        for name, values in zip(batch.schema.names, batch.columns, strict=True)
-                    ]
-                    for place, row in zip(where, zip(*cells, strict=True), strict=True):
-                        yield dict(zip(batch.schema.names, row, strict=True)), place
-                    number += batch.num_rows
+                    cells = [_plain(values) for values in batch.columns]
+                    for row in zip(*cells, strict=True):
+                        number += 1
+                        where, fields = f"row {number}", dict(zip(batch.schema.names, row, strict=True))
+                        for name, value in fields.items():
+                            content, given = _bytes(value)
+                            if content is not None:
+                                at = (columns[name], group, number - start - 1)
+                                fields[name] = TablePhoto(*at, where, given, content)
+                        yield fields, where
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{path} is not a valid Parquet file: {error}") from error
 
 
-def _bytes_of(field: Any, types: Any, path: Path) -> _Column | None:
-    """Where a column's bytes are, if it holds any."""
-    if types.is_binary(field.type) or types.is_large_binary(field.type):
-        return _Column(path, field.name)
-    if types.is_struct(field.type):
-        inner = {f.name: f.type for f in field.type}
-        if "bytes" in inner and (types.is_binary(inner["bytes"]) or types.is_large_binary(inner["bytes"])):
-            return _Column(path, f"{field.name}.bytes", inner=True)
-    return None
+def _bytes(value: Any) -> tuple[bytes | None, str | None]:
+    """The bytes in a cell, if there are any, and the name beside them."""
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+        return value["bytes"], value.get("path")
+    return (value if isinstance(value, bytes) else None), None
 
 
-def _cells(values: Any, column: _Column | None, group: int, start: int, where: list[str]) -> list[Any]:
-    """A column's cells of one batch."""
-    if column is None:
-        try:
-            cells: list[Any] = values.to_pylist()
-        except (ValueError, OverflowError):  # such as a time that Python cannot hold
-            cells = [str(value) for value in values]
+def _plain(values: Any) -> list[Any]:
+    try:
+        cells: list[Any] = values.to_pylist()
         return cells
-    parts = (
-        {f.name: part for f, part in zip(values.type, values.flatten(), strict=True)} if column.inner else {}
-    )
-    content = parts.get("bytes", values)
-    paths = parts["path"].to_pylist() if "path" in parts else [None] * len(values)
-    found: list[Any] = []
-    for i, path in enumerate(paths):
-        if not content[i].is_valid:
-            found.append(path)
-        else:
-            digest = hashlib.blake2b(content[i].as_buffer(), digest_size=12).hexdigest()
-            found.append(TablePhoto(column, group, start + i, where[i], path, digest))
-    return found
+    except (ValueError, OverflowError):  # such as a time that Python cannot hold
+        return [str(value) for value in values]

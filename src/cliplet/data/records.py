@@ -1,9 +1,8 @@
 """Records: which fields of a row are the image, the caption and the references, and the entries that come of it."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from cliplet.data.images import ImageInput
 from cliplet.data.names import ImageKey
@@ -23,6 +22,8 @@ CAPTION_FIELDS = (
 """Field names taken for the caption, in this order."""
 REFERENCE_FIELDS = ("references", "refs", "ref", "reference", "ground_truth")
 """Field names taken for reference captions, in this order."""
+NOTHING: Mapping[str, Any] = {}
+_PLAIN = (str, int, float, type(None))
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,7 @@ class Columns:
     """What parts the cells of a CSV."""
 
 
-@dataclass(frozen=True, slots=True)
-class CaptionEntry:
+class CaptionEntry(NamedTuple):
     """One caption of one image."""
 
     image: ImageKey
@@ -55,7 +55,7 @@ class CaptionEntry:
     """The row's own reference captions; None where the file has none."""
     id: str | None = None
     """The caption's number in a token file, ``image.jpg#2``."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = NOTHING
     """The row's other fields, numbers and strings alone."""
 
     @property
@@ -64,68 +64,89 @@ class CaptionEntry:
         return self.reason or caption_problem(self.caption)
 
 
-def entry(image: ImageKey, caption: Any, where: str, **more: Any) -> CaptionEntry:
-    """An entry; a caption that is not valid UTF-8 is kept out, so that nothing takes it for another text."""
+def entry(image: ImageKey, caption: Any, where: str, *more: Any) -> CaptionEntry:
+    """An entry; a caption that is not valid UTF-8 is kept out, so that nothing takes it for another text.
+
+    ``more``: the fields after ``reason``.
+    """
     if isinstance(caption, str) and not is_utf8(caption):
-        return CaptionEntry(image, None, where, NOT_UTF8, **more)
-    return CaptionEntry(image, caption, where, **more)
+        return CaptionEntry(image, None, where, NOT_UTF8, *more)
+    return CaptionEntry(image, caption, where, None, *more)
+
+
+class Layout(NamedTuple):
+    """What the fields of a row are for."""
+
+    fields: tuple[str, ...]
+    """All of them."""
+    images: tuple[str, ...]
+    """Those that may name the image, the first one counts."""
+    caption: str | None
+    """That of the caption."""
+    references: str | None
+    """That of the row's own references."""
+    others: tuple[str, ...]
+    """The rest."""
+
+    def lacks(self, image: bool = True) -> str | None:
+        """What is missing of a caption and, if it must be there, an image; None for nothing."""
+        if self.caption is not None and (self.images or not image):
+            return None
+        missing = ["no image"] * (image and not self.images) + ["no caption"] * (self.caption is None)
+        return f"{' and '.join(missing)}: found the fields {', '.join(self.fields) or '(none)'}"
 
 
 class Records:
     """Turns rows of one file into entries."""
 
-    def __init__(self, path: Path, columns: Columns | None = None, as_references: bool = False) -> None:
-        """Rows of ``path``; ``as_references``: its reference captions are wanted rather than its captions."""
-        self.path = path
+    def __init__(self, columns: Columns | None = None, as_references: bool = False) -> None:
+        """Rows with these columns; ``as_references``: reference captions are wanted rather than captions."""
         self.columns = columns or Columns()
         self.as_references = as_references
-        self._chosen: dict[tuple[str, ...], tuple[list[str], str | None, str | None]] = {}
+        self._layouts: dict[tuple[str, ...], Layout] = {}
         self._photos: dict[str, tuple[ImageKey, TablePhoto]] = {}  # inside the table, by their bytes
         self._taken: set[ImageKey] = set()
 
     def __call__(self, row: Row, beside: ImageKey | None = None) -> Iterator[CaptionEntry]:
         """The entries of a row, at least one; ``beside``: the image's name where the row need not say it."""
-        images, caption, references = self.fields(row)
+        layout = self.layout(row)
         image, photo = self.image(row) if beside is None else (beside, None)
-        reason = row.problem
-        if reason is None and (caption is None or (beside is None and not images)):
-            what = "no image" if beside is None and not images else "no caption"
-            reason = f"{what}: found the fields {', '.join(row) or '(none)'}"
-        elif reason is None and image == "":
-            reason = f"the image is not a name or a number but {shown(row[images[0]])}"
-        if reason is not None or caption is None:
+        reason = row.problem or layout.lacks(beside is None)
+        if reason is None and image == "":
+            reason = f"the image is not a name or a number but {shown(row[layout.images[0]])}"
+        own, texts = None, []
+        if reason is None and layout.caption is not None:
+            try:
+                texts = texts_of(row[layout.caption], split=layout.caption.lower() in REFERENCE_FIELDS)
+                if layout.references is not None:
+                    own = tuple(texts_of(row[layout.references], split=True))
+            except ValueError as error:
+                reason = str(error)
+        if reason is not None:
             yield CaptionEntry(image, None, row.where, reason)
             return
-        used = (*images[:1], caption, references)
-        extra = {name: value for name, value in row.items() if name not in used and _plain(value)}
-        try:
-            own = None if references is None else tuple(texts_of(row[references], split=True))
-            texts = texts_of(row[caption], split=caption.lower() in REFERENCE_FIELDS)
-        except ValueError as error:
-            yield CaptionEntry(image, None, row.where, str(error))
-            return
+        extra = {n: v for n in layout.others if isinstance(v := row[n], _PLAIN)} if layout.others else NOTHING
         for text in texts or [None]:  # an image without captions must not disappear
-            yield entry(image, text, row.where, photo=photo, references=own, extra=extra)
+            yield entry(image, text, row.where, photo, own, None, extra)
 
-    def fields(self, row: Row) -> tuple[list[str], str | None, str | None]:
-        """The fields of a row that may name its image, the one of its caption, and that of its references."""
+    def layout(self, row: Row) -> Layout:
+        """What a row's fields are for."""
         fields = tuple(row)
-        if fields not in self._chosen:
+        if fields not in self._layouts:
             named, texts = self.columns, (CAPTION_FIELDS, REFERENCE_FIELDS)
             wanted = texts[self.as_references] + texts[not self.as_references]
             caption = find_column(fields, [named.caption.lower()] if named.caption else wanted)
             references = None if self.as_references else find_column(fields, REFERENCE_FIELDS)
-            found = (
-                find_column(fields, [name])
-                for name in ([named.image.lower()] if named.image else IMAGE_FIELDS)
-            )
-            images = [name for name in found if name not in (None, caption)]
-            self._chosen[fields] = (images, caption, None if references == caption else references)  # type: ignore[assignment]
-        return self._chosen[fields]
+            references = None if references == caption else references
+            names = [named.image.lower()] if named.image else IMAGE_FIELDS
+            images = [f for name in names if (f := find_column(fields, [name])) is not None and f != caption]
+            others = tuple(name for name in fields if name not in (*images[:1], caption, references))
+            self._layouts[fields] = Layout(fields, tuple(images), caption, references, others)
+        return self._layouts[fields]
 
     def image(self, row: Row) -> tuple[ImageKey, ImageInput | None]:
         """The row's image by name, empty for none, and its photo where it stands in the row."""
-        fields, _, _ = self.fields(row)
+        fields = self.layout(row).images
         photo = row.get(fields[0]) if fields else None
         if not isinstance(photo, TablePhoto):
             key = _key(photo)
@@ -140,16 +161,13 @@ class Records:
 
 def _key(value: Any) -> ImageKey | None:
     """A cell as an image's name: a string, a whole number, or the path in ``{bytes, path}``."""
+    if isinstance(value, str):
+        return value or None
     if isinstance(value, Mapping):
-        value = value.get("path")
+        return _key(value.get("path"))
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    named = isinstance(value, (str, int)) and not isinstance(value, bool) and value != ""
-    return value if named else None
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, (str, int, float))
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def texts_of(value: Any, split: bool = False) -> list[Any]:
@@ -157,6 +175,8 @@ def texts_of(value: Any, split: bool = False) -> list[Any]:
 
     ``split``: a string may hold several parted by ``|`` too. Raises ValueError where a list cannot be read.
     """
+    if isinstance(value, str) and not split and "[" not in value:
+        return [value]
     if value is None:
         return []
     if isinstance(value, TablePhoto):

@@ -6,7 +6,7 @@ a failed row that names the files, never a guess.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cliplet.data.images import ImageInput
@@ -88,7 +88,7 @@ def read_tar_captions(path: Path, records: Records, notes: list[str]) -> Iterato
         for found in _entries(
             sample, files.__getitem__, lambda name: files[name].read_bytes(), records, "member"
         ):
-            yield replace(found, caption=None, reason=f"{lost.pop()} is cut off") if lost else found
+            yield found._replace(caption=None, reason=f"{min(lost)} is cut off") if lost else found
     if tar.damage is not None:
         yield CaptionEntry("", None, f"byte {end}", tar.damage)
 
@@ -122,10 +122,10 @@ def _entries(
         image = photos[0] if photos else name
         for found in _captions_in(name, image, read, sample.of(".json"), records, where):
             if photos:
-                yield replace(found, photo=photo_at(image))
+                yield found._replace(photo=photo_at(image))
             else:
                 reason = f"no photo goes with it: there is {others}; photos have {', '.join(PHOTO_SUFFIXES)}"
-                yield replace(found, reason=found.reason or reason)
+                yield found._replace(reason=found.reason or reason)
 
 
 def _captions_in(

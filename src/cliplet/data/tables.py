@@ -12,7 +12,7 @@ import re
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice, starmap
+from itertools import chain, islice, starmap
 from pathlib import Path
 from typing import Any
 
@@ -88,62 +88,41 @@ def delimited(path: Path, separator: str | None = None) -> Iterator[Row]:
     if separator is not None and len(separator) != 1:
         raise InputError(f"--separator {separator!r} must be one character, such as ',' or a tab")
     with open_text(path, newline="") as stream:
-        lines = _Lines(stream)
-        head = next((line for line in lines if line.strip()), None)
+        lines = enumerate(stream, 1)
+        head = next(((number, line) for number, line in lines if line.strip()), None)
         if head is None:
             raise InputError(f"{path} is empty")
         if separator is None:
             first = "\t" if path.suffix.lower() in (".tsv", ".txt") else ","
-            separator = next((s for s in dict.fromkeys((first, *SEPARATORS)) if s in head), first)
-        lines.push([head])
-        _, header, problem = next(_records(lines, separator))
+            separator = next((s for s in dict.fromkeys((first, *SEPARATORS)) if s in head[1]), first)
+        records = _records(chain([head], lines), separator, header=True)
+        _, header, problem = next(records, (0, [], "is empty"))
         header = [name.strip() for name in header]
-        twice = [name for name, n in Counter(filter(None, (h.lower() for h in header))).items() if n > 1]
+        twice = [name for name, n in Counter(h.lower() for h in header if h).items() if n > 1]
         if problem or twice:
             raise InputError(f"{path}: its header {problem or f'has two columns {twice[0]!r}: rename one'}")
-        for number, cells, problem in _records(lines, separator, len(header)):
+        for number, cells, problem in records:
             yield Row(dict(zip(header, cells, strict=False)), f"line {number}", problem)
 
 
 def cells_of(path: Path, separator: str) -> Iterator[tuple[int, list[str], str | None]]:
     """Line number, cells and what is wrong with them (None for nothing), of a file without a header."""
     with open_text(path, newline="") as stream:
-        yield from _records(_Lines(stream), separator)
-
-
-class _Lines:
-    """Lines that can be put back."""
-
-    def __init__(self, stream: Iterable[str]) -> None:
-        self.stream = iter(stream)
-        self.back: deque[str] = deque()
-        self.number = 0
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = self.back.popleft() if self.back else next(self.stream)
-        self.number += 1
-        return line
-
-    def push(self, lines: Sequence[str]) -> None:
-        """Put lines back, to come again in this order."""
-        self.back.extendleft(reversed(lines))
-        self.number -= len(lines)
+        yield from _records(enumerate(stream, 1), separator)
 
 
 def _records(
-    lines: _Lines, separator: str, width: int | None = None
+    lines: Iterator[tuple[int, str]], separator: str, header: bool = False
 ) -> Iterator[tuple[int, list[str], str | None]]:
-    """Line number, cells and problem of every record; blank lines are passed over."""
-    for line in lines:
-        number, problem = lines.number, None
+    """Line number, cells and problem of every record; all must have as many cells as a header has."""
+    back: deque[tuple[int, str]] = deque()  # lines that a stray quote had taken
+    width = None
+    while (taken := back.popleft() if back else next(lines, None)) is not None:
+        number, line = taken
+        cells, problem = line.rstrip("\r\n").split(separator), None
         if separator in _QUOTING and '"' in line:
-            cells, problem = _quoted(line, lines, separator, width)
-        else:
-            cells = line.rstrip("\r\n").split(separator)
-        if separator == "|":
+            cells, problem = _quoted(line, lines, back, separator, width)
+        elif separator == "|":
             cells = [cell.strip() for cell in cells]
         if cells == [""]:
             continue
@@ -151,26 +130,31 @@ def _records(
             counted = f"{len(cells)} cell{'' if len(cells) == 1 else 's'} under a header of {width}"
             problem = f"{counted}: {shown(separator.join(cells), 100)}"
         yield number, cells, problem
+        width = len(cells) if header and width is None else width
 
 
-def _quoted(line: str, lines: _Lines, separator: str, width: int | None) -> tuple[list[str], str | None]:
+def _quoted(
+    line: str,
+    lines: Iterator[tuple[int, str]],
+    back: deque[tuple[int, str]],
+    separator: str,
+    width: int | None,
+) -> tuple[list[str], str | None]:
     """The cells of a record with quotes, which may go on over the next lines, and what is wrong with them."""
-    taken, size = [line], len(line)
-    cells = _parsed(line, separator)
-    while cells is None and size < LONGEST_CELL:
-        following = next(lines, None)
-        if following is None:
-            break
-        taken.append(following)
-        size += len(following)
-        if following.count('"') % 2:  # an odd one may close the cell
-            cells = _parsed("".join(taken), separator)
-    if isinstance(cells, list) and not (len(taken) > 1 and _swallowed(cells, taken[1:], separator, width)):
+    taken: list[tuple[int, str]] = []
+    text, cells = line, _parsed(line, separator)
+    while (
+        cells is None and len(text) < LONGEST_CELL and (more := back.popleft() if back else next(lines, None))
+    ):
+        taken.append(more)
+        text += more[1]
+        if more[1].count('"') % 2:  # an odd one may close the cell
+            cells = _parsed(text, separator)
+    if isinstance(cells, list) and not (taken and _swallowed(cells, [t for _, t in taken], separator, width)):
         return cells, None
-    lines.push(taken[1:])
-    why = 'a cell begins with a quote (") that nothing closes as CSV has it; inside such a cell write each quote twice'
-    if isinstance(cells, str):
-        why = f"{cells}; inside a cell that begins with a quote write each quote twice"
+    back.extendleft(reversed(taken))
+    why = cells if isinstance(cells, str) else 'a quote (") begins a cell and nothing closes it'
+    why += "; inside a cell in quotes write each quote twice"
     return line.rstrip("\r\n").split(separator), f"{why}: {shown(line.rstrip(), 100)}"
 
 

@@ -102,8 +102,8 @@ def _flickr8k(path: Path, captions: CaptionBook, cells: int, ratings: Any) -> Ra
             bad.append(f"line {number}: expected {cells} cells parted by tabs, found {len(row)}")
             continue
         image, caption_id = row[:2]
-        candidate, own = captions.by_id(caption_id), captions.of(image)
-        if candidate is None:
+        found, own = captions.ids.get(caption_id), captions.of(image)
+        if found is None:
             out.notes["rows whose caption number is not in the caption file"] += 1
         elif not own:
             out.notes["rows whose image is not in the caption file"] += 1
@@ -113,8 +113,8 @@ def _flickr8k(path: Path, captions: CaptionBook, cells: int, ratings: Any) -> Ra
             except ValueError as error:
                 bad.append(f"line {number}: {error}")
                 continue
-            is_own = any(c.id == caption_id for c in own)
-            out.rows.append(_rated(image, candidate.text, [c.text for c in own], values, is_own))
+            source, candidate = found
+            out.rows.append(_rated(image, candidate, own, values, own=source == captions.name(image)))
     _refuse_empty(path, out.rows, bad)
     leave_out(out.notes, bad)
     return out
@@ -189,9 +189,7 @@ def read_composite(paths: Sequence[Path], captions: CaptionBook, candidates: int
                 out.notes["lines without image, captions and ratings"] += 1
                 continue
             image, texts, ratings = found
-            references = [c.text for c in captions.of(image)] or [
-                c.text for c in captions.of(image.split("_")[0])
-            ]
+            references = captions.of(image) or captions.of(image.split("_")[0])
             if not references:
                 out.notes["images that the caption files do not have (rows kept, without references)"] += 1
             for text, rating in list(zip(texts, ratings, strict=True))[:candidates]:
@@ -252,7 +250,7 @@ def read_rated_table(path: Path, captions: CaptionBook | None = None) -> Ratings
     caption_at = column(rows, CAPTION_FIELDS, path, "caption")
     rating_at = column(rows, RATING_COLUMNS, path, "rating")
     refs_at = find_column(rows[0], REFERENCE_FIELDS)
-    records = Records(path)
+    records = Records()
     for row in rows:
         image, photo = records.image(row)
         try:
@@ -270,7 +268,7 @@ def read_rated_table(path: Path, captions: CaptionBook | None = None) -> Ratings
             if photo is not None:
                 out.photos.setdefault(str(image), photo)
             if not references and captions is not None:
-                references = [c.text for c in captions.of(str(image))]
+                references = captions.of(str(image))
             out.rows.append(_rated(str(image), row[caption_at], references, values))
     _refuse_empty(path, out.rows, bad)
     leave_out(out.notes, bad)
@@ -353,7 +351,7 @@ def read_foil(path: Path, captions: CaptionBook | None = None) -> Preferences:
             out.notes["foils without their true caption"] += 1
             continue
         image = _coco_name(foil["image_id"], images)
-        references = [c.text for c in captions.of(image)] if captions else []
+        references = captions.of(image) if captions else []
         references = [r for r in references if not _same(r, partner["caption"])]
         word = f"{foil.get('target_word', '')} -> {foil.get('foil_word', '')}"
         out.rows.append(

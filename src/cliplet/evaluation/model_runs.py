@@ -111,7 +111,7 @@ def embed_captioned_photos(
         )
         failures += embedded.failures.values()
     names = [names[i] for i in embedded.kept]
-    texts = [c.text for n in names for c in book.images[n]]
+    texts = [text for name in names for text in book.images[name]]
     owner = np.repeat(np.arange(len(names)), [len(book.images[n]) for n in names])
     vectors = embed_texts(encoder, texts, prefix, progress)
     return RetrievalSet(embedded.embeddings, vectors, owner, names, texts, store, notes, failures)
@@ -167,7 +167,7 @@ def run_zeroshot(
     data: LabelledPhotos,
     templates: Sequence[str] = DEFAULT_TEMPLATES,
     against: Encoder | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -177,7 +177,7 @@ def run_zeroshot(
     for model in (encoder, against):
         if model is None:
             continue
-        result = evaluate_zeroshot(model, data, templates, draws, seed, progress)
+        result = evaluate_zeroshot(model, data, templates, resamples, seed, progress)
         results.append(result)
         for statistic, value in (
             ("top-1", result.top1),
@@ -190,7 +190,7 @@ def run_zeroshot(
         "photos": len(data.names),
         "failures": list(results[0].failures.values()),
         "templates": list(templates),
-        "draws": draws,
+        "resamples": resamples,
         "seed": seed,
     }
     if results[0].failures:
@@ -201,7 +201,7 @@ def run_zeroshot(
     out.notes += [f"{n} {what}" for what, n in data.notes.items()]
     if against is not None:
         out.provenance["against"] = model_facts(against)
-        test = paired_mean_test(results[0].ranks == 1, results[1].ranks == 1, draws=draws, seed=seed)
+        test = paired_mean_test(results[0].ranks == 1, results[1].ranks == 1, resamples=resamples, seed=seed)
         for statistic, share in share_kept(*results).items():
             kept = f"{statistic}, share kept"
             out.entries.append(plain_entry(name, encoder.card.name, kept, share, len(results[0].ranks)))
@@ -245,7 +245,7 @@ def made_pairs(
         images.extra |= book.photos
         found, _ = images.photos(names)
         names = [name for name, photo in zip(names, found, strict=True) if photo is not None]
-    negatives = hard_negatives({n: [c.text for c in book.images[n]] for n in names}, KINDS, seed)
+    negatives = hard_negatives({name: book.images[name] for name in names}, KINDS, seed)
     out = PairSet([n.pair() for n in negatives])
     if len(names) < len(book.images):
         out.notes["captioned images left out: their photos are not there"] += len(book.images) - len(names)
@@ -262,14 +262,14 @@ def run_pairs(
     split: str | None = None,
     ties: TieRule = "loss",
     prefix: str = "",
-    draws: int = 1000,
+    resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Hard negatives as named numbers: the model, and beside it what blind models get."""
     store = PhotoStore(images, beside=files[0].parent)
     data = made_pairs(files, split, seed, store) if from_captions else read_pair_files(files)
-    result = evaluate_pairs(encoder, data, store, ties, prefix, draws, seed, progress)
+    result = evaluate_pairs(encoder, data, store, ties, prefix, resamples, seed, progress)
     out = Evaluation("Hard negatives", [], {"versions": versions(), **model_facts(encoder, prefix)})
     for r in result.results:
         label = r.statistic if r.category == "all" else f"{r.statistic}, {r.category}"
@@ -286,7 +286,7 @@ def run_pairs(
         "failures": result.failures,
         "made_from_captions": from_captions,
         "ties": ties,
-        "draws": draws,
+        "resamples": resamples,
         "seed": seed,
     }
     out.details.append(PairsDetail(name, result, store))
