@@ -5,15 +5,16 @@ caption stays in its entry; a file in which nothing can be used raises an error 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from cliplet.data.documents import read_json_captions
 from cliplet.data.names import ImageKey, image_name
-from cliplet.data.records import CAPTION_FIELDS, IMAGE_FIELDS, CaptionEntry, Columns, Records, entry
+from cliplet.data.records import (
+    CAPTION_FIELDS, IMAGE_FIELDS, REFERENCE_FIELDS, CaptionEntry, Columns, Records, entry,
+)  # fmt: skip
 from cliplet.data.samples import read_folder_captions, read_tar_captions
-from cliplet.data.tables import SEPARATORS, find_column, rows_of
+from cliplet.data.tables import SEPARATORS, TABLES, find_column, rows_of
 from cliplet.data.text import text_lines
 from cliplet.errors import InputError
 
@@ -79,18 +80,6 @@ Read = Callable[[Path, Records, list[str]], Iterator[CaptionEntry]]
 """Path, fields and notes to entries."""
 
 
-@dataclass(frozen=True)
-class Reader:
-    """A row of the table of formats."""
-
-    what: str
-    """What it reads, for people."""
-    suffixes: tuple[str, ...]
-    """Suffixes of such files; none for what is told by content."""
-    read: Read
-    """Reads it."""
-
-
 def _read_rows(path: Path, records: Records, notes: list[str]) -> Iterator[CaptionEntry]:
     for row in rows_of(path, records.columns.separator):
         yield from records(row)
@@ -116,14 +105,13 @@ def _read_lines(path: Path, records: Records, notes: list[str]) -> Iterator[Capt
         yield entry(f"line {number}", line.strip(), f"line {number}")
 
 
-READERS = (
-    Reader("JSON, by document or by line", (".json", ".jsonl", ".ndjson"), _read_json),
-    Reader("a table", (".csv", ".tsv", ".parquet"), _read_rows),
-    Reader("a WebDataset shard", (".tar",), read_tar_captions),
-    Reader("a token file", (".token", ".txt"), _read_tokens),
-    Reader("a folder of photo.jpg with photo.txt", (), read_folder_captions),
+READERS: tuple[tuple[str, tuple[str, ...], Read], ...] = (
+    ("JSON", (".json", ".jsonl", ".ndjson"), _read_json),
+    ("WebDataset shards", (".tar",), read_tar_captions),
+    ("token files, image#number<TAB>caption", (".token", ".txt"), _read_tokens),
+    ("tables", (".csv", ".tsv", *TABLES), _read_rows),
 )
-"""Every format. A text file may be a table with any suffix, a token file likewise."""
+"""What is read, by which suffixes, and who reads it; besides them folders. Of two with one suffix the first reads."""
 
 
 def _reader(path: Path, records: Records, plain_lines: bool) -> Read:
@@ -131,7 +119,7 @@ def _reader(path: Path, records: Records, plain_lines: bool) -> Read:
     if path.is_dir():
         return read_folder_captions
     suffix = path.suffix.lower()
-    known = next((reader.read for reader in READERS if suffix in reader.suffixes), None)
+    known = next((read for _, suffixes, read in READERS if suffix in suffixes), None)
     if known not in (None, _read_tokens):
         return known  # type: ignore[return-value]
     first = [line for _, line in islice(text_lines(path), 10)]
@@ -146,17 +134,14 @@ def _reader(path: Path, records: Records, plain_lines: bool) -> Read:
         and suffix
         and not all("#" in line.partition("\t")[0] and "\t" in line for line in first)
     ):
-        suffixes = ", ".join(suffix for reader in READERS for suffix in reader.suffixes)
-        raise InputError(
-            f"{path}: captions are read from folders and {suffixes} files, not {suffix}; a token file "
-            "(image#number<TAB>caption) may have any name"
-        )
+        kinds = "; ".join(f"{what} ({', '.join(suffixes)})" for what, suffixes, _ in READERS)
+        raise InputError(f"{path}: captions are read from folders of photo.jpg with photo.txt; {kinds}")
     return _read_tokens
 
 
 def _is_header(line: str, columns: Columns) -> bool:
     """Whether a text file's first line names an image and a caption column."""
-    wanted = ([columns.image.lower()] if columns.image else IMAGE_FIELDS,
-              [columns.caption.lower()] if columns.caption else CAPTION_FIELDS)  # fmt: skip
-    cells = [[cell.strip() for cell in line.lstrip("\ufeff").split(separator)] for separator in SEPARATORS]
-    return any(all(find_column(row, names) for names in wanted) for row in cells)
+    images = [columns.image.lower()] if columns.image else IMAGE_FIELDS
+    captions = [columns.caption.lower()] if columns.caption else (*CAPTION_FIELDS, *REFERENCE_FIELDS)
+    cells = [[cell.strip() for cell in line.split(separator)] for separator in SEPARATORS]
+    return any(find_column(row, images) and find_column(row, captions) for row in cells)

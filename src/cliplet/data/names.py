@@ -70,9 +70,7 @@ def _steps(key: str, name: str) -> int:
 def _agree(a: str, b: str) -> bool:
     """Whether two keys can name one image: their folders and suffixes do not contradict each other."""
     (folder, a), (other, b) = (posixpath.split(_path(k).lower()) for k in (a, b))
-    suffixes = {
-        "jpg" if s == "jpeg" else s for s in (n.rpartition(".")[2] for n in (a, b) if is_photo_path(n))
-    }
+    suffixes = {n.rpartition(".")[2].replace("jpeg", "jpg") for n in (a, b) if is_photo_path(n)}
     return (not folder or not other or _ends(folder, other)) and len(suffixes) < 2
 
 
@@ -84,9 +82,7 @@ class NameIndex:
         self.what = what
         self.names = dict.fromkeys(names)
         self._by_stem: dict[str, list[str]] = {}
-        self._by_tail: dict[
-            str, list[str]
-        ] = {}  # folder and stem, so that many files of one name are told apart
+        self._by_tail: dict[str, list[str]] = {}  # by folder/stem: many files of one name are told apart
         self._by_number: dict[str, list[str]] = {}
         for name in self.names:
             path = _path(name)
@@ -106,9 +102,8 @@ class NameIndex:
         folder, _, stem = plain.rpartition("/")
         near = self._by_stem.get(stem, [])
         if folder:
-            near = self._by_tail.get(f"{posixpath.basename(folder)}/{stem}", []) + self._by_tail.get(
-                f"/{stem}", []
-            )
+            tails = (f"{posixpath.basename(folder)}/{stem}", f"/{stem}")
+            near = [name for tail in tails for name in self._by_tail.get(tail, ())]
         found = [name for name in near if _ends(path, _path(name))]
         found = found or [name for name in near if _ends(plain, _plain(_path(name)))]
         found = found or self._by_stem.get(stem) or self._by_number.get(_number(path) or "", [])

@@ -32,6 +32,8 @@ class PhotoIndex:
 
     root: str | Path
     """Where they are, for messages."""
+    damage: str | None = None
+    """Where a tar is cut off or damaged; None when all is there."""
 
     def names(self) -> list[str]:
         """Every photo's name, relative to the folder or tar, sorted."""
@@ -162,8 +164,6 @@ class PhotoTar(PhotoIndex):
         self.root = self.path = Path(path)
         self.members: list[TarPhoto] = []
         """Every file in it, in its order; a name may come twice."""
-        self.damage: str | None = None
-        """Where it is cut off or damaged; None when it is whole."""
         try:
             self.descriptor = os.open(self.path, os.O_RDONLY)
             with tarfile.open(self.path, "r:") as tar:

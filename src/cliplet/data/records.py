@@ -133,8 +133,9 @@ class Records:
         """What a row's fields are for."""
         fields = tuple(row)
         if fields not in self._layouts:
-            named, texts = self.columns, (CAPTION_FIELDS, REFERENCE_FIELDS)
-            wanted = texts[self.as_references] + texts[not self.as_references]
+            named, wanted = self.columns, (*CAPTION_FIELDS, *REFERENCE_FIELDS)
+            if self.as_references:
+                wanted = (*REFERENCE_FIELDS, "caption", "captions", *CAPTION_FIELDS)
             caption = find_column(fields, [named.caption.lower()] if named.caption else wanted)
             references = None if self.as_references else find_column(fields, REFERENCE_FIELDS)
             references = None if references == caption else references

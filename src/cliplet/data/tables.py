@@ -10,8 +10,10 @@ import csv
 import json
 import re
 import sys
+import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, islice, starmap
 from pathlib import Path
 from typing import Any
@@ -48,15 +50,8 @@ def rows_of(path: Path, separator: str | None = None) -> Iterator[Row]:
         InputError: the file cannot be read, is broken as a whole, or two of its columns have one name.
         MissingExtraError: Parquet without pyarrow.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        from cliplet.data.parquet import parquet_rows
-
-        return starmap(Row, parquet_rows(path))
-    if suffix in (".json", ".jsonl", ".ndjson"):
-        by_line = is_json_lines(path)
-        return json_lines(path) if by_line or (by_line is None and suffix != ".json") else _json_rows(path)
-    return delimited(path, separator)
+    reader = TABLES.get(path.suffix.lower())
+    return delimited(path, separator) if reader is None else reader(path)
 
 
 def read_table(path: Path, notes: Counter[str], separator: str | None = None) -> list[Row]:
@@ -117,11 +112,15 @@ def _records(
     """Line number, cells and problem of every record; all must have as many cells as a header has."""
     back: deque[tuple[int, str]] = deque()  # lines that a stray quote had taken
     width = None
-    while (taken := back.popleft() if back else next(lines, None)) is not None:
+
+    def following() -> tuple[int, str] | None:
+        return back.popleft() if back else next(lines, None)
+
+    while (taken := following()) is not None:
         number, line = taken
         cells, problem = line.rstrip("\r\n").split(separator), None
         if separator in _QUOTING and '"' in line:
-            cells, problem = _quoted(line, lines, back, separator, width)
+            cells, problem = _quoted(line, following, back, separator, width)
         elif separator == "|":
             cells = [cell.strip() for cell in cells]
         if cells == [""]:
@@ -135,7 +134,7 @@ def _records(
 
 def _quoted(
     line: str,
-    lines: Iterator[tuple[int, str]],
+    following: Callable[[], tuple[int, str] | None],
     back: deque[tuple[int, str]],
     separator: str,
     width: int | None,
@@ -143,9 +142,7 @@ def _quoted(
     """The cells of a record with quotes, which may go on over the next lines, and what is wrong with them."""
     taken: list[tuple[int, str]] = []
     text, cells = line, _parsed(line, separator)
-    while (
-        cells is None and len(text) < LONGEST_CELL and (more := back.popleft() if back else next(lines, None))
-    ):
+    while cells is None and len(text) < LONGEST_CELL and (more := following()) is not None:
         taken.append(more)
         text += more[1]
         if more[1].count('"') % 2:  # an odd one may close the cell
@@ -247,7 +244,11 @@ def object_row(value: Any, where: str) -> Row:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    """A list of objects, an object of objects, an object with one list of objects in it, or one object."""
+    """One object a line, a list of them, an object of objects, an object with one list of objects, or one object."""
+    by_line = is_json_lines(path)
+    if by_line or (by_line is None and path.suffix.lower() != ".json"):
+        yield from json_lines(path)
+        return
     content = read_json(path)
     if isinstance(content, dict) and content:
         lists = [v for v in content.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
@@ -256,6 +257,21 @@ def _json_rows(path: Path) -> Iterator[Row]:
     if not isinstance(content, list):
         raise InputError(f"{path}: expected a list of objects with named fields")
     yield from (object_row(value, f"entry {number}") for number, value in enumerate(content, 1))
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    from cliplet.data.parquet import parquet_rows
+
+    return starmap(Row, parquet_rows(path))
+
+
+TABLES: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".json": _json_rows,
+    ".jsonl": _json_rows,
+    ".ndjson": _json_rows,
+    ".parquet": _parquet_rows,
+}
+"""Who reads tables of a suffix; every other file has a header and cells parted by a separator."""
 
 
 # ---------------------------------------------------------------- columns and cells
@@ -293,9 +309,10 @@ def cell_list(text: str) -> list[Any] | None:
         value = json.loads(text)
         return value if isinstance(value, list) else None
     except (ValueError, RecursionError):
-        if not _LIST.fullmatch(text):
-            raise ValueError(f"the cell looks like a list that cannot be read: {shown(text)}") from None
-        return [ast.literal_eval(found) for found in _STRINGS.findall(text)]
+        with warnings.catch_warnings(action="error"), suppress(ValueError, SyntaxError, Warning):
+            if _LIST.fullmatch(text):
+                return [ast.literal_eval(found) for found in _STRINGS.findall(text)]
+        raise ValueError(f"the cell looks like a list that cannot be read: {shown(text)}") from None
 
 
 def as_list(value: Any) -> list[Any]:
@@ -307,11 +324,8 @@ def as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, str):
-        return (
-            list(value)
-            if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping))
-            else [value]
-        )
+        several = isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping))
+        return list(value) if several else [value]
     found = cell_list(value)
     separator = "|||" if "|||" in value else "|"
     return found if found is not None else [part.strip() for part in value.split(separator) if part.strip()]

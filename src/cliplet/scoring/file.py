@@ -120,6 +120,8 @@ def score_file(
     references = captions if own else references
     chosen = _chosen_metrics(metrics, references)
     index = _photo_index(Path(captions), images, entries)
+    if images is not None and index.damage is not None:
+        notes.append(f"{images}: {index.damage}")
     names, photos, reasons = _find_photos(entries, index)
     groups = _groups(entries, names)
     row_refs = None

@@ -118,34 +118,31 @@ def _wanted(names: Iterable[str], split: str) -> list[str]:
 def _read_caption_files(files: list[Path], roots: list[Path], split: str, result: PairSet) -> None:
     """Add every caption of the files with its photo: the one that came with it, or the one of its name."""
     entries = [(file, entry) for file in files for entry in read_captions(file, plain_lines=not roots)]
-    wanted = {*_wanted((str(entry.image) for _, entry in entries), split), ""}
-    entries = [(file, entry) for file, entry in entries if str(entry.image) in wanted]
     alone = [entry.image for _, entry in entries if entry.photo is None and entry.problem is None]
     found = PhotoStore(roots).find_all(alone) if roots and alone else {}
-    number: dict[tuple[Path | None, str], int] = {}
-    photo_of = []
+    placed: list[tuple[Path | None, str, Any]] = []
     for file, entry in entries:
         photo = found.get(entry.image)
-        reason = entry.problem or (
-            str(photo) if isinstance(photo, InputError) and entry.photo is None else None
-        )
+        if entry.photo is not None:
+            placed.append((file, str(entry.image), entry.photo))  # shards may use the same names
+        else:
+            placed.append((None, *(photo if isinstance(photo, tuple) else (str(entry.image), photo))))
+    wanted = {*_wanted((name for _, name, _ in placed), split), ""}
+    number: dict[tuple[Path | None, str], int] = {}
+    photo_of = []
+    for (file, entry), (shard, name, photo) in zip(entries, placed, strict=True):
+        if name not in wanted:
+            continue
+        reason = entry.problem or (photo if isinstance(photo, InputError) else None)
         if reason is not None:
             result.skipped.append(f"{file} {entry.where}: {reason}")
             continue
+        if photo is not None and (shard, name) not in number:
+            number[shard, name] = len(result.photos)
+            result.names.append(name)
+            result.photos.append(photo)
         result.captions.append(entry.caption.strip())
-        if entry.photo is not None:  # shards may use the same names
-            key: tuple[Path | None, str] = (file, str(entry.image))
-            source = entry.photo
-        elif photo is not None and not isinstance(photo, InputError):
-            key, source = (None, photo[0]), photo[1]
-        else:
-            photo_of.append(-1)
-            continue
-        if key not in number:
-            number[key] = len(result.photos)
-            result.names.append(key[1])
-            result.photos.append(source)
-        photo_of.append(number[key])
+        photo_of.append(-1 if photo is None else number[shard, name])
     result.photo_of = np.array(photo_of, dtype=np.int64)
 
 
