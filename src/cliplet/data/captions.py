@@ -10,9 +10,7 @@ from pathlib import Path
 
 from cliplet.data.documents import read_json_captions
 from cliplet.data.names import ImageKey, image_name
-from cliplet.data.records import (
-    CAPTION_FIELDS, IMAGE_FIELDS, REFERENCE_FIELDS, CaptionEntry, Columns, Records, entry,
-)  # fmt: skip
+from cliplet.data.records import IMAGE_FIELDS, TEXT_FIELDS, CaptionEntry, Columns, Records, entry
 from cliplet.data.samples import read_folder_captions, read_tar_captions
 from cliplet.data.tables import SEPARATORS, TABLES, find_column, rows_of
 from cliplet.data.text import text_lines
@@ -142,6 +140,6 @@ def _reader(path: Path, records: Records, plain_lines: bool) -> Read:
 def _is_header(line: str, columns: Columns) -> bool:
     """Whether a text file's first line names an image and a caption column."""
     images = [columns.image.lower()] if columns.image else IMAGE_FIELDS
-    captions = [columns.caption.lower()] if columns.caption else (*CAPTION_FIELDS, *REFERENCE_FIELDS)
+    captions = [columns.caption.lower()] if columns.caption else TEXT_FIELDS
     cells = [[cell.strip() for cell in line.split(separator)] for separator in SEPARATORS]
     return any(find_column(row, images) and find_column(row, captions) for row in cells)

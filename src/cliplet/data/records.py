@@ -22,6 +22,8 @@ CAPTION_FIELDS = (
 """Field names taken for the caption, in this order."""
 REFERENCE_FIELDS = ("references", "refs", "ref", "reference", "ground_truth")
 """Field names taken for reference captions, in this order."""
+TEXT_FIELDS = (*CAPTION_FIELDS, *REFERENCE_FIELDS)
+"""Field names taken for captions of any kind."""
 NOTHING: Mapping[str, Any] = {}
 _PLAIN = (str, int, float, type(None))
 
@@ -133,9 +135,9 @@ class Records:
         """What a row's fields are for."""
         fields = tuple(row)
         if fields not in self._layouts:
-            named, wanted = self.columns, (*CAPTION_FIELDS, *REFERENCE_FIELDS)
-            if self.as_references:
-                wanted = (*REFERENCE_FIELDS, "caption", "captions", *CAPTION_FIELDS)
+            named = self.columns
+            first = (*REFERENCE_FIELDS, "caption", "captions") if self.as_references else ()
+            wanted = (*first, *TEXT_FIELDS)
             caption = find_column(fields, [named.caption.lower()] if named.caption else wanted)
             references = None if self.as_references else find_column(fields, REFERENCE_FIELDS)
             references = None if references == caption else references
@@ -183,7 +185,7 @@ def texts_of(value: Any, split: bool = False) -> list[Any]:
     if isinstance(value, TablePhoto):
         value = decode(value.read_bytes())
     if isinstance(value, Mapping):
-        value = _inner(value, (*CAPTION_FIELDS, *REFERENCE_FIELDS))
+        value = _inner(value, TEXT_FIELDS)
     if isinstance(value, str):
         found = as_list(value) if split else cell_list(value)
         return [value] if found is None or (split and not found) else found

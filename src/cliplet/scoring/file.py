@@ -122,6 +122,8 @@ def score_file(
     index = _photo_index(Path(captions), images, entries)
     if images is not None and index.damage is not None:
         notes.append(f"{images}: {index.damage}")
+    if images is not None and any(entry.photo is not None for entry in entries):
+        notes.append(f"the photos that came with the captions are scored, not those in {images}")
     names, photos, reasons = _find_photos(entries, index)
     groups = _groups(entries, names)
     row_refs = None
