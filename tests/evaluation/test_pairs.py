@@ -6,12 +6,12 @@ import re
 import numpy as np
 import pytest
 
+from cliplet.data.book import read_book
+from cliplet.data.photos import PhotoStore
 from cliplet.errors import InputError
-from cliplet.evaluation.captions import read_captions
 from cliplet.evaluation.hard_negatives import KINDS, hard_negatives, mentioned, swap_word
 from cliplet.evaluation.model_runs import run_pairs
 from cliplet.evaluation.pairs import CaptionPair, PairSet, blind_wins, evaluate_pairs, read_pair_files
-from cliplet.evaluation.photos import PhotoStore
 from tests.evaluation.colours import ColourEncoder, write_photos
 from tests.shared_data import shared_data
 
@@ -132,7 +132,7 @@ def test_winoground_scores(tmp_path, store):
     result = evaluate_pairs(ColourEncoder(), data, store, resamples=0)
     values = {r.statistic: r.interval.value for r in result.results if r.category == "all"}
     encoder = ColourEncoder()
-    images = encoder.encode_images([store.find("ex_0_img_0"), store.find("ex_0_img_1")])
+    images = encoder.encode_images([store.photo("ex_0_img_0"), store.photo("ex_0_img_1")])
     wins = []
     for row in rows:  # by the definition of Thrush et al. 2022
         s = images @ encoder.encode_texts([row["caption_0"], row["caption_1"]]).T  # [image, caption]
@@ -191,8 +191,8 @@ def test_never_a_synonym_and_never_what_another_caption_mentions():
 def test_hard_negatives_on_real_captions_are_deterministic_and_false():
     root = shared_data("flickr8k/Flickr8k.token.txt").parent
     names = (root / "split_dev.txt").read_text().split()[:200]
-    book = read_captions([root / "Flickr8k.token.txt"]).only(names)
-    captions = {k: [c.text for c in v] for k, v in book.images.items()}
+    book = read_book([root / "Flickr8k.token.txt"]).only(names)
+    captions = book.images
     made = hard_negatives(captions)
     backwards = hard_negatives(dict(reversed(captions.items())))
     assert sorted(made, key=repr) == sorted(backwards, key=repr)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cliplet.data.book import CaptionBook, read_book
 from cliplet.data.plugins import known_or_own, own_name, table
+from cliplet.data.tables import leave_out
 from cliplet.errors import InputError
-from cliplet.evaluation.captions import CaptionBook, read_captions
 from cliplet.evaluation.human import HumanProtocol
 from cliplet.evaluation.judgements import (
     Preferences,
@@ -56,7 +57,14 @@ class Benchmark:
 # ---------------------------------------------------------------- readers
 def _with_captions(read: Callable[[Path, CaptionBook], Judgements]) -> Reader:
     """One judgement file, joined with captions where there are any."""
-    return lambda files, captions: (read(files[0], read_captions(captions)), [*files[:1], *captions])
+    return lambda files, captions: (_joined(read, files[0], captions), [*files[:1], *captions])
+
+
+def _joined(read: Callable[[Any, CaptionBook], Judgements], source: Any, captions: list[Path]) -> Judgements:
+    book = read_book(captions)
+    judgements = read(source, book)
+    leave_out(judgements.notes, book.failures)
+    return judgements
 
 
 def _or_clipscore_json(reader: Reader) -> Reader:
@@ -83,7 +91,7 @@ def _flickr8k(read: Callable[[Path, CaptionBook], Judgements]) -> Reader:
 
 def _composite(files: list[Path], captions: list[Path]) -> tuple[Judgements, list[Path]]:
     tables = [f for f in files if f.suffix == ".csv"]
-    return read_composite(tables, read_captions(captions)), tables + captions
+    return _joined(read_composite, tables, captions), tables + captions
 
 
 def _pascal50s(files: list[Path], captions: list[Path]) -> tuple[Judgements, list[Path]]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def score_page(table: ScoreTable) -> str:
 
 def _csv(rows: list[dict[str, Any]]) -> str:
     stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(stream, list(dict.fromkeys(chain.from_iterable(rows))), lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
     return stream.getvalue()

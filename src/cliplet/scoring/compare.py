@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.data.captions import image_name, read_references
-from cliplet.data.text import caption_problem, scrub
+from cliplet.data.captions import read_references
+from cliplet.data.names import image_name
+from cliplet.data.text import caption_problem
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies
 from cliplet.metrics.clipscore import PRESETS
@@ -177,8 +178,8 @@ def compare_files(
 
 
 def _frequencies(references: str | Path) -> DocumentFrequencies:
-    texts = [[r for r in group if isinstance(r, str)] for group in read_references(references).values()]
-    words = iter(tokenize_many([scrub(r) for group in texts for r in group]))
+    texts = read_references(references).values()
+    words = iter(tokenize_many([r for group in texts for r in group]))
     return DocumentFrequencies.from_references([[next(words) for _ in group] for group in texts if group])
 
 
