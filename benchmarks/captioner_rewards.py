@@ -29,8 +29,7 @@ from cliplet.encoders.base import Encoder, unit_norm
 from cliplet.encoders.registry import load
 from cliplet.files import write_atomically
 from cliplet.metrics.diversity import self_retrieval
-from cliplet.metrics.ngram_scores import ngram_scores
-from cliplet.metrics.reference_metrics import reference_scores
+from cliplet.metrics.registry import reference_scores, word_scores
 from cliplet.models.captioner import load_decoder
 from cliplet.training.captioner.config import CaptionRecipe, RewardWeight, load_caption_recipe
 from cliplet.training.captioner.data import CaptionSplit, Reader
@@ -161,11 +160,10 @@ class Experiment:
         print("| beam | length penalty | CIDEr-D | BLEU-4 | words |\n|---|---|---|---|---|")
         for beam, penalty in ((1, 0.0), (3, 0.0), (5, 0.0), (3, 0.7), (5, 0.7), (3, 1.0), (5, 1.0)):
             texts, _ = self.captions(run, pairs, DecodeConfig(beam=beam, length_penalty=penalty))
-            found = ngram_scores([text.split() for text in texts], words)
+            found = word_scores([text.split() for text in texts], words, ("bleu", "cider"))
+            cider, bleu = (found.statistics[name].corpus() for name in ("CIDEr-D", "BLEU-4"))
             length = np.mean([len(text.split()) for text in texts])
-            print(
-                f"| {beam} | {penalty} | {found.cider_d.corpus:.3f} | {100 * found.bleu.corpus[3]:.1f} | {length:.1f} |"
-            )
+            print(f"| {beam} | {penalty} | {cider:.3f} | {100 * bleu:.1f} | {length:.1f} |")
 
 
 def slug(variant: str) -> str:

@@ -43,7 +43,7 @@ def setup(tmp_path_factory):
 def compared(setup, *names):
     root, scorer = setup
     files = [root / f"{name}.json" for name in names]
-    return compare_files(files, root / "photos", scorer, root / "refs.json", draws=400)
+    return compare_files(files, root / "photos", scorer, root / "refs.json", resamples=400)
 
 
 def test_only_images_that_all_have_are_compared(setup):
@@ -126,8 +126,8 @@ def test_intervals_and_tests_of_means_equal_those_for_means():
         (known.value, known.low, known.high, known.n)
     )
     statistics = [CorpusStatistic.mean(x).by_group(images, 30) for x in (a, b)]
-    test = paired_corpus_test(*statistics, CorpusStatistic.mean(a).value, draws=2000)
-    reference = paired_mean_test(a, b, images, draws=2000)
+    test = paired_corpus_test(*statistics, CorpusStatistic.mean(a).value, resamples=2000)
+    reference = paired_mean_test(a, b, images, resamples=2000)
     assert test.difference == pytest.approx(reference.difference)
     assert (test.low, test.high) == pytest.approx((reference.low, reference.high), abs=1e-9)
     assert test.p_value == pytest.approx(reference.p_value, abs=0.03)

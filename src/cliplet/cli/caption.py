@@ -52,15 +52,15 @@ def train(recipe: Path, changes: tuple[str, ...], restart: bool) -> None:
 @click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--out", default="captions.json", show_default=True, type=click.Path(path_type=Path),
               help="File of captions, {image: caption}, for cliplet score and compare.")  # fmt: skip
-@click.option("--greedy", is_flag=True, help="The likeliest word each time.")
-@click.option("--beam", type=click.IntRange(1), help="Beam search of this width.")
-@click.option("--nucleus", type=float, help="Sample from the likeliest pieces with this probability in all.")
-@click.option("--temperature", default=1.0, show_default=True, help="Of --nucleus.")
-@click.option("--length-penalty", type=float, help="Beam search: 0 prefers short captions, 1 does not.")
+@click.option("--greedy", is_flag=True, help="Take the likeliest word each time.")
+@click.option("--beam", type=click.IntRange(1), help="Width of beam search.")
+@click.option("--nucleus", type=float, help="Probability that the tokens sampled from have in all (nucleus sampling).")
+@click.option("--temperature", default=1.0, show_default=True, help="Temperature of --nucleus.")
+@click.option("--length-penalty", type=float, help="Length penalty of --beam: 0 prefers short captions, 1 does not.")
 @click.option("--captions", default=1, show_default=True, type=click.IntRange(1),
-              help="Captions a photo; more than one makes the file {image: [captions]}.")  # fmt: skip
-@click.option("--seed", default=0, show_default=True, help="Of --nucleus.")
-@click.option("--strict", is_flag=True, help="Fail if any photo could not be captioned.")
+              help="Number of captions a photo; more than one makes the file {image: [captions]}.")  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="Random seed of --nucleus.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 when any photo could not be captioned.")
 def run(
     model: Path,
     photos: tuple[Path, ...],

@@ -8,7 +8,7 @@ import click
 @click.command()
 @click.argument("captions", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--end-token", help="A word to put after every caption, as in rewards that count it.")
+@click.option("--end-token", help="Word to put after every caption, as rewards do that count it.")
 def df(captions: Path, output: Path, end_token: str | None) -> None:
     """Count in how many images of CAPTIONS each n-gram occurs and save that to OUTPUT, for CIDEr.
 

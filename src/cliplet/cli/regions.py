@@ -17,7 +17,7 @@ from cliplet.errors import InputError
     default="grid",
     show_default=True,
     metavar="SOURCE",
-    help="A YOLOX or YOLOv8 detector.onnx, grid or grid:1,2,3, a file of boxes (.json, .jsonl, .csv), "
+    help="Detector: an .onnx of YOLOX or YOLOv8, grid or grid:1,2,3, a file of boxes (.json, .jsonl, .csv), "
     "ultralytics:WEIGHTS, or hf:OWNER/NAME.",
 )
 @click.option(
@@ -28,22 +28,22 @@ from cliplet.errors import InputError
     type=click.FloatRange(0, 1),
     default=0.45,
     show_default=True,
-    help="Overlap above which the less sure of two boxes of one class goes.",
+    help="Overlap above which the less sure of two boxes of one class is dropped.",
 )
 @click.option(
     "--draw", type=click.Path(path_type=Path), help="Draw the boxes: a file for one photo, else a folder."
 )
 @click.option(
-    "--caption", help="Print the caption's noun phrases; with --run also what the teacher makes of both."
+    "--caption", help="Caption whose noun phrases are printed; with --run also what the teacher makes of both."
 )
 @click.option(
     "--run",
     "run_folder",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Follow one photo and its caption through the teacher and the student of a DCLIP run.",
+    help="Folder of a DCLIP run: follow one photo and its caption through its teacher and student.",
 )
-@click.option("--seed", type=int, default=None, help="Which seed of the run; its first one by default.")
+@click.option("--seed", type=int, default=None, help="Seed whose model is followed; default: the run's first one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line a photo and nothing else.")
 def regions(
     photos: tuple[Path, ...], detector: str, score: float, iou: float, draw: Path | None, caption: str | None,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cliplet.cli import options
 from cliplet.cli.console import one_line, print_json, progress_bar
 from cliplet.errors import InputError
-from cliplet.metrics.clipscore import PRESETS
 
 if TYPE_CHECKING:
     from cliplet.metrics.cider import DocumentFrequencies
@@ -23,30 +23,21 @@ SHOWN_FAILURES = 10
 @click.command()
 @click.argument("target")
 @click.argument("captions", nargs=-1)
-@click.option("--images", metavar="DIR|TAR", help="Where the photos of a captions file are.")
-@click.option("--refs", metavar="FILE", help="Reference captions, in any format that captions may have.")
-@click.option(
-    "--metrics",
-    metavar="LIST",
-    help="With --refs: bleu,rouge,cider,meteor,spice or none; default: the first four.",
-)
-@click.option("--df", metavar="FILE", help="CIDEr-D's document frequencies, as `cliplet df` saves them.")
-@click.option("--model", metavar="NAME|DIR", help="A model by name or folder; default: the packaged one.")
-@click.option("--preset", type=click.Choice(list(PRESETS)), default="paper", show_default=True,
-              help="paper: CLIPScore, w*max(cos,0); torchmetrics: 100*cos; cosine.")  # fmt: skip
-@click.option("--out", metavar="DIR", help="Write rows.jsonl, rows.csv, summary.json and report.html there.")
-@click.option(
-    "--diversity", is_flag=True, help="Length, vocabulary, repetition, self-retrieval of the captions too."
-)
-@click.option(
-    "--train-captions", metavar="FILE", help="As --diversity, with the share of captions not in this file."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@click.option("--images", metavar="DIR|TAR", help="Folder or tar with the photos of a captions file.")
+@options.refs
+@options.metrics
+@options.df
+@options.model
+@options.preset
+@options.out("rows.jsonl, rows.csv, summary.json and report.html")
+@click.option("--diversity", is_flag=True,
+              help="Also measure length, vocabulary, repetition and self-retrieval of the captions.")  # fmt: skip
+@click.option("--train-captions", metavar="FILE",
+              help="File of training captions: as --diversity, with the share of captions not in it.")  # fmt: skip
+@options.as_json
 @click.option("--strict", is_flag=True, help="Exit with status 1 when any row could not be scored.")
-@click.option("--cache", is_flag=True, help="Keep embeddings on disk: photos seen before cost nothing.")
-@click.option(
-    "--cache-dir", metavar="DIR", help="As --cache, in this folder; default $CLIPLET_CACHE or ~/.cache."
-)
+@options.cache
+@options.cache_dir
 def score(
     target: str,
     captions: tuple[str, ...],
@@ -92,7 +83,7 @@ def score(
 
     folder = None if out is None else writable_folder(out)
     scorer = build_scorer(model, preset, cache_dir or cache)
-    table = compute_table(scorer, target, images, refs, chosen_metrics(metrics), load_frequencies(df))
+    table = compute_table(scorer, target, images, refs, options.metric_names(metrics), load_frequencies(df))
     if diversity or train_captions:
         from cliplet.scoring.diversity import caption_diversity
 
@@ -100,13 +91,6 @@ def score(
     show_table(table, folder, as_json)
     if strict and table.failures:
         sys.exit(1)
-
-
-def chosen_metrics(names: str | None) -> list[str] | None:
-    """The value of ``--metrics``: None for the default, an empty list for ``none``."""
-    if names is None:
-        return None
-    return [] if names == "none" else [name.strip().lower() for name in names.split(",") if name.strip()]
 
 
 def _check_single(target: str, images: str | None, refs: str | None, out: str | None, df: str | None) -> None:

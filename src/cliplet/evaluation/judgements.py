@@ -134,7 +134,7 @@ def read_flickr8k_cf(path: Path, captions: CaptionBook) -> Ratings:
     return _flickr8k(path, captions, 5, lambda v: v[:1])
 
 
-def read_clipscore_json(path: Path, captions: CaptionBook | None = None) -> Ratings:
+def read_clipscore_json(path: Path) -> Ratings:
     """The JSON in which CLIPScore's and PAC-S's code keep Flickr8k-Expert, Flickr8k-CF and Composite.
 
     ``{image: {"image_path", "ground_truth": [...], "human_judgement": [{"caption", "rating"}]}}``; these files have

@@ -165,7 +165,7 @@ def run_zeroshot(
     data: LabelledPhotos,
     templates: Sequence[str] = DEFAULT_TEMPLATES,
     against: Encoder | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -175,7 +175,7 @@ def run_zeroshot(
     for model in (encoder, against):
         if model is None:
             continue
-        result = evaluate_zeroshot(model, data, templates, draws, seed, progress)
+        result = evaluate_zeroshot(model, data, templates, resamples, seed, progress)
         results.append(result)
         for statistic, value in (
             ("top-1", result.top1),
@@ -188,7 +188,7 @@ def run_zeroshot(
         "photos": len(data.names),
         "failures": list(results[0].failures.values()),
         "templates": list(templates),
-        "draws": draws,
+        "resamples": resamples,
         "seed": seed,
     }
     if results[0].failures:
@@ -198,7 +198,7 @@ def run_zeroshot(
     out.failed = len(results[0].failures)
     if against is not None:
         out.provenance["against"] = model_facts(against)
-        test = paired_mean_test(results[0].ranks == 1, results[1].ranks == 1, draws=draws, seed=seed)
+        test = paired_mean_test(results[0].ranks == 1, results[1].ranks == 1, resamples=resamples, seed=seed)
         for statistic, share in share_kept(*results).items():
             kept = f"{statistic}, share kept"
             out.entries.append(plain_entry(name, encoder.card.name, kept, share, len(results[0].ranks)))
@@ -254,14 +254,14 @@ def run_pairs(
     split: str | None = None,
     ties: TieRule = "loss",
     prefix: str = "",
-    draws: int = 1000,
+    resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Hard negatives as named numbers: the model, and beside it what blind models get."""
     store = PhotoStore(images)
     data = made_pairs(files, split, seed, store) if from_captions else read_pair_files(files)
-    result = evaluate_pairs(encoder, data, store, ties, prefix, draws, seed, progress)
+    result = evaluate_pairs(encoder, data, store, ties, prefix, resamples, seed, progress)
     out = Evaluation("Hard negatives", [], {"versions": versions(), **model_facts(encoder, prefix)})
     for r in result.results:
         label = r.statistic if r.category == "all" else f"{r.statistic}, {r.category}"
@@ -276,7 +276,7 @@ def run_pairs(
         "failures": result.failures,
         "made_from_captions": from_captions,
         "ties": ties,
-        "draws": draws,
+        "resamples": resamples,
         "seed": seed,
     }
     out.details.append(PairsDetail(name, result, store))

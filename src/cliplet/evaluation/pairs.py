@@ -219,7 +219,7 @@ def evaluate_pairs(
     photos: PhotoStore,
     ties: TieRule = "loss",
     prefix: str | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PairsResult:
@@ -245,10 +245,10 @@ def evaluate_pairs(
     average = embedded.embeddings.mean(axis=0)  # [d]: the model without a photo to look at
     unseen = pairwise_wins(texts[: len(pairs)] @ average, texts[len(pairs) :] @ average)
     blind = {"this model, average photo": unseen, **blind_wins(pairs)}
-    results = _by_category(pairs, wins, "accuracy", 0.5, blind, draws, seed)
+    results = _by_category(pairs, wins, "accuracy", 0.5, blind, resamples, seed)
     if data.quartets:
         cosines = {(p.image, p.true): (t, f) for p, t, f in zip(pairs, true, false, strict=True)}
-        results += _quartet_results(data.quartets, cosines, draws, seed)
+        results += _quartet_results(data.quartets, cosines, resamples, seed)
     return PairsResult(results, pairs, true - false, notes, list(embedded.failures.values()))
 
 
@@ -258,7 +258,7 @@ def _by_category(
     statistic: str,
     chance: float,
     blind: dict[str, Floats],
-    draws: int,
+    resamples: int,
     seed: int,
 ) -> list[PairResult]:
     categories = np.array([r.category for r in rows])
@@ -267,14 +267,14 @@ def _by_category(
     results = []
     for name in ["all", *(named if len(set(categories)) > 1 else [])]:
         chosen = np.ones(len(rows), dtype=bool) if name == "all" else categories == name
-        interval = bootstrap_mean(wins[chosen], images[chosen], draws, seed=seed)
+        interval = bootstrap_mean(wins[chosen], images[chosen], resamples, seed=seed)
         controls = {k: float(np.nanmean(v[chosen])) for k, v in blind.items()}
         results.append(PairResult(name, statistic, interval, controls, chance))
     return results
 
 
 def _quartet_results(
-    quartets: Sequence[Quartet], cosines: dict[tuple[str, str], tuple[float, float]], draws: int, seed: int
+    quartets: Sequence[Quartet], cosines: dict[tuple[str, str], tuple[float, float]], resamples: int, seed: int
 ) -> list[PairResult]:
     """Winoground's scores (Thrush et al. 2022): text, image and group; every comparison must be won outright."""
     rows, scores = [], []
@@ -292,5 +292,5 @@ def _quartet_results(
     table = np.array(scores, dtype=np.float64)
     results: list[PairResult] = []
     for n, (name, chance) in enumerate((("text score", 0.25), ("image score", 0.25), ("group score", 1 / 6))):
-        results += _by_category(rows, table[:, n], name, chance, {}, draws, seed)
+        results += _by_category(rows, table[:, n], name, chance, {}, resamples, seed)
     return results

@@ -1,4 +1,4 @@
-"""Where scores come from: a model (CLIPScore and its kin), the n-gram metrics, or columns of a file."""
+"""Where scores come from: a model (CLIPScore and its kin), metrics on references, or columns of a file."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,20 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from cliplet.data.text import caption_problem
 from cliplet.encoders.base import Encoder
 from cliplet.errors import InputError
 from cliplet.evaluation.human import ScoreRequest, Scores
 from cliplet.evaluation.judgements import CANDIDATE_COLUMNS, IMAGE_COLUMNS
 from cliplet.evaluation.photos import PhotoStore, image_key
 from cliplet.evaluation.tables import column, find_column, read_table
-from cliplet.metrics.ngram_scores import ngram_scores as count_and_score
-from cliplet.metrics.reference_metrics import check_reference_metrics
-from cliplet.metrics.tokenizer.ptb import tokenize_many
+from cliplet.metrics.registry import MetricNames, find_metrics, reference_scores
 from cliplet.scoring.scorer import Scorer
 
 Progress = Callable[[int, int], None]
-MODEL_METRICS = ("CLIPScore", "RefCLIPScore", "RefMixScore")
 
 
 def model_scores(
@@ -57,73 +53,20 @@ def model_scores(
     return scores, {**result.provenance, "failures": list(dict.fromkeys(reasons))}
 
 
-def text_cosines(encoder: Encoder, captions: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """Cosine of each caption with its partner, both as the model sees them with its prefix; NaN where one is empty."""
-    prefix = encoder.card.text.prompt_prefix
-    good = [
-        i
-        for i, (a, b) in enumerate(zip(captions, references, strict=True))
-        if not (caption_problem(a) or caption_problem(b))
-    ]
-    out = np.full(len(captions), np.nan)
-    distinct = list(dict.fromkeys([captions[i] for i in good] + [references[i] for i in good]))
-    if distinct:
-        place = {text: n for n, text in enumerate(distinct)}
-        vectors = encoder.encode_texts([prefix + text for text in distinct])
-        a = vectors[[place[captions[i]] for i in good]]
-        b = vectors[[place[references[i]] for i in good]]
-        out[good] = np.einsum("nd,nd->n", a, b, dtype=np.float64)
-    return out
+def reference_columns(request: ScoreRequest, metrics: MetricNames = None) -> tuple[Scores, list[str]]:
+    """Scores of metrics that compare captions with references, and what a reader must know of them.
 
-
-NGRAM_METRICS = ("bleu", "rouge", "meteor", "cider")
-"""Metrics that compare with references and need nothing else; ``spice`` can be added where Java is."""
-
-
-def ngram_scores(request: ScoreRequest, metrics: Sequence[str] = NGRAM_METRICS) -> tuple[Scores, list[str]]:
-    """BLEU-1, BLEU-4, ROUGE-L, METEOR, CIDEr-D (and SPICE) of every caption, and what a reader must know of them.
-
-    NaN where a caption has no references. One tokenisation serves all; every caption is tokenised on its own. CIDEr's
-    document frequencies come from the captions under test, one document a row, as the field's correlation figures do.
-    Without its tables METEOR goes by its own name, METEOR-exact-stem.
+    NaN where a caption has no references. Every caption is tokenised on its own. CIDEr's document frequencies come from
+    the captions under test, one document a row, as the field's correlation figures do. Of each metric the columns that
+    the literature compares with people (of BLEU the first and the fourth).
     """
-    missing = check_reference_metrics(metrics)
-    if missing:
-        raise InputError("SPICE cannot run here: " + "; ".join(missing))
+    chosen = find_metrics(metrics)
     rows = [i for i, references in enumerate(request.references) if references]
-    if not rows or not metrics:
-        return {}, []
-    distinct = list(dict.fromkeys(t for i in rows for t in (request.captions[i], *request.references[i])))
-    words = dict(zip(distinct, tokenize_many(distinct, joined=False), strict=True))
-    candidates = [words[request.captions[i]] for i in rows]
-    references = [[words[r] for r in request.references[i]] for i in rows]
-    found: Scores = {}
-    notes: list[str] = []
-    if set(metrics) & {"bleu", "rouge", "cider"}:
-        counted = count_and_score(candidates, references)
-        if "bleu" in metrics:
-            found |= {f"BLEU-{n}": counted.bleu.per_caption[n - 1] for n in (1, 4)}
-        if "rouge" in metrics:
-            found["ROUGE-L"] = counted.rouge_l.per_caption
-        if "cider" in metrics:
-            found["CIDEr-D"] = counted.cider_d.per_caption
-    if "meteor" in metrics:
-        from cliplet.metrics.meteor import Meteor, check_meteor
-
-        scorer = Meteor(exact_stem=bool(check_meteor()))
-        found[scorer.name] = scorer(candidates, references).per_caption
-        notes += [f"{scorer.name} instead of METEOR: {what}" for what in check_meteor()]
-    if "spice" in metrics:
-        found["SPICE"] = _spice(
-            [request.captions[i] for i in rows], [list(request.references[i]) for i in rows]
-        )
-    return {name: _spread(values, rows, len(request)) for name, values in found.items()}, notes
-
-
-def _spice(captions: list[str], references: list[list[str]]) -> np.ndarray:
-    from cliplet.metrics.spice import spice
-
-    return spice(captions, references).per_caption
+    captions, references = [request.captions[i] for i in rows], [request.references[i] for i in rows]
+    found = reference_scores(captions, references, None, chosen, joined=False)
+    judged = {column for metric in chosen for column in metric.judged or metric.columns}
+    shown = {name: values for name, values in found.per_caption.items() if name in judged}
+    return {name: _spread(values, rows, len(request)) for name, values in shown.items()}, found.notes
 
 
 def _spread(values: np.ndarray, rows: Sequence[int], n: int) -> np.ndarray:

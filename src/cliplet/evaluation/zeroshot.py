@@ -185,7 +185,7 @@ def evaluate_zeroshot(
     encoder: Encoder,
     data: LabelledPhotos,
     templates: Sequence[str] = DEFAULT_TEMPLATES,
-    draws: int = 1000,
+    resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ZeroShotResult:
@@ -197,9 +197,9 @@ def evaluate_zeroshot(
     right = (ranks == 1).astype(np.float64)
     per_class = [(data.classes[c], float(right[labels == c].mean())) for c in np.unique(labels)]
     return ZeroShotResult(
-        top1=bootstrap_mean(right, draws=draws, seed=seed),
-        top5=bootstrap_mean((ranks <= 5).astype(np.float64), draws=draws, seed=seed),
-        mean_per_class=_mean_per_class(right, labels, draws, seed),
+        top1=bootstrap_mean(right, resamples=resamples, seed=seed),
+        top5=bootstrap_mean((ranks <= 5).astype(np.float64), resamples=resamples, seed=seed),
+        mean_per_class=_mean_per_class(right, labels, resamples, seed),
         per_class=per_class,
         ranks=ranks,
         kept=photos.kept,
@@ -208,11 +208,11 @@ def evaluate_zeroshot(
     )
 
 
-def _mean_per_class(right: Floats, labels: Ints, draws: int, seed: int) -> Interval:
+def _mean_per_class(right: Floats, labels: Ints, resamples: int, seed: int) -> Interval:
     """Mean over classes; the interval resamples classes (photos within a class are few and alike)."""
     sums, counts = np.bincount(labels, right), np.bincount(labels)
     means = sums[counts > 0] / counts[counts > 0]
-    interval = bootstrap_mean(means, draws=draws, seed=seed)
+    interval = bootstrap_mean(means, resamples=resamples, seed=seed)
     return Interval(interval.value, interval.low, interval.high, len(right))
 
 

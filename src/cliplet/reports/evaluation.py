@@ -15,6 +15,7 @@ from cliplet.evaluation.photos import PhotoStore
 from cliplet.evaluation.results import Check, Entry, Evaluation, published_for, published_value
 from cliplet.evaluation.runs import HumanDetail, human_statistic
 from cliplet.files import write_atomically
+from cliplet.metrics.clipscore import MODEL_SCORES
 from cliplet.reports.page import escape, page, thumbnail
 from cliplet.reports.svg import Bar, bar_chart, histogram, line_chart, number
 from cliplet.statistics.kendall import Floats, dense_ranks
@@ -175,7 +176,7 @@ def _human_sections(detail: HumanDetail) -> list[tuple[str, str]]:
             else f"{m.metric} {m.statistic[9:]}"
         )
         value, low, high = (100 * v for v in (m.interval.value, m.interval.low, m.interval.high))
-        is_model = m.metric in ("CLIPScore", "RefCLIPScore", "RefMixScore", "cosine", "100*cos")
+        is_model = m.metric in MODEL_SCORES
         bars.append(Bar(label, value, low, high, known.value if known else math.nan, 0 if is_model else 1))
     bars.sort(key=lambda b: -b.value if math.isfinite(b.value) else math.inf)
     statistic = human_statistic(result, result.protocol.statistic)
@@ -191,7 +192,7 @@ def _human_sections(detail: HumanDetail) -> list[tuple[str, str]]:
 
 def _main_metric(result: HumanResult) -> str:
     """The model's best score if there is one, else the best metric."""
-    model = [m for m in result.metrics if m.metric in ("CLIPScore", "RefCLIPScore", "RefMixScore")]
+    model = [m for m in result.metrics if m.metric in MODEL_SCORES]
     return max(model or result.metrics, key=lambda m: m.interval.value).metric
 
 

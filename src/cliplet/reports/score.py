@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cliplet.files import write_atomically
+from cliplet.metrics.clipscore import MODEL_SCORES
 from cliplet.reports.page import Photos, escape, page
 from cliplet.reports.svg import histogram
-from cliplet.scoring.file import ROW_FIELDS, ScoreTable
+from cliplet.scoring.file import ScoreTable
 from cliplet.statistics.resampling import Interval
 
 SHOWN = 12
@@ -41,7 +42,7 @@ def write_score_report(table: ScoreTable, folder: Path) -> None:
 def score_page(table: ScoreTable) -> str:
     """The report: corpus values, distribution, worst and best captions with photos, failures, all rows searchable."""
     main = next(iter(table.intervals))
-    field = ROW_FIELDS[main]
+    field = MODEL_SCORES[main]
     scored = sorted(
         (i for i, row in enumerate(table.rows) if row["reason"] is None), key=lambda i: table.rows[i][field]
     )

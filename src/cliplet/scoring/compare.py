@@ -13,6 +13,7 @@ from cliplet.data.captions import read_references
 from cliplet.data.text import scrub
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies
+from cliplet.metrics.registry import MetricNames
 from cliplet.metrics.tokenizer.ptb import tokenize_many
 from cliplet.scoring.diversity import caption_diversity
 from cliplet.scoring.file import ScoreTable, score_file
@@ -110,9 +111,9 @@ def compare_files(
     images: str | Path | None,
     scorer: Scorer,
     references: str | Path | None = None,
-    metrics: Sequence[str] | None = None,
+    metrics: MetricNames = None,
     document_frequencies: DocumentFrequencies | None = None,
-    draws: int = 2000,
+    resamples: int = 2000,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -126,7 +127,7 @@ def compare_files(
         metrics: as :func:`cliplet.scoring.file.score_file`.
         document_frequencies: for CIDEr-D; default: from all images of the references file, so that every file is
             measured with the same.
-        draws: bootstrap resamples and permutations.
+        resamples: bootstrap resamples and permutations.
         seed: of both.
         progress: called with (rows done, rows in all) while scoring.
 
@@ -151,7 +152,7 @@ def compare_files(
     per_image = _means(tables, rows)
     sums = _sums(tables, rows)
     intervals = {
-        metric: [grouped_interval(group, value, len(common), draws, seed=seed) for group in groups]
+        metric: [grouped_interval(group, value, len(common), resamples, seed=seed) for group in groups]
         for metric, (groups, value) in sums.items()
     }
     return Comparison(
@@ -160,7 +161,7 @@ def compare_files(
         images=common,
         left_out={n: len(found) - len(common) for n, found in zip(names, by_image, strict=True)},
         intervals=intervals,
-        differences=_differences(names, sums, per_image, draws, seed),
+        differences=_differences(names, sums, per_image, resamples, seed),
         per_image=per_image,
         rows=rows,
         notes=list(dict.fromkeys(note for table in tables for note in table.notes)),
@@ -221,13 +222,13 @@ def _differences(
     names: list[str],
     sums: dict[str, tuple[list[Floats], Callable[[Floats], Floats]]],
     per_image: dict[str, Floats],
-    draws: int,
+    resamples: int,
     seed: int,
 ) -> list[Difference]:
     found = []
     for metric, (groups, value) in sums.items():
         for a, b in combinations(range(len(names)), 2):
-            test = paired_corpus_test(groups[a], groups[b], value, draws, seed=seed)
+            test = paired_corpus_test(groups[a], groups[b], value, resamples, seed=seed)
             gap = per_image[metric][:, a] - per_image[metric][:, b]
             counts = (int((gap > 0).sum()), int((gap < 0).sum()), int((gap == 0).sum()))
             found.append((metric, names[a], names[b], test, counts))

@@ -15,33 +15,20 @@ from cliplet.data.photos import PhotoIndex, PhotoPaths, PhotoTar, open_photos
 from cliplet.data.text import caption_problem, scrub
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies
-from cliplet.metrics.reference_metrics import (
-    DEFAULT,
+from cliplet.metrics.clipscore import MODEL_SCORES
+from cliplet.metrics.registry import (
+    MetricNames,
+    ReferenceMetric,
     ReferenceScores,
-    check_reference_metrics,
+    find_metrics,
     reference_scores,
+    row_fields,
 )
 from cliplet.scoring.scorer import Scorer, ScoreResult
 from cliplet.statistics.corpus import CorpusStatistic, corpus_interval
 from cliplet.statistics.resampling import Interval
 
 Progress = Callable[[int, int], None]
-
-ROW_FIELDS = {
-    **{f"BLEU-{n}": f"bleu_{n}" for n in (1, 2, 3, 4)},
-    "ROUGE-L": "rouge_l",
-    "CIDEr-D": "cider_d",
-    "METEOR": "meteor",
-    "METEOR-exact-stem": "meteor_exact_stem",
-    "SPICE": "spice",
-    "CLIPScore": "clip_score",
-    "100*cos": "cos_100",
-    "cosine": "cosine",
-    "RefCLIPScore": "ref_clip_score",
-    "RefMixScore": "ref_mix_score",
-    "reference cosine": "reference_cosine",
-}
-"""Field name in rows of each score."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +83,7 @@ def score_file(
     images: str | Path | None,
     scorer: Scorer,
     references: str | Path | None = None,
-    metrics: Sequence[str] | None = None,
+    metrics: MetricNames = None,
     document_frequencies: DocumentFrequencies | None = None,
     progress: Progress | None = None,
 ) -> ScoreTable:
@@ -108,7 +95,7 @@ def score_file(
             relative to the file or to the working folder.
         scorer: model and preset.
         references: a file of reference captions; with it the metrics that need references are computed too.
-        metrics: which of those (``cliplet.metrics.reference_metrics.CHOICES``); default: all but SPICE.
+        metrics: which of those, as :func:`cliplet.metrics.registry.find_metrics` takes them; default: all but SPICE.
         document_frequencies: for CIDEr-D; default: from the references of the images scored.
         progress: called with (rows done, rows in all).
 
@@ -118,7 +105,7 @@ def score_file(
     Raises:
         InputError: a file cannot be used as a whole.
     """
-    metrics = _checked_metrics(metrics, references)
+    chosen = _chosen_metrics(metrics, references)
     entries = read_captions(captions)
     refs = None if references is None else read_references(references)
     index = _photo_index(Path(captions), images)
@@ -128,14 +115,14 @@ def score_file(
         row_refs = [_references_of(entry, name, refs) for entry, name in zip(entries, names, strict=True)]
     scored = _score_found(scorer, entries, photos, reasons, row_refs, progress)
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in scored.columns().items()}
-    compared = _compare_with_references(entries, row_refs or [], metrics, document_frequencies)
+    compared = _compare_with_references(entries, row_refs or [], chosen, document_frequencies)
     statistics = {
         name: CorpusStatistic.mean(values) for name, values in columns.items()
     } | compared.statistics
     columns |= compared.per_caption
     used = {name for name in names if name is not None}
     return ScoreTable(
-        rows=_rows(entries, columns, scored, reasons),
+        rows=_rows(entries, columns, MODEL_SCORES | row_fields(chosen), scored, reasons),
         photos=photos,
         photo_names=names,
         columns=columns,
@@ -152,17 +139,14 @@ def score_file(
     )
 
 
-def _checked_metrics(metrics: Sequence[str] | None, references: str | Path | None) -> Sequence[str]:
+def _chosen_metrics(names: MetricNames, references: str | Path | None) -> list[ReferenceMetric]:
     """The metrics to compute, known to be able to run."""
-    if references is None:
-        if metrics:
-            raise InputError(f"{', '.join(metrics)} compare captions with references: give them with --refs")
-        return ()
-    chosen = DEFAULT if metrics is None else metrics
-    missing = check_reference_metrics(chosen)
-    if missing:
-        raise InputError("SPICE cannot run here: " + "; ".join(missing))
-    return chosen
+    if references is not None:
+        return find_metrics(names)
+    if chosen := find_metrics(names or ()):
+        given = ", ".join(metric.name for metric in chosen)
+        raise InputError(f"{given} compare captions with references: give them with --refs")
+    return []
 
 
 def _photo_index(captions: Path, images: str | Path | None) -> PhotoIndex:
@@ -221,7 +205,7 @@ def _score_found(
 def _compare_with_references(
     entries: Sequence[CaptionEntry],
     references: list[list[Any]],
-    metrics: Sequence[str],
+    metrics: Sequence[ReferenceMetric],
     document_frequencies: DocumentFrequencies | None,
 ) -> ReferenceScores:
     """Metrics that need no photo, for every row with a caption (an empty one too) and references."""
@@ -249,13 +233,14 @@ def _compare_with_references(
 def _rows(
     entries: Sequence[CaptionEntry],
     columns: Mapping[str, NDArray[np.float64]],
+    fields: Mapping[str, str],
     scored: ScoreResult,
     reasons: list[str | None],
 ) -> list[dict[str, Any]]:
     rows = []
     for i, entry in enumerate(entries):
         row: dict[str, Any] = {"image": entry.image, "caption": entry.caption}
-        row |= {ROW_FIELDS[name]: _plain(float(values[i])) for name, values in columns.items()}
+        row |= {fields[name]: _plain(float(values[i])) for name, values in columns.items()}
         row |= {
             "truncated": bool(scored.truncated[i]),
             "reason": reasons[i] or scored.failures[i],

@@ -57,7 +57,7 @@ def _ratio(sums: Floats) -> Floats:
 def corpus_interval(
     statistic: CorpusStatistic,
     images: NDArray[np.integer],
-    draws: int = 1000,
+    resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
@@ -66,28 +66,28 @@ def corpus_interval(
     Args:
         statistic: n captions.
         images: number of each caption's image, ``[n]``.
-        draws: resamples.
+        resamples: how many.
         level: of the interval.
         seed: of the resamples.
     """
     groups = statistic.by_group(images, int(images.max()) + 1 if len(images) else 0)
     used = groups.any(axis=1)
     counted = int(statistic.addends.any(axis=1).sum())
-    return grouped_interval(groups[used], statistic.value, counted, draws, level, seed)
+    return grouped_interval(groups[used], statistic.value, counted, resamples, level, seed)
 
 
 def grouped_interval(
-    groups: Floats, value: Value, n: int, draws: int = 1000, level: float = 0.95, seed: int = 0
+    groups: Floats, value: Value, n: int, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
     """As :func:`corpus_interval`, from sums by image ``[images, k]`` of ``n`` captions."""
     if not len(groups):
         return Interval(float("nan"), float("nan"), float("nan"), n)
-    samples = np.concatenate([value(w @ groups) for w in resample_weights(len(groups), draws, seed)])
+    samples = np.concatenate([value(w @ groups) for w in resample_weights(len(groups), resamples, seed)])
     return Interval(float(value(groups.sum(axis=0))), *_percentiles(samples, level), n)
 
 
 def paired_corpus_test(
-    first: Floats, second: Floats, value: Value, draws: int = 1000, level: float = 0.95, seed: int = 0
+    first: Floats, second: Floats, value: Value, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> PairedTest:
     """Whether one system's corpus value exceeds another's on the same images.
 
@@ -99,22 +99,22 @@ def paired_corpus_test(
         first: sums by image of the first system, ``[images, k]``.
         second: of the second.
         value: from sums to the corpus value.
-        draws: resamples, and permutations.
+        resamples: how many, and how many permutations.
         level: of the interval.
         seed: of both.
     """
     observed = float(value(first.sum(axis=0)) - value(second.sum(axis=0)))
-    weights = list(resample_weights(len(first), draws, seed))
+    weights = list(resample_weights(len(first), resamples, seed))
     samples = np.concatenate([value(w @ first) - value(w @ second) for w in weights])
     gap, total = first - second, second.sum(axis=0)
     rng = np.random.default_rng([seed, 1])
     null = []
-    for _ in range(draws):
+    for _ in range(resamples):
         kept = rng.random(len(first)) < 0.5
         moved = gap[kept].sum(axis=0)
         null.append(value(total + moved) - value(total + gap.sum(axis=0) - moved))
     extreme = np.count_nonzero(np.abs(np.array(null)) >= abs(observed) - 1e-12)
-    return PairedTest(observed, *_percentiles(samples, level), (1 + extreme) / (1 + draws), len(first))
+    return PairedTest(observed, *_percentiles(samples, level), (1 + extreme) / (1 + resamples), len(first))
 
 
 def _percentiles(samples: Floats, level: float) -> tuple[float, float]:

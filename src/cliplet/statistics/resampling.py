@@ -149,18 +149,18 @@ def group_codes(groups: Sequence[object] | NDArray | None, n: int) -> tuple[Ints
     return codes.astype(np.int64).ravel(), len(names)
 
 
-def resample_weights(n_groups: int, draws: int, seed: int) -> Iterator[Ints]:
-    """Blocks [b, G] of how often each group is drawn, ``draws`` rows in all; the same for one seed."""
+def resample_weights(n_groups: int, resamples: int, seed: int) -> Iterator[Ints]:
+    """Blocks [b, G] of how often each group is drawn, ``resamples`` rows in all; the same for one seed."""
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK_CELLS // max(n_groups, 1))
-    for start in range(0, draws, step):
-        yield rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=min(step, draws - start))
+    for start in range(0, resamples, step):
+        yield rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=min(step, resamples - start))
 
 
 def weighted_statistic(
     statistic: Statistic, x: Floats, y: Floats, codes: Ints, n_groups: int
 ) -> Callable[[NDArray[np.integer]], Floats]:
-    """A function from weights [draws, G] to the statistic of each resample [draws]."""
+    """A function from weights [resamples, G] to the statistic of each resample [resamples]."""
     if statistic in ("tau-b", "tau-c"):
         variant: Literal["b", "c"] = "b" if statistic == "tau-b" else "c"
         if ClusterTau.fits(y, n_groups):
@@ -199,10 +199,10 @@ def bootstrap_samples(
     x: ArrayLike,
     y: ArrayLike,
     groups: Sequence[object] | NDArray | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     seed: int = 0,
 ) -> Floats:
-    """The statistic on ``draws`` resamples of whole groups; one seed draws the same groups for every metric.
+    """The statistic on ``resamples`` resamples of whole groups; one seed draws the same groups for every metric.
 
     A resample in which the statistic is undefined (a constant column) gives NaN.
     """
@@ -211,7 +211,7 @@ def bootstrap_samples(
         raise InputError("a column to resample holds NaN; drop the rows whose score failed first")
     codes, n_groups = group_codes(groups, len(a))
     function = weighted_statistic(statistic, a, b, codes, n_groups)
-    return np.concatenate([np.empty(0), *(function(w) for w in resample_weights(n_groups, draws, seed))])
+    return np.concatenate([np.empty(0), *(function(w) for w in resample_weights(n_groups, resamples, seed))])
 
 
 def bootstrap(
@@ -219,12 +219,12 @@ def bootstrap(
     x: ArrayLike,
     y: ArrayLike,
     groups: Sequence[object] | NDArray | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
     """A correlation with its percentile bootstrap interval, whole groups (images) resampled together."""
-    samples = bootstrap_samples(statistic, x, y, groups, draws, seed)
+    samples = bootstrap_samples(statistic, x, y, groups, resamples, seed)
     return Interval(correlation(statistic, x, y), *percentile_interval(samples, level), np.asarray(x).size)
 
 
@@ -242,7 +242,7 @@ def _group_means(
 def bootstrap_mean(
     values: ArrayLike,
     groups: Sequence[object] | NDArray | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
@@ -250,7 +250,7 @@ def bootstrap_mean(
     v, sums, counts = _group_means(values, groups)
     if len(v) == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
-    blocks = [(w @ sums) / (w @ counts) for w in resample_weights(len(sums), draws, seed)]
+    blocks = [(w @ sums) / (w @ counts) for w in resample_weights(len(sums), resamples, seed)]
     return Interval(
         float(v.mean()), *percentile_interval(np.concatenate([np.empty(0), *blocks]), level), len(v)
     )
@@ -259,20 +259,20 @@ def bootstrap_mean(
 def bootstrap_means(
     table: ArrayLike,
     groups: Sequence[object] | NDArray | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> list[Interval]:
-    """Means of several columns [n, k] of the same rows, each with its interval; ``draws=0`` leaves NaN ends."""
+    """Means of several columns [n, k] of the same rows, each with its interval; ``resamples=0`` leaves NaN ends."""
     rows = np.asarray(table, dtype=np.float64)
     means = rows.mean(axis=0)
-    if draws == 0:
+    if resamples == 0:
         return [Interval(float(m), float("nan"), float("nan"), len(rows)) for m in means]
     codes, n_groups = group_codes(groups, len(rows))
     counts = np.bincount(codes, minlength=n_groups)
     sums = np.stack([np.bincount(codes, column, n_groups) for column in rows.T], axis=1)  # [G, k]
-    blocks = [(w @ sums) / (w @ counts)[:, None] for w in resample_weights(n_groups, draws, seed)]
-    samples = np.concatenate(blocks)  # [draws, k]
+    blocks = [(w @ sums) / (w @ counts)[:, None] for w in resample_weights(n_groups, resamples, seed)]
+    samples = np.concatenate(blocks)  # [resamples, k]
     return [
         Interval(float(m), *percentile_interval(s, level), len(rows))
         for m, s in zip(means, samples.T, strict=True)
@@ -301,11 +301,11 @@ def _p_value(observed: float, null: Floats) -> float:
     return float((1 + np.count_nonzero(np.abs(null) >= abs(observed) - 1e-12)) / (1 + len(null)))
 
 
-def _swaps(n_groups: int, draws: int, seed: int) -> Iterator[NDArray[np.bool_]]:
+def _swaps(n_groups: int, resamples: int, seed: int) -> Iterator[NDArray[np.bool_]]:
     rng = np.random.default_rng([seed, 1])
     step = max(1, CHUNK_CELLS // max(n_groups, 1))
-    for start in range(0, draws, step):
-        yield rng.random((min(step, draws - start), n_groups)) < 0.5
+    for start in range(0, resamples, step):
+        yield rng.random((min(step, resamples - start), n_groups)) < 0.5
 
 
 def permutation_p_value(
@@ -314,14 +314,14 @@ def permutation_p_value(
     second: ArrayLike,
     ratings: ArrayLike,
     groups: Sequence[object] | NDArray | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     seed: int = 0,
 ) -> float:
     """Two-sided p-value of "both metrics agree equally well with the ratings".
 
-    The two metrics' scores are swapped on a random half of the images, ``draws`` times; metrics have different units,
-    so they are swapped as mid-ranks scaled to [0, 1], for Pearson as standardised scores (PERM-BOTH of Deutsch et al.
-    2021, arXiv 2104.00054, uses standardised scores throughout).
+    The two metrics' scores are swapped on a random half of the images, ``resamples`` times; metrics have different
+    units, so they are swapped as mid-ranks scaled to [0, 1], for Pearson as standardised scores (PERM-BOTH of Deutsch
+    et al. 2021, arXiv 2104.00054, uses standardised scores throughout).
     """
     a, y, bad = _clean(first, ratings, "propagate")
     b, _, also_bad = _clean(second, ratings, "propagate")
@@ -339,7 +339,7 @@ def permutation_p_value(
         statistic, both, ratings_twice, np.concatenate([codes, codes + n_groups]), 2 * n_groups
     )
     null = []
-    for swap in _swaps(n_groups, draws, seed):
+    for swap in _swaps(n_groups, resamples, seed):
         chosen = np.concatenate([swap, ~swap], axis=1).astype(np.int64)
         null.append(function(chosen) - function(1 - chosen))
     return _p_value(observed, np.concatenate([np.empty(0), *null]))
@@ -351,7 +351,7 @@ def paired_correlation_test(
     second: ArrayLike,
     ratings: ArrayLike,
     groups: Sequence[object] | NDArray | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
     samples: tuple[Floats, Floats] | None = None,
@@ -362,9 +362,9 @@ def paired_correlation_test(
     :func:`bootstrap_samples` gave for both with one seed, if already at hand); the p-value is
     :func:`permutation_p_value`.
     """
-    p_value = permutation_p_value(statistic, first, second, ratings, groups, draws, seed)
+    p_value = permutation_p_value(statistic, first, second, ratings, groups, resamples, seed)
     if samples is None:
-        a, b = (bootstrap_samples(statistic, s, ratings, groups, draws, seed) for s in (first, second))
+        a, b = (bootstrap_samples(statistic, s, ratings, groups, resamples, seed) for s in (first, second))
     else:
         a, b = samples
     difference = correlation(statistic, first, ratings) - correlation(statistic, second, ratings)
@@ -375,7 +375,7 @@ def paired_mean_test(
     first: ArrayLike,
     second: ArrayLike,
     groups: Sequence[object] | NDArray | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> PairedTest:
@@ -389,9 +389,9 @@ def paired_mean_test(
     )
     if len(d) == 0:
         return PairedTest(float("nan"), float("nan"), float("nan"), float("nan"), 0)
-    draws_of = [(w @ sums) / (w @ counts) for w in resample_weights(len(sums), draws, seed)]
-    flips = [np.where(swap, -1.0, 1.0) @ sums / len(d) for swap in _swaps(len(sums), draws, seed)]
-    low, high = percentile_interval(np.concatenate([np.empty(0), *draws_of]), level)
+    means = [(w @ sums) / (w @ counts) for w in resample_weights(len(sums), resamples, seed)]
+    flips = [np.where(swap, -1.0, 1.0) @ sums / len(d) for swap in _swaps(len(sums), resamples, seed)]
+    low, high = percentile_interval(np.concatenate([np.empty(0), *means]), level)
     return PairedTest(
         float(d.mean()), low, high, _p_value(float(d.mean()), np.concatenate([np.empty(0), *flips])), len(d)
     )
