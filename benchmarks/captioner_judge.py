@@ -87,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/flickr8k"))
+    parser.add_argument("--data", type=Path, default=Path("data/flickr8k"), help="folder of Flickr8k")
     parser.add_argument(
         "--captions", type=Path, help="score this file of captions of the judged photos instead"
     )

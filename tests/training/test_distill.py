@@ -158,7 +158,7 @@ def test_teacher_embeddings_are_memory_mapped_and_not_computed_again(finished, f
     def forbidden(*_):
         raise AssertionError("the teacher was asked again")
 
-    from cliplet.training.teachers import Teacher
+    from cliplet.training.distill.teacher import Teacher
 
     monkeypatch.setattr(Teacher, "images", forbidden)
     changes = [f"out={folder}/again", f"teacher.cache={finished}/teacher", "stages.*.epochs=1", "export=none"]

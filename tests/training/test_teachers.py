@@ -1,4 +1,4 @@
-"""One teacher or several, and embeddings that are computed once."""
+"""One teacher or several."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from cliplet.encoders.base import unit_norm
 from cliplet.errors import InputError
 from cliplet.training.config import TeacherConfig
-from cliplet.training.teachers import Teacher, cached
+from cliplet.training.distill.teacher import Teacher
 from tests.training import make
 
 PHOTOS = [make.drawing(c, "bar", 1) for c in make.COLOURS]
@@ -58,26 +58,3 @@ def test_wrong_combinations_are_named(encoders):
         Teacher([], TeacherConfig())
     with pytest.raises(InputError, match="1 teacher weights for 2"):
         Teacher(encoders, TeacherConfig(weights=(1.0,)))
-
-
-def test_an_interrupted_computation_goes_on_where_it_stopped(tmp_path):
-    asked: list[tuple[int, int]] = []
-
-    def encode(start: int, stop: int, fail_at: int = 6) -> np.ndarray:
-        if start >= fail_at:
-            raise KeyboardInterrupt
-        asked.append((start, stop))
-        return np.arange(start, stop, dtype=np.float32)[:, None].repeat(3, axis=1)
-
-    with pytest.raises(KeyboardInterrupt):
-        cached(tmp_path, "rows", 10, 3, encode, step=3)
-    assert not (tmp_path / "rows.npy").exists()
-    rows = cached(tmp_path, "rows", 10, 3, lambda a, b: encode(a, b, 99), step=3)
-    assert asked == [(0, 3), (3, 6), (6, 9), (9, 10)]
-    np.testing.assert_array_equal(rows[:, 0], np.arange(10))
-    assert isinstance(rows, np.memmap)
-    with pytest.raises(ValueError, match="read-only"):
-        rows[0] = 0
-    again = cached(tmp_path, "rows", 10, 3, lambda a, b: pytest.fail("asked again"))
-    np.testing.assert_array_equal(again, rows)
-    assert cached(tmp_path, "none", 0, 3, encode).shape == (0, 3)

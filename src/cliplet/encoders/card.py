@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,6 +82,10 @@ class ModelCard:
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change whenever the weights or the preprocessing change."""
         return self.fingerprint_of() if self.fingerprint_of else "unknown"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickled with its fingerprint: what computes it may hold a whole model."""
+        return {**self.__dict__, "fingerprint_of": partial(str, self.fingerprint)}
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``card.json``."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput
 from cliplet.data.text import scrub
-from cliplet.encoders.base import Encoder
+from cliplet.encoders.base import Encoder, adapt
 from cliplet.encoders.onnx import OnnxEncoder, prepare_photo
 from cliplet.errors import InputError
 from cliplet.export.graph import Precision, write
@@ -158,9 +158,9 @@ def _whole_batches(rows: Sequence[NDArray[Any]], batch: int) -> list[NDArray[Any
 
 
 def _save_weights(encoder: Encoder, folder: Path) -> None:
-    from cliplet.encoders.torch import TorchEncoder
     from cliplet.models.dual import save_weights
 
-    if not isinstance(encoder, TorchEncoder):
+    source = adapt(encoder)
+    if source.library != "cliplet":
         raise InputError("keep_weights works for cliplet's own PyTorch models only")
-    save_weights(encoder.model, folder)
+    save_weights(source.model, folder)

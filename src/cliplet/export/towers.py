@@ -1,6 +1,7 @@
 """Any encoder's two towers as modules with the model folder's inputs and outputs."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliplet.encoders.base import Encoder
+from cliplet.encoders.base import Encoder, adapt
 from cliplet.encoders.card import ModelCard
 from cliplet.errors import ModelError
 from cliplet.export.tokenizers import clip_bpe_tokenizer, fast_tokenizer
@@ -92,16 +93,9 @@ def read_towers(encoder: Encoder) -> Towers:
     Raises:
         ModelError: an encoder of another kind, or preprocessing that a model folder cannot describe.
     """
-    from cliplet.encoders.open_clip import OpenClipEncoder
-    from cliplet.encoders.torch import TorchEncoder
-    from cliplet.encoders.transformers import TransformersEncoder
-
-    if isinstance(encoder, TorchEncoder):
-        return _own(encoder)
-    if isinstance(encoder, OpenClipEncoder):
-        return _open_clip(encoder)
-    if isinstance(encoder, TransformersEncoder):
-        return _transformers(encoder)
+    library = adapt(encoder).library
+    if library in _READERS:
+        return _READERS[library](encoder)
     raise ModelError(
         f"{encoder.card.name} cannot be exported: it is a {type(encoder).__name__}, not a model of PyTorch towers, "
         "open_clip or Transformers"
@@ -113,7 +107,7 @@ def _own(encoder: Any) -> Towers:
     return Towers(
         PixelTower(encoder.model.image.eval(), spec.mean, spec.std),
         TokenTower(encoder.model.text.eval(), 0, 0),
-        encoder._tokenizer,
+        encoder.tokenizer,
         encoder.card,
     )
 
@@ -165,6 +159,14 @@ def _transformers(encoder: Any) -> Towers:
         tokenizer,
         _own_prefix(encoder.card),
     )
+
+
+_READERS: dict[str, Callable[[Any], Towers]] = {
+    "cliplet": _own,
+    "open_clip": _open_clip,
+    "transformers": _transformers,
+}
+"""How each library's encoder is read."""
 
 
 def _own_prefix(card: ModelCard) -> ModelCard:

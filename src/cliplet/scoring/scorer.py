@@ -14,7 +14,7 @@ from PIL import Image
 
 from cliplet.data.images import ImageInput, StoredPhoto
 from cliplet.data.text import caption_problem
-from cliplet.encoders.base import Embeddings, Encoder
+from cliplet.encoders.base import Embeddings, Encoder, adapt
 from cliplet.encoders.batching import encode_images_safely, encode_texts_counted
 from cliplet.encoders.card import ModelCard
 from cliplet.encoders.registry import load
@@ -123,9 +123,8 @@ class Scorer:
         cache: bool | str | Path | None = None,
     ) -> None:
         self.preset = find_preset(preset)
-        self.encoder: Encoder = load(model) if model is None or isinstance(model, (str, Path)) else model
-        if hasattr(self.encoder, "preload"):
-            self.encoder.preload()
+        self.encoder = adapt(load(model) if model is None or isinstance(model, (str, Path)) else model)
+        self.encoder.preload()
         if cache:
             from cliplet.encoders.cache import CachedEncoder, EmbeddingCache
 

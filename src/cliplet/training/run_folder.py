@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,20 @@ def claim_folder(
     part = file.with_suffix(".part")
     part.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
     os.replace(part, file)
+
+
+def list_left_out(out: Path, lines: Sequence[str]) -> None:
+    """Add what a run cannot use to ``skipped.txt`` in its folder, each line once; standard error says how many are new.
+
+    Args:
+        out: the folder.
+        lines: which photo or caption, and why.
+    """
+    path = out / "skipped.txt"
+    known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
+    shown = [line.encode("utf-8", "replace").decode() for line in lines]
+    new = [line for line in dict.fromkeys(shown) if line not in known]
+    if new:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.writelines(line + "\n" for line in new)
+        print(f"{len(new)} photos or captions left out; see {path}", file=sys.stderr)

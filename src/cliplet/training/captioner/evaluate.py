@@ -72,6 +72,6 @@ class DevCheck:
 
 def dev_embeddings(encoder: Any, photos: Sequence[Any]) -> NDArray[np.float32]:
     """Unit embeddings of photos by the reward's model."""
-    from cliplet.training.pairs import photo_source
+    from cliplet.training.views import photo_source
 
     return np.asarray(encoder.encode_images([photo_source(p) for p in photos]))

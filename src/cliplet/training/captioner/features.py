@@ -1,23 +1,24 @@
 """What the decoder is trained on: grid features of all photos, computed once and kept on disk, or pixels."""
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cliplet.data.images import load_rgb, resize_rgb
+from cliplet.encoders.sessions import Session
+from cliplet.export.frozen import frozen_graph
 from cliplet.models.captioner_config import GridConfig
+from cliplet.models.fingerprint import state_fingerprint
 from cliplet.training.captioner.towers import GridTower
-from cliplet.training.checkpoint import weights_fingerprint
 from cliplet.training.config import AugmentConfig
 from cliplet.training.logs import Progress
-from cliplet.training.pairs import fingerprint, photo_source, photo_view
+from cliplet.training.pairs import fingerprint
+from cliplet.training.views import photo_source, photo_view
 
 VIEWS = ("photo", "mirrored")
 """The first views that are kept of a photo; what follows are crops."""
@@ -54,7 +55,7 @@ def kept_grids(
         folder: of the files; their names hold a fingerprint of tower and photos, so that nothing old is taken.
         views: 1 is the photo itself, 2 also its mirror image, each one more a crop.
     """
-    name = weights_fingerprint(tower, repr((tower.config.size, tower.config.resize)))
+    name = state_fingerprint(tower, tower.config.size, tower.config.resize)
     session: list[Any] = []
 
     def compute(view: int, start: int, stop: int) -> NDArray[Any]:
@@ -71,18 +72,11 @@ def kept_grids(
     return found
 
 
-def grid_session(tower: GridTower) -> Any:
+def grid_session(tower: GridTower) -> Session:
     """The tower as a session: on CPUs some three times as fast as PyTorch's."""
-    import onnxruntime
-
     from cliplet.training.captioner.export import write_tower
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    with tempfile.TemporaryDirectory() as folder:
-        write_tower(tower, Path(folder) / "tower.onnx")
-        return onnxruntime.InferenceSession(str(Path(folder) / "tower.onnx"), options)
+    return frozen_graph(partial(write_tower, tower))
 
 
 def kept_pixels(photos: Sequence[Any], config: GridConfig, folder: Path) -> NDArray[np.uint8]:

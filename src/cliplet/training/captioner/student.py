@@ -15,6 +15,8 @@ from cliplet.training.captioner.config import CaptionStage
 from cliplet.training.captioner.data import pack
 from cliplet.training.captioner.shape import shape_of
 from cliplet.training.captioner.towers import GridTower
+from cliplet.training.config import Schedule
+from cliplet.training.task import Task
 
 Say = Callable[[Sequence[Sequence[int]]], list[str]]
 """Pieces of captions -> captions."""
@@ -43,7 +45,7 @@ class CaptionModel(nn.Module):
         return self
 
 
-class CaptionStudent(nn.Module):
+class CaptionStudent(Task):
     """A captioner that computes its own loss, so that the one training loop trains it too.
 
     Cross-entropy (Vinyals et al. 2015): ``-log p(next piece)``, mean over the pieces of all captions, weighted by the
@@ -60,33 +62,31 @@ class CaptionStudent(nn.Module):
         limits: special pieces, greatest length.
         names: of the training photos, as the reward knows them.
         say: turns pieces into captions.
+        reward: of a self-critical stage.
+        before: the decoder that ``kl`` holds on to.
     """
 
-    def __init__(self, model: CaptionModel, limits: Limits, names: Sequence[Hashable], say: Say) -> None:
+    def __init__(
+        self, model: CaptionModel, limits: Limits, names: Sequence[Hashable], say: Say,
+        reward: MixedReward | None = None, before: CaptionDecoder | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.limits, self.names, self.say = model, limits, list(names), say
         self.stage = CaptionStage()
-        self.reward: MixedReward | None = None
+        self.reward: MixedReward | None = reward
         self.register_buffer("reward_state", torch.zeros(0, dtype=torch.float64))
-        self._before: list[CaptionDecoder] = []  # a list, so that it is no part of the state
-
-    def begin(
-        self, stage: CaptionStage, reward: MixedReward | None = None, before: CaptionDecoder | None = None
-    ) -> None:
-        """Prepare for a stage.
-
-        Args:
-            stage: the stage.
-            reward: of a self-critical stage.
-            before: the decoder that ``kl`` holds on to.
-        """
-        self.stage, self.reward = stage, reward
+        # a list, so that it is no part of the state
         self._before = [] if before is None else [before.eval().requires_grad_(False)]
+
+    def begin(self, stage: Schedule, reward: MixedReward | None = None) -> None:
+        """Prepare for a stage; a self-critical one follows a reward."""
+        assert isinstance(stage, CaptionStage)
+        self.stage, self.reward = stage, reward or self.reward
         for parameter in self.model.decoder.parameters():
             parameter.requires_grad_(True)
         if self.model.tower is not None:
             self.model.tower.requires_grad_(stage.finetune)
-        parts = 0 if reward is None else len(reward.weights)
+        parts = 0 if self.reward is None else len(self.reward.weights)
         device = next(self.model.parameters()).device
         self.reward_state = torch.zeros(3 * parts, dtype=torch.float64, device=device)
 

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 from cliplet.errors import InputError
 from cliplet.models.config import SentenceModel, from_dict
 from cliplet.regions.store import RegionSettings
-from cliplet.training.config import AugmentConfig, DataConfig, StageConfig, read_settings
+from cliplet.training.config import AugmentConfig, DataConfig, Schedule
+from cliplet.training.recipe_file import read_settings
 
 Control = Literal["dclip", "no_regions", "caption_target", "infonce", "no_distillation", "grid"]
 BUILT = ("lite0-minilm", "lite1-minilm", "lite2-minilm")
@@ -122,20 +123,18 @@ class StudentSettings:
     """WiSE-FT: share of the tuned weights in the result, the rest are the base model's. 1 is plain tuning."""
 
 
-def _text_stage() -> StageConfig:
-    return StageConfig(
+def _text_stage() -> Schedule:
+    return Schedule(
         name="text", epochs=6, batch_size=256, lr=4e-4, weight_decay=0.01, warmup=0.06, clip=1.0, ema=0.99
     )
 
 
-def _teacher_stage() -> StageConfig:
-    return StageConfig(
-        name="teacher", epochs=5, batch_size=32, lr=1e-5, weight_decay=0.0, warmup=0.0, clip=0.0
-    )
+def _teacher_stage() -> Schedule:
+    return Schedule(name="teacher", epochs=5, batch_size=32, lr=1e-5, weight_decay=0.0, warmup=0.0, clip=0.0)
 
 
-def _student_stage() -> StageConfig:
-    return StageConfig(
+def _student_stage() -> Schedule:
+    return Schedule(
         name="student",
         epochs=2,
         batch_size=32,
@@ -208,15 +207,15 @@ class DclipConfig:
     """Sentence encoders (``minilm-l3``, ``minilm-l6``, ``mpnet``) whose common space of captions the text tower learns
     before anything else, from training captions and the names of the ImageNet classes; the image tower's projection is
     then fitted to it anew. For ``lite0-minilm`` (to ``lite2-``) alone."""
-    text_stage: StageConfig = field(default_factory=_text_stage)
+    text_stage: Schedule = field(default_factory=_text_stage)
     """That training: epochs, batch_size (captions), lr, ..."""
     naming: float = BASE_NAMING
     """Weight of the ImageNet classes' names beside the photos in the fit that links the towers of ``lite0-minilm`` (to
     ``lite2-``) where students start. The base model itself has 3: with more it names classes better and retrieves
     worse, which tuning mends."""
-    teacher_stage: StageConfig = field(default_factory=_teacher_stage)
-    """The teacher's training: epochs, batch_size, lr, ... (losses and towers are not read)."""
-    student_stage: StageConfig = field(default_factory=_student_stage)
+    teacher_stage: Schedule = field(default_factory=_teacher_stage)
+    """The teacher's training: epochs, batch_size, lr, ..."""
+    student_stage: Schedule = field(default_factory=_student_stage)
     """The student's training."""
     export: Literal["none", "fp32", "fp16", "int8"] = "none"
     """Precision of the ONNX folder written at the end (our own towers only)."""
@@ -255,18 +254,7 @@ def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
     Raises:
         InputError: the file or a setting is wrong; the message names it.
     """
-    values = read_settings(path, overrides)
-    stages = (
-        ("text_stage", _text_stage()),
-        ("teacher_stage", _teacher_stage()),
-        ("student_stage", _student_stage()),
-    )
-    for name, default in stages:
-        stage = values.get(name)
-        if isinstance(stage, dict):  # what is not said keeps this recipe's defaults
-            known = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
-            values[name] = {**{k: v for k, v in known.items() if k not in ("losses", "data")}, **stage}
-    return from_dict(DclipConfig, values)
+    return from_dict(DclipConfig, read_settings(path, overrides, "dclip"))
 
 
 def controlled(config: DclipConfig, control: Control) -> DclipConfig:

@@ -20,7 +20,8 @@ from cliplet.training.dclip.config import ZeroShotConfig
 from cliplet.training.dclip.features import Features
 from cliplet.training.dclip.student import encode_maps, encode_states
 from cliplet.training.dclip.tunable import Tunable
-from cliplet.training.pairs import PairSet, photo_source
+from cliplet.training.pairs import PairSet
+from cliplet.training.views import photo_source
 
 Floats = NDArray[np.float32]
 Columns = dict[str, NDArray[Any]]

@@ -16,14 +16,15 @@ from cliplet.data.spans import noun_phrases
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.batching import BatchedEncoder
 from cliplet.errors import ClipletError, InputError
+from cliplet.export.frozen import frozen
+from cliplet.models.fingerprint import state_fingerprint
 from cliplet.regions.registry import make_proposer
 from cliplet.regions.store import RegionSettings, StoredRegions, compute_regions
-from cliplet.training.checkpoint import weights_fingerprint
 from cliplet.training.config import AugmentConfig
-from cliplet.training.dclip.frozen import frozen
 from cliplet.training.dclip.tunable import Tunable, TunableDual, crop_embedder
 from cliplet.training.logs import Progress
-from cliplet.training.pairs import PairSet, fingerprint, photo_view
+from cliplet.training.pairs import PairSet, fingerprint
+from cliplet.training.views import photo_view
 
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
@@ -90,7 +91,7 @@ def fast_copy(model: Tunable, folder: Path, pairs: PairSet) -> BatchedEncoder | 
     if not isinstance(model, TunableDual):
         return None
     from cliplet.encoders.onnx import OnnxEncoder
-    from cliplet.training.pairs import photo_source
+    from cliplet.training.views import photo_source
 
     place = folder / f"onnx-{model.encoder.card.fingerprint}"
     try:
@@ -207,7 +208,7 @@ class Features:
         if early is None:
             return None
         place = (
-            self.folder / f"maps{first}-{weights_fingerprint(early)}"
+            self.folder / f"maps{first}-{state_fingerprint(early)}"
         )  # models that differ later on share them
         run = frozen(early, self.model.encoder.card.image.size, place.with_suffix(".onnx"))
         found = []

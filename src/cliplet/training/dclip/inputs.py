@@ -14,14 +14,16 @@ from torch import Tensor
 from cliplet.encoders.base import unit_norm
 from cliplet.errors import InputError
 from cliplet.evaluation.zeroshot import read_class_names
+from cliplet.models.late import POOLED
 from cliplet.training.config import AugmentConfig
 from cliplet.training.dclip.config import DclipConfig
 from cliplet.training.dclip.features import Features, Halves, kept_rows, view_images
 from cliplet.training.dclip.setup import readable
 from cliplet.training.dclip.starts import start_name
 from cliplet.training.dclip.student import Anchors, StudentData, encode_maps, text_mode
-from cliplet.training.dclip.tunable import POOLED, Tunable
-from cliplet.training.pairs import PairSet, fingerprint, photo_source, read_pairs
+from cliplet.training.dclip.tunable import Tunable
+from cliplet.training.pairs import PairSet, fingerprint, read_pairs
+from cliplet.training.views import photo_source
 
 Floats = NDArray[np.float32]
 

@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
 from cliplet.errors import InputError
+from cliplet.export.frozen import frozen
 from cliplet.models.config import DualConfig, TextConfig, TimmConfig
 from cliplet.models.dual import DualModel, save_weights
 from cliplet.models.inherit import inherit, read_transformers_bert
+from cliplet.models.late import LateTower
 from cliplet.models.pretrained import (
     efficientnet_lite,
     english_word_pieces,
@@ -34,12 +36,9 @@ from cliplet.models.text import TextTower
 from cliplet.models.vision import TimmImageTower
 from cliplet.training.dclip.config import BASE_NAMING
 from cliplet.training.dclip.features import kept_rows
-from cliplet.training.dclip.frozen import frozen
 from cliplet.training.pairs import PairSet, fingerprint
-from cliplet.training.small.data import SIZE, Captions, TextBatches, decoded, normalised
+from cliplet.training.small.data import SIZE, decoded, normalised
 from cliplet.training.small.data import kept_rows as kept_blocks
-from cliplet.training.small.heads import start_text_head
-from cliplet.training.small.student import LateTower, TextStudent, encode_all
 from cliplet.training.teacher_space import (
     CaptionSpace,
     Floats,
@@ -47,6 +46,7 @@ from cliplet.training.teacher_space import (
     sentence_space_inputs,
     standardise,
 )
+from cliplet.training.text_distillation import Captions, TextBatches, TextStudent, encode_all, start_text_head
 
 Ints = NDArray[np.int64]
 DIM = 256

@@ -13,8 +13,9 @@ from cliplet.models.config import from_dict, to_dict
 from cliplet.training.dclip.config import DclipConfig
 from cliplet.training.dclip.overlap import without_overlap
 from cliplet.training.logs import Progress
-from cliplet.training.pairs import PairSet, photo_source, read_pairs
+from cliplet.training.pairs import PairSet, read_pairs
 from cliplet.training.run_folder import claim_folder
+from cliplet.training.views import photo_source
 
 FREE = (
     "controls", "control", "seeds", "soup", "tests", "zeroshot", "draws", "cpu", "save_every", "out", "export", "name",

@@ -7,9 +7,11 @@ import torch
 
 from cliplet.models.config import to_dict
 from cliplet.training.dclip.config import BASE_NAMING, BUILT, DclipConfig
-from cliplet.training.dclip.fit import BEST, Fitter
+from cliplet.training.dclip.fit import Fitter
 from cliplet.training.dclip.tunable import Tunable, open_tunable
+from cliplet.training.loop import Batches
 from cliplet.training.pairs import PairSet, fingerprint
+from cliplet.training.task import Task
 
 
 def features_folder(config: DclipConfig) -> Path:
@@ -50,13 +52,10 @@ def open_start(config: DclipConfig, pairs: PairSet, fit: Fitter) -> Tunable:
 
 
 def _teaching(config: DclipConfig, folder: Path, fit: Fitter) -> Callable[..., None]:
-    def learn(student: torch.nn.Module, batches: object) -> None:
-        from safetensors.torch import load_file
-
+    def learn(student: Task, batches: Batches) -> None:
         taught = fingerprint([config.base, config.text_teachers, to_dict(config.text_stage)])
         place = folder.with_name(f"taught-text-{taught}")
         torch.manual_seed(0)  # recipes with other seeds share the tower
         fit(place, student, config.text_stage, batches, dict)
-        student.model.load_state_dict(load_file(place / BEST))  # type: ignore[union-attr]
 
     return learn

@@ -17,12 +17,13 @@ from cliplet.training.dclip.config import StudentSettings
 from cliplet.training.dclip.features import Halves, view_images
 from cliplet.training.dclip.tunable import Tunable
 from cliplet.training.pairs import PairSet
+from cliplet.training.task import Task
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
-class DclipStudent(nn.Module):
+class DclipStudent(Task):
     """The model in training.
 
     ``L = a (1 - cos(s_img, g)) + b (1 - cos(s_txt, t_txt)) + c InfoNCE(s_img, s_txt)``, the hybrid loss as published,
@@ -65,7 +66,7 @@ class DclipStudent(nn.Module):
         self.tunable.model.eval()
         return self
 
-    def learned(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
         """The parameters that learn, by the model's own names."""
         return {name.replace("/", "."): value for name, value in self.model.items()}
 
@@ -154,7 +155,7 @@ class DclipStudent(nn.Module):
 
     def _distance(self) -> Tensor:
         """How far the learning weights are from the base model's, relative and squared."""
-        moved = [(p - self.start[n]).square().sum() for n, p in self.learned().items()]
+        moved = [(p - self.start[n]).square().sum() for n, p in self.weights().items()]
         length = torch.stack([s.square().sum() for s in self.start.values()]).sum()
         return torch.stack(moved).sum() / length
 

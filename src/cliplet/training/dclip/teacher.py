@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cliplet.encoders.base import unit_norm
@@ -17,12 +17,13 @@ from cliplet.training.dclip.config import TeacherSettings
 from cliplet.training.dclip.features import Spans
 from cliplet.training.logs import Progress
 from cliplet.training.pairs import PairSet
+from cliplet.training.task import Task
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
-class TeacherTrainee(nn.Module):
+class TeacherTrainee(Task):
     """The teacher with its loss: InfoNCE between its embedding of a pair and the frozen embedding of a caption.
 
     Args:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,13 +21,9 @@ from cliplet.encoders.registry import load
 from cliplet.encoders.torch import TorchEncoder, pad_tokens
 from cliplet.errors import InputError, ModelError
 from cliplet.models.dual import save_weights
+from cliplet.models.late import LateStages, can_be_cut, early_stages, first_late_stage
 from cliplet.models.text import TextTower, TransformersTextTower
 from cliplet.models.vision import TimmImageTower
-from cliplet.training.dclip.late import LateStages
-
-POOLED = -1
-"""Where the rest of an image tower begins when only its last projection learns: at the pooled features."""
-_EFFICIENT = ("conv_stem", "bn1", "blocks", "conv_head", "bn2")
 
 
 class Tunable:
@@ -48,10 +44,8 @@ class Tunable:
         return next(self.model.parameters()).device
 
     def to(self, device: torch.device) -> None:
-        """Move the model, and tell the encoder that shares it."""
+        """Move the model, which the encoder shares."""
         self.model.to(device)
-        if hasattr(self.encoder, "device"):
-            self.encoder.device = str(device)
 
     def is_image(self, name: str) -> bool:
         """Whether a parameter belongs to the image tower."""
@@ -196,7 +190,7 @@ class TunableDual(Tunable):
         ends = [states.shape[1] if padding else n for n in lengths]
         found = [states[i, 1 : max(2, end - 1)] for i, end in enumerate(ends)]
         pieces = [
-            [str(self.encoder._tokenizer.id_to_token(int(t))) for t in row[1 : max(2, int(n) - 1)]]
+            [str(self.encoder.tokenizer.id_to_token(int(t))) for t in row[1 : max(2, int(n) - 1)]]
             for row, n in zip(batch["input_ids"], lengths, strict=True)
         ]
         return pieces, found
@@ -222,37 +216,25 @@ class TunableDual(Tunable):
     def early(self, learning: Sequence[str]) -> tuple[nn.Module | None, int]:
         """See :meth:`Tunable.early`: timm's EfficientNets are cut between their stages."""
         tower = self.model.image
-        if not isinstance(tower, TimmImageTower) or not all(hasattr(tower.body, n) for n in _EFFICIENT):
+        if not isinstance(tower, TimmImageTower) or not can_be_cut(tower.body):
             return None, 0
-        body: Any = tower.body
-        names = [n.removeprefix("image.body.") for n in learning if n.startswith("image.body.")]
-        if any(n.startswith(("conv_stem", "bn1")) for n in names):
-            return None, 0
-        if not names:
-            return body.eval(), POOLED
-        stages = [int(n.split(".")[1]) for n in names if n.startswith("blocks.")]
-        first = min(stages, default=len(body.blocks))
-        return nn.Sequential(body.conv_stem, body.bn1, *body.blocks[:first]).eval(), first
+        own = [n.removeprefix("image.body.") for n in learning if n.startswith("image.body.")]
+        first = first_late_stage(tower.body, own)
+        return (None, 0) if first is None else (early_stages(tower.body, first), first)
 
     def encode_late(self, maps: Tensor, first: int, dropout: float = 0.0, quick: bool = False) -> Tensor:
         """See :meth:`Tunable.encode_late`; ``quick`` is for an EfficientNet-Lite on a CPU."""
-        if first == POOLED or maps.ndim == 2:
-            return self.model.image.head(F.dropout(maps, dropout))  # type: ignore[no-any-return]
-        body: Any = self.model.image.body
-        if quick and first and "_lite" in self.model.image.config.name and maps.device.type == "cpu":
-            if self._late is None:
-                self._late = LateStages(body, first, self.model.image.head)
-            return self._late(maps, dropout)
-        x = body.blocks[first:](maps.contiguous(memory_format=torch.channels_last))
-        x = body.bn2(body.conv_head(x)).mean(dim=(2, 3))
-        return self.model.image.head(F.dropout(x, dropout))  # type: ignore[no-any-return]
+        image = self.model.image
+        if self._late is None or self._late.first != first:
+            self._late = LateStages(image.body, first, "_lite" in image.config.name)
+        return image.head(F.dropout(self._late(maps, quick), dropout))  # type: ignore[no-any-return]
 
     def save(
         self, folder: Path, name: str, license: str, training: dict[str, Any], results: dict[str, Any]
     ) -> None:
         """A model folder of PyTorch weights."""
         save_weights(self.model, folder)
-        tokenizer = Tokenizer.from_str(self.encoder._tokenizer.to_str())
+        tokenizer = Tokenizer.from_str(self.encoder.tokenizer.to_str())
         tokenizer.no_truncation()
         tokenizer.save(str(folder / "tokenizer.json"))
         card = dataclasses.replace(
@@ -355,8 +337,8 @@ def open_tunable(name: str) -> Tunable:
     if (Path(name) / "model.safetensors").is_file():
         return TunableDual(TorchEncoder.from_folder(name))
     encoder = load(name)
-    if isinstance(encoder, OpenClipEncoder):
-        return TunableOpenClip(encoder, name.removeprefix("open_clip:").split("/")[0])
+    if encoder.library == "open_clip":
+        return TunableOpenClip(cast(OpenClipEncoder, encoder), name.removeprefix("open_clip:").split("/")[0])
     raise ModelError(
         f"{name} cannot be tuned: give open_clip:ARCHITECTURE/TAG, or a model folder with model.safetensors "
         "(cliplet distill writes one beside its ONNX folder)"

@@ -43,8 +43,9 @@ from cliplet.training.dclip.teacher import (
     teacher_on_dev,
 )
 from cliplet.training.dclip.tunable import Tunable
-from cliplet.training.pairs import PairSet, photo_source
+from cliplet.training.pairs import PairSet
 from cliplet.training.teacher_space import group_means
+from cliplet.training.views import photo_source
 
 
 class Tuning:

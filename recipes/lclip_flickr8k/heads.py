@@ -1,4 +1,4 @@
-"""Heads of the packaged model's towers: where they start, how they split into halves, and the classes they keep."""
+"""Heads of the packaged model's towers: how they split into halves, and class-name anchoring."""
 
 import dataclasses
 import math
@@ -9,24 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliplet.models.late import LateTower, late_outputs
 from cliplet.models.text import TextTower
-from cliplet.training.small.data import Captions
-from cliplet.training.small.student import LateTower, encode_all, encode_maps
-from cliplet.training.teacher_space import ridge
-
-
-def start_text_head(tower: TextTower, captions: Captions, seed: int) -> None:
-    """Set the text head to a ridge regression from the states of some captions to their targets."""
-    rows = np.random.default_rng(seed).permutation(len(captions.texts))[:6000]
-    head, tower.head = tower.head, nn.Identity()  # type: ignore[assignment]
-    states = encode_all(tower, [captions.tokens[i] for i in rows])
-    tower.head = head
-    mean = states.mean(axis=0)
-    penalty = 1e-3 * len(rows) * float(states.var(axis=0).mean())
-    weight = ridge(states - mean, captions.target[rows], penalty)
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight.T))
-        head.bias.copy_(-head.weight @ torch.from_numpy(mean))
 
 
 @torch.no_grad()
@@ -41,18 +25,18 @@ def split_text_head(tower: TextTower, link: nn.Linear, dim: int) -> None:
 
 
 @torch.no_grad()
-def name_classes(
+def anchor_classes(
     late: LateTower,
     link: nn.Linear,
     classifier: Tensor,
     names: Tensor,
     maps: NDArray[np.float16],
-    naming: float,
+    weight: float,
 ) -> None:
     """Change the head as little as possible for photos, so that ImageNet's classes lie near their names.
 
     A class counts as a photo whose standardised features are its classifier's weights, at a photo's usual length.
-    The change minimises the squared change of the photos' outputs plus ``naming`` times the classes' squared
+    The change minimises the squared change of the photos' outputs plus ``weight`` times the classes' squared
     errors.
 
     Args:
@@ -61,10 +45,10 @@ def name_classes(
         classifier: ``[classes, width]`` of the network before training.
         names: the teacher's targets of the classes' names ``[classes, D]``, unit norm.
         maps: of the training photos, to know their features.
-        naming: weight of the classes.
+        weight: of the classes.
     """
     head, late.head = late.head, nn.Identity()  # type: ignore[assignment]
-    photos = torch.from_numpy(encode_maps(late, maps))  # [photos, width], standardised
+    photos = torch.from_numpy(late_outputs(late, maps))  # [photos, width], standardised
     late.head = head
     classes = F.normalize(classifier * late.deviation, dim=1) * classifier.shape[1] ** 0.5
     usual = head(photos).chunk(2, dim=1)
@@ -75,8 +59,8 @@ def name_classes(
         ],
         dim=1,
     )
-    left = photos.T @ photos + naming * classes.T @ classes + 2e3 * torch.eye(photos.shape[1])
-    head.weight += torch.linalg.solve(left, naming * classes.T @ (target - head(classes))).T
+    left = photos.T @ photos + weight * classes.T @ classes + 2e3 * torch.eye(photos.shape[1])
+    head.weight += torch.linalg.solve(left, weight * classes.T @ (target - head(classes))).T
 
 
 @torch.no_grad()

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.torch import TorchEncoder
 from cliplet.evaluation.retrieval import recall_at_k
-from cliplet.training.batches import Targets
-from cliplet.training.pairs import PairSet, photo_source
-from cliplet.training.student import Student
+from cliplet.training.distill.batches import Targets
+from cliplet.training.distill.student import Student
+from cliplet.training.pairs import PairSet
+from cliplet.training.views import photo_source
 
 KEEP_BYTES = 1 << 30
 """Prepared dev photos are kept in memory up to this size."""
@@ -31,12 +32,15 @@ class DevSet:
         self.encoder, self.student = encoder, student
         self.teacher_images = targets.images[0] if targets.images else np.zeros((0, 1), np.float32)
         good = ~np.isnan(self.teacher_images[:, 0])
-        self.photos = [p for p, g in zip(pairs.photos, good, strict=False) if g]
+        texts = targets.texts
+        self.teacher_texts = None if texts is None else np.asarray(texts[pairs.captions_with(good)])
         self.teacher_images = np.asarray(self.teacher_images[good])
-        self.captions = pairs.captions
-        self.teacher_texts = targets.texts
-        renumbered = np.append(np.where(good, np.cumsum(good) - 1, -1), -1)
-        self.photo_of = renumbered[pairs.photo_of] if len(pairs.photo_of) else pairs.photo_of
+        self.pairs = pairs.keep(good)
+        self.captions, self.photos, self.photo_of = (
+            self.pairs.captions,
+            self.pairs.photos,
+            self.pairs.photo_of,
+        )
         size = encoder.card.image.size
         self._prepared: list[Any] | None = None
         self._keep = len(self.photos) * size * size * 3 <= KEEP_BYTES

@@ -10,13 +10,13 @@ from torch import nn
 
 from cliplet.errors import InputError
 from cliplet.models.dual import DualModel, count_parameters
-from cliplet.training.batches import StageBatches, Targets
 from cliplet.training.config import DistillConfig
 from cliplet.training.distill import Run
+from cliplet.training.distill.batches import StageBatches, Targets
 from cliplet.training.logs import duration
 from cliplet.training.loop import make_optimizer, train_step
-from cliplet.training.pairs import photo_source
-from cliplet.training.student import MovingAverage
+from cliplet.training.task import MovingAverage
+from cliplet.training.views import photo_source
 
 TIMED_STEPS = 3
 
@@ -150,14 +150,14 @@ def _stage_row(run: Run, index: int) -> tuple[tuple[str, str], float]:
         run.accelerator.process_index, run.accelerator.num_processes, config.workers,
     )  # fmt: skip
     data = batches.data()
-    run.student.begin(stage, run.frozen)
+    run.student.begin(stage)
     wrapped, optimizer = run.accelerator.prepare(run.student, make_optimizer(run.student, stage))
-    average = MovingAverage(run.student.model, stage.ema) if stage.ema else None
+    average = MovingAverage(run.student, stage.ema) if stage.ema else None
     times, began = [], time.perf_counter()
     for step, batch in enumerate(data.load(0, 0)):
         train_step(run.accelerator, wrapped, optimizer, stage, batch, stage.lr, 1, True)
         if average is not None:
-            average.update(run.student.model)
+            average.update()
         times.append(time.perf_counter() - began)
         began = time.perf_counter()
         if step == TIMED_STEPS:
@@ -181,7 +181,7 @@ def _teacher_seconds(run: Run) -> float:
             continue
         seen.add(key)
         photos = [photo_source(p) for p in pairs.photos[:8]]
-        if photos and (any("image" in s.towers or s.losses.pairs for s in run.config.stages)):
+        if photos and (any("image" in s.towers or s.pairs for s in run.config.stages)):
             began = time.perf_counter()
             rows, reasons = run.teacher.images(photos)
             if np.isnan(rows[:, 0]).all():

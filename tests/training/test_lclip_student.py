@@ -8,19 +8,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cliplet.models.compat import prepare_torchvision
 from cliplet.models.config import TextConfig
 from cliplet.models.text import TextTower
 from cliplet.training import losses
-from cliplet.training.small.data import Captions, PairBatches, TextBatches, augmented
-from cliplet.training.small.heads import joined
-from cliplet.training.small.student import (
-    LateTower,
-    PairStudent,
+from cliplet.training.text_distillation import (
+    Captions,
+    TextBatches,
     TextStudent,
     encode_by_length,
-    halves,
     meaning_of,
+)
+from lclip_flickr8k.data import PairBatches
+from lclip_flickr8k.heads import joined
+from lclip_flickr8k.student import (
+    PairStudent,
+    halves,
     soft_cross_entropy,
     soft_targets,
 )
@@ -62,32 +64,6 @@ def test_sorting_by_length_changes_nothing() -> None:
     ids = torch.randint(1, 40, (5, 9)) * mask
     with torch.no_grad():
         assert torch.allclose(encode_by_length(tower, ids, mask, 2), tower(ids, mask), atol=1e-5)
-
-
-@pytest.mark.parametrize("side", [64, 224])
-def test_late_stages_on_kept_maps_equal_the_whole_network(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare_torchvision()
-    timm = pytest.importorskip("timm")
-    monkeypatch.setattr("cliplet.training.small.student.has_amx", lambda: False)
-    torch.manual_seed(0)
-    body = timm.create_model("tf_efficientnet_lite0", num_classes=0).eval()
-    for module in body.modules():  # statistics and shifts as a trained network has them
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.1)
-    late = LateTower(body, 5, 8, 0.4).eval()
-    early = nn.Sequential(body.conv_stem, body.bn1, *body.blocks[:5])
-    pixels = torch.randn(2, 3, side, side)
-    with torch.no_grad():
-        maps = early(pixels)
-        assert torch.allclose(late.features(maps), body(pixels), atol=1e-4)
-        for parameter in late.parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))
-        changed = late.features(maps)
-        assert not torch.allclose(changed, body(pixels), atol=1e-2)
-        late.write_back(body, 5)
-        assert torch.allclose(changed, body(pixels), atol=1e-4)
 
 
 def test_joined_halves_weigh_as_asked() -> None:
@@ -166,13 +142,3 @@ def test_pair_student_learns_pairs() -> None:
     assert student.seen.all()
     meaning, _ = halves(student.model["image"](torch.from_numpy(maps[0])))
     assert (meaning * meaning_of(photos, 6)).sum(dim=1).mean().item() > 0.6
-
-
-def test_augmented_photos_stay_photos() -> None:
-    x = torch.rand(16, 3, 32, 32) * 2 - 1
-    y = augmented(x, torch.Generator().manual_seed(0))
-    assert y.shape == x.shape
-    assert y.min() >= -1
-    assert y.max() <= 1
-    assert not torch.allclose(x, y)
-    assert torch.equal(y, augmented(x, torch.Generator().manual_seed(0)))

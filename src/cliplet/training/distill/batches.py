@@ -13,9 +13,10 @@ from torch import Tensor
 
 from cliplet.encoders.torch import TorchEncoder, pad_tokens
 from cliplet.errors import InputError
-from cliplet.training.config import AugmentConfig, StageConfig
+from cliplet.training.config import AugmentConfig, DistillStage
 from cliplet.training.loop import StageData
-from cliplet.training.pairs import PairSet, chosen, epoch_batches, photo_view
+from cliplet.training.pairs import PairSet, chosen, epoch_batches
+from cliplet.training.views import photo_view
 
 Floats = NDArray[np.float32]
 
@@ -39,7 +40,7 @@ class StageBatches:
 
     def __init__(
         self,
-        stage: StageConfig,
+        stage: DistillStage,
         pairs: PairSet,
         targets: Targets,
         encoder: TorchEncoder,
@@ -51,8 +52,8 @@ class StageBatches:
     ) -> None:
         self.stage, self.pairs, self.targets, self.encoder = stage, pairs, targets, encoder
         self.augment, self.seed, self.rank, self.world, self.workers = augment, seed, rank, world, workers
-        self.with_image = "image" in stage.towers or stage.losses.pairs
-        self.with_text = "text" in stage.towers or stage.losses.pairs
+        self.with_image = "image" in stage.towers or stage.pairs
+        self.with_text = "text" in stage.towers or stage.pairs
         self.by_caption = "image" not in stage.towers
         self.captions_of = pairs.captions_of() if self.with_text and not self.by_caption else []
         self.items = self._usable()

@@ -1,4 +1,4 @@
-"""Quickening a trained text tower: nearly the same function from fewer and cheaper operations.
+"""ReLU conversion with self-distillation: nearly the same text tower from fewer and cheaper operations.
 
 A ReLU without a bias in front of it takes the GELU's place, which in 8 bits makes the activation a part of the product,
 and the token at the end is left out. The new tower starts from the old one's weights and learns its block outputs and
@@ -13,13 +13,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cliplet.models.multiplexed import MultiplexedBlock, Repeat
 from cliplet.models.quick_products import quick_products
 from cliplet.models.text import TextTower
-from cliplet.training.small.data import padded
+from cliplet.training.task import Task
+from cliplet.training.text_distillation import padded
 
 CUT, THINNED = 0.15, 0.15
 """Shares of captions that end early or lose some words, so that more of the function is seen."""
@@ -37,32 +38,32 @@ def without_end(tokenizer: Any) -> Any:
 
 
 @torch.no_grad()
-def quick_tower(tower: TextTower) -> TextTower:
+def relu_tower(tower: TextTower) -> TextTower:
     """The tower with ReLUs, before it has learnt.
 
     ``W + b m^T / |m|^2`` stands for W and the bias b, where m is the mean of what comes in, the LayerNorm's bias.
     """
-    quick = TextTower(dataclasses.replace(tower.config, activation="relu"))
-    quick.head = copy.deepcopy(tower.head)
-    quick.load_state_dict({k: v for k, v in tower.state_dict().items() if not k.endswith("mlp.fc1.bias")})
-    for old, new in zip(tower.transformer.blocks, quick.transformer.blocks, strict=True):
+    new = TextTower(dataclasses.replace(tower.config, activation="relu"))
+    new.head = copy.deepcopy(tower.head)
+    new.load_state_dict({k: v for k, v in tower.state_dict().items() if not k.endswith("mlp.fc1.bias")})
+    for old, block in zip(tower.transformer.blocks, new.transformer.blocks, strict=True):
         assert isinstance(old, MultiplexedBlock)
-        assert isinstance(new, MultiplexedBlock)
+        assert isinstance(block, MultiplexedBlock)
         mean = (
             cast(Repeat, old.repeats[0]).norm1.bias if old.post else cast(Repeat, old.repeats[0]).norm2.bias
         )
-        new.mlp.fc1.weight += torch.outer(old.mlp.fc1.bias, mean / mean.square().sum().clamp_min(1e-6))
-    return quick
+        block.mlp.fc1.weight += torch.outer(old.mlp.fc1.bias, mean / mean.square().sum().clamp_min(1e-6))
+    return new
 
 
-class QuickStudent(nn.Module):
+class ReluStudent(Task):
     """``5 cosine + states``.
 
     *cosine*: the cosine distances to the old tower's embedding, of the whole and of both halves. *states*: the squared
     error of each block's output, relative to the old one's size. The word embedding stays as it is.
 
     Args:
-        tower: from :func:`quick_tower`.
+        tower: from :func:`relu_tower`.
         old: the tower it came from, which reads one token more.
     """
 
@@ -108,7 +109,7 @@ def _with_states(tower: TextTower, ids: Tensor, mask: Tensor) -> tuple[Tensor, l
             hook.remove()
 
 
-class QuickBatches:
+class LengthBatches:
     """``size`` token sequences of like length a batch, some of them cut or thinned."""
 
     def __init__(self, tokens: Sequence[Sequence[int]], size: int, seed: int) -> None:

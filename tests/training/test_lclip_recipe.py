@@ -11,15 +11,14 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from cliplet.errors import InputError
-from cliplet.models.config import TextConfig, from_dict
-from cliplet.models.quick_products import has_amx, quick_products
+from cliplet.models.config import TextConfig
 from cliplet.models.text import TextTower
-from cliplet.training.config import read_settings
+from cliplet.training.recipes import open_recipe
 from cliplet.training.run_folder import claim_folder
-from cliplet.training.small.data import SIZE, detector_features, detector_graph, kept_outputs, kept_rows
-from cliplet.training.small.heads import name_classes, split_text_head
-from cliplet.training.small.recipe import SmallRecipe, SmallRun
-from cliplet.training.small.student import LateTower
+from lclip_flickr8k.data import SIZE, detector_features, detector_graph, outputs
+from lclip_flickr8k.heads import anchor_classes, split_text_head
+from lclip_flickr8k.recipe import Settings
+from lclip_flickr8k.run import Run
 from tests.shared_data import ROOT
 from tests.training import make
 
@@ -27,7 +26,8 @@ PHOTOS = [make.drawing(colour, shape, 1) for colour in list(make.COLOURS)[:3] fo
 
 
 def test_shipped_recipe_reads() -> None:
-    recipe = from_dict(SmallRecipe, read_settings(str(ROOT / "recipes" / "lclip_flickr8k.toml"), []))
+    _, kind, recipe = open_recipe(ROOT / "recipes" / "lclip_flickr8k.toml")
+    assert kind.settings is Settings
     assert recipe.text_stage.epochs > 0
     assert recipe.image_stage.epochs > 0
     assert recipe.detector_layers
@@ -36,29 +36,15 @@ def test_shipped_recipe_reads() -> None:
 def test_outputs_are_those_of_the_module_and_are_kept(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3, stride=32), nn.ReLU()).eval()
     file = tmp_path / "kept.npy"
-    found = kept_outputs(module, PHOTOS, file, batch=4)
+    found = outputs(module, PHOTOS, file)
     pixels = np.stack([np.asarray(photo.convert("RGB").resize((SIZE, SIZE), 3)) for photo in PHOTOS])
     with torch.inference_mode():
         wanted = module(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()
     np.testing.assert_allclose(found, wanted, atol=2e-3)
     stamp = file.stat().st_mtime_ns
-    np.testing.assert_array_equal(kept_outputs(module, PHOTOS, file), found)
+    np.testing.assert_array_equal(outputs(module, PHOTOS, file), found)
     assert file.stat().st_mtime_ns == stamp
-    assert not np.array_equal(kept_outputs(module, PHOTOS, tmp_path / "view.npy", view=1), found)
-
-
-def test_an_interrupted_computation_leaves_nothing_that_counts(tmp_path: Path) -> None:
-    def blocks(fail: bool):
-        yield np.ones((2, 3))
-        if fail:
-            raise KeyboardInterrupt
-        yield np.zeros((1, 3))
-
-    file = tmp_path / "rows.npy"
-    with pytest.raises(KeyboardInterrupt):
-        kept_rows(lambda: blocks(True), 3, file)
-    assert not file.exists()
-    np.testing.assert_array_equal(kept_rows(lambda: blocks(False), 3, file), [[1] * 3, [1] * 3, [0] * 3])
+    assert not np.array_equal(outputs(module, PHOTOS, tmp_path / "view.npy", view=1), found)
 
 
 @pytest.fixture
@@ -105,13 +91,13 @@ def test_wrong_detectors_are_named_before_anything_is_computed(detector: Path, t
         detector_graph(detector, ["neck"])
     with pytest.raises(InputError, match="cannot be read"):
         detector_graph(tmp_path / "none.onnx", [])
-    recipe = SmallRecipe(out=str(tmp_path / "run"), detector=str(tmp_path / "none.onnx"))
+    recipe = Settings(out=str(tmp_path / "run"), detector=str(tmp_path / "none.onnx"))
     with pytest.raises(InputError, match="cannot be read"):
-        SmallRun(recipe)
+        Run(recipe)
     with pytest.raises(InputError, match="without a detector"):
-        SmallRun(dataclasses.replace(recipe, detector="", detector_layers=("neck",)))
+        Run(dataclasses.replace(recipe, detector="", detector_layers=("neck",)))
     with pytest.raises(InputError, match="first_stage=0"):
-        SmallRun(dataclasses.replace(recipe, first_stage=0))
+        Run(dataclasses.replace(recipe, first_stage=0))
     assert not (tmp_path / "run").exists()
 
 
@@ -129,7 +115,7 @@ def test_split_head_gives_the_first_directions_and_the_links(tmp_path: Path) -> 
     assert tower.config.embedding_dim == 12
 
 
-def test_naming_moves_classes_and_hardly_photos() -> None:
+def test_anchoring_moves_classes_and_hardly_photos() -> None:
     """Photos vary in some directions of the features; a class in others is brought to its name, photos stay."""
     torch.manual_seed(0)
     late = nn.Module()
@@ -144,7 +130,7 @@ def test_naming_moves_classes_and_hardly_photos() -> None:
     classes = nn.functional.normalize(classifier, dim=1) * 40**0.5
     with torch.no_grad():
         before = late.head(photos)
-        name_classes(late, link, classifier, names, photos.numpy(), 400.0)  # type: ignore[arg-type]
+        anchor_classes(late, link, classifier, names, photos.numpy(), 400.0)  # type: ignore[arg-type]
         moved = late.head(photos) - before
         meaning, matching = late.head(classes).chunk(2, dim=1)
     assert moved.norm() < 0.05 * before.norm()
@@ -162,18 +148,3 @@ def test_a_folder_belongs_to_one_recipe(tmp_path: Path) -> None:
     (tmp_path / "notes" / "mine.txt").write_text("keep")
     with pytest.raises(InputError, match="holds no run"):
         claim_folder(tmp_path / "notes", {"a": 1}, restart=True)
-
-
-@pytest.mark.skipif(not has_amx(), reason="the processor multiplies no bf16 tiles")
-def test_quick_products_are_near_the_exact_ones(torchvision: None) -> None:
-    timm = pytest.importorskip("timm")
-    torch.manual_seed(0)
-    late = LateTower(timm.create_model("tf_efficientnet_lite0", num_classes=0).eval(), 6, 8, 0.0).eval()
-    maps = torch.randn(2, 192, 7, 7)
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        quick = late.features(maps)
-        patch.setattr("cliplet.training.small.student.has_amx", lambda: False)
-        exact = late.features(maps)
-    assert 0 < (quick - exact).norm() / exact.norm() < 0.02
-    with quick_products():
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""Quickening: the tower's start, what it learns from, and that it learns."""
+"""ReLU conversion: the tower's start, what it learns from, and that it learns."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from cliplet.models.config import TextConfig
 from cliplet.models.text import TextTower
-from cliplet.training.config import StageConfig
-from cliplet.training.small.data import Captions
-from cliplet.training.small.quicken import QuickBatches, QuickStudent, quick_tower, shortened, without_end
-from cliplet.training.small.recipe import SmallRecipe, SmallRun
-from cliplet.training.small.student import encode_all
+from cliplet.training.config import Schedule
+from cliplet.training.text_distillation import Captions, encode_all
+from lclip_flickr8k.recipe import Settings
+from lclip_flickr8k.relu import LengthBatches, ReluStudent, relu_tower, shortened, without_end
+from lclip_flickr8k.run import Run
 from tests.training import make
 
 CONFIG = TextConfig(
@@ -38,7 +38,7 @@ def _tokens(count: int) -> list[list[int]]:
 
 def test_the_bias_becomes_a_part_of_the_weight() -> None:
     tower = _tower()
-    quick = quick_tower(tower)
+    quick = relu_tower(tower)
     assert quick.config.activation == "relu"
     for old, new in zip(tower.transformer.blocks, quick.transformer.blocks, strict=True):
         assert new.mlp.fc1.bias is None
@@ -50,8 +50,8 @@ def test_the_bias_becomes_a_part_of_the_weight() -> None:
 
 def test_a_tower_learns_its_old_function_from_one_token_less() -> None:
     tower, tokens = _tower(), _tokens(256)
-    quick = quick_tower(tower)
-    student = QuickStudent(quick, tower)
+    quick = relu_tower(tower)
+    student = ReluStudent(quick, tower)
     wanted = F.normalize(torch.from_numpy(encode_all(tower, tokens)), dim=1)
 
     def likeness() -> float:
@@ -62,7 +62,7 @@ def test_a_tower_learns_its_old_function_from_one_token_less() -> None:
     learning = [p for p in student.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=3e-3)
     for epoch in range(8):
-        for batch in QuickBatches(tokens, 32, 0).load(epoch, 0):
+        for batch in LengthBatches(tokens, 32, 0).load(epoch, 0):
             found = student(batch)
             torch.testing.assert_close(found["loss"].detach(), 5 * found["cosine"] + found["states"])
             optimizer.zero_grad()
@@ -74,7 +74,7 @@ def test_a_tower_learns_its_old_function_from_one_token_less() -> None:
 
 
 def test_batches_hold_like_lengths_and_can_be_resumed() -> None:
-    batches = QuickBatches(_tokens(1000), 16, 3)
+    batches = LengthBatches(_tokens(1000), 16, 3)
     assert batches.batches == 62
     whole = list(batches.load(1, 0))
     assert len(whole) == 62
@@ -103,14 +103,14 @@ def test_a_tokeniser_without_end() -> None:
 
 def test_the_recipes_stage(tmp_path: Path) -> None:
     accelerate = pytest.importorskip("accelerate")
-    run = SmallRun.__new__(SmallRun)  # without the data of the other stages
-    stage = StageConfig(name="quick", towers=("text",), epochs=4, batch_size=16, lr=3e-3)
-    run.recipe, run.out = SmallRecipe(quick_stage=stage), tmp_path
+    run = Run.__new__(Run)  # without the data of the other stages
+    stage = Schedule(name="quick", epochs=4, batch_size=16, lr=3e-3)
+    run.settings, run.out = Settings(relu_stage=stage), tmp_path
     run.accelerator = accelerate.Accelerator(cpu=True)
     tower, tokens = _tower(), _tokens(256)
     captions = Captions([""] * 256, np.arange(256), tokens, np.zeros((256, 12), dtype=np.float32))
-    quick = run.quickened(tower, captions, captions)
+    quick = run.with_relus(tower, captions, captions)
     wanted = F.normalize(torch.from_numpy(encode_all(tower, tokens)), dim=1)
     found = F.normalize(torch.from_numpy(encode_all(quick, [t[:-1] for t in tokens])), dim=1)
     assert (found * wanted).sum(dim=1).mean() > 0.9
-    assert (tmp_path / "quick.safetensors").is_file()
+    assert (tmp_path / "relu.safetensors").is_file()

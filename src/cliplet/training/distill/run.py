@@ -4,30 +4,34 @@ import dataclasses
 import os
 import shutil
 import sys
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import distributed as dist
 
+from cliplet.encoders.base import adapt
 from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
 from cliplet.encoders.torch import TorchEncoder
-from cliplet.errors import InputError, MissingExtraError
-from cliplet.models.config import TextConfig, to_dict
+from cliplet.errors import InputError
+from cliplet.models.config import TextConfig, from_dict, to_dict
 from cliplet.models.dual import DualModel, load_weights, save_weights
-from cliplet.training.batches import StageBatches, Targets
-from cliplet.training.checkpoint import load_checkpoint, read_progress
+from cliplet.training.computed import computed
 from cliplet.training.config import DataConfig, DistillConfig
-from cliplet.training.dev import DevSet
-from cliplet.training.logs import Progress, RunLog
-from cliplet.training.loop import Hooks, RunState, run_stage
-from cliplet.training.pairs import PairSet, expand_paths, fingerprint, photo_source, photo_view, read_pairs
+from cliplet.training.distill.batches import StageBatches, Targets
+from cliplet.training.distill.dev import DevSet
+from cliplet.training.distill.student import Student
+from cliplet.training.distill.teacher import Teacher
+from cliplet.training.distill.tokenizer import make_tokenizer
+from cliplet.training.fit import fit, make_accelerator
+from cliplet.training.loop import Intervals, Part
+from cliplet.training.pairs import PairSet, expand_paths, fingerprint, read_pairs
 from cliplet.training.run_folder import claim_folder
-from cliplet.training.student import Student
-from cliplet.training.teachers import Teacher, cached
-from cliplet.training.tokenizer import make_tokenizer
+from cliplet.training.views import photo_source, view_sources
+
+UNKNOWN = "could not be read when the teacher's embeddings were computed"
+"""Reason of a photo whose embedding another run has tried to compute."""
 
 
 def distill(config: DistillConfig, teacher: Teacher | None = None, restart: bool = False) -> Path:
@@ -60,7 +64,7 @@ class Run:
     def __init__(self, config: DistillConfig, teacher: Teacher | None = None, restart: bool = False) -> None:
         if not config.stages:
             raise InputError("the recipe has no [[stages]]")
-        self.accelerator = make_accelerator(config)
+        self.accelerator = make_accelerator(config.cpu, config.precision)
         self.main = self.accelerator.is_main_process
         self.out = Path(config.out)
         if self.main:
@@ -73,7 +77,7 @@ class Run:
         self.config = _with_vocabulary(config, self.tokenizer.get_vocab_size())
         self.teacher = teacher or Teacher.from_config(config.teacher)
         self.student = Student(DualModel(self.config.model), self.teacher.dim)
-        self.frozen = self._inherit()
+        self.student.frozen = self._inherit()
         self.encoder = TorchEncoder(self.student.model, self.tokenizer, self.card({}))
         self._targets: dict[tuple[str, bool, bool, int], Targets] = {}
         self._check_stages()
@@ -81,7 +85,7 @@ class Run:
     def _check_stages(self) -> None:
         """Find out now what would stop a later stage."""
         for index, stage in enumerate(self.config.stages):
-            self.student.begin(stage, self.frozen)
+            self.student.begin(stage)
             pairs = self.pairs[index]
             items = len(pairs.photos if "image" in stage.towers else pairs.captions)
             needed = stage.batch_size * self.accelerator.num_processes
@@ -89,7 +93,7 @@ class Run:
                 raise InputError(
                     f"stage {stage.name} has {items} items, less than one batch of {needed}; lower batch_size"
                 )
-            if stage.losses.pairs and not (pairs.photos and pairs.captions):
+            if stage.pairs and not (pairs.photos and pairs.captions):
                 raise InputError(
                     f"stage {stage.name} compares photos with captions, but its data has not both"
                 )
@@ -112,11 +116,13 @@ class Run:
             return frozenset()
         from cliplet.models.inherit import inherit, read_open_clip, read_transformers_clip
 
-        source: Any = getattr(self.teacher.encoders[0], "model", None)
-        if source is None:
-            raise InputError("the first teacher has no PyTorch weights to inherit from")
-        read = read_open_clip if hasattr(source, "visual") else read_transformers_clip
-        image, text = read(source)
+        teacher = adapt(self.teacher.encoders[0])
+        readers = {"open_clip": read_open_clip, "transformers": read_transformers_clip}
+        if teacher.library not in readers:
+            raise InputError(
+                f"{teacher.card.name} is no model of open_clip or Transformers to inherit weights from"
+            )
+        image, text = readers[teacher.library](teacher.model)
         model: Any = self.student.model
         copied: list[str] = []
         if what.image_parts or what.image_layers:
@@ -165,28 +171,25 @@ class Run:
             photos = fingerprint(pairs.photos)
             for view in range(views):
                 crop = fingerprint([c.augment, c.seed]) if view else "whole"
-                bar = Progress(
-                    f"teacher, photos, view {view + 1} of {views}", len(pairs.photos), not self.main
-                )
 
                 def encode(start: int, stop: int, view: int = view) -> Any:
-                    sources = _views(pairs, self.config, start, stop, view)
+                    sources = view_sources(pairs.photos, c.augment, c.seed, range(start, stop), view)
                     rows, reasons = self.teacher.images(sources)
                     skipped.update({start + i: reason for i, reason in reasons.items()})
                     return rows
 
-                found.images.append(
-                    cached(
-                        folder, f"images-{teacher}-{photos}-{crop}-{view}", len(pairs.photos), self.teacher.dim,
-                        encode, 128, bar.done,
-                    )
+                rows = computed(
+                    folder / f"images-{teacher}-{photos}-{crop}-{view}.npy", len(pairs.photos), encode, 128,
+                    what=f"teacher, photos, view {view + 1} of {views}", silent=not self.main,
                 )  # fmt: skip
+                for i in np.flatnonzero(np.isnan(rows[:, 0])):
+                    skipped.setdefault(int(i), UNKNOWN)
+                found.images.append(rows)
         if texts:
-            name = f"texts-{teacher}-{fingerprint(pairs.captions)}"
-            bar = Progress("teacher, captions", len(pairs.captions), not self.main)
-            found.texts = cached(
-                folder, name, len(pairs.captions), self.teacher.dim,
-                lambda a, b: self.teacher.texts(pairs.captions[a:b]), 512, bar.done,
+            found.texts = computed(
+                folder / f"texts-{teacher}-{fingerprint(pairs.captions)}.npy", len(pairs.captions),
+                lambda a, b: self.teacher.texts(pairs.captions[a:b]), 512, what="teacher, captions",
+                silent=not self.main,
             )  # fmt: skip
         self._report_skipped(pairs, [f"{pairs.names[i]}: {reason}" for i, reason in sorted(skipped.items())])
         return found
@@ -197,7 +200,12 @@ class Run:
         if self.main and lines:
             path = self.out / "skipped.txt"
             known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
-            new = [line for line in dict.fromkeys(lines) if line not in known]
+            named = {line.partition(": ")[0] for line in known}
+            new = [
+                line
+                for line in dict.fromkeys(lines)
+                if line not in known and not (line.endswith(UNKNOWN) and line.partition(": ")[0] in named)
+            ]
             with path.open("a", encoding="utf-8") as stream:
                 stream.writelines(line.encode("utf-8", "replace").decode() + "\n" for line in new)
             if new:
@@ -206,8 +214,8 @@ class Run:
     def stage_batches(self, index: int) -> StageBatches:
         """The batches of a stage."""
         c, stage, pairs = self.config, self.config.stages[index], self.pairs[index]
-        images = "image" in stage.towers or stage.losses.pairs
-        texts = "text" in stage.towers or stage.losses.pairs
+        images = "image" in stage.towers or stage.pairs
+        texts = "text" in stage.towers or stage.pairs
         targets = self.targets(stage.data or c.train, pairs, images, texts, c.augment.views)
         a = self.accelerator
         return StageBatches(
@@ -224,51 +232,28 @@ class Run:
 
     def train(self) -> None:
         """All stages, from where the run stands."""
-        progress = read_progress(self.out)
-        names = {f.name for f in dataclasses.fields(RunState)}
-        state = RunState(**{k: v for k, v in (progress or {}).items() if k in names})
-        log = RunLog(self.out, state.step, self.config.tensorboard, silent=not self.main)
-        try:
-            self._train(state, log, resume=progress is not None)
-        finally:
-            log.close()
-
-    def _train(self, state: RunState, log: RunLog, resume: bool) -> None:
-        dev = None
+        c, dev = self.config, None
         if self.dev is not None:
-            targets = self.targets(self.config.dev, self.dev, True, bool(self.dev.captions), 1)
+            targets = self.targets(c.dev, self.dev, True, bool(self.dev.captions), 1)
             dev = DevSet(self.dev, targets, self.encoder, self.student)
-        for index in range(state.stage, len(self.config.stages)):
-            stage = self.config.stages[index]
-            if not resume:
-                if index:
-                    self._start_from(index - 1)
-                state.stage, state.epoch, state.batch, state.best = index, 0, 0, None
-            elif state.epoch >= stage.epochs:  # done when the run stopped
-                load_checkpoint(self.out, self.student, None, None)
-                resume = False
-                continue
-            self.student.begin(stage, self.frozen)
-            towers = frozenset(t for s in self.config.stages[: index + 1] for t in s.towers)
-            hooks = Hooks(
-                evaluate=None if dev is None else partial(dev.measure, towers),
-                save=partial(self._save, index),
-                evaluate_every=self.config.evaluate_every,
-                save_every=self.config.save_every,
-                log_every=self.config.log_every,
-            )
-            data = self.stage_batches(index).data()
-            run_stage(self.accelerator, self.student, stage, data, state, hooks, log, self.out, resume)
-            resume = False
+        parts = [partial(self._part, index, dev) for index in range(len(c.stages))]
+        every = Intervals(c.evaluate_every, c.save_every, c.log_every)
+        fit(self.accelerator, self.out, parts, every, c.tensorboard)
+
+    def _part(self, index: int, dev: DevSet | None) -> Part:
+        """A stage, which starts from the best weights of the one before."""
+        if index:
+            best = load_weights(self.stage_folder(index - 1) / "best")
+            self.student.model.load_state_dict(best.state_dict())
+        stages = self.config.stages
+        towers = frozenset(t for s in stages[: index + 1] for t in s.towers)
+        evaluate = None if dev is None else partial(dev.measure, towers)
+        data = self.stage_batches(index).data()
+        return Part(self.student, stages[index], data, partial(self._save, index), evaluate)
 
     def stage_folder(self, index: int) -> Path:
         """Where a stage keeps its best and its last weights."""
         return self.out / f"{index + 1}-{self.config.stages[index].name}"
-
-    def _start_from(self, index: int) -> None:
-        """Take the best weights of an earlier stage."""
-        best = load_weights(self.stage_folder(index) / "best")
-        self.student.model.load_state_dict(best.state_dict())
 
     def _save(self, index: int, best: bool, values: dict[str, float]) -> None:
         """Write the student's current weights as the stage's last, and perhaps its best."""
@@ -314,28 +299,17 @@ class Run:
         )  # fmt: skip
 
 
-def make_accelerator(config: DistillConfig) -> Any:
-    """Accelerate, as the recipe and ``accelerate launch`` say."""
-    try:
-        from accelerate import Accelerator, InitProcessGroupKwargs
-        from accelerate.state import AcceleratorState
-    except ImportError as error:
-        raise MissingExtraError("training", "train") from error
-    if not (dist.is_available() and dist.is_initialized()):
-        AcceleratorState._reset_state(
-            reset_partial_state=True
-        )  # an earlier run here may have had other settings
-    # the other processes wait while the first one computes the teacher's embeddings
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
-    return Accelerator(cpu=config.cpu, mixed_precision=config.precision, kwargs_handlers=[patience])
-
-
 def _claim(out: Path, config: DistillConfig, restart: bool) -> None:
     """Take the run's folder, or say that it holds another run or is an input."""
     for name in [*config.teacher.names, *map(str, expand_paths(config.train.captions))]:
         if Path(name).resolve() == out.resolve():
             raise InputError(f"out = {out} is one of the inputs")
-    claim_folder(out, to_dict(config), ("out", "workers", "cpu"), restart)
+    claim_folder(out, to_dict(config), ("out", "workers", "cpu"), restart, _with_newer_settings)
+
+
+def _with_newer_settings(known: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's settings by way of the dataclass, so that those which are newer than the run have their defaults."""
+    return to_dict(from_dict(DistillConfig, known))
 
 
 def _with_vocabulary(config: DistillConfig, size: int) -> DistillConfig:
@@ -350,19 +324,6 @@ def _with_vocabulary(config: DistillConfig, size: int) -> DistillConfig:
             f"the tokeniser has {size} tokens, model.text.vocab_size is {text.vocab_size}; set it to 0 or to {size}"
         )
     return dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
-
-
-def _views(pairs: PairSet, config: DistillConfig, start: int, stop: int, view: int) -> list[Any]:
-    """Photos ``start`` to ``stop`` in one view, for the teacher; a bad one stays as it is, to be reported."""
-    if view == 0:
-        return [photo_source(p) for p in pairs.photos[start:stop]]
-    found: list[Any] = []
-    for index in range(start, stop):
-        try:
-            found.append(photo_view(pairs.photos[index], config.augment, config.seed, index, view))
-        except InputError:
-            found.append(photo_source(pairs.photos[index]))
-    return found
 
 
 def _link_tree(source: Path, target: Path) -> None:
