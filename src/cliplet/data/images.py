@@ -5,6 +5,7 @@ Policy: the first frame of an animated file; EXIF orientation applied; 16-bit an
 """
 
 import io
+import math
 import os
 import warnings
 from pathlib import Path
@@ -97,7 +98,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def resize_rgb(
-    image: Image.Image, size: int, resize: Literal["squash", "shortest"], interpolation: str
+    image: Image.Image,
+    size: int,
+    resize: Literal["squash", "shortest", "shortest_floor"],
+    interpolation: str,
 ) -> NDArray[np.uint8]:
     """Resize an RGB image to ``uint8 [size, size, 3]``: squashed, or short side first and the centre kept."""
     width, height = image.size
@@ -110,7 +114,8 @@ def resize_rgb(
     scale_to = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
     if image.size != scale_to:
         image = image.resize(scale_to, filter_)
-    left, top = (round((side - size) / 2.0) for side in scale_to)  # as torchvision's CenterCrop
+    halved = math.floor if resize == "shortest_floor" else round  # Transformers' crop, or torchvision's
+    left, top = (halved((side - size) / 2.0) for side in scale_to)
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
