@@ -30,7 +30,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 from tests.shared_data import data_root
 
-from cliplet.metrics.ngram_scores import ngram_scores
+from cliplet.metrics.registry import word_scores
 from cliplet.metrics.tokenizer import ptb as ptb_tokenizer
 from cliplet.rewards import CiderReward
 
@@ -84,10 +84,14 @@ def ours(references: dict[int, list[str]], results: dict[int, str]) -> tuple[Ste
         return ptb_tokenizer.tokenize_many(list(results.values())), grouped
 
     candidates, grouped = timed(steps, "tokenise", tokenise)
-    scores = timed(steps, "BLEU + ROUGE-L + CIDEr-D", lambda: ngram_scores(candidates, grouped))
+    names = ("bleu", "rouge", "cider")
+    scores = timed(steps, "BLEU + ROUGE-L + CIDEr-D", lambda: word_scores(candidates, grouped, names))
+    bleu = [f"BLEU-{n}" for n in range(1, 5)]
+    corpus = {name: statistic.corpus() for name, statistic in scores.statistics.items()}
     return steps, {
-        name: (getattr(scores, name).corpus, getattr(scores, name).per_caption)
-        for name in ("bleu", "rouge_l", "cider_d")
+        "bleu": ([corpus[name] for name in bleu], np.stack([scores.per_caption[name] for name in bleu])),
+        "rouge_l": (corpus["ROUGE-L"], scores.per_caption["ROUGE-L"]),
+        "cider_d": (corpus["CIDEr-D"], scores.per_caption["CIDEr-D"]),
     }
 
 

@@ -1,6 +1,7 @@
 """``cliplet models doctor``: what it finds, and what it says to install."""
 
 import json
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 from cliplet.cli import doctor as module
 from cliplet.cli.doctor import doctor
+from cliplet.metrics.registry import METRICS
 
 
 def parts() -> dict[str, dict[str, object]]:
@@ -57,5 +59,5 @@ def test_a_part_that_cannot_be_looked_at_ends_nothing(monkeypatch: pytest.Monkey
     def broken() -> tuple[str, list[str]]:
         raise OSError("disk on fire")
 
-    monkeypatch.setattr(module, "_spice", broken)
+    monkeypatch.setitem(METRICS, "spice", replace(METRICS["spice"], needs=broken))
     assert parts()["SPICE"]["missing"] == ["disk on fire"]

@@ -165,7 +165,7 @@ LIKE_TRAINING = [
         {"mask": "padding", "activation": "relu"},
         {"mask": "padding", "activation": "relu", "norm": "post", "pooling": "mean", "qkv_bias": True},
         {"mask": "causal", "mixers": False, "repeats": 1},
-        {"mask": "none", "pooling": "cls", "gates": True, "embedding_rank": 0},
+        {"mask": "none", "pooling": "cls", "embedding_rank": 0},
     ],
 )
 def test_calibrated_products_compute_in_eight_bits(tmp_path, changes):

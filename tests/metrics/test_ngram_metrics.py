@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from cliplet.errors import InputError
 from cliplet.metrics import cider as cider_module
-from cliplet.metrics import ngram_scores as scores_module
 from cliplet.metrics import ngrams
+from cliplet.metrics import registry as scores_module
 from cliplet.metrics.bleu import bleu, bleu_of_sums
 from cliplet.metrics.cider import DocumentFrequencies, cider, small_corpus_caveat
-from cliplet.metrics.ngram_scores import ngram_scores
 from cliplet.metrics.ngrams import NgramIndex, count_ngrams
+from cliplet.metrics.registry import word_scores
 from cliplet.metrics.rouge import rouge_l
 
 CAPTION = st.lists(st.sampled_from(["a", "b", "c", "dog", "runs"]), max_size=9)
@@ -105,15 +105,16 @@ def test_bleu_of_a_part_comes_from_its_sums() -> None:
 @pytest.mark.parametrize("variant", ["cider-d", "cider"])
 def test_blocks_do_not_change_the_scores(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
     candidates, references = CANDIDATES * 5, REFERENCES * 5
-    whole = ngram_scores(candidates, references), cider(candidates, references, variant=variant)
+    names = ["bleu", "rouge", "cider"]
+    whole = word_scores(candidates, references, names), cider(candidates, references, variant=variant)
     for module in (ngrams, cider_module, scores_module):
         monkeypatch.setattr(module, "BLOCK_IMAGES", 3)
-    parts = ngram_scores(candidates, references), cider(candidates, references, variant=variant)
+    parts = word_scores(candidates, references, names), cider(candidates, references, variant=variant)
     np.testing.assert_allclose(parts[1].per_caption, whole[1].per_caption, atol=1e-12)
-    for name in ("bleu", "rouge_l", "cider_d"):
-        a, b = getattr(parts[0], name), getattr(whole[0], name)
-        np.testing.assert_allclose(a.per_caption, b.per_caption, atol=1e-12)
-        np.testing.assert_allclose(a.corpus, b.corpus, atol=1e-12)
+    for name in whole[0].per_caption:
+        np.testing.assert_allclose(parts[0].per_caption[name], whole[0].per_caption[name], atol=1e-12)
+        a, b = parts[0].statistics[name].corpus(), whole[0].statistics[name].corpus()
+        np.testing.assert_allclose(a, b, atol=1e-12)
 
 
 def test_cider_d_sees_what_plain_cider_does_not() -> None:
@@ -194,7 +195,7 @@ def test_an_index_numbers_every_ngram_once_and_for_good(first: list, second: lis
     assert [sorted(k.values()) for k in kept] == [list(range(size)) for size in index.sizes()]
 
 
-@pytest.mark.parametrize("metric", [bleu, rouge_l, cider, ngram_scores])
+@pytest.mark.parametrize("metric", [bleu, rouge_l, cider, word_scores])
 @pytest.mark.parametrize(
     ("candidates", "references", "message"),
     [

@@ -8,8 +8,8 @@ import pytest
 
 from cliplet.metrics.bleu import bleu
 from cliplet.metrics.cider import cider
-from cliplet.metrics.ngram_scores import ngram_scores
 from cliplet.metrics.ngrams import Caption
+from cliplet.metrics.registry import word_scores
 from cliplet.metrics.rouge import rouge_l
 from cliplet.metrics.tokenizer.ptb import tokenize_many
 from tests.shared_data import shared_data
@@ -34,16 +34,20 @@ def reference_scores(candidates: list[Caption], references: list[list[Caption]])
 
 
 def assert_same(candidates: list[Caption], references: list[list[Caption]]) -> None:
-    together = ngram_scores(candidates, references)
+    together = word_scores(candidates, references, ["bleu", "rouge", "cider"])
+    columns = {"bleu": [f"BLEU-{n}" for n in (1, 2, 3, 4)], "rouge_l": ["ROUGE-L"], "cider_d": ["CIDEr-D"]}
     alone = {
         "bleu": bleu(candidates, references),
         "rouge_l": rouge_l(candidates, references),
         "cider_d": cider(candidates, references),
     }
     for name, (corpus, per_caption) in reference_scores(candidates, references).items():
-        for ours in (getattr(together, name), alone[name]):
-            np.testing.assert_allclose(ours.corpus, corpus, rtol=0, atol=1e-9, err_msg=name)
-            np.testing.assert_allclose(ours.per_caption, per_caption, rtol=0, atol=1e-9, err_msg=name)
+        statistics = [together.statistics[column].corpus() for column in columns[name]]
+        captions = [together.per_caption[column] for column in columns[name]]
+        shared = (statistics, captions) if name == "bleu" else (statistics[0], captions[0])
+        for our_corpus, our_captions in (shared, (alone[name].corpus, alone[name].per_caption)):
+            np.testing.assert_allclose(our_corpus, corpus, rtol=0, atol=1e-9, err_msg=name)
+            np.testing.assert_allclose(our_captions, per_caption, rtol=0, atol=1e-9, err_msg=name)
 
 
 @pytest.fixture(scope="module")

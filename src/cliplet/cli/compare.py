@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cliplet.cli import options
 from cliplet.cli.console import print_json, progress_bar
-from cliplet.cli.score import build_scorer, chosen_metrics, load_frequencies
-from cliplet.metrics.clipscore import PRESETS
+from cliplet.cli.score import build_scorer, load_frequencies
 
 if TYPE_CHECKING:
     from cliplet.scoring.compare import Comparison
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("files", nargs=-1, required=True)
-@click.option("--images", metavar="DIR|TAR", help="Where the photos are.")
-@click.option("--refs", metavar="FILE", help="Reference captions, in any format that captions may have.")
-@click.option("--metrics", metavar="LIST", help="With --refs: bleu,rouge,cider,meteor,spice or none.")
-@click.option("--df", metavar="FILE", help="CIDEr-D's document frequencies, as `cliplet df` saves them.")
-@click.option("--model", metavar="NAME|DIR", help="A model by name or folder; default: the packaged one.")
-@click.option("--preset", type=click.Choice(list(PRESETS)), default="paper", show_default=True)
-@click.option("--out", metavar="DIR", help="Write comparison.json, per_image.csv and report.html there.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-@click.option("--cache-dir", metavar="DIR", help="Keep embeddings here between runs.")
-@click.option("--draws", default=2000, show_default=True, help="Bootstrap resamples and permutations.")
-@click.option("--seed", default=0, show_default=True, help="Of both.")
+@click.option("--images", metavar="DIR|TAR", help="Folder or tar with the photos.")
+@options.refs
+@options.metrics
+@options.df
+@options.model
+@options.preset
+@options.out("comparison.json, per_image.csv and report.html")
+@options.as_json
+@click.option("--cache-dir", metavar="DIR", help="Folder that keeps embeddings between runs.")
+@options.resamples(2000, least=1)
+@click.option("--seed", default=0, show_default=True, help="Random seed of the resamples and the permutations.")
 def compare(
     files: tuple[str, ...],
     images: str | None,
@@ -36,7 +36,7 @@ def compare(
     out: str | None,
     as_json: bool,
     cache_dir: str | None,
-    draws: int,
+    resamples: int,
     seed: int,
 ) -> None:
     """Compare two or more captioners on the same images.
@@ -58,9 +58,8 @@ def compare(
     folder = None if out is None else writable_folder(out)
     with tempfile.TemporaryDirectory() as passing, progress_bar("scoring") as progress:
         scorer = build_scorer(model, preset, cache_dir or passing)  # photos are encoded once for all files
-        comparison = compare_files(
-            files, images, scorer, refs, chosen_metrics(metrics), load_frequencies(df), draws, seed, progress
-        )
+        chosen, frequencies = options.metric_names(metrics), load_frequencies(df)
+        comparison = compare_files(files, images, scorer, refs, chosen, frequencies, resamples, seed, progress)
     if folder is not None:
         write_comparison(comparison, folder)
     if as_json:
@@ -98,13 +97,14 @@ def _print(comparison: "Comparison", report: str | None) -> None:
         tests.add_column(escape(heading), justify="left" if heading in ("metric", "higher") else "right")
     for d in comparison.differences:
         metric = f"{d.metric}: {d.first} - {d.second}" if pairs else d.metric
-        interval = f"{d.test.low:+.3f} {d.test.high:+.3f}"
+        interval = f"{d.test.low:+.3f} {d.test.high:+.3f}" if d.test.low == d.test.low else "-"
         counts = f"{d.wins}/{d.losses}/{d.ties}"
         winner = better(d) or "-"
         tests.add_row(escape(metric), f"{d.test.difference:+.4f}", interval, f"{d.p_adjusted:.3f}", counts,
                       escape(winner))  # fmt: skip
     console.print(tests)
     console.print("p: permutation test, corrected for all rows (Holm); higher: at the 5 % level")
+    console.print("the intervals are not corrected: one may exclude 0 where no captioner is called higher")
     for name, count in comparison.left_out.items():
         if count:
             console.print(

@@ -2,14 +2,15 @@
 
 import click
 
+from cliplet.cli import options
 from cliplet.cli.score import compute_table, show_table
 
 
 @click.command()
 @click.option(
-    "--out", default="cliplet-demo", show_default=True, metavar="DIR", help="Where the report goes."
+    "--out", default="cliplet-demo", show_default=True, metavar="DIR", help="Folder for the report."
 )
-@click.option("--model", metavar="NAME|DIR", help="A model by name or folder; default: the packaged one.")
+@options.model
 def demo(out: str, model: str | None) -> None:
     """Score six real photos with a right and a wrong caption each, and write a report.
 

@@ -42,10 +42,13 @@ def doctor(as_json: bool) -> None:
 
 
 def _parts() -> Iterator[Part]:
+    from cliplet.metrics.registry import METRICS
+
     required = _requirements()
     yield _packages("cliplet", "scores captions and runs models", required.pop("", []), "cliplet")
-    yield _check("METEOR", "the metric, without Java", _meteor)
-    yield _check("SPICE", "the metric, through Java", _spice)
+    for metric in METRICS.values():
+        if metric.needs is not None:
+            yield _check(metric.columns[0], f"the metric {metric.name}", metric.needs)
     yield _check("PyTorch", "training, and models that run on it", _torch)
     for extra, purpose in _PURPOSES.items():
         if extra in required:
@@ -110,26 +113,6 @@ def _check(name: str, purpose: str, look: Callable[[], tuple[str, list[str]]]) -
     except (ClipletError, OSError, ImportError) as error:
         found, missing = "", [str(error)]
     return Part(name, purpose, found, missing)
-
-
-def _meteor() -> tuple[str, list[str]]:
-    from cliplet.metrics.meteor import check_meteor, tables
-
-    sources = tables.find_sources()
-    if sources is None:
-        return "", check_meteor()
-    cache = tables.cache_folder(*sources)
-    state = "ready in" if cache.is_dir() else "will be made at the first use, in"
-    return f"version 1.5, tables {state} {cache}", []
-
-
-def _spice() -> tuple[str, list[str]]:
-    from cliplet.metrics._java import find_java
-    from cliplet.metrics.spice import check_spice
-
-    missing = check_spice()
-    java = find_java()
-    return f"Java {java.version} at {java.command}" if java else "", missing
 
 
 def _torch() -> tuple[str, list[str]]:

@@ -3,67 +3,42 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cliplet.cli import options
 from cliplet.cli.console import progress_bar
 
 if TYPE_CHECKING:
     from cliplet.encoders.base import Encoder
     from cliplet.evaluation.results import Check, Evaluation
 
-BENCHMARK_NAMES = (
-    "flickr8k-expert", "flickr8k-cf", "composite", "pascal50s", "foil", "thumb", "polaris", "nebula", "table",
-)  # fmt: skip
-"""The keys of cliplet.evaluation.benchmarks.BENCHMARKS, written out so that --help imports nothing (tested)."""
+
+def _benchmark_names() -> Iterable[str]:
+    from cliplet.evaluation.benchmarks import BENCHMARKS
+
+    return BENCHMARKS
 
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that every evaluation has."""
-    for option in reversed(
-        (
-            click.option(
-                "--images", multiple=True, metavar="DIR|TAR", help="Where the photos are; may be repeated."
-            ),
-            click.option(
-                "--model", metavar="NAME|DIR", help="A model by name or folder; default: the packaged one."
-            ),
-            click.option(
-                "--out", metavar="DIR", help="Write results.json, results.md and report.html there."
-            ),
-            click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."),
-            click.option(
-                "--expect",
-                metavar="FILE",
-                help="Check values (an earlier --json output); status 1 if not met.",
-            ),
-            click.option(
-                "--tolerance", type=float, default=0.1, show_default=True, help="How far --expect may be off."
-            ),
-            click.option(
-                "--strict", is_flag=True, help="Exit with status 1 when any input could not be used."
-            ),
-            click.option(
-                "--draws",
-                type=click.IntRange(0),
-                default=1000,
-                show_default=True,
-                help="Bootstrap draws; 0: none.",
-            ),
-            click.option("--seed", type=int, default=0, show_default=True, help="Seed of every random draw."),
-            click.option(
-                "--cache", is_flag=True, help="Keep embeddings on disk: photos seen before cost nothing."
-            ),
-            click.option(
-                "--cache-dir",
-                metavar="DIR",
-                help="As --cache, in this folder; default $CLIPLET_CACHE or ~/.cache.",
-            ),
-        )
-    ):
+    for option in (
+        options.cache_dir,
+        options.cache,
+        click.option("--seed", default=0, show_default=True, help="Random seed of the resamples and all other draws."),
+        options.resamples(1000, least=0),
+        click.option("--strict", is_flag=True, help="Exit with status 1 when any input could not be used."),
+        click.option("--tolerance", default=0.1, show_default=True, help="Largest difference to a value of --expect."),
+        click.option("--expect", metavar="FILE",
+                     help="File of expected values, an earlier --json output; status 1 if they are not met."),
+        options.as_json,
+        options.out("results.json, results.md and report.html"),
+        options.model,
+        click.option("--images", multiple=True, metavar="DIR|TAR", help="Folder or tar of photos; may be repeated."),
+    ):  # fmt: skip
         command = option(command)
     return command
 
@@ -73,39 +48,43 @@ def evaluate() -> None:
     """Measure a metric or a model on the field's benchmarks."""
 
 
-@evaluate.command()
-@click.argument("benchmarks", nargs=-1, required=True, type=click.Choice(BENCHMARK_NAMES))
-@click.option(
-    "--data",
-    required=True,
-    metavar="DIR|FILE",
-    help="The judgement file, or the folder with the usual names.",
-)
-@click.option(
-    "--references", multiple=True, metavar="FILE", help="Caption files; default: those beside the data."
-)
-@click.option("--metrics", default="bleu,rouge,meteor,cider", show_default=True, metavar="LIST",
-              help="bleu,rouge,meteor,cider,spice or none.")  # fmt: skip
+class _HumanCommand(click.Command):
+    """Lists the benchmarks in its help."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The benchmarks, then the options."""
+        from cliplet.evaluation.benchmarks import BENCHMARKS
+
+        rows = [(name, benchmark.title) for name, benchmark in BENCHMARKS.items()]
+        with formatter.section("Benchmarks"):
+            formatter.write_dl([*rows, ("MODULE:ATTRIBUTE", "your own Benchmark, or a function that reads one")])
+        super().format_options(ctx, formatter)
+
+
+@evaluate.command(cls=_HumanCommand)
+@click.argument("benchmarks", nargs=-1, required=True, metavar="BENCHMARK...",
+                type=options.Names(_benchmark_names, own=True))  # fmt: skip
+@click.option("--data", required=True, metavar="DIR|FILE",
+              help="File of judgements, or the folder with a benchmark's files under their usual names.")  # fmt: skip
+@click.option("--references", multiple=True, metavar="FILE",
+              help="File of reference captions, may be repeated; default: those beside the data.")  # fmt: skip
+@options.metrics
 @click.option("--scores", multiple=True, metavar="FILE[:COLUMN,...]",
-              help="Scores of your own metric: a table with image, caption and columns of numbers.")  # fmt: skip
-@click.option(
-    "--preset",
-    default="paper",
-    show_default=True,
-    help="Scale of the model's score (paper, torchmetrics, cosine).",
-)
+              help="Table of scores from elsewhere: image, caption, columns of numbers; may be repeated.")  # fmt: skip
+@options.preset
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE",
-              help="Change a choice of the protocol, e.g. statistic=spearman, drop_own=false, hide=judged, "
-                   "raters=mean, references=1, ties=loss. --set help lists them all.")  # fmt: skip
-@click.option("--against", metavar="METRIC", help="Compare every metric with this one; default: the best.")
+              help="Change a choice of the protocol, such as statistic=spearman, hide=judged, raters=mean, "
+                   "references=1 or ties=loss; --set help lists them all.")  # fmt: skip
+@click.option("--against", metavar="METRIC", help="Metric that every other is compared with; default: the best.")
 @_common
-def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], metrics: str, scores: tuple[str, ...],
-          preset: str, changes: tuple[str, ...], against: str | None, **common: Any) -> None:  # fmt: skip
+def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], metrics: str | None,
+          scores: tuple[str, ...], preset: str, changes: tuple[str, ...], against: str | None,
+          **common: Any) -> None:  # fmt: skip
     """How well do scores agree with people?
 
     \b
     cliplet evaluate human flickr8k-expert flickr8k-cf --data flickr8k/
-    cliplet evaluate human table --data ratings.csv --images photos/ --scores mine.csv
+    cliplet evaluate human table --data ratings.csv --scores mine.csv
 
     --model none leaves the model out.
     """
@@ -113,11 +92,11 @@ def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], m
 
     _check_files(common)
     chosen = _protocol_changes(changes)
-    chosen |= {name: common[name] for name in ("draws", "seed")}
+    chosen |= {name: common[name] for name in ("resamples", "seed")}
     with progress_bar("scoring") as progress:
         sources = ScoreSources(
             None if common["model"] == "none" else _encoder(common),
-            [] if metrics == "none" else [m.strip() for m in metrics.split(",") if m.strip()],
+            options.metric_names(metrics),
             [_score_file(s) for s in scores],
             preset,
             progress,
@@ -131,33 +110,33 @@ def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], m
 @evaluate.command()
 @click.argument("captions", nargs=-1)
 @click.option(
-    "--split", metavar="NAME|FILE", help="A split of a Karpathy JSON, or a file of image names, one a line."
+    "--split", metavar="NAME|FILE", help="Split of a Karpathy JSON, or a file of image names, one a line."
 )
 @click.option(
     "--embeddings",
     metavar="DIR|NPZ",
-    help="Saved images, texts and caption_image instead of captions and a model.",
+    help="Saved embeddings (images, texts, caption_image) in the place of captions and a model.",
 )
-@click.option("--save-embeddings", metavar="DIR", help="Save the embeddings there as .npy.")
+@click.option("--save-embeddings", metavar="DIR", help="Folder to save the embeddings in, as .npy.")
 @click.option(
     "--folds",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Average over this many parts (COCO 5 x 1k: 5).",
+    help="Number of parts to average over (COCO's 5 x 1k: 5).",
 )
 @click.option("--ties", type=click.Choice(["pessimistic", "optimistic"]), default="pessimistic", show_default=True,
-              help="Where a wrong item with an equal score ranks: before or after the right one.")  # fmt: skip
-@click.option("--prefix", default="", help="Text before every caption; default none.")
-@click.option("--name", help="What to call the set in results; default: from the file's name.")
+              help="Place of a wrong item with an equal score: before the right one, or after it.")  # fmt: skip
+@click.option("--prefix", default="", help="Text to put before every caption; default: none.")
+@click.option("--name", help="Name of the set in results; default: from the file's name.")
 @_common
 def retrieval(captions: tuple[str, ...], split: str | None, embeddings: str | None, save_embeddings: str | None,
               folds: int, ties: Any, prefix: str, name: str | None, **common: Any) -> None:  # fmt: skip
     """Does the right caption, or the right photo, come first?
 
     \b
-    cliplet evaluate retrieval Flickr8k.token.txt --images images_dev.tar --split split_dev.txt
-    cliplet evaluate retrieval dataset_coco.json --split test --images val2014/ --folds 5
+    cliplet evaluate retrieval captions.json --images photos/
+    cliplet evaluate retrieval dataset_coco.json --split test --folds 5
     cliplet evaluate retrieval --embeddings saved/
 
     Captions come as Karpathy JSON, Flickr8k token file, COCO JSON, CSV, JSONL, Parquet or WebDataset tars.
@@ -176,7 +155,7 @@ def retrieval(captions: tuple[str, ...], split: str | None, embeddings: str | No
     if bool(captions) == bool(embeddings):
         raise click.UsageError("give either caption files or --embeddings")
     _check_files(common)
-    protocol = RetrievalProtocol(ties=ties, folds=folds, draws=common["draws"], seed=common["seed"])
+    protocol = RetrievalProtocol(ties=ties, folds=folds, resamples=common["resamples"], seed=common["seed"])
     if embeddings:
         data = load_embedding_folder(Path(embeddings))
         facts: dict[str, Any] = {"embeddings": embeddings}
@@ -197,25 +176,25 @@ def retrieval(captions: tuple[str, ...], split: str | None, embeddings: str | No
 @click.option(
     "--classes",
     metavar="FILE",
-    help="Class names, one a line or a JSON list; default: from folders or file names.",
+    help="File of class names, one a line or a JSON list; default: from folders or file names.",
 )
 @click.option(
     "--templates",
     metavar="FILE",
-    help='Prompt templates, one a line, with {} for the class; default "a photo of a {}."',
+    help="File of prompt templates, one a line, with {} for the class; default: a photo of a {}.",
 )
 @click.option("--labels", type=click.Choice(["auto", "folder", "name"]), default="auto", show_default=True,
-              help="Where classes come from when SOURCE is a folder or tar: folder names or file names.")  # fmt: skip
-@click.option("--against", metavar="NAME|DIR", help="Another model; prints the share kept of its accuracy.")
-@click.option("--name", help="What to call the set in results; default: SOURCE's name.")
+              help="Source of the classes when SOURCE is a folder or tar: folder names or file names.")  # fmt: skip
+@click.option("--against", metavar="NAME|DIR", help="Another model: prints the share kept of its accuracy.")
+@click.option("--name", help="Name of the set in results; default: SOURCE's name.")
 @_common
 def zeroshot(source: str, classes: str | None, templates: str | None, labels: Any, against: str | None,
              name: str | None, **common: Any) -> None:  # fmt: skip
     """How often does a class name in a sentence find the photo's class?
 
     \b
-    cliplet evaluate zeroshot imagenet/val --classes names.txt --templates openai.txt
-    cliplet evaluate zeroshot images.tar --labels name --against open_clip:ViT-B-32/openai
+    cliplet evaluate zeroshot imagenet/val --classes names.txt
+    cliplet evaluate zeroshot images.tar --labels name --against other/model
 
     SOURCE is a folder or tar of photos (a folder a class, or the class in the file name), or a table with image
     and label columns.
@@ -241,7 +220,7 @@ def zeroshot(source: str, classes: str | None, templates: str | None, labels: An
             data,
             prompts,
             other,
-            common["draws"],
+            common["resamples"],
             common["seed"],
             progress,
         )
@@ -253,20 +232,22 @@ def zeroshot(source: str, classes: str | None, templates: str | None, labels: An
 @click.option(
     "--from-captions",
     is_flag=True,
-    help="FILES are captions: make false ones from them (object, colour, number, action).",
+    help="Take FILES for captions and make false ones from them (object, colour, number, action).",
 )
 @click.option(
-    "--split", metavar="NAME|FILE", help="With --from-captions: a Karpathy split, or a file of image names."
+    "--split",
+    metavar="NAME|FILE",
+    help="Split for --from-captions: a Karpathy one, or a file of image names.",
 )
 @click.option(
     "--ties",
     type=click.Choice(["loss", "half", "drop"]),
     default="loss",
     show_default=True,
-    help="What an equal score counts.",
+    help="What an equal score counts: a loss, half a win, or nothing.",
 )
-@click.option("--prefix", default="", help="Text before every caption; default none.")
-@click.option("--name", help="What to call the set in results; default: the first file's name.")
+@click.option("--prefix", default="", help="Text to put before every caption; default: none.")
+@click.option("--name", help="Name of the set in results; default: the first file's name.")
 @_common
 def pairs(files: tuple[str, ...], from_captions: bool, split: str | None, ties: Any, prefix: str, name: str | None,
           **common: Any) -> None:  # fmt: skip
@@ -274,7 +255,7 @@ def pairs(files: tuple[str, ...], from_captions: bool, split: str | None, ties: 
 
     \b
     cliplet evaluate pairs sugarcrepe/*.json --images val2017/
-    cliplet evaluate pairs Flickr8k.token.txt --from-captions --images images_dev.tar --split split_dev.txt
+    cliplet evaluate pairs captions.json --from-captions --images photos/
 
     FILES are SugarCrepe, VALSE, FOIL-it or Winoground files, or tables of image, caption and false caption.
     """
@@ -292,7 +273,7 @@ def pairs(files: tuple[str, ...], from_captions: bool, split: str | None, ties: 
             split,
             ties,
             prefix,
-            common["draws"],
+            common["resamples"],
             common["seed"],
             progress,
         )

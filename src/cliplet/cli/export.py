@@ -11,9 +11,9 @@ from cliplet.errors import MissingExtraError
 @click.command()
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--int8", "precision", flag_value="int8", default=True, help="Weights in 8 bits (default).")
-@click.option("--fp16", "precision", flag_value="fp16", help="Weights in 16 bits.")
-@click.option("--fp32", "precision", flag_value="fp32", help="Weights as they are.")
+@click.option("--int8", "precision", flag_value="int8", default=True, help="Store weights in 8 bits (default).")
+@click.option("--fp16", "precision", flag_value="fp16", help="Store weights in 16 bits.")
+@click.option("--fp32", "precision", flag_value="fp32", help="Store weights as they are.")
 @click.option(
     "--photos", type=click.Path(path_type=Path, exists=True), help="Folder or tar of photos to compare on."
 )
@@ -25,12 +25,13 @@ from cliplet.errors import MissingExtraError
     "--calibrate-captions", type=click.Path(path_type=Path, exists=True),
     help="File of training captions (some thousand): the text tower's products then compute in 8 bits, faster.",
 )  # fmt: skip
-@click.option("--captions", type=click.Path(path_type=Path, exists=True), help="Captions file to compare on.")
+@click.option("--captions", type=click.Path(path_type=Path, exists=True), help="File of captions to compare on.")
 @click.option(
     "--limit",
     default=256,
     show_default=True,
-    help="Most photos and captions to compare on, and photos (eight times as many captions) to calibrate on.",
+    help="Largest number of photos and captions to compare on, and of photos (of captions eight times it) to calibrate "
+    "on.",
 )
 @click.option("--name", help="Name of the new model; default: that of MODEL.")
 def export(

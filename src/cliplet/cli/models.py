@@ -40,7 +40,7 @@ def list_models() -> None:
 
 @models.command()
 @click.argument("model", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print the card as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the card as one JSON object.")
 def show(model: str | None, as_json: bool) -> None:
     """Show a model's card: what it is, how it was made, how well it does. Default: the packaged model."""
     from cliplet.encoders.registry import load

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from cliplet.data.photos import is_photo_path
+from cliplet.data.names import is_photo_path
+from cliplet.data.photos import PhotoStore
 from cliplet.encoders.base import Encoder
 from cliplet.errors import InputError
-from cliplet.evaluation.benchmarks import BENCHMARKS, find_benchmark, load_judgements
+from cliplet.evaluation.benchmarks import find_benchmark, load_judgements
 from cliplet.evaluation.human import (
     HumanProtocol,
     HumanResult,
@@ -22,9 +23,9 @@ from cliplet.evaluation.human import (
     evaluate_ratings,
 )
 from cliplet.evaluation.judgements import Ratings
-from cliplet.evaluation.photos import PhotoStore
 from cliplet.evaluation.results import Evaluation, entry
-from cliplet.evaluation.scores import NGRAM_METRICS, file_scores, model_scores, ngram_scores
+from cliplet.evaluation.scores import file_scores, model_scores, reference_columns
+from cliplet.metrics.registry import MetricNames, find_metrics
 from cliplet.versions import versions
 
 Progress = Callable[[int, int], None]
@@ -61,12 +62,12 @@ def protocol_with(protocol: HumanProtocol, changes: Mapping[str, Any]) -> HumanP
 
 @dataclass
 class ScoreSources:
-    """All that gives scores: a model with its photos, n-gram metrics and tables of scores."""
+    """All that gives scores: a model with its photos, metrics on references and tables of scores."""
 
     encoder: Encoder | None = None
     """A model for CLIPScore, RefCLIPScore and RefMixScore; None for none."""
-    metrics: Sequence[str] = NGRAM_METRICS
-    """n-gram metrics."""
+    metrics: MetricNames = None
+    """Metrics that compare with references, as :func:`cliplet.metrics.registry.find_metrics` takes them."""
     files: Sequence[tuple[Path, tuple[str, ...]]] = ()
     """(table, columns) of scores from elsewhere; no columns: every column of numbers."""
     preset: str = "paper"
@@ -74,18 +75,21 @@ class ScoreSources:
     progress: Progress | None = None
     """Called with rows scored and rows in all."""
 
+    def __post_init__(self) -> None:
+        self.metrics = find_metrics(self.metrics)
+
     def scores(self, request: ScoreRequest, photos: PhotoStore | None, about: dict[str, Any]) -> Scores:
         """Every score of every caption; what happened goes into ``about``."""
         scores: Scores = {}
         if self.encoder is not None and photos is not None:
             found, about["model"] = model_scores(self.encoder, photos, request, self.preset, self.progress)
             scores |= found
-        found, notes = ngram_scores(request, self.metrics)
+        found, notes = reference_columns(request, self.metrics)
         scores |= found
+        for path, columns in self.files:
+            scores |= file_scores(path, request, columns, notes)
         if notes:
             about["notes"] = notes
-        for path, columns in self.files:
-            scores |= file_scores(path, request, columns)
         if not scores:
             raise InputError("nothing to measure: choose a model, metrics (they need references), or scores")
         return scores
@@ -100,10 +104,10 @@ def evaluate_human(
     changes: Mapping[str, Any] | None = None,
     baseline: str | None = None,
 ) -> Evaluation:
-    """Human-judgement benchmarks with a model, n-gram metrics and score files.
+    """Human-judgement benchmarks with a model, metrics on references and score files.
 
     Args:
-        names: benchmarks, see :data:`cliplet.evaluation.benchmarks.BENCHMARKS`.
+        names: benchmarks, as :func:`cliplet.evaluation.benchmarks.find_benchmark` takes them.
         data: the judgement file, or a folder with the benchmark's files under their usual names.
         sources: where scores come from.
         images: folders and tars of photos; default those beside ``data``.
@@ -111,23 +115,23 @@ def evaluate_human(
         changes: choices of the protocol to change, by field name of :class:`HumanProtocol`.
         baseline: the metric that all others are compared with; default the best.
     """
-    for name in names:
-        find_benchmark(name)
+    benchmarks = [find_benchmark(name) for name in names]
     out = Evaluation("Agreement with human judgements", [], {"versions": versions(), "benchmarks": {}})
     store: PhotoStore | None = None
-    for name in names:
-        judgements, files = load_judgements(name, data, references)
+    for benchmark in benchmarks:
+        judgements, files = load_judgements(benchmark, data, references)
         extra = judgements.photos if isinstance(judgements, Ratings) else {}
         if sources.encoder is not None and (store is None or extra):
             store = PhotoStore(images if extra else photo_sources(data, images), extra)
-        for variant in BENCHMARKS[name].variants:
-            protocol = protocol_with(BENCHMARKS[name].protocol, {**variant, **(changes or {})})
+        for variant in benchmark.variants:
+            protocol = protocol_with(benchmark.protocol_for(judgements), {**variant, **(changes or {})})
             about: dict[str, Any] = {"files": [str(f) for f in files]}
             scorer = partial(sources.scores, photos=store, about=about)
             if isinstance(judgements, Ratings):
-                result = evaluate_ratings(name, judgements, scorer, protocol, baseline)
+                result = evaluate_ratings(benchmark.name, judgements, scorer, protocol, baseline)
             else:
-                result = evaluate_preferences(name, judgements, scorer, protocol, baseline)
+                result = evaluate_preferences(benchmark.name, judgements, scorer, protocol, baseline)
+            result.varied = frozenset(variant)
             _add_human(out, result, len(judgements.rows), about)
             out.details.append(HumanDetail(result, store))
             if variant.keys() & (changes or {}).keys():
@@ -136,8 +140,8 @@ def evaluate_human(
 
 
 def human_statistic(result: HumanResult, statistic: str) -> str:
-    """A statistic's name in results; FOIL's says how many references there were."""
-    if result.benchmark == "foil":
+    """A statistic's name in results; where the literature varies the references (FOIL) it says how many there were."""
+    if "references" in result.varied:
         n = result.protocol.references
         return f"{statistic}, {n or 'all'} reference{'' if n == 1 else 's'}"
     return statistic

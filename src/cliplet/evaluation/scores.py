@@ -1,25 +1,23 @@
-"""Where scores come from: a model (CLIPScore and its kin), the n-gram metrics, or columns of a file."""
+"""Where scores come from: a model (CLIPScore and its kin), metrics on references, or columns of a file."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cliplet.data.text import caption_problem
+from cliplet.data.names import NameIndex
+from cliplet.data.photos import PhotoStore
+from cliplet.data.records import CAPTION_FIELDS, IMAGE_FIELDS
+from cliplet.data.tables import column, find_column, read_table
 from cliplet.encoders.base import Encoder
 from cliplet.errors import InputError
 from cliplet.evaluation.human import ScoreRequest, Scores
-from cliplet.evaluation.judgements import CANDIDATE_COLUMNS, IMAGE_COLUMNS
-from cliplet.evaluation.photos import PhotoStore, image_key
-from cliplet.evaluation.tables import column, find_column, read_table
-from cliplet.metrics.ngram_scores import ngram_scores as count_and_score
-from cliplet.metrics.reference_metrics import check_reference_metrics
-from cliplet.metrics.tokenizer.ptb import tokenize_many
+from cliplet.metrics.registry import MetricNames, find_metrics, reference_scores
 from cliplet.scoring.scorer import Scorer
 
 Progress = Callable[[int, int], None]
-MODEL_METRICS = ("CLIPScore", "RefCLIPScore", "RefMixScore")
 
 
 def model_scores(
@@ -33,11 +31,11 @@ def model_scores(
 
     Photos that are missing or cannot be read give NaN; without references the reference scores are NaN.
     """
-    found = photos.find_all(request.images)
+    found, missing = photos.photos(request.images)
     rows = [i for i, photo in enumerate(found) if photo is not None]
     if not rows and len(request):
         raise InputError(
-            f"none of the {len(request)} photos was found, such as {request.images[0]}; name their folder or tar"
+            f"none of the {len(request)} photos was found: {missing[request.images[0]]}; name their folder or tar"
         )
     with_references = any(request.references)
     result = Scorer(encoder, preset=preset).score(
@@ -50,80 +48,25 @@ def model_scores(
     if result.ref_clip_score is not None and result.ref_mix_score is not None:
         columns |= {"RefCLIPScore": result.ref_clip_score, "RefMixScore": result.ref_mix_score}
     scores = {name: _spread(values, rows, len(request)) for name, values in columns.items()}
-    reasons = [
-        f"{name}: not found" for name, photo in zip(request.images, found, strict=True) if photo is None
-    ]
+    reasons = [f"{name}: {why}" for name, why in missing.items()]
     reasons += [f"{request.images[i]}: {why}" for i, why in zip(rows, result.failures, strict=True) if why]
     return scores, {**result.provenance, "failures": list(dict.fromkeys(reasons))}
 
 
-def text_cosines(encoder: Encoder, captions: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """Cosine of each caption with its partner, both as the model sees them with its prefix; NaN where one is empty."""
-    prefix = encoder.card.text.prompt_prefix
-    good = [
-        i
-        for i, (a, b) in enumerate(zip(captions, references, strict=True))
-        if not (caption_problem(a) or caption_problem(b))
-    ]
-    out = np.full(len(captions), np.nan)
-    distinct = list(dict.fromkeys([captions[i] for i in good] + [references[i] for i in good]))
-    if distinct:
-        place = {text: n for n, text in enumerate(distinct)}
-        vectors = encoder.encode_texts([prefix + text for text in distinct])
-        a = vectors[[place[captions[i]] for i in good]]
-        b = vectors[[place[references[i]] for i in good]]
-        out[good] = np.einsum("nd,nd->n", a, b, dtype=np.float64)
-    return out
+def reference_columns(request: ScoreRequest, metrics: MetricNames = None) -> tuple[Scores, list[str]]:
+    """Scores of metrics that compare captions with references, and what a reader must know of them.
 
-
-NGRAM_METRICS = ("bleu", "rouge", "meteor", "cider")
-"""Metrics that compare with references and need nothing else; ``spice`` can be added where Java is."""
-
-
-def ngram_scores(request: ScoreRequest, metrics: Sequence[str] = NGRAM_METRICS) -> tuple[Scores, list[str]]:
-    """BLEU-1, BLEU-4, ROUGE-L, METEOR, CIDEr-D (and SPICE) of every caption, and what a reader must know of them.
-
-    NaN where a caption has no references. One tokenisation serves all; every caption is tokenised on its own. CIDEr's
-    document frequencies come from the captions under test, one document a row, as the field's correlation figures do.
-    Without its tables METEOR goes by its own name, METEOR-exact-stem.
+    NaN where a caption has no references. Every caption is tokenised on its own. CIDEr's document frequencies come from
+    the captions under test, one document a row, as the field's correlation figures do. Of each metric the columns that
+    the literature compares with people (of BLEU the first and the fourth).
     """
-    missing = check_reference_metrics(metrics)
-    if missing:
-        raise InputError("SPICE cannot run here: " + "; ".join(missing))
+    chosen = find_metrics(metrics)
     rows = [i for i, references in enumerate(request.references) if references]
-    if not rows or not metrics:
-        return {}, []
-    distinct = list(dict.fromkeys(t for i in rows for t in (request.captions[i], *request.references[i])))
-    words = dict(zip(distinct, tokenize_many(distinct, joined=False), strict=True))
-    candidates = [words[request.captions[i]] for i in rows]
-    references = [[words[r] for r in request.references[i]] for i in rows]
-    found: Scores = {}
-    notes: list[str] = []
-    if set(metrics) & {"bleu", "rouge", "cider"}:
-        counted = count_and_score(candidates, references)
-        if "bleu" in metrics:
-            found |= {f"BLEU-{n}": counted.bleu.per_caption[n - 1] for n in (1, 4)}
-        if "rouge" in metrics:
-            found["ROUGE-L"] = counted.rouge_l.per_caption
-        if "cider" in metrics:
-            found["CIDEr-D"] = counted.cider_d.per_caption
-    if "meteor" in metrics:
-        from cliplet.metrics.meteor import Meteor, check_meteor
-
-        scorer = Meteor(exact_stem=bool(check_meteor()))
-        found[scorer.name] = scorer(candidates, references).per_caption
-        notes += [f"{scorer.name} instead of METEOR: {what}" for what in check_meteor()]
-    if "spice" in metrics:
-        found["SPICE"] = _spice(
-            [request.captions[i] for i in rows], [list(request.references[i]) for i in rows]
-        )
-    return {name: _spread(values, rows, len(request)) for name, values in found.items()}, notes
-
-
-def _spice(captions: list[str], references: list[list[str]]) -> np.ndarray:
-    from cliplet.metrics.spice import spice
-
-    return spice(captions, references).per_caption
+    captions, references = [request.captions[i] for i in rows], [request.references[i] for i in rows]
+    found = reference_scores(captions, references, None, chosen, joined=False)
+    judged = {column for metric in chosen for column in metric.judged or metric.columns}
+    shown = {name: values for name, values in found.per_caption.items() if name in judged}
+    return {name: _spread(values, rows, len(request)) for name, values in shown.items()}, found.notes
 
 
 def _spread(values: np.ndarray, rows: Sequence[int], n: int) -> np.ndarray:
@@ -133,24 +76,31 @@ def _spread(values: np.ndarray, rows: Sequence[int], n: int) -> np.ndarray:
     return out
 
 
-def file_scores(path: Path, request: ScoreRequest, names: Sequence[str] = ()) -> Scores:
+def file_scores(
+    path: Path, request: ScoreRequest, names: Sequence[str] = (), notes: list[str] | None = None
+) -> Scores:
     """Your own metric's scores from a table: columns ``image``, ``caption`` and one or more of numbers.
 
     Rows are joined by image and caption, so their order does not matter and one row may serve several requests; where
-    a metric depends on the references drawn, give only benchmarks without drawing. ``names`` picks columns.
+    a metric depends on the references drawn, give only benchmarks without drawing. ``names`` picks columns; rows of the
+    table that cannot be read are counted in ``notes``.
     """
-    rows = read_table(path)
-    image_at = column(rows, IMAGE_COLUMNS, path, "image")
-    caption_at = column(rows, CANDIDATE_COLUMNS, path, "caption")
+    left: Counter[str] = Counter()
+    rows = read_table(path, left)
+    if notes is not None:
+        notes += [f"{path}: {n} {what}" for what, n in left.items()]
+    image_at = column(rows, IMAGE_FIELDS, path, "image")
+    caption_at = column(rows, CAPTION_FIELDS, path, "caption")
     wanted = list(names) or [n for n in rows[0] if n not in (image_at, caption_at) and _numeric(rows, n)]
     if not wanted:
         raise InputError(f"{path}: no column of numbers beside {image_at} and {caption_at}")
     place: dict[tuple[str, str], int] = {}
     for i, row in enumerate(rows):
-        place.setdefault((image_key(str(row[image_at])), " ".join(str(row[caption_at]).split())), i)
+        place.setdefault((str(row.get(image_at)), " ".join(str(row.get(caption_at)).split())), i)
+    images = NameIndex((image for image, _ in place), f"images of {path}").find_all(request.images)
     at = [
-        place.get((image_key(i), " ".join(c.split())), -1)
-        for i, c in zip(request.images, request.captions, strict=True)
+        place.get((str(images[image]), " ".join(caption.split())), -1)
+        for image, caption in zip(request.images, request.captions, strict=True)
     ]
     if request.images and max(at) < 0:
         raise InputError(
@@ -159,9 +109,9 @@ def file_scores(path: Path, request: ScoreRequest, names: Sequence[str] = ()) ->
         )
     scores: Scores = {}
     for name in wanted:
-        if find_column(rows, [name.lower()]) is None:
+        if find_column(rows[0], [name.lower()]) is None:
             raise InputError(f"{path}: no column {name!r}; it has {', '.join(rows[0])}")
-        values = np.array([_number(row[name]) for row in rows] + [np.nan])
+        values = np.array([_number(row.get(name)) for row in rows] + [np.nan])
         scores[name] = values[at]  # -1: the NaN at the end
     return scores
 
@@ -174,4 +124,6 @@ def _number(value: Any) -> float:
 
 
 def _numeric(rows: Sequence[dict[str, Any]], name: str) -> bool:
-    return all(str(row[name]).strip() == "" or not np.isnan(_number(row[name])) for row in rows[:50])
+    return all(
+        str(v).strip() == "" or not np.isnan(_number(v)) for v in (row.get(name, "") for row in rows[:50])
+    )

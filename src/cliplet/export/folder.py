@@ -19,7 +19,6 @@ from cliplet.export.graph import Precision, write
 from cliplet.export.parity import ParityReport, measure_parity
 from cliplet.export.same_padding import fix_same_padding
 from cliplet.export.towers import Towers, read_towers
-from cliplet.models.multiplexed import without_closed_repeats
 
 _PRECISIONS = {
     "fp32": "fp32",
@@ -136,7 +135,7 @@ def write_graphs(
         ids[row, : len(found)] = found
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     axes = {name: {0: "n", 1: "t"} for name in inputs}
-    text_tower = without_closed_repeats(towers.text).eval()
+    text_tower = towers.text.eval()
     read = _token_batches(towers, captions)
     write(text_tower, inputs, axes, folder / "text.onnx", text, read, integers="products")
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from cliplet.metrics.base import Corpus, ReferenceScores
 from cliplet.metrics.ngrams import MAX_ORDER, Block, Caption, Floats, Ints, blocks, check_captions, find
+from cliplet.statistics.corpus import CorpusStatistic
 
 # The reference code's smoothing: zero counts give a tiny score instead of an error.
 _SMALL = 1e-9
@@ -94,6 +97,26 @@ def bleu_of_sums(sums: Floats) -> Floats:
     ratio = (length + _TINY) / (reference_length + _SMALL)
     result: Floats = score * np.exp(np.minimum(1 - 1 / ratio, 0))
     return result
+
+
+def count(block: Block, corpus: Corpus) -> BleuStatistics:
+    """What BLEU takes from a block of images."""
+    return BleuStatistics.of(block)
+
+
+def columns(corpus: Corpus) -> ReferenceScores:
+    """BLEU-1 to BLEU-4 for the table of metrics."""
+    found = ReferenceScores()
+    score = BleuStatistics.join(corpus.parts).score()
+    addends = score.statistics.addends()
+    for n in range(MAX_ORDER):
+        statistic = CorpusStatistic(addends, partial(_bleu_n, n))
+        found.add(f"BLEU-{n + 1}", score.per_caption[n], statistic)
+    return found
+
+
+def _bleu_n(n: int, sums: Floats) -> Floats:
+    return bleu_of_sums(sums)[..., n]
 
 
 def _closest(block: Block) -> Ints:

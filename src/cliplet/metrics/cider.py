@@ -8,6 +8,7 @@ import numpy as np
 
 from cliplet.errors import InputError
 from cliplet.metrics._document_frequencies import DocumentFrequencies
+from cliplet.metrics.base import Corpus, ReferenceScores
 from cliplet.metrics.ngrams import (
     BLOCK_IMAGES,
     MAX_ORDER,
@@ -80,6 +81,19 @@ def cider_score(per_caption: Floats, images: int, given: DocumentFrequencies | N
     """Put together the result for candidates of ``images`` images; ``given`` are frequencies from elsewhere."""
     documents = given.documents if given else images
     return CiderScore(float(per_caption.mean()), per_caption, documents, small_corpus_caveat(documents))
+
+
+def count(block: Block, corpus: Corpus) -> Floats:
+    """CIDEr-D of a block of images."""
+    return cider_of_block(block, corpus.frequencies())
+
+
+def columns(corpus: Corpus) -> ReferenceScores:
+    """CIDEr-D for the table of metrics."""
+    score = cider_score(np.concatenate(corpus.parts), len(corpus.words), corpus.frequencies())
+    found = ReferenceScores(notes=[score.caveat] if score.caveat and corpus.by_image else [])
+    found.add("CIDEr-D", score.per_caption)
+    return found
 
 
 def small_corpus_caveat(documents: int) -> str | None:

@@ -23,6 +23,8 @@ class Preset:
     """``paper``, ``torchmetrics`` or ``cosine``."""
     column: str
     """What the score is called in outputs."""
+    field: str
+    """Its field in rows (JSON, CSV)."""
     with_prefix: bool
     """Whether the model's prompt prefix goes before captions and references."""
     clamped_pairs: bool
@@ -48,10 +50,19 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "paper": Preset("paper", "CLIPScore", with_prefix=True, clamped_pairs=True, factor=None),
-    "torchmetrics": Preset("torchmetrics", "100*cos", with_prefix=False, clamped_pairs=False, factor=100.0),
-    "cosine": Preset("cosine", "cosine", with_prefix=False, clamped_pairs=False, factor=1.0),
+    "paper": Preset("paper", "CLIPScore", "clip_score", with_prefix=True, clamped_pairs=True, factor=None),
+    "torchmetrics": Preset(
+        "torchmetrics", "100*cos", "cos_100", with_prefix=False, clamped_pairs=False, factor=100.0
+    ),
+    "cosine": Preset("cosine", "cosine", "cosine", with_prefix=False, clamped_pairs=False, factor=1.0),
 }
+
+MODEL_SCORES: dict[str, str] = {preset.column: preset.field for preset in PRESETS.values()} | {
+    "RefCLIPScore": "ref_clip_score",
+    "RefMixScore": "ref_mix_score",
+    "reference cosine": "reference_cosine",
+}
+"""Each score of a model and its field in rows."""
 
 
 def find_preset(name: str) -> Preset:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cliplet.metrics.base import Corpus, ReferenceScores
 from cliplet.metrics.ngrams import Caption, Floats, check_captions
 
 BETA = 1.2  # recall counts beta squared = 1.44 times as much as precision
@@ -31,14 +32,19 @@ def rouge_l(candidates: Sequence[Caption], references: Sequence[Sequence[Caption
     Raises `InputError` if the numbers of candidates and images differ or an image has no reference.
     """
     check_captions(candidates, references)
-    return rouge_l_unchecked(candidates, references)
-
-
-def rouge_l_unchecked(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> RougeScore:
-    """`rouge_l` of captions that `check_captions` has passed."""
-    scores = [_score(candidate, captions) for candidate, captions in zip(candidates, references, strict=True)]
-    per_caption = np.array(scores)
+    per_caption = _scores(candidates, references)
     return RougeScore(float(per_caption.mean()), per_caption)
+
+
+def columns(corpus: Corpus) -> ReferenceScores:
+    """ROUGE-L for the table of metrics."""
+    found = ReferenceScores()
+    found.add("ROUGE-L", _scores(corpus.words, corpus.reference_words))
+    return found
+
+
+def _scores(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> Floats:
+    return np.array([_score(caption, group) for caption, group in zip(candidates, references, strict=True)])
 
 
 _NO_WORDS = ("",)

@@ -15,6 +15,7 @@ import numpy as np
 
 from cliplet.errors import ModelError
 from cliplet.metrics._java import Java, find_java, run_java
+from cliplet.metrics.base import Corpus, ReferenceScores
 from cliplet.metrics.meteor.tables import cache_root
 from cliplet.metrics.ngrams import Caption, Floats, check_captions
 from cliplet.metrics.tokenizer.ptb import tokenize
@@ -125,6 +126,20 @@ def spice(
             environment=_ENVIRONMENT,
         )
         return _read_scores(made, len(rows))
+
+
+def look() -> tuple[str, list[str]]:
+    """What SPICE has here, and what it lacks."""
+    missing = check_spice()
+    java = find_java()
+    return f"Java {java.version} at {java.command}" if java else "", missing
+
+
+def columns(corpus: Corpus) -> ReferenceScores:
+    """SPICE for the table of metrics."""
+    found = ReferenceScores()
+    found.add("SPICE", spice(corpus.captions, corpus.references).per_caption)
+    return found
 
 
 def _tokens(captions: Sequence[str | Caption]) -> list[Caption]:

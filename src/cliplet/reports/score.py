@@ -3,13 +3,15 @@
 import csv
 import io
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from cliplet.files import write_atomically
+from cliplet.metrics.clipscore import MODEL_SCORES
 from cliplet.reports.page import Photos, escape, page
 from cliplet.reports.svg import histogram
-from cliplet.scoring.file import ROW_FIELDS, ScoreTable
+from cliplet.scoring.file import ScoreTable
 from cliplet.statistics.resampling import Interval
 
 SHOWN = 12
@@ -41,10 +43,9 @@ def write_score_report(table: ScoreTable, folder: Path) -> None:
 def score_page(table: ScoreTable) -> str:
     """The report: corpus values, distribution, worst and best captions with photos, failures, all rows searchable."""
     main = next(iter(table.intervals))
-    field = ROW_FIELDS[main]
-    scored = sorted(
-        (i for i, row in enumerate(table.rows) if row["reason"] is None), key=lambda i: table.rows[i][field]
-    )
+    field = MODEL_SCORES[main]
+    scored = [i for i, row in enumerate(table.rows) if row["reason"] is None and row[field] is not None]
+    scored.sort(key=lambda i: table.rows[i][field])
     photos = Photos(table.photos)
     values = [table.rows[i][field] for i in scored]
     parts = [_corpus(table), _notes(table)]
@@ -61,7 +62,7 @@ def score_page(table: ScoreTable) -> str:
 
 def _csv(rows: list[dict[str, Any]]) -> str:
     stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(stream, list(dict.fromkeys(chain.from_iterable(rows))), lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
     return stream.getvalue()

@@ -10,11 +10,12 @@ from itertools import chain
 
 import numpy as np
 
+from cliplet.metrics.base import Corpus, ReferenceScores
 from cliplet.metrics.meteor.alignment import Alignments, align
 from cliplet.metrics.meteor.lexicon import Lexicon, build_lexicon
 from cliplet.metrics.meteor.matching import Batch, find_matches
 from cliplet.metrics.meteor.normalizer import normalize
-from cliplet.metrics.meteor.tables import find_sources, load_tables
+from cliplet.metrics.meteor.tables import cache_folder, find_sources, load_tables
 from cliplet.metrics.ngrams import Caption, Floats, check_captions
 from cliplet.statistics.corpus import CorpusStatistic
 
@@ -217,6 +218,26 @@ def check_meteor() -> list[str]:
     if find_sources():
         return []
     return ["METEOR's tables, which come with pycocoevalcap: pip install 'cliplet[meteor]'"]
+
+
+def look() -> tuple[str, list[str]]:
+    """What METEOR has here, and what it lacks."""
+    sources = find_sources()
+    if sources is None:
+        return "", check_meteor()
+    cache = cache_folder(*sources)
+    state = "ready in" if cache.is_dir() else "will be made at the first use, in"
+    return f"version 1.5, tables {state} {cache}", []
+
+
+def columns(corpus: Corpus) -> ReferenceScores:
+    """METEOR for the table of metrics; METEOR-exact-stem, with a note, where its tables are missing."""
+    missing = check_meteor()
+    scorer = Meteor(exact_stem=bool(missing))
+    found = ReferenceScores(notes=[f"{scorer.name} instead of METEOR: missing {what}" for what in missing])
+    scored = scorer(corpus.words, corpus.reference_words)
+    found.add(scorer.name, scored.per_caption, scored.statistic)
+    return found
 
 
 def _batches(

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from cliplet.captioner.decoding import DecodeConfig, Decoded, Limits, decode
-from cliplet.metrics.ngram_scores import ngram_scores
+from cliplet.metrics.registry import word_scores
 from cliplet.models.captioner import TorchSteps
 from cliplet.rewards import MixedReward
 from cliplet.training.captioner.data import CaptionSplit, Reader
@@ -41,8 +41,8 @@ class DevCheck:
     Args:
         split: photos with plain captions.
         read: their grids or pixels.
-        limits: special pieces.
-        say: pieces to captions.
+        limits: special tokens.
+        say: tokens to captions.
         measured: rewards that are measured on dev's photos (none: only n-gram metrics).
     """
 
@@ -60,18 +60,18 @@ class DevCheck:
     def __call__(self, model: CaptionModel, config: DecodeConfig = GREEDY) -> dict[str, float]:
         """Named numbers: BLEU-4, ROUGE-L, CIDEr-D (0 to 10, as ``score`` too), measured rewards, shape."""
         texts, ended = self.captions(model, config)
-        scores = ngram_scores([text.split() for text in texts], self.words)
-        cider = scores.cider_d.corpus
-        values = {"score": cider, "CIDEr-D": cider, "BLEU-4": float(scores.bleu.corpus[3]),
-                  "ROUGE-L": scores.rouge_l.corpus}  # fmt: skip
+        scores = word_scores([text.split() for text in texts], self.words, ("bleu", "rouge", "cider"))
+        cider, rouge = (float(scores.per_caption[name].mean()) for name in ("CIDEr-D", "ROUGE-L"))
+        bleu = scores.statistics["BLEU-4"].corpus()
+        values = {"score": cider, "CIDEr-D": cider, "BLEU-4": bleu, "ROUGE-L": rouge}
         if self.measured is not None:
             parts = self.measured.parts(self.split.names, texts, update=False)
             values |= {f"reward/{name}": float(v.mean()) for name, v in parts.values.items()}
         return values | shape_of(texts, ended)
 
 
-def dev_embeddings(encoder: Any, photos: Sequence[Any]) -> NDArray[np.float32]:
+def photo_embeddings(encoder: Any, photos: Sequence[Any]) -> NDArray[np.float32]:
     """Unit embeddings of photos by the reward's model."""
-    from cliplet.training.pairs import photo_source
+    from cliplet.training.views import photo_source
 
     return np.asarray(encoder.encode_images([photo_source(p) for p in photos]))
