@@ -15,6 +15,7 @@ from cliplet.encoders.cache import CachedEncoder, EmbeddingCache
 from cliplet.encoders.card import ModelCard
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.errors import InputError, ModelError
+from cliplet.evaluation.embed import embed_texts
 from cliplet.scoring.scorer import Scorer
 from tests.tiny_model import build_tiny_model
 
@@ -180,6 +181,15 @@ def test_a_strangers_nan_is_a_failed_row():
     vectors, reasons = encode_images_safely(Broken(), PHOTOS)
     assert list(reasons) == [1]
     assert np.isfinite(vectors[[0, 2, 3, 4]]).all()
+
+
+def test_an_evaluation_never_ranks_nan():
+    class Broken(Stranger):
+        def encode_texts(self, texts):
+            return np.full((len(texts), 4), np.nan)
+
+    with pytest.raises(InputError, match="the model gave NaN for this text"):
+        embed_texts(Broken(), TEXTS)
 
 
 def test_no_caller_asks_for_attributes():
