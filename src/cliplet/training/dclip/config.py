@@ -300,14 +300,14 @@ def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
     return dclip_config(read_settings(path, overrides, "dclip"))
 
 
-def dclip_config(values: Mapping[str, Any]) -> DclipConfig:
+def dclip_config(settings: Mapping[str, Any]) -> DclipConfig:
     """The configuration from a recipe's settings.
 
     Raises:
         InputError: a setting, also one that a variant changes, is unknown, wrong, or of an earlier version that can no
             longer be read.
     """
-    values = deepcopy(dict(values))
+    values: dict[str, Any] = deepcopy(dict(settings))
     values.pop("kind", None)
     for name, advice in GONE.items():
         if name in values:

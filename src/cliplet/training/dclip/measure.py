@@ -23,7 +23,7 @@ SHOWN = ("R@1", "R@5", "R@10", "mAP", "MRR")
 def retrieval_columns(name: str, images: Floats, texts: Floats, photo_of: NDArray[np.int64]) -> Columns:
     """Per-query values of both directions over the whole gallery, and the photo that each query belongs to."""
     found: Columns = {}
-    for direction in evaluate_retrieval(images, texts, photo_of, RetrievalProtocol(draws=0)):
+    for direction in evaluate_retrieval(images, texts, photo_of, RetrievalProtocol(resamples=0)):
         metrics = direction.folds[0]
         columns = metrics.columns()
         for metric in SHOWN:
