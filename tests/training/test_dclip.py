@@ -12,18 +12,16 @@ from PIL import Image
 from cliplet.data.duplicates import difference_hash
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError, ModelError
+from cliplet.evaluation.comparison import load_columns, make_rows, retrieval_columns, table_text
 from cliplet.models.dual import load_weights
 from cliplet.regions.store import RegionSettings
 from cliplet.training.dclip.config import DclipConfig, StudentWeights, load_dclip, variant_config
 from cliplet.training.dclip.cost import describe
-from cliplet.training.dclip.finetuning import teacher_folder
+from cliplet.training.dclip.data import without_overlap
 from cliplet.training.dclip.inputs import Learner, Photos
-from cliplet.training.dclip.measure import load_columns, retrieval_columns
-from cliplet.training.dclip.overlap import without_overlap
 from cliplet.training.dclip.run import DclipRun, dclip
 from cliplet.training.dclip.student import DclipStudent, average_weights
-from cliplet.training.dclip.table import make_rows, table_text
-from cliplet.training.dclip.teacher import photo_regions
+from cliplet.training.dclip.teacher import photo_regions, teacher_folder
 from cliplet.training.dclip.trace import follow, trace_text
 from cliplet.training.dclip.trainable import TrainableDual, TrainableOpenClip, open_trainable
 from cliplet.training.pairs import PairSet, read_pairs

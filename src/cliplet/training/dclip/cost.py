@@ -8,15 +8,15 @@ from statistics import median
 import torch
 
 from cliplet.errors import InputError
+from cliplet.training.cost import Rows, pairs_row
 from cliplet.training.dclip.base import base_maker, base_name
 from cliplet.training.dclip.config import DclipConfig, variant_config
-from cliplet.training.dclip.finetuning import run_folder, teacher_folder
+from cliplet.training.dclip.finetuning import run_folder
 from cliplet.training.dclip.inputs import Learner
+from cliplet.training.dclip.teacher import teacher_folder
 from cliplet.training.dclip.trainable import open_trainable
 from cliplet.training.logs import duration
 from cliplet.training.pairs import PairSet, read_pairs
-
-Rows = list[tuple[str, str]]
 
 
 def describe(config: DclipConfig) -> Rows:
@@ -43,8 +43,7 @@ def describe(config: DclipConfig) -> Rows:
         except InputError as error:
             rows.append((name, f"not found: {error}"))
             continue
-        left_out = f", {len(pairs.skipped)} left out ({pairs.skipped[0]})" if pairs.skipped else ""
-        rows.append((name, f"{len(pairs.photos):,} photos, {len(pairs.captions):,} captions{left_out}"))
+        rows.append(pairs_row(name, pairs))
         train = pairs if name == "train" else train
     photos = config.zeroshot.photos
     if photos:
