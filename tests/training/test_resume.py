@@ -66,11 +66,27 @@ def _captioner(folder: Path, out: Path) -> None:
     train_captioner(captioners.recipe(folder, stages, out=str(out)))
 
 
+def _dclip_data(folder: Path) -> None:
+    from tests.training.test_dclip import prepare
+
+    prepare(folder)
+
+
+def _dclip(folder: Path, out: Path) -> None:
+    from cliplet.training.dclip.run import dclip
+    from tests.training.test_dclip import recipe
+
+    learn = 'student.train=["image.head.*", "text.head.*"]'
+    dclip(recipe(folder, out, "save_every=1", learn, "student_stage.ema=0.9", "student_stage.accumulate=1"))
+
+
 DRIVERS = {
     # in stage 2, which has a moving average, and in stage 3, which accumulates gradients
     "distill": Driver(_distill_data, _distill, (10, 24), kept="teacher"),
     # in both kinds of stage
     "captioner": Driver(_captioner_data, _captioner, (6, 13), kept="image grids"),
+    # after an epoch of the teacher, and after one of the student, which has a moving average
+    "dclip": Driver(_dclip_data, _dclip, (1, 3), kept="stage teacher"),
 }
 
 PROGRAM = """

@@ -15,6 +15,8 @@ from cliplet.training.loop import Batches
 from cliplet.training.pairs import PairSet, fingerprint
 from cliplet.training.task import Task
 
+MADE_OF = "made_of.txt"
+"""In the folder of a base model that was made: a fingerprint of the training data."""
 LIBRARIES = ("open_clip", "hf", "onnx", "torch")
 """What stands before the colon of names that are no module's."""
 
@@ -80,10 +82,19 @@ def open_base(config: DclipConfig, pairs: PairSet, fit: Fit) -> TrainableClip:
         config: the recipe, as a variant runs it.
         pairs: training photos and captions.
         fit: trains.
+
+    Raises:
+        InputError: it was made, from other training data; or what :func:`base_maker` raises.
+        ModelError: there is no such model.
     """
-    maker, folder = base_maker(config), Path(base_name(config))
-    if maker is not None and not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with whole(folder) as part:
-            maker.make(pairs, part, features_folder(config), fit)
-    return open_trainable(base_name(config))
+    maker, name = base_maker(config), base_name(config)
+    if maker is not None:
+        folder, made_of = Path(name), fingerprint([*pairs.names, *pairs.captions])
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with whole(folder) as part:
+                maker.make(pairs, part, features_folder(config), fit)
+                (part / MADE_OF).write_text(made_of)
+        elif (folder / MADE_OF).read_text() != made_of:
+            raise InputError(f"{folder} was made from other training data; name another features folder")
+    return open_trainable(name)
