@@ -229,6 +229,7 @@ def test_a_variant_is_the_recipe_with_its_changes(data, tmp_path):
         ("zeroshot.templates=['a photo']", r"must be prompts with \{\}"),
         ("base_options.size=1", r"base_options need a base of the form module:attribute"),
         ("base=nowhere:Base", "base 'nowhere:Base': there is no module 'nowhere'"),
+        ("base=json:dumps", "base 'json:dumps' is no dataclass with a method make"),
         ("student.prototypes=true", r"student\.prototypes needs a base model that knows"),
     ],
 )

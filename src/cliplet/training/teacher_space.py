@@ -1,4 +1,4 @@
-"""The teacher of the packaged model: a space of captions, and where a photo lies in it.
+"""A space of captions from several sentence encoders, and where a photo lies in it.
 
 A caption's target is its sentence embedding by several encoders, end to end, seen so that captions of one photo lie
 close: within-class covariance normalisation, then the directions in which captions of different photos differ.

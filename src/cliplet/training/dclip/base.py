@@ -1,5 +1,6 @@
 """The model that a DCLIP run begins with: opened by its name, or made from the training data by a class of your own."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,7 +57,10 @@ def base_maker(config: DclipConfig) -> Any:
     """
     own = is_own(config.base) and config.base.partition(":")[0] not in LIBRARIES
     if own and not Path(config.base).exists():
-        return from_dict(resolve(config.base, "base"), config.base_options, "base_options.")
+        kind = resolve(config.base, "base")
+        if not (dataclasses.is_dataclass(kind) and hasattr(kind, "make")):
+            raise InputError(f"base {config.base!r} is no dataclass with a method make (docs/retrieval.md)")
+        return from_dict(kind, config.base_options, "base_options.")
     if config.base_options:
         raise InputError(
             f"base_options need a base of the form module:attribute, not {config.base}; leave them out"
