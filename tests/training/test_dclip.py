@@ -32,7 +32,12 @@ RELEASED = ROOT / "recipes" / "dclip_clip_vit_b32.toml"
 REAL = ROOT / "recipes" / "dclip_flickr8k"
 
 
-def prepare(folder):
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("dclip"))
+
+
+def write_data(folder):
     """Training and dev drawings, a base model, and drawings in folders by class."""
     make.dataset(folder / "train", 32)
     make.dataset(folder / "dev", 16, seed=1)
@@ -47,11 +52,6 @@ def prepare(folder):
     make.model_folder(folder / "base")
     (folder / "names.txt").write_text("\n".join(make.COLOURS))
     return folder
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("dclip"))
 
 
 def recipe(data, out, *changes) -> DclipConfig:

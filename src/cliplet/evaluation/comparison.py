@@ -27,7 +27,7 @@ def retrieval_columns(
 ) -> Columns:
     """Per-query values of both directions over the whole gallery, and the photo that each query belongs to."""
     found: Columns = {}
-    for direction in evaluate_retrieval(images, texts, photo_of, RetrievalProtocol(draws=0)):
+    for direction in evaluate_retrieval(images, texts, photo_of, RetrievalProtocol(resamples=0)):
         metrics = direction.folds[0]
         columns = metrics.columns()
         for metric in SHOWN:

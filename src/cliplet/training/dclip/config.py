@@ -290,20 +290,20 @@ def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
     return dclip_config(read_settings(path, overrides, "dclip"))
 
 
-def dclip_config(values: Mapping[str, Any]) -> DclipConfig:
+def dclip_config(settings: Mapping[str, Any]) -> DclipConfig:
     """The configuration from a recipe's settings.
 
     Raises:
         InputError: a setting, also one that a variant changes, is unknown, wrong, or of an earlier version that can no
             longer be read.
     """
-    given = deepcopy(dict(values))
-    given.pop("kind", None)
+    values: dict[str, Any] = deepcopy(dict(settings))
+    values.pop("kind", None)
     for name, advice in GONE.items():
-        if name in given:
+        if name in values:
             raise InputError(f"{name} is no setting of a recipe any more: {advice}")
-    _rename(given)
-    config = from_dict(DclipConfig, given)
+    _rename(values)
+    config = from_dict(DclipConfig, values)
     for variant in config.variants:
         variant_config(config, variant)
     return config
