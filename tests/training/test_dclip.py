@@ -304,7 +304,7 @@ def test_a_base_model_made_by_a_class_of_your_own(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     changes = ("base=own_base:Copied", 'only=["infonce"]', f"base_options.source={data}/base")
     config = recipe(data, tmp_path / "run", *changes)
-    assert "to be made in" in dict(describe(config))["base model"]
+    assert "to be made by own_base:Copied" in dict(describe(config))["base model"]
     text = dclip(config)
     (made,) = (tmp_path / "run" / "features").glob("Copied-*")
     assert (made / "photos.txt").read_text() == "32"

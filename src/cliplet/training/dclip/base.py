@@ -57,8 +57,8 @@ def base_maker(config: DclipConfig) -> Any:
     """
     own = is_own(config.base) and config.base.partition(":")[0] not in LIBRARIES
     if own and not Path(config.base).exists():
-        kind = resolve(config.base, "base")
-        if not (dataclasses.is_dataclass(kind) and hasattr(kind, "make")):
+        kind: Any = resolve(config.base, "base")
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and hasattr(kind, "make")):
             raise InputError(f"base {config.base!r} is no dataclass with a method make (docs/retrieval.md)")
         return from_dict(kind, config.base_options, "base_options.")
     if config.base_options:

@@ -52,21 +52,24 @@ def describe(config: DclipConfig) -> Rows:
     with_captions = sum(len(rows) > 0 for rows in train.captions_of())
     return [
         *rows,
-        *_base_rows([config, *variants], len(train.photos)),
+        *_base_rows({"base": config} | {c.variants[0].name: c for c in variants}, len(train.photos)),
         *_training_rows(config, variants, with_captions),
     ]
 
 
-def _base_rows(configs: list[DclipConfig], photos: int) -> Iterator[tuple[str, str]]:
+def _base_rows(configs: dict[str, DclipConfig], photos: int) -> Iterator[tuple[str, str]]:
     """Each base model with its parameters, and what is kept of the photos."""
-    for name, one in {base_name(c): c for c in configs}.items():
+    names = {variant: base_name(config) for variant, config in configs.items()}
+    for name in dict.fromkeys(names.values()):
+        of = [variant for variant, other in names.items() if other == name]
+        one, what = configs[of[0]], f"{name} (of {', '.join(of)})"
         if base_maker(one) is not None and not Path(name).exists():
-            yield "base model", f"{one.base} with {one.base_options}, to be made in {name}"
+            yield "base model", f"{what}: to be made by {one.base}"
             continue
         learner = Learner(open_trainable(name), one.student.train)
         sizes = {n: p.numel() for n, p in learner.clip.model.named_parameters()}
         learn = sum(sizes[n] for n in learner.names)
-        yield "base model", f"{name}: {sum(sizes.values()):,} parameters, {learn:,} of them learn"
+        yield "base model", f"{what}: {sum(sizes.values()):,} parameters, {learn:,} of them learn"
         views = f"{one.augment.views} views of each training photo"
         if learner.early is None:
             yield "views", f"{views}, encoded anew in every epoch"
