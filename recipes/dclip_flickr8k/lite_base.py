@@ -188,7 +188,7 @@ class LiteBase:
         """The model's files."""
         save_weights(model, folder)
         tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-        facts = {"photos": photos, "penalty": PENALTY, "anchoring": self.anchoring}
+        facts: dict[str, Any] = {"photos": photos, "penalty": PENALTY, "anchoring": self.anchoring}
         if self.text_teachers:
             facts |= {"text teachers": list(self.text_teachers), "text stage": to_dict(self.text_stage)}
         ModelCard(

@@ -35,10 +35,9 @@ from cliplet.models.pretrained import efficientnet_lite, english_word_pieces, fa
 from cliplet.models.text import TextTower
 from cliplet.models.vision import TimmImageTower
 from cliplet.training.config import Schedule
-from cliplet.training.dclip.overlap import readable
 from cliplet.training.fit import fit_part, make_accelerator
 from cliplet.training.loop import Batches, Intervals
-from cliplet.training.pairs import PairSet, fingerprint, read_pairs
+from cliplet.training.pairs import PairSet, fingerprint, read_pairs, readable
 from cliplet.training.run_folder import claim_folder, list_left_out
 from cliplet.training.task import Task
 from cliplet.training.teacher_space import Floats, ridge, standardise

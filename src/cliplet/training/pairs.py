@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.captions import read_captions
+from cliplet.data.images import load_rgb
 from cliplet.data.names import NameIndex
 from cliplet.data.parquet import TablePhoto
 from cliplet.data.photos import PhotoStore, TarPhoto, open_photos
 from cliplet.data.text import read_names
 from cliplet.errors import InputError
 from cliplet.training.config import DataConfig
+from cliplet.training.logs import Progress
 
 
 @dataclass
@@ -214,3 +216,22 @@ def chosen(seed: int, epoch: int, items: NDArray[np.int64], what: int) -> Iterat
     for item in items:
         mixed = hashlib.blake2b(f"{seed} {epoch} {item} {what}".encode(), digest_size=8).digest()
         yield int.from_bytes(mixed, "little") / 2**64
+
+
+def unreadable(photos: Sequence[Any], names: Sequence[str]) -> dict[int, str]:
+    """Why some photos cannot be decoded, by their position."""
+    bad: dict[int, str] = {}
+    bar = Progress("reading photos", len(photos))
+    for i, photo in enumerate(photos):
+        try:
+            load_rgb(photo, at_least=64)
+        except InputError as error:
+            bad[i] = f"{names[i]}: {error}"
+        bar.update(i + 1)
+    return bad
+
+
+def readable(pairs: PairSet) -> PairSet:
+    """The pairs whose photo can be decoded; the others join ``skipped``."""
+    bad = unreadable(pairs.photos, pairs.names)
+    return pairs.keep(np.array([i not in bad for i in range(len(pairs.photos))], dtype=bool), bad.values())

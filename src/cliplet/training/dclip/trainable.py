@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliplet.encoders._torch_common import TorchModelEncoder
-from cliplet.encoders.base import adapt
 from cliplet.encoders.batching import BatchedEncoder
 from cliplet.encoders.open_clip import OpenClipEncoder
 from cliplet.encoders.registry import load
@@ -324,7 +323,9 @@ def open_trainable(name: str) -> TrainableClip:
         file = folder / PROTOTYPES
         known = np.load(file, allow_pickle=False) if file.is_file() else None
         return TrainableDual(TorchEncoder.from_folder(folder), known)
-    encoder = adapt(load(name))
+    encoder = load(name)
+    if encoder.library == "cliplet":
+        return TrainableDual(cast(TorchEncoder, encoder))
     if encoder.library == "open_clip":
         return TrainableOpenClip(
             cast(OpenClipEncoder, encoder), name.removeprefix("open_clip:").split("/")[0]
