@@ -179,7 +179,7 @@ def quality(
     """Dev retrieval and agreement with people on the judged photos, each ``[value, low, high]`` in per cent."""
     dev = splits["dev"]
     found: dict[str, Any] = {}
-    protocol = RetrievalProtocol(ks=(1,), draws=1000)
+    protocol = RetrievalProtocol(ks=(1,), resamples=1000)
     for direction in evaluate_retrieval(images["dev"], texts["dev"], dev.photo_of, protocol):
         i = direction.values["R@1"]
         found[f"{direction.name} R@1"] = [100 * i.value, 100 * i.low, 100 * i.high]
@@ -194,7 +194,7 @@ def quality(
     for name in JUDGED:
         benchmark = find_benchmark(name)
         ratings, _ = load_judgements(name, data)
-        protocol_of = dataclasses.replace(benchmark.protocol, draws=200)
+        protocol_of = dataclasses.replace(benchmark.protocol, resamples=200)
         i = evaluate_ratings(name, ratings, scorer, protocol_of).metrics[0].interval
         found[name] = [100 * i.value, 100 * i.low, 100 * i.high]
     own = (images["dev"][dev.photo_of] * texts["dev"]).sum(1)

@@ -47,7 +47,7 @@ def main() -> None:
 
     x, y, owner = synthetic(args.images, args.dim, args.noise, seed=0)
     start = time.perf_counter()
-    directions = evaluate_retrieval(x, y, owner, RetrievalProtocol(draws=0))
+    directions = evaluate_retrieval(x, y, owner, RetrievalProtocol(resamples=0))
     seconds = time.perf_counter() - start
     for d in directions:
         print(d.name, {name: round(value.value, 4) for name, value in d.values.items()})

@@ -140,7 +140,7 @@ def test_exit_statuses(model, photos, tmp_path):
 USAGE = [
     (["none.jpg", "a dog"], "none.jpg: there is no such file"),
     (["photos/0.jpg"], "give it a caption too"),
-    (["captions.docx"], "neither a photo with captions nor a captions file"),
+    (["captions.docx"], "captions.docx: there is no such file"),
     (["none.json"], "none.json: there is no such file"),
     (["broken.json"], "not valid JSON.*line 1 column 11"),
     (["good.json", "--images", "nowhere"], "nowhere does not exist"),

@@ -1,12 +1,14 @@
 """Reading captions: every layout gives the same entries; broken files are named with their place."""
 
-import io
 import json
-import tarfile
+import re
+from datetime import datetime
 
 import pytest
 
-from cliplet.data.captions import image_name, read_captions, read_references
+from cliplet.data.book import read_book
+from cliplet.data.captions import Columns, read_captions, read_references
+from cliplet.data.names import image_name
 from cliplet.errors import InputError
 from tests.shared_data import shared_data
 
@@ -48,8 +50,6 @@ def layouts():
         "lines.jsonl": "\n\n".join(json.dumps({"image": i, "caption": c}) for i, c in EXPECTED) + "\n",
         "table.csv": 'image,caption\r\na.jpg,a dog\r\na.jpg,a brown dog\r\nb.jpg,"a ""cat"", asleep"\r\n'
         'ü.jpg,"🐶 naïve\nline"\r\n',
-        "table.tsv": 'caption\timage\na dog\ta.jpg\na brown dog\ta.jpg\n"a ""cat"", asleep"\tb.jpg\n'
-        '"🐶 naïve\nline"\tü.jpg\n',
     }
 
 
@@ -67,10 +67,123 @@ def test_marked_encodings_are_understood(tmp_path, encoding):
     assert pairs(path) == EXPECTED
 
 
-def test_flickr8k_token_file(tmp_path):
-    path = tmp_path / "tokens.txt"
-    path.write_text("a.jpg#0\tA dog .\nodd#name.jpg#4\tA cat .\n", encoding="utf-8")
+@pytest.mark.parametrize("name", ["tokens.txt", "results_20130124.token", "tokens", "captions.tok", "v1.5"])
+def test_token_files_of_any_name(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("a.jpg#0\tA dog .\r\nodd#name.jpg#4\tA cat .\n", encoding="utf-8-sig")
     assert pairs(path) == [("a.jpg", "A dog ."), ("odd#name.jpg", "A cat .")]
+    assert [entry.id for entry in read_captions(path)] == ["a.jpg#0", "odd#name.jpg#4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("captions.txt", 'image,caption\na.jpg,A dog .\na.jpg,"A dog , asleep ."\n'),  # Kaggle's Flickr8k
+        ("captions.txt", "caption\timage\nA dog .\ta.jpg\nA dog , asleep .\ta.jpg\n"),
+        ("results.csv", "image_name| comment_number| comment\na.jpg| 0| A dog .\na.jpg| 1| A dog , asleep .\n"),
+        ("train.csv", 'filepath,title\na.jpg,A dog .\na.jpg,"A dog , asleep ."\n'),  # open_clip
+        ("train.csv", "filepath\ttitle\na.jpg\tA dog .\na.jpg\tA dog , asleep .\n"),
+        ("f.csv", 'raw,split,filename\n"[""A dog ."", ""A dog , asleep .""]",test,a.jpg\n'),  # Flickr30k on the hub
+        ("f.csv", "image,caption\na.jpg,\"['A dog .', 'A dog , asleep .']\"\n"),  # pandas with Python lists
+        ("f.csv", "image,caption\na.jpg,\"['A dog .' 'A dog , asleep .']\"\n"),  # and with NumPy arrays
+        ("r.json", '{"model": "m", "results": [{"image_id": "a.jpg", "caption": ["A dog .", "A dog , asleep ."]}]}'),
+        ("c.json", '{"image": "a.jpg", "caption": "A dog ."}\n{"image": "a.jpg", "caption": "A dog , asleep ."}\n'),
+        ("c.jsonl", '[{"image": "a.jpg", "caption": "A dog ."},\n{"image": "a.jpg", "caption": "A dog , asleep ."}]'),
+        ("c.ndjson", '{"a.jpg": ["A dog .", "A dog , asleep ."]}'),
+        ("c.jsonl", '{"image": "a.jpg", "caption": ["A dog .", "A dog , asleep ."]}'),
+        ("c.json", '{"images": null, "annotations": [{"id": 3, "image_id": "a.jpg", "caption": "A dog ."}, '
+                   '{"id": 4, "image_id": "a.jpg", "caption": "A dog , asleep ."}]}'),
+    ],
+)  # fmt: skip
+def test_files_that_people_bring(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert pairs(tmp_path / name) == [("a.jpg", "A dog ."), ("a.jpg", "A dog , asleep .")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reasons"),
+    [
+        ("a.csv", "image,caption\na.jpg,x\nb.jpg\nc.jpg,y\n", [None, "1 cell under a header of 2", None]),
+        ("a.csv", "image,caption\na.jpg,x\n,y\n", [None, "the image is not a name or a number but ''"]),
+        ("a.csv", "image,caption\na.jpg,x\nb.jpg,\"['y', nan]\"\n", [None, "looks like a list that cannot be read"]),
+        ("a.jsonl", '{"image": "a", "caption": "x"}\n{"image": "b", "error": "timeout"}\n{"caption": "y"}\n{"ima',
+         [None, "no caption: found the fields image, error", "no image: found the fields caption", "not valid JSON"]),
+        ("a.json", '[{"image": "a", "caption": "x"}, {"img_name": "b"}, 7, {"image": null, "id": 1, "caption": "y"}]',
+         [None, "no caption: found the fields img_name", "expected an object", "the image is not a name .* None"]),
+        ("a.json", '{"annotations": [{"id": 1, "image_id": 42, "caption": "x"}, {"id": 2, "caption": "y"}, null]}',
+         [None, "no image", "expected an object"]),
+        ("a.txt", "a.jpg#0\tx\nno tab\n", [None, "expected image#number<TAB>caption"]),
+        ("a.json", '[{"image": "a", "caption": "x"}, {"image": "b", "caption": "\\udce9"}]', [None, "not valid UTF-8"]),
+    ],
+)  # fmt: skip
+def test_a_broken_record_fails_alone(tmp_path, name, text, reasons):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    entries = read_captions(tmp_path / name)
+    assert len(entries) == len(reasons)
+    for entry, reason in zip(entries, reasons, strict=True):
+        assert entry.reason is None if reason is None else re.search(reason, str(entry.reason))
+        assert reason is None or entry.caption is None
+
+
+def test_columns_and_separator_can_be_named(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("key,caption_a,caption\na,A dog,no\n")
+    columns = Columns(image="Key", caption="caption_a")
+    assert [(e.image, e.caption, e.extra) for e in read_captions(path, columns)] == [
+        ("a", "A dog", {"caption": "no"})
+    ]
+    path.write_text("image,it;caption\na.jpg;A dog, asleep\n")
+    assert [e.caption for e in read_captions(path, Columns(image="image,it", separator=";"))] == [
+        "A dog, asleep"
+    ]
+    with pytest.raises(InputError, match="no caption: found the fields image,it, caption"):
+        read_captions(path, Columns(image="image,it", caption="text", separator=";"))
+
+
+def test_references_of_a_file_with_both(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("image,caption,references,score\na.jpg,A dog,one | two,3\nb.jpg,A cat,\"['three']\",4\n")
+    entries = read_captions(path)
+    assert [(e.caption, e.references, e.extra) for e in entries] == [
+        ("A dog", ("one", "two"), {"score": "3"}),
+        ("A cat", ("three",), {"score": "4"}),
+    ]
+    assert read_references(path) == {"a.jpg": ["one", "two"], "b.jpg": ["three"]}
+
+
+def test_references_that_cannot_be_used_are_counted(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a.jpg": ["x", "", null], "b.jpg": "y"}')
+    notes = []
+    assert read_references(path, notes) == {"a.jpg": ["x"], "b.jpg": ["y"]}
+    assert notes == [f"2 captions left out of {path}, such as line 1 column 2: the caption is empty"]
+
+
+def test_karpathys_splits_are_kept(tmp_path):
+    images = [
+        {"filename": f"{s}.jpg", "filepath": "val2014", "split": s, "sentences": [{"raw": s}]} for s in "ab"
+    ]
+    (tmp_path / "k.json").write_text(json.dumps({"images": images, "dataset": "x"}))
+    assert [(e.caption, e.extra["split"]) for e in read_captions(tmp_path / "k.json")] == [
+        ("a", "a"),
+        ("b", "b"),
+    ]
+    book = read_book([tmp_path / "k.json"], "b")
+    assert list(book.images) == ["b.jpg"]
+    with pytest.raises(InputError, match="no image of split 'test'; it has a, b"):
+        read_book([tmp_path / "k.json"], "test")
+
+
+def test_a_book_keeps_shards_apart_and_lists_what_failed(tmp_path):
+    for shard in "xy":
+        (tmp_path / shard).mkdir()
+        (tmp_path / shard / "0.jpg").write_bytes(b"photo")
+        (tmp_path / shard / "0.txt").write_text(f"caption {shard}")
+    (tmp_path / "x" / "1.txt").write_text("no photo")
+    book = read_book([tmp_path / "x", tmp_path / "y"])
+    assert [text for own in book.images.values() for text in own] == ["caption x", "caption y"]
+    assert sorted(map(str, book.photos.values())) == [str(tmp_path / s / "0.jpg") for s in "xy"]
+    assert "no photo goes with it" in book.failures[0]
 
 
 def test_parquet(tmp_path):
@@ -87,20 +200,40 @@ def test_parquet(tmp_path):
         read_captions(tmp_path / "bad.parquet")
 
 
-def test_webdataset_tar(tmp_path):
-    members = {
-        "000.jpg": b"x",
-        "000.txt": b"a dog\n",
-        "001.jpg": b"x",
-        "001.json": b'{"caption": "a cat"}',
-        "002.txt": b"no photo",
-    }
-    with tarfile.open(tmp_path / "s.tar", "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    assert pairs(tmp_path / "s.tar") == [("000.jpg", "a dog"), ("001.jpg", "a cat"), ("002.txt", "no photo")]
+def test_parquet_with_photos_inside(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    photo, other = b"one photo", b"another"
+    columns = {
+        "image": [{"bytes": photo, "path": "x.jpg"}, {"bytes": photo, "path": None}, {"bytes": other, "path": "x.jpg"},
+                  {"bytes": None, "path": "y.jpg"}, None, {"bytes": other + b"!", "path": None}],
+        "img_id": [1, 2, 3, 4, 5, 6],
+        "caption": [["a", "b"], ["c"], ["d"], ["e"], ["f"], ["g"]],
+        "made": pyarrow.array([datetime(2020, 1, 1)] * 6, pyarrow.timestamp("ns")),
+    }  # fmt: skip
+    parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet", row_group_size=2)
+    entries = read_captions(tmp_path / "t.parquet")
+    read = [(e.image, e.caption, e.photo and e.photo.read_bytes()) for e in entries]
+    assert read == [
+        ("x.jpg", "a", photo),
+        ("x.jpg", "b", photo),
+        ("x.jpg", "c", photo),
+        ("x.jpg (row 3)", "d", other),
+        ("y.jpg", "e", None),
+        ("", None, None),
+        ("row 6", "g", other + b"!"),
+    ]
+    assert entries[0].photo is entries[2].photo
+    assert entries[5].reason == "the image is not a name or a number but None"
+    parquet.write_table(
+        pyarrow.table({"file": [photo, other], "text": [b"caf\xc3\xa9", b"\xe9"]}), tmp_path / "b.parquet"
+    )
+    entries = read_captions(tmp_path / "b.parquet")
+    assert [(e.caption, e.reason) for e in entries] == [
+        ("café", None),
+        (None, "the caption is not valid UTF-8"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -109,22 +242,26 @@ def test_webdataset_tar(tmp_path):
         ("a.json", "", "is empty"),
         ("a.json", '{"a.jpg": "dog",\n "b.jpg" "cat"}', "line 2 column 10"),
         ("a.json", '{"a.jpg": "dog",\n "b.jpg": "cat"', "line 2 column 16"),
-        ("a.json", '["a dog", "a cat"]', "wrong shape at line 1 column 2: expected an object"),
+        ("a.json", '["a dog", "a cat"]', "line 1 column 2: expected an object.*found 'a dog'"),
         (
             "a.json",
-            '[{"image": "a", "caption": "x"},\n  {"img_name": "b"}]',
-            "no image at line 2 column 3.*img_name",
+            '[{"image": "a", "words": "x"}]',
+            "line 1 column 2: no caption: .*image, words.*--caption-column",
         ),
-        ("a.json", '[{"image": "a", "words": "x"}]', "no caption at line 1 column 2.*image, words"),
+        ("a.json", "[" * 50_000, "nested too deeply"),
+        ("a.json", '{"a.jpg": ' + "1" * 5_000 + "}", "limit .* for integer"),
+        ("a.json", '{"image": {"0": "a.jpg"}, "caption": {"0": "a dog"}}', "pandas.*orient='records'"),
         ("a.json", "42", "line 1 column 1"),
         ("a.json", '[{"image": "a", "caption": "x"},]', "Trailing comma at line 1 column 33"),
         ("a.json", '{"a": "b"} {"c": "d"}', "Extra data at line 1 column 12"),
         ("a.json", "[]", "holds no captions"),
-        ("a.jsonl", '{"image": "a", "caption": "b"}\n{"image": }', "line 2 column 11"),
-        ("a.jsonl", '"text"\n', "line 1 column 1: expected an object"),
-        ("a.csv", "file name,words\na,b\n", "no image at line 2.*file name, words"),
-        ("a.txt", "no tab here\n", "line 1 column 1: expected image#number<TAB>caption"),
-        ("a.docx", "x", "captions are read from .json"),
+        ("a.jsonl", '{"image": }', "line 1: not valid JSON: .* column 11"),
+        ("a.jsonl", '"text"\n', "line 1: expected an object"),
+        ("a.csv", "file name,words\na,b\n", "line 2: no image and no caption: .*file name, words.*--image-column"),
+        ("a.csv", "image,caption,Caption\na,b,c\n", "two columns 'caption'"),
+        ("a.csv", "image,caption\n", "holds no captions"),
+        ("a.txt", "no tab here\n", "line 1: expected image#number<TAB>caption"),
+        ("a.docx", "x", "captions are read from folders .*; JSON .*, .jsonl"),
         ("a.tar", "not a tar", "not a readable uncompressed tar"),
     ],
 )
@@ -140,7 +277,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
     with pytest.raises(InputError, match="there is no such file"):
         read_captions(tmp_path / "none.json")
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(InputError, match="Is a directory"):
+    with pytest.raises(InputError, match="holds no captions"):
         read_captions(tmp_path / "folder.json")
 
 
@@ -149,7 +286,7 @@ def test_bytes_that_are_not_utf8_stay_in_their_row(tmp_path):
     path.write_bytes(b"image,caption\na.jpg,caf\xe9\nb.jpg,fine\n")
     entries = read_captions(path)
     assert [e.image for e in entries] == ["a.jpg", "b.jpg"]
-    assert entries[0].caption == "caf\udce9"
+    assert (entries[0].caption, entries[0].reason) == (None, "the caption is not valid UTF-8")
     assert entries[1].caption == "fine"
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cliplet.data.images import open_image
-from cliplet.data.photos import open_photos
+from cliplet.data.photos import PhotoStore, open_photos
 from cliplet.errors import InputError
 
 
@@ -81,3 +81,54 @@ def test_what_is_neither_folder_nor_tar_is_refused(tmp_path):
         open_photos(tmp_path / "a.zip")
     with pytest.raises(InputError, match="does not exist"):
         open_photos(tmp_path / "none")
+
+
+def test_linked_folders_are_searched_once_and_circles_end(tmp_path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for name in ("root/a/1.jpg", "elsewhere/deep/2.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(encoded())
+    (root / "linked").symlink_to(elsewhere)
+    (root / "again").symlink_to(elsewhere / "deep")
+    (elsewhere / "back").symlink_to(root)
+    photos = open_photos(root)
+    assert [name.rpartition("/")[2] for name in photos.names()] == ["1.jpg", "2.jpg"]
+    assert photos.find("2.jpg")[1].read_bytes() == encoded()
+    assert photos.find("linked/deep/2.jpg")[1].is_file(), "the whole path still leads there"
+
+
+def test_a_name_is_the_one_in_the_folder_however_it_is_spelled(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "1.jpg").write_bytes(encoded())
+    photos = open_photos(tmp_path)
+    for key in ("s/1.jpg", "./s/1.jpg", "s//1.jpg", str(tmp_path / "s/1.jpg"), "1"):
+        assert photos.find(key)[0] == "s/1.jpg"
+
+
+def test_web_addresses_are_not_fetched(tmp_path):
+    with pytest.raises(InputError, match="web addresses are not fetched: download the photos"):
+        open_photos(tmp_path).find("https://example.org/1.jpg")
+
+
+def test_a_store_searches_all_its_sources_as_one(tmp_path):
+    for name in ("a/1.jpg", "a/x/2.jpg", "b/2.jpg", "b/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(encoded())
+    store = PhotoStore([tmp_path / "a", tmp_path / "b"], {"mine.jpg": b"at hand"})
+    found, missing = store.photos(["1.jpg", "2.jpg", "MINE", "3.jpg"])
+    assert found == [tmp_path / "a/1.jpg", tmp_path / "b/2.jpg", b"at hand", None]
+    assert missing == {"3.jpg": f"there is no photo '3.jpg' in {tmp_path / 'a'} and {tmp_path / 'b'}"}
+    assert PhotoStore(beside=tmp_path / "a").photo("1.jpg") == tmp_path / "a/1.jpg", (
+        "without sources names are paths"
+    )
+
+
+def test_photos_of_one_name_in_a_tar_are_never_guessed(tmp_path):
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for name in ("1.jpg", "2.jpg", "1.jpg"):
+            info = tarfile.TarInfo(name)
+            tar.addfile(info, io.BytesIO())
+    photos = open_photos(tmp_path / "t.tar")
+    assert photos.find("2.jpg")[0] == "2.jpg"
+    with pytest.raises(InputError, match=r"holds two files 1\.jpg"):
+        photos.find("1.jpg")

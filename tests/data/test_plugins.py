@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cliplet.data.plugins import is_own, known_or_own, resolve
+from cliplet.data.plugins import is_own, known_or_own, resolve, table
 from cliplet.errors import InputError
 
 MODULE = """
@@ -100,3 +100,10 @@ def test_a_table_comes_before_own_names():
         InputError, match="unknown metric 'blue': choose from bleu, os:name, or name your own"
     ):
         known_or_own("blue", table, "metric")
+
+
+def test_two_rows_of_one_name_make_no_table():
+    rows = [SimpleNamespace(name="a"), SimpleNamespace(name="b")]
+    assert list(table(rows, "metric")) == ["a", "b"]
+    with pytest.raises(InputError, match="two rows of the metric 'a'"):
+        table([*rows, rows[0]], "metric")

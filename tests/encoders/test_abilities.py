@@ -183,7 +183,7 @@ def test_a_strangers_nan_is_a_failed_row():
 
 
 def test_no_caller_asks_for_attributes():
-    """Callers see one base class; only ``adapt`` tells a stranger's encoder from ours."""
+    """Callers see one base class; only ``adapt`` and ``load`` look at what a stranger gave."""
     import re
 
     import cliplet
@@ -196,7 +196,7 @@ def test_no_caller_asks_for_attributes():
         for line in path.read_text("utf-8").splitlines()
         if asked.search(line)
     }
-    assert {path for path, _ in found} == {"encoders/base.py"}, found
+    assert {path for path, _ in found} <= {"encoders/base.py", "encoders/registry.py"}, found
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_flattening(raters):
     scores = np.array([0.9, 0.1, 0.5, 0.4])
     ratings = np.array([r.ratings for r in ROWS.rows])
     result = evaluate_ratings(
-        "x", ROWS, {"m": scores}, HumanProtocol(statistic="tau-c", raters=raters, draws=0)
+        "x", ROWS, {"m": scores}, HumanProtocol(statistic="tau-c", raters=raters, resamples=0)
     )
     if raters == "each":
         x, y = np.repeat(scores, 3), ratings.ravel()
@@ -65,15 +65,15 @@ def test_all_metrics_are_compared_on_the_same_rows():
         "holes": np.array([1.0, np.nan, 3, 2]),
         "empty": np.full(4, np.nan),
     }
-    result = evaluate_ratings("x", ROWS, scores, HumanProtocol(draws=20))
+    result = evaluate_ratings("x", ROWS, scores, HumanProtocol(resamples=20))
     assert {m.metric: m.interval.n for m in result.metrics} == {"full": 9, "holes": 9}
     assert result.notes["rows left out: a metric has no score there"] == 1
     assert any("empty left out" in note for note in result.notes)
     assert [
-        m.baseline for m in evaluate_ratings("x", ROWS, scores, HumanProtocol(draws=20), "holes").metrics
+        m.baseline for m in evaluate_ratings("x", ROWS, scores, HumanProtocol(resamples=20), "holes").metrics
     ] == ["holes", ""]
     with pytest.raises(InputError, match="no metric 'other' to compare with; measured: full, holes"):
-        evaluate_ratings("x", ROWS, scores, HumanProtocol(draws=20), "other")
+        evaluate_ratings("x", ROWS, scores, HumanProtocol(resamples=20), "other")
     with pytest.raises(InputError, match="no metric has a score"):
         evaluate_ratings("x", ROWS, {"empty": np.full(4, np.nan)}, HumanProtocol())
     with pytest.raises(InputError, match="3 scores for 4 captions"):
@@ -84,7 +84,7 @@ def test_all_metrics_are_compared_on_the_same_rows():
 
 def test_flickr8k_expert_with_ngrams_equals_scipy_and_comes_near_the_published_values():
     data, _ = load_judgements("flickr8k-expert", shared_data("flickr8k/ExpertAnnotations.txt").parent)
-    protocol = replace(BENCHMARKS["flickr8k-expert"].protocol, draws=50)
+    protocol = replace(BENCHMARKS["flickr8k-expert"].protocol, resamples=50)
     result = evaluate_ratings(
         "flickr8k-expert", data, lambda r: reference_columns(r, ["bleu", "rouge", "cider"])[0], protocol
     )
@@ -115,7 +115,7 @@ def test_preferences_by_class_with_ties_split():
     def scorer(request):
         return {"m": np.array([1.0 if c == "right" else 0.0 for c in request.captions])}
 
-    protocol = HumanProtocol(statistic="accuracy", drawn_references=5, reference_draws=3, draws=20)
+    protocol = HumanProtocol(statistic="accuracy", drawn_references=5, reference_draws=3, resamples=20)
     result = evaluate_preferences("pascal50s", PAIRS, scorer, protocol)
     values = {m.statistic: m.interval.value for m in result.metrics}
     assert values == {"accuracy HI": 1.0, "accuracy HC": 0.5, "accuracy": 0.75}
@@ -142,11 +142,11 @@ def test_scores_from_a_file_join_by_image_and_caption(tmp_path):
     )
     captured = {}
     result = evaluate_ratings(
-        "x", ROWS, lambda r: captured.setdefault("s", file_scores(path, r)), HumanProtocol(draws=0)
+        "x", ROWS, lambda r: captured.setdefault("s", file_scores(path, r)), HumanProtocol(resamples=0)
     )
     np.testing.assert_array_equal(captured["s"]["mine"], [9, 2, 3, np.nan])
     assert result.metrics[0].interval.n == 9
     assert [r.caption for r in rows][:3] == ["one", "zwei", "drei"]
     path.write_text("image,caption,mine\nnone.jpg,drei,3\n", encoding="utf-8")
     with pytest.raises(InputError, match="no row matches"):
-        evaluate_ratings("x", ROWS, lambda r: file_scores(path, r), HumanProtocol(draws=0))
+        evaluate_ratings("x", ROWS, lambda r: file_scores(path, r), HumanProtocol(resamples=0))

@@ -5,11 +5,15 @@ import json
 import numpy as np
 import pytest
 
+from cliplet.data.book import read_book
+from cliplet.data.photos import PhotoStore
 from cliplet.errors import InputError
 from cliplet.evaluation.benchmarks import BENCHMARKS, load_judgements
-from cliplet.evaluation.captions import read_captions
+from cliplet.evaluation.human import ScoreRequest
 from cliplet.evaluation.judgements import read_foil, read_rated_table
-from cliplet.evaluation.photos import PhotoStore, image_key
+from cliplet.evaluation.pairs import read_pair_files
+from cliplet.evaluation.scores import file_scores
+from cliplet.evaluation.zeroshot import read_labelled_photos
 from tests.evaluation.colours import jpeg
 
 TOKEN = 'a.jpg#0\tA red dog .\na.jpg#1\tRed animal .\nb.jpg#0\tA blue cat .\nb.jpg#1\tBlue, "quoted .\n'
@@ -137,7 +141,7 @@ def test_foil_pairs_by_number_and_hides_the_true_caption(tmp_path):
     ]
     path = write(tmp_path, "foilv1.0_test_2017.json", json.dumps({"images": [], "annotations": rows}))
     captions = [{"id": i, "image_id": 42, "caption": c} for i, c in enumerate(["a dog sits", "an animal"])]
-    book = read_captions([write(tmp_path, "captions_val2014.json", json.dumps({"annotations": captions}))])
+    book = read_book([write(tmp_path, "captions_val2014.json", json.dumps({"annotations": captions}))])
     data = read_foil(path, book)
     assert [(r.image, r.first, r.second, r.references, r.category) for r in data.rows] == [
         ("42", "a dog sits", "a cat sits", ("an animal",), "dog -> cat")
@@ -181,7 +185,7 @@ def test_tables_of_polaris_kind_and_plain_ones(tmp_path):
     assert (data.rows[0].references, data.rows[0].ratings) == (("one", "two"), (4.0, 5.0))
     assert data.notes["rows without a rating"] == 1
     bad = write(tmp_path, "bad.csv", "image,caption,rating\nk.jpg,a dog,good\n")
-    with pytest.raises(InputError, match=r"bad\.csv, row 1: 'good' is not a number"):
+    with pytest.raises(InputError, match=r"bad\.csv, line 2: 'good' is not a number"):
         read_rated_table(bad)
     with pytest.raises(InputError, match="no column for the rating"):
         read_rated_table(write(tmp_path, "short.csv", "image,caption\nk.jpg,a dog\n"))
@@ -202,17 +206,49 @@ def test_parquet_with_photos_inside(tmp_path):
     parquet.write_table(table, tmp_path / "polaris.parquet")
     data, _ = load_judgements("polaris", tmp_path)
     assert [r.image for r in data.rows] == ["row 1", "b.jpg"]
-    assert PhotoStore([], data.photos).find("b.jpg").read_bytes() == jpeg("blue")
-
-
-def test_image_names_meet_across_spellings():
-    assert {
-        image_key(n) for n in ("COCO_val2014_000000000042.jpg", "000000000042.jpg", "42", "x/42.PNG")
-    } == {"42"}
-    assert image_key("images/Dog_1.JPG") == "dog_1"
+    assert PhotoStore([], data.photos).photo("b.jpg").read_bytes() == jpeg("blue")
 
 
 def test_every_benchmark_says_where_its_files_come_from():
     for benchmark in BENCHMARKS.values():
         assert len(benchmark.source) > 20
-        assert benchmark.protocol.draws == 1000
+        assert benchmark.protocol is None or benchmark.protocol.resamples == 1000
+
+
+def test_a_row_that_cannot_be_read_is_left_out_and_counted(tmp_path):
+    (tmp_path / "t.csv").write_bytes(
+        b"image,caption,references,rating\nk.jpg,a dog,one|caf\xe9,4\nk.jpg,caf\xe9,one,4\nk.jpg,a man, a cow,one,4\n"
+        b"k.jpg,a cat,one,good\nk.jpg,a cow,one,nan\n,a pig,one,3\n"
+    )
+    data = read_rated_table(tmp_path / "t.csv")
+    assert [(r.caption, r.references) for r in data.rows] == [("a dog", ("one",))]
+    assert sum(data.notes.values()) == 5
+    assert data.notes["rows without a rating"] == 1
+    assert any("line 4: 5 cells under a header of 4" in note for note in data.notes)
+    assert any("line 3: the caption is not valid UTF-8" in note for note in data.notes)
+
+
+def test_captions_that_are_null_never_become_words(tmp_path):
+    rows = [{"image": "k.jpg", "caption": c, "rating": 1} for c in ("a dog", None, "", 5)]
+    data = read_rated_table(write(tmp_path, "t.jsonl", "\n".join(map(json.dumps, rows))))
+    assert [r.caption for r in data.rows] == ["a dog"]
+    rows = [
+        {"image": "k.jpg", "caption": c, "false": f}
+        for c, f in (("a dog", "a cat"), (None, "x"), ("x", None))
+    ]
+    pairs = read_pair_files([write(tmp_path, "p.jsonl", "\n".join(map(json.dumps, rows)))])
+    assert [(p.true, p.false) for p in pairs.pairs] == [("a dog", "a cat")]
+    assert pairs.notes == {"rows left out, such as line 2: the caption is not a string but None": 2}
+    rows = [{"image": f"{i}.jpg", "label": label} for i, label in enumerate((0, "red", None))]
+    photos = read_labelled_photos(write(tmp_path, "z.jsonl", "\n".join(map(json.dumps, rows))))
+    assert photos.classes == ["0", "red"]
+    assert photos.notes == {"rows left out, such as line 3: it names no class": 1}
+
+
+def test_scores_from_a_table_meet_images_by_any_spelling(tmp_path):
+    path = write(tmp_path, "s.csv", "image,caption,mine\nDOG.JPG,a  dog,0.5\n42,a cat,0.25\nx.jpg,broken\n")
+    images = ["photos/dog.jpg", "COCO_val2014_000000000042.jpg", "cow.jpg"]
+    request = ScoreRequest(images, ["a dog", "a cat", "a cow"], [(), (), ()])
+    notes: list[str] = []
+    np.testing.assert_array_equal(file_scores(path, request, notes=notes)["mine"], [0.5, 0.25, np.nan])
+    assert "line 4: 2 cells under a header of 3" in notes[0]

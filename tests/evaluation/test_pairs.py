@@ -6,12 +6,12 @@ import re
 import numpy as np
 import pytest
 
+from cliplet.data.book import read_book
+from cliplet.data.photos import PhotoStore
 from cliplet.errors import InputError
-from cliplet.evaluation.captions import read_captions
 from cliplet.evaluation.hard_negatives import KINDS, hard_negatives, mentioned, swap_word
 from cliplet.evaluation.model_runs import run_pairs
 from cliplet.evaluation.pairs import CaptionPair, PairSet, blind_wins, evaluate_pairs, read_pair_files
-from cliplet.evaluation.photos import PhotoStore
 from tests.evaluation.colours import ColourEncoder, write_photos
 from tests.shared_data import shared_data
 
@@ -68,7 +68,7 @@ def test_accuracy_by_category_and_missing_photos(store):
         CaptionPair("b.jpg", "a ball", "the ball", "tie"),
         CaptionPair("gone.jpg", "a", "b", "good"),
     ]
-    result = evaluate_pairs(ColourEncoder(), PairSet(pairs), store, draws=10)
+    result = evaluate_pairs(ColourEncoder(), PairSet(pairs), store, resamples=10)
     assert {r.category: r.interval.value for r in result.results} == {
         "all": 1 / 3,
         "good": 1.0,
@@ -76,7 +76,7 @@ def test_accuracy_by_category_and_missing_photos(store):
         "tie": 0.0,
     }
     assert result.notes["pairs left out: the photo is missing or cannot be read"] == 1
-    half = evaluate_pairs(ColourEncoder(), PairSet(pairs), store, ties="half", draws=10)
+    half = evaluate_pairs(ColourEncoder(), PairSet(pairs), store, ties="half", resamples=10)
     assert half.results[0].interval.value == pytest.approx(0.5)
     assert len(result.margins) == 3
 
@@ -86,7 +86,7 @@ def test_a_model_that_sees_only_the_average_photo_cannot_solve_a_balanced_set(st
         CaptionPair("r.jpg", "a red ball", "a blue ball"),
         CaptionPair("b.jpg", "a blue ball", "a red ball"),
     ]
-    (result,) = evaluate_pairs(ColourEncoder(), PairSet(pairs), store, draws=0).results
+    (result,) = evaluate_pairs(ColourEncoder(), PairSet(pairs), store, resamples=0).results
     assert result.interval.value == 1.0
     assert result.blind["this model, average photo"] == 0.5
 
@@ -94,9 +94,9 @@ def test_a_model_that_sees_only_the_average_photo_cannot_solve_a_balanced_set(st
 def test_prefix_goes_before_every_caption(store):
     encoder = ColourEncoder(prefix="A photo depicts ")
     data = PairSet([CaptionPair("r.jpg", "red", "blue")])
-    evaluate_pairs(encoder, data, store, draws=0)
+    evaluate_pairs(encoder, data, store, resamples=0)
     assert set(encoder.texts_seen) == {"A photo depicts red", "A photo depicts blue"}
-    evaluate_pairs(encoder, data, store, prefix="", draws=0)
+    evaluate_pairs(encoder, data, store, prefix="", resamples=0)
     assert "red" in encoder.texts_seen
 
 
@@ -129,10 +129,10 @@ def test_winoground_scores(tmp_path, store):
     ]
     (tmp_path / "examples.jsonl").write_text("\n".join(map(json.dumps, rows)))
     data = read_pair_files([tmp_path / "examples.jsonl"])
-    result = evaluate_pairs(ColourEncoder(), data, store, draws=0)
+    result = evaluate_pairs(ColourEncoder(), data, store, resamples=0)
     values = {r.statistic: r.interval.value for r in result.results if r.category == "all"}
     encoder = ColourEncoder()
-    images = encoder.encode_images([store.find("ex_0_img_0"), store.find("ex_0_img_1")])
+    images = encoder.encode_images([store.photo("ex_0_img_0"), store.photo("ex_0_img_1")])
     wins = []
     for row in rows:  # by the definition of Thrush et al. 2022
         s = images @ encoder.encode_texts([row["caption_0"], row["caption_1"]]).T  # [image, caption]
@@ -191,8 +191,8 @@ def test_never_a_synonym_and_never_what_another_caption_mentions():
 def test_hard_negatives_on_real_captions_are_deterministic_and_false():
     root = shared_data("flickr8k/Flickr8k.token.txt").parent
     names = (root / "split_dev.txt").read_text().split()[:200]
-    book = read_captions([root / "Flickr8k.token.txt"]).only(names)
-    captions = {k: [c.text for c in v] for k, v in book.images.items()}
+    book = read_book([root / "Flickr8k.token.txt"]).only(names)
+    captions = book.images
     made = hard_negatives(captions)
     backwards = hard_negatives(dict(reversed(captions.items())))
     assert sorted(made, key=repr) == sorted(backwards, key=repr)
@@ -215,7 +215,7 @@ def test_hard_negatives_on_real_captions_are_deterministic_and_false():
 def test_run_from_captions(tmp_path):
     folder = write_photos(tmp_path / "photos", {"r.jpg": "red", "g.jpg": "green"})
     (tmp_path / "c.csv").write_text("image,caption\nr.jpg,a red dog\ng.jpg,a green dog\nz.jpg,a blue dog\n")
-    run = run_pairs("made", ColourEncoder(), [tmp_path / "c.csv"], [folder], from_captions=True, draws=10)
+    run = run_pairs("made", ColourEncoder(), [tmp_path / "c.csv"], [folder], from_captions=True, resamples=10)
     values = {(e.metric, e.statistic): e.value for e in run.entries}
     assert values["colours", "accuracy, colour"] == 100.0
     assert values["colours", "accuracy, object"] == 0.0  # it cannot tell, and a tie is no win

@@ -52,7 +52,7 @@ def test_every_metric_equals_brute_force(seed):
         x, y = (np.sign(e) / np.sqrt(e.shape[1]) for e in (x, y))
         x, y = x.astype(np.float32), y.astype(np.float32)
     scores = x @ y.T
-    results = evaluate_retrieval(x, y, owner, RetrievalProtocol(draws=10, block_bytes=4 * 7 * len(y)))
+    results = evaluate_retrieval(x, y, owner, RetrievalProtocol(resamples=10, block_bytes=4 * 7 * len(y)))
     for result, s, r in zip(results, (scores, scores.T), (relevant, relevant.T), strict=True):
         expected = brute(s, r)
         assert set(expected) == set(result.values)
@@ -81,7 +81,7 @@ def test_agrees_with_trec_eval():
     run = {f"i{i}": {f"t{j}": float(scores[i, j]) for j in range(len(y))} for i in range(80)}
     measures = {"map", "recip_rank", "recall.1,5,10", "success.1,5,10"}
     rows = pytrec_eval.RelevanceEvaluator(judged, measures).evaluate(run).values()
-    values = evaluate_retrieval(x, y, owner, RetrievalProtocol(draws=0))[0].values
+    values = evaluate_retrieval(x, y, owner, RetrievalProtocol(resamples=0))[0].values
     names = {"map": "mAP", "recip_rank": "MRR"}
     names |= {f"recall_{k}": f"recall_all@{k}" for k in (1, 5, 10)} | {
         f"success_{k}": f"R@{k}" for k in (1, 5, 10)
@@ -94,10 +94,10 @@ def test_ties_do_not_flatter():
     same = np.ones((20, 4), dtype=np.float32) / 2  # a collapsed model: every score is equal
     owner = np.arange(20)
     assert recall_at_k(same, same, owner)["image-to-text R@10"] == 0.0
-    optimistic = evaluate_retrieval(same, same, owner, RetrievalProtocol(ties="optimistic", draws=0))
+    optimistic = evaluate_retrieval(same, same, owner, RetrievalProtocol(ties="optimistic", resamples=0))
     assert optimistic[0].values["R@1"].value == 1.0
     with pytest.raises(InputError, match="ties"):
-        evaluate_retrieval(same, same, owner, RetrievalProtocol(ties="random", draws=0))  # type: ignore[arg-type]
+        evaluate_retrieval(same, same, owner, RetrievalProtocol(ties="random", resamples=0))  # type: ignore[arg-type]
 
 
 def test_captions_with_several_images_and_images_without_caption():
@@ -107,7 +107,7 @@ def test_captions_with_several_images_and_images_without_caption():
     )  # images 4 and 5 have none; (3, 3) twice
     relevant = np.zeros((6, len(y)), dtype=bool)
     relevant[pairs[:, 0], pairs[:, 1]] = True
-    first, second = evaluate_retrieval(x, y, pairs, RetrievalProtocol(draws=0))
+    first, second = evaluate_retrieval(x, y, pairs, RetrievalProtocol(resamples=0))
     for result, s, r in ((first, x @ y.T, relevant), (second, y @ x.T, relevant.T)):
         for name, value in brute(s, r).items():
             assert result.values[name].value == pytest.approx(value, abs=1e-12)
@@ -116,13 +116,13 @@ def test_captions_with_several_images_and_images_without_caption():
 
 def test_folds_are_the_mean_of_separate_runs():
     x, y, owner = embeddings(50, 4, noise=1.5, seed=6)
-    whole = evaluate_retrieval(x, y, owner, RetrievalProtocol(folds=5, draws=0))
+    whole = evaluate_retrieval(x, y, owner, RetrievalProtocol(folds=5, resamples=0))
     parts = []
     for f in range(5):
         keep = owner // 10 == f
         parts.append(
             evaluate_retrieval(
-                x[f * 10 : f * 10 + 10], y[keep], owner[keep] - f * 10, RetrievalProtocol(draws=0)
+                x[f * 10 : f * 10 + 10], y[keep], owner[keep] - f * 10, RetrievalProtocol(resamples=0)
             )
         )
     for d in (0, 1):
@@ -134,9 +134,9 @@ def test_folds_are_the_mean_of_separate_runs():
 
 def test_interval_resamples_images():
     x, y, owner = embeddings(100, 5, noise=1.5, seed=7)
-    direction = evaluate_retrieval(x, y, owner, RetrievalProtocol(draws=200, seed=5))[1]
+    direction = evaluate_retrieval(x, y, owner, RetrievalProtocol(resamples=200, seed=5))[1]
     hits = (direction.folds[0].best_rank <= 1).astype(float)
-    expected, got = bootstrap_mean(hits, owner, draws=200, seed=5), direction.values["R@1"]
+    expected, got = bootstrap_mean(hits, owner, resamples=200, seed=5), direction.values["R@1"]
     assert (got.value, got.low, got.high) == pytest.approx((expected.value, expected.low, expected.high))
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cliplet.errors import InputError
 from cliplet.statistics import resampling as stats
+from cliplet.statistics.corpus import CorpusStatistic, corpus_interval, interval_notes
 from cliplet.statistics.kendall import ClusterTau, TauCounts
 
 VARIANTS = ("b", "c")
@@ -126,14 +127,14 @@ def test_resamples_with_few_distinct_scores():
 def test_many_levels_and_groups_take_the_general_path(monkeypatch):
     x, y = heavy_ties(200, 1)
     images = np.arange(200) // 4
-    fast = stats.bootstrap_samples("tau-c", x, y, images, draws=30, seed=2)
+    fast = stats.bootstrap_samples("tau-c", x, y, images, resamples=30, seed=2)
     monkeypatch.setattr(ClusterTau, "MAX_CLUSTERS", 3)
     np.testing.assert_allclose(
-        stats.bootstrap_samples("tau-c", x, y, images, draws=30, seed=2), fast, rtol=1e-12
+        stats.bootstrap_samples("tau-c", x, y, images, resamples=30, seed=2), fast, rtol=1e-12
     )
     monkeypatch.setattr(stats, "CHUNK_CELLS", 60)  # in several blocks: the same draws
     np.testing.assert_allclose(
-        stats.bootstrap_samples("tau-c", x, y, images, draws=30, seed=2), fast, rtol=1e-12
+        stats.bootstrap_samples("tau-c", x, y, images, resamples=30, seed=2), fast, rtol=1e-12
     )
 
 
@@ -142,18 +143,51 @@ def test_interval_covers_and_is_wider_by_image():
     images = np.repeat(np.arange(60), 20)
     effect = rng.normal(size=60)[images]  # rows of an image share most of what they are
     x, y = effect + 0.2 * rng.normal(size=1200), effect + rng.normal(size=1200)
-    by_image, by_row = (stats.bootstrap("pearson", x, y, g, draws=500) for g in (images, None))
+    by_image, by_row = (stats.bootstrap("pearson", x, y, g, resamples=500) for g in (images, None))
     assert by_image.low < by_image.value < by_image.high
     assert by_image.high - by_image.low > 1.5 * (by_row.high - by_row.low)
-    again = stats.bootstrap("pearson", x, y, images, draws=500)
+    again = stats.bootstrap("pearson", x, y, images, resamples=500)
     assert again == by_image
+
+
+def test_one_image_gives_no_interval():
+    values, images = [0.2, 0.4, 0.3], ["a"] * 3
+    for interval in (
+        stats.bootstrap_mean(values, images),
+        stats.bootstrap_mean([1.0]),
+        stats.bootstrap("pearson", values, [1, 3, 2], images),
+        *stats.bootstrap_means([[0.1, 1.0]], ["a"]),
+        corpus_interval(CorpusStatistic.mean(np.array(values)), np.zeros(3, int)),
+    ):
+        assert np.isfinite(interval.value)
+        assert math.isnan(interval.low)
+        assert math.isnan(interval.high)
+    test = stats.paired_mean_test([1.0, 2.0], [0.5, 1.0], ["a", "a"])
+    assert math.isnan(test.low)
+    assert interval_notes([interval])
+    assert not interval_notes([stats.bootstrap_mean([0.1, 0.2])])
+
+
+def test_shares_of_0_and_of_100_percent_get_wilson_s_interval_by_image():
+    z2 = scipy.stats.norm.ppf(0.975) ** 2
+    images = np.repeat(np.arange(20), 5)
+    for table in (np.ones(100), np.zeros(100)):
+        for interval in (stats.bootstrap_mean(table, images), *stats.bootstrap_means(table[:, None], images)):
+            ends = (20 / (20 + z2), 1) if table[0] else (0, z2 / (20 + z2))
+            assert (interval.low, interval.high) == pytest.approx(ends)
+    low, high = stats.wilson_interval(0.3, 50)
+    known = scipy.stats.binomtest(15, 50).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((known.low, known.high))
+    constant = stats.bootstrap_mean(np.full(100, 0.5), images)
+    assert constant.low == constant.high == 0.5, "no share: all values are what they are"
+    assert math.isnan(stats.bootstrap_means(np.ones((9, 1)), resamples=0)[0].low)
 
 
 def test_bootstrap_interval_has_its_nominal_coverage():
     rng, hits = np.random.default_rng(7), 0
     for _ in range(200):
         values = rng.normal(1.0, 2.0, 80)
-        interval = stats.bootstrap_mean(values, draws=300, seed=1)
+        interval = stats.bootstrap_mean(values, resamples=300, seed=1)
         hits += interval.low <= 1.0 <= interval.high
     assert 178 <= hits <= 199  # 95 % of 200, within what chance and 80 rows allow
 
@@ -174,10 +208,10 @@ def test_paired_test_finds_a_real_difference_and_not_a_false_one():
     good, also_good, bad = (y + rng.normal(0, s, 900) for s in (1.0, 1.0, 4.0))
     bad = 1000 * bad  # another unit changes nothing
     for statistic in ("tau-b", "tau-c", "pearson", "spearman"):
-        different = stats.paired_correlation_test(statistic, good, bad, y, images, draws=199)
+        different = stats.paired_correlation_test(statistic, good, bad, y, images, resamples=199)
         assert different.low > 0
         assert different.p_value == pytest.approx(1 / 200)
-        same = stats.paired_correlation_test(statistic, good, also_good, y, images, draws=199)
+        same = stats.paired_correlation_test(statistic, good, also_good, y, images, resamples=199)
         assert same.p_value > 0.05
         assert same.low < 0 < same.high
 
@@ -186,7 +220,7 @@ def test_permutation_p_value_equals_enumeration():
     x, y = np.array([3.0, 1.0, 2.0, 5.0, 2.5, 4.0]), np.array([1.0, 2.0, 1.5, 1.0, 2.0, 1.0])
     signs = np.array(np.meshgrid(*[[-1, 1]] * 6)).reshape(6, -1).T
     exact = np.mean(np.abs(signs @ (x - y)) >= abs((x - y).sum()) - 1e-12)
-    assert stats.paired_mean_test(x, y, draws=20_000).p_value == pytest.approx(exact, abs=0.01)
+    assert stats.paired_mean_test(x, y, resamples=20_000).p_value == pytest.approx(exact, abs=0.01)
 
 
 def test_false_positive_rate_of_the_paired_test():
@@ -194,7 +228,7 @@ def test_false_positive_rate_of_the_paired_test():
     for trial in range(200):
         y = rng.integers(1, 5, 60).astype(float)
         a, b = y + rng.normal(size=60), y + rng.normal(size=60)
-        rejected += stats.paired_correlation_test("tau-b", a, b, y, draws=99, seed=trial).p_value <= 0.05
+        rejected += stats.paired_correlation_test("tau-b", a, b, y, resamples=99, seed=trial).p_value <= 0.05
     assert rejected <= 22
 
 

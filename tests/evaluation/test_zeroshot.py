@@ -38,7 +38,7 @@ def test_ensemble_is_the_mean_of_unit_vectors_scaled_to_one():
 def test_accuracies_by_hand(tmp_path):
     data = read_labelled_photos(write_photos(tmp_path / "p", PHOTOS | WRONG))
     assert data.classes == ["blue", "green", "red"]
-    result = evaluate_zeroshot(ColourEncoder(), data, draws=50)
+    result = evaluate_zeroshot(ColourEncoder(), data, resamples=50)
     assert result.top1.value == pytest.approx(9 / 10)
     assert result.top5.value == 1.0
     assert result.mean_per_class.value == pytest.approx((1 + 1 + 3 / 4) / 3)
@@ -63,7 +63,7 @@ def test_labels_from_tars_tables_and_lists(tmp_path):
             tar.add(path, path.name)
     data = read_labelled_photos(tmp_path / "images.tar")
     assert data.classes == ["great red", "blue"]
-    assert evaluate_zeroshot(ColourEncoder(), data, draws=0).top1.value == 1.0
+    assert evaluate_zeroshot(ColourEncoder(), data, resamples=0).top1.value == 1.0
     (tmp_path / "list.csv").write_text("image,label\nn01484850_great_red.JPEG,1\nn01491361_blue.JPEG,Blue\n")
     data = read_labelled_photos(tmp_path / "list.csv", [folder], ["blue", "great_red"])
     assert data.labels.tolist() == [1, 0]
@@ -89,7 +89,7 @@ def test_run_counts_bad_photos_and_prints_the_share_kept(tmp_path):
     folder = write_photos(tmp_path / "p", PHOTOS | WRONG)
     (folder / "red" / "broken.jpg").write_bytes(b"not a photo")
     run = run_zeroshot(
-        "set", ColourEncoder(), read_labelled_photos(folder), against=ColourEncoder("other"), draws=10
+        "set", ColourEncoder(), read_labelled_photos(folder), against=ColourEncoder("other"), resamples=10
     )
     assert run.failed == 1
     assert len(run.provenance["failures"]) == 1

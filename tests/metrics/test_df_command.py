@@ -5,7 +5,6 @@ import pytest
 from click.testing import CliRunner
 
 from cliplet.cli.df import df
-from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies, cider
 from cliplet.metrics.tokenizer.ptb import tokenize_many
 
@@ -54,9 +53,13 @@ def test_one_caption_a_line(tmp_path: Path) -> None:
     assert loaded.counts[0][loaded.index.words["<end>"]] == 3
 
 
-def test_a_caption_that_is_no_string_is_named(tmp_path: Path) -> None:
+def test_a_caption_that_is_no_string_is_left_out_and_named(tmp_path: Path) -> None:
     source = tmp_path / "bad.json"
     source.write_text(json.dumps({"1.jpg": ["A dog", 3]}))
-    with pytest.raises(InputError, match=r"1\.jpg"):
-        CliRunner().invoke(df, [str(source), str(tmp_path / "x.df")], catch_exceptions=False)
-    assert not (tmp_path / "x.df").exists()
+    out = str(tmp_path / "x.df")
+    done = CliRunner().invoke(df, [str(source), out], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "in 1 images (1 captions)" in done.output
+    assert "1 captions left out" in done.output
+    assert "line 1 column 2: the caption is not a string but 3" in done.output
+    assert CliRunner().invoke(df, [str(source), out, "--strict"]).exit_code == 1

@@ -88,9 +88,9 @@ def test_wrong_sources_are_named(source, message):
 def test_boxes_from_jsonl_csv_and_coco(tmp_path):
     image = Image.new("RGB", (100, 100))
     lines = [
-        {"image": "a.jpg", "box": [1, 2, 30, 40], "score": 0.5, "label": "dog"},
+        {"image": "folder/a.jpg", "box": [1, 2, 30, 40], "score": 0.5, "label": "dog"},
         {"image": "folder/a.jpg", "x0": 5, "y0": 6, "x1": 500, "y1": 60, "score": 0.9, "label": "cat"},
-        {"image": "a.jpg", "box": [1, 2, 30, 40], "score": 0.1, "label": "dog"},
+        {"image": "folder/a.jpg", "box": [1, 2, 30, 40], "score": 0.1, "label": "dog"},
     ]
     (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = make_proposer(str(tmp_path / "b.jsonl"), score=0.2).propose(image, "x/a.jpg")
@@ -114,10 +114,10 @@ def test_boxes_from_jsonl_csv_and_coco(tmp_path):
 
 def test_a_row_without_a_box_is_named(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"image": "a.jpg", "box": [1, 2, 3, 4]}\n{"image": "b.jpg"}\n')
-    with pytest.raises(InputError, match="entry 2"):
+    with pytest.raises(InputError, match="line 2"):
         FileRegions(tmp_path / "b.jsonl")
     (tmp_path / "b.json").write_text("{")
-    with pytest.raises(InputError, match="not a file of boxes"):
+    with pytest.raises(InputError, match="not valid JSON"):
         FileRegions(tmp_path / "b.json")
 
 

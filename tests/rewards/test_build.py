@@ -1,5 +1,6 @@
 """Rewards by name: what each name makes, what is checked first, and that PyTorch stays out."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.errors import InputError, MissingExtraError
 from cliplet.metrics import meteor as meteor_module
 from cliplet.metrics.cider import DocumentFrequencies
+from cliplet.metrics.rouge import rouge_l
 from cliplet.metrics.tokenizer.ptb import tokenize_many
 from cliplet.rewards import (
     REWARDS,
@@ -25,7 +27,9 @@ from cliplet.rewards import (
     RefLClipScoreReward,
     RepetitionReward,
     Reward,
+    RewardSpec,
     build_reward,
+    sees_photos,
 )
 from tests.test_import_light import HEAVY, modules_after
 from tests.tiny_model import DIM, build_tiny_model
@@ -142,7 +146,7 @@ def test_options_reach_the_mixture() -> None:
         (
             {"clip": 1.0},
             {},
-            "unknown reward 'clip': known are lclipscore, ref_lclipscore, cider, bleu, meteor, length",
+            "unknown reward 'clip': choose from lclipscore, ref_lclipscore, cider, bleu, meteor, length",
         ),
         ({}, {}, "give weights for some of lclipscore"),
         ({"cider": float("nan")}, {}, "weight of the reward 'cider' must be a finite number"),
@@ -196,6 +200,91 @@ def test_meteor_without_its_tables_fails_before_photos_are_embedded(
     monkeypatch.setattr(meteor_module, "load_tables", missing)
     with pytest.raises(MissingExtraError, match=r"cliplet\[meteor\]"):
         build_reward({"lclipscore": 1, "meteor": 1}, REFERENCES, encoder=nobody, image_embeddings=VECTORS)
+
+
+def test_a_metric_without_a_reward_of_its_own_is_one_too() -> None:
+    mixed = build_reward({"rouge": 1.0, "cider": 0.0}, REFERENCES, normalise=False)
+    words = tokenize_many(CAPTIONS, joined=False)
+    expected = rouge_l(words, [tokenize_many(REFERENCES[image], joined=False) for image in IMAGES]).per_caption
+    np.testing.assert_array_equal(mixed(IMAGES, CAPTIONS), expected)
+    with pytest.raises(InputError, match="image 'bird' has no references in the reward 'rouge'"):
+        mixed(["bird"], ["a bird"])
+
+
+OWN = """
+import cliplet.rewards as rewards
+from cliplet.metrics.registry import ReferenceMetric, ReferenceScores
+
+def words(images, captions):
+    return [float(len(caption.split())) for caption in captions]
+
+class Known:
+    name = "known"
+
+    def __init__(self, references):
+        self.references = references
+
+    def __call__(self, images, captions):
+        return [float(len(self.references[image])) for image in images]
+
+class Photos(rewards.LClipScoreReward):
+    pass
+
+photos = rewards.RewardSpec(lambda i: Photos(i.caption_embeddings, i.photo_embeddings), sees_photos=True)
+
+def scores(corpus):
+    found = ReferenceScores()
+    found.add("Letters", __import__("numpy").array([float(len(text)) for text in corpus.captions]))
+    return found
+
+letters = ReferenceMetric("letters", ("Letters",), ("letters",), scores)
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "own_rewards.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return "own_rewards"
+
+
+def test_a_users_own_reward_is_named_by_module_and_attribute(encoder: OnnxEncoder, own: str) -> None:
+    names = [f"{own}:words", f"{own}:Known", f"{own}:letters", f"{own}:photos", "lclipscore"]
+    mixed = build_reward(
+        dict.fromkeys(names, 1.0), REFERENCES, encoder=encoder, image_embeddings=VECTORS, normalise=False
+    )
+    found = mixed.parts(IMAGES, CAPTIONS).values
+    assert list(found) == names
+    np.testing.assert_array_equal(found[names[0]], [3, 6, 0, 5])
+    np.testing.assert_array_equal(found[names[1]], [3, 2, 2, 2])
+    np.testing.assert_array_equal(found[names[2]], [len(caption) for caption in CAPTIONS])
+    np.testing.assert_array_equal(found[names[3]], found["lclipscore"])
+    with pytest.raises(InputError, match="own_rewards:photos must see the photos"):
+        build_reward({f"{own}:photos": 1.0}, REFERENCES)
+    with pytest.raises(InputError, match="is of type int: it must be a function of images and captions"):
+        build_reward({f"{own}:number": 1.0}, REFERENCES)
+
+
+def test_who_sees_the_photos(own: str) -> None:
+    assert {name for name in REWARDS if sees_photos([name])} == {"lclipscore", "ref_lclipscore"}
+    assert sees_photos(["cider", f"{own}:photos"])
+    assert not sees_photos(["cider", "rouge", f"{own}:words"])
+    assert not sees_photos([])
+
+
+def test_what_a_reward_needs_is_asked_before_anything_is_made(nobody: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise MissingExtraError("this", "hub")
+
+    def made(_: Any) -> Reward:
+        raise AssertionError("made")
+
+    monkeypatch.setitem(REWARDS, "cider", RewardSpec(made))
+    monkeypatch.setitem(REWARDS, "length", RewardSpec(made, needs=missing))
+    with pytest.raises(MissingExtraError):
+        build_reward({"cider": 1.0, "length": 1.0}, REFERENCES)
 
 
 def test_rewards_never_import_pytorch(folder: Path) -> None:

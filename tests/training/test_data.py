@@ -1,5 +1,6 @@
 """Training data from every source, and an order that depends on seeds alone."""
 
+import dataclasses
 import io
 import json
 import tarfile
@@ -92,6 +93,23 @@ def test_captions_without_photos(tmp_path):
     pairs = read_pairs(DataConfig(captions=(f"{tmp_path}/texts.txt",)))
     assert pairs.captions == ["a red bar", "the blue square"]
     assert pairs.photo_of.tolist() == [-1, -1]
+
+
+def test_rows_that_cannot_be_used_are_listed_and_names_meet_in_any_spelling(data, tmp_path):
+    (tmp_path / "c.csv").write_bytes(
+        b"image,caption\nphotos/000.PNG,a red bar\n001.png,caf\xe9\n002.png\n003,the square\n003.png,new\n9.png,x\n"
+    )
+    (tmp_path / "names.txt").write_text("000.png\n001.png\n003.jpg\n9.png\n")
+    config = DataConfig(captions=(f"{tmp_path}/c.csv",), photos=(f"{data}/photos",))
+    pairs = read_pairs(config)
+    assert (pairs.names, pairs.captions) == (["000.png", "003.png"], ["a red bar", "the square", "new"])
+    assert [line.partition("c.csv ")[2][:20] for line in pairs.skipped] == [
+        "line 3: the caption ",
+        "line 4: 1 cell under",
+        "line 7: there is no ",
+    ]
+    some = read_pairs(dataclasses.replace(config, names=f"{tmp_path}/names.txt"))
+    assert some.names == ["000.png", "003.png"]
 
 
 def test_flickr8k():

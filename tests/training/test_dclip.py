@@ -9,20 +9,21 @@ import pytest
 import torch
 from PIL import Image
 
+from cliplet.data.duplicates import difference_hash
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError, ModelError
 from cliplet.models.dual import load_weights
 from cliplet.regions.store import RegionSettings
-from cliplet.training.config import AugmentConfig
 from cliplet.training.dclip.config import DclipConfig, StudentWeights, load_dclip, variant_config
 from cliplet.training.dclip.cost import describe
-from cliplet.training.dclip.features import Features
 from cliplet.training.dclip.finetuning import teacher_folder
+from cliplet.training.dclip.inputs import Learner, Photos
 from cliplet.training.dclip.measure import load_columns, retrieval_columns
-from cliplet.training.dclip.overlap import difference_hash, without_overlap
+from cliplet.training.dclip.overlap import without_overlap
 from cliplet.training.dclip.run import DclipRun, dclip
 from cliplet.training.dclip.student import DclipStudent, average_weights
 from cliplet.training.dclip.table import make_rows, table_text
+from cliplet.training.dclip.teacher import photo_regions
 from cliplet.training.dclip.trace import follow, trace_text
 from cliplet.training.dclip.trainable import TrainableDual, TrainableOpenClip, open_trainable
 from cliplet.training.pairs import PairSet, read_pairs
@@ -106,7 +107,9 @@ lr = 1e-3
 
 # ---------------------------------------------------------------- the whole
 def test_all_variants_end_in_one_table(data, tmp_path, capsys):
-    config = recipe(data, tmp_path / "run", "only=[]", "seeds=[0, 1]", "student.average=0.5", "baseline=infonce")
+    config = recipe(
+        data, tmp_path / "run", "only=[]", "seeds=[0, 1]", "student.average=0.5", "baseline=infonce"
+    )
     text = dclip(config)
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     names = ["base", "dclip", "caption_target", "infonce", "no_distillation", "grid"]
@@ -135,7 +138,7 @@ def test_only_what_the_pattern_names_learns_and_averaging_is_linear(data, tmp_pa
     base, tuned = load_weights(data / "base"), load_weights(tmp_path / "run" / "infonce-seed0" / "model")
     before, after = dict(base.named_parameters()), dict(tuned.named_parameters())
     changed = {n for n in before if not torch.equal(before[n], after[n])}
-    learning = open_trainable(str(data / "base")).learning(["released"])
+    learning = open_trainable(str(data / "base")).named(["released"])
     assert changed
     assert changed <= set(learning)
     assert all(".qkv." in n or ".projection." in n or "attention" in n or "head" in n for n in learning)
@@ -215,7 +218,9 @@ def test_a_variant_is_the_recipe_with_its_changes(data, tmp_path):
     assert (named["infonce"].student.weights, named["infonce"].student.average) == (
         StudentWeights(image=0, text=0, contrastive=1), 1.0
     )  # fmt: skip
-    assert named["no_distillation"].student.weights == StudentWeights(image=0, relation=2, anchor=1, prompts=1)
+    assert named["no_distillation"].student.weights == StudentWeights(
+        image=0, relation=2, anchor=1, prompts=1
+    )
     assert named["grid"].regions.proposer == "grid:2,3"
     assert named["grid"].student == named["dclip"].student == config.student
     assert teacher_folder(named["grid"], 0) != teacher_folder(named["dclip"], 0)
@@ -233,8 +238,14 @@ def test_a_variant_is_the_recipe_with_its_changes(data, tmp_path):
         ('only=["dklip"]', "only: there is no variant 'dklip'; there are dclip, caption_target"),
         ("main=dklip", "main: there is no variant 'dklip'"),
         ("variants.0.name=infonce", "give each a name of its own"),
-        ('variants.1.set=["student.avrage=1"]', r"variant caption_target: unknown setting student\.avrage; did you"),
-        ('variants.1.set=["seeds=[1]"]', r"variant caption_target: seeds=\[1\] changes what all variants share"),
+        (
+            'variants.1.set=["student.avrage=1"]',
+            r"variant caption_target: unknown setting student\.avrage; did you",
+        ),
+        (
+            'variants.1.set=["seeds=[1]"]',
+            r"variant caption_target: seeds=\[1\] changes what all variants share",
+        ),
         ('variants.1.set=["student.average"]', "variant caption_target: .* is not key=value"),
         ("student_stage.losses.contrastive=5", r"unknown setting student_stage\.losses"),
         ("teacher_stage.towers=['image']", r"unknown setting teacher_stage\.towers"),
@@ -264,7 +275,9 @@ def test_a_variant_whose_settings_changed_is_not_mixed_with_its_old_run(data, tm
     # averaging comes after training
     assert "| infonce |" in dclip(recipe(data, tmp_path / "run", 'only=["infonce"]', averaged))
     with pytest.raises(InputError, match=r"infonce-seed0 holds a run of another recipe \(other: student\)"):
-        dclip(recipe(data, tmp_path / "run", 'only=["infonce"]', 'variants.2.set=["student.weights.image=0.0"]'))
+        dclip(
+            recipe(data, tmp_path / "run", 'only=["infonce"]', 'variants.2.set=["student.weights.image=0.0"]')
+        )
 
 
 def test_a_dry_run_says_what_will_be_computed(data, tmp_path):
@@ -314,9 +327,7 @@ def test_losses_of_the_student_by_hand(data):
     settings = dataclasses.replace(
         DclipConfig().student, weights=StudentWeights(2, 1, 1, 3, 1, 1), prompt_scale=10.0
     )
-    student = DclipStudent(
-        model, settings, model.learning(["image.head.*"]), 0, {"base_text": torch.eye(16)[:3]}
-    )
+    student = DclipStudent(Learner(model, ["image.head.*"]), settings, {"base_text": torch.eye(16)[:3]})
     batch = {
         k: torch.nn.functional.normalize(torch.randn(2, 16), dim=1)
         for k in ("target", "base_text", "base_image")
@@ -345,9 +356,7 @@ def test_class_name_anchoring_is_the_prototypes_cross_entropy(data):
         DclipConfig().student, weights=StudentWeights(0, 0, 0, anchoring=2.0), prompt_scale=10.0
     )
     classes = torch.nn.functional.normalize(torch.randn(3, 16), dim=1)
-    student = DclipStudent(
-        model, settings, model.learning(["image.head.*"]), 0, {"base_text": classes}
-    ).eval()
+    student = DclipStudent(Learner(model, ["image.head.*"]), settings, {"base_text": classes}).eval()
     pixels = torch.randn(4, 3, 32, 32)
     batch = {"pixels": pixels[:2], "base_text": torch.randn(2, 16), "anchor_pixels": pixels[2:],
              "anchor_label": torch.tensor([-1, 2]), "anchor_classes": torch.zeros(2, 3)}  # fmt: skip
@@ -378,19 +387,16 @@ def lite_model(width=16):
 def test_kept_maps_give_the_same_embeddings_as_the_whole_tower(tmp_path, torchvision):
     model = lite_model()
     make.drawing("red", "bar", 0).save(tmp_path / "a.png")
-    pairs = PairSet(["a.png"], [tmp_path / "a.png"], ["a red bar"], np.zeros(1, np.int64))
     whole = model.encoder.encode_images([tmp_path / "a.png"])
-    for learning, first in (
-        (["image.head.weight"], -1),
-        (["image.body.blocks.6.0.conv_pw.weight"], 6),
-        (["image.body.conv_head.weight"], 7),
-    ):
-        views = Features(model, pairs, tmp_path / f"f{first}").views(AugmentConfig(), 0, learning)
-        maps = torch.from_numpy(np.array(views[0])).float()
-        assert model.early(learning)[1] == first
+    for pattern, first in (
+        ("image.head.weight", -1), ("image.body.blocks.6.0.conv_pw.weight", 6), ("image.body.conv_head.weight", 7)
+    ):  # fmt: skip
+        learner = Learner(model, [pattern])
+        photos = Photos.compute(learner, [tmp_path / "a.png"], tmp_path)
+        assert learner.first == first
+        assert photos.kept is not None
         for quick in (False, True):
-            late = TrainableDual(model.encoder).encode_late(maps, first, quick=quick)
-            assert torch.nn.functional.cosine_similarity(late, torch.from_numpy(whole)).item() > 0.999
+            assert (photos.embed(0, 1, quick=quick) @ whole.T).item() > 0.999
     assert model.early(["image.body.conv_stem.weight"])[0] is None
 
 
@@ -454,14 +460,18 @@ def test_open_clip_runs_some_steps_and_can_be_loaded_again(data, tmp_path, torch
 def test_a_pair_is_followed(data, tmp_path):
     config = recipe(data, tmp_path / "run", "spans=phrases")
     dclip(config)
-    trace = follow(tmp_path / "run", data / "dev" / "photos" / "d000.png", "a red square on grey")
-    assert trace.spans == ["a red square", "grey"]
-    assert len(trace.region_weights) == 5  # the whole photo and four tiles
-    assert sum(trace.region_weights) == pytest.approx(1, abs=1e-5)
-    assert trace.attention.sum(axis=1) == pytest.approx(np.ones(2), abs=1e-5)
-    assert "photo, tuned - caption, tuned" in trace.cosines
+    trace, regions = follow(tmp_path / "run", data / "dev" / "photos" / "d000.png", "a red square on grey")
+    assert [s["text"] for s in trace["spans"]] == ["a red square", "grey"]
+    assert len(trace["regions"]) == len(regions) == 5  # the whole photo and four tiles
+    assert sum(r["weight"] for r in trace["regions"]) == pytest.approx(1, abs=1e-3)
+    assert np.sum(trace["attention"], axis=1) == pytest.approx(np.ones(2), abs=1e-3)
+    assert "photo, tuned - caption, tuned" in trace["cosines"]
     assert "a red square" in trace_text(trace)
-    assert json.loads(json.dumps(trace.to_dict()))["spans"][0]["text"] == "a red square"
+    assert json.loads(json.dumps(trace)) == trace
+    with pytest.raises(InputError, match="no trained teacher of variant grid, seed 0"):
+        follow(tmp_path / "run", data / "dev" / "photos" / "d000.png", "a", variant="grid")
+    with pytest.raises(InputError, match="has no variant gird; it has dclip"):
+        follow(tmp_path / "run", data / "dev" / "photos" / "d000.png", "a", variant="gird")
     with pytest.raises(InputError, match="no run of DCLIP"):
         follow(tmp_path, data / "dev" / "photos" / "d000.png", "a")
 
@@ -532,26 +542,29 @@ def test_recipes_share_what_is_computed_once(data, tmp_path, monkeypatch):
 def test_where_the_whole_text_tower_learns_it_reads_some_classes_of_each_batch(data):
     model = open_trainable(str(data / "base"))
     settings = dataclasses.replace(DclipConfig().student, prompt_classes=2)
-    learning = model.learning(["image.head.*", "text.*"])
-    student = DclipStudent(model, settings, learning, 0, model.tokens(list(make.COLOURS))).eval()
+    learner = Learner(model, ["image.head.*", "text.*"])
+    student = DclipStudent(learner, settings, model.tokens(list(make.COLOURS))).eval()
     image = torch.nn.functional.normalize(torch.randn(3, 16), dim=1)
     known = image @ torch.from_numpy(model.encoder.encode_texts(list(make.COLOURS))).T
     own, base = student.classes_seen(image, known)
     assert own.shape == base.shape == (3, 2)
     assert torch.allclose(own, base, atol=1e-5)  # before training both read the same
     settings = dataclasses.replace(settings, prompt_classes=0)
-    every = DclipStudent(model, settings, learning, 0, model.tokens(list(make.COLOURS))).eval()
+    every = DclipStudent(learner, settings, model.tokens(list(make.COLOURS))).eval()
     assert torch.allclose(every.classes_seen(image, known)[0], known, atol=1e-5)
 
 
-def test_region_settings_reach_the_features(data, tmp_path):
+def test_region_settings_reach_the_crops(data, tmp_path):
     pairs = read_pairs(recipe(data, tmp_path).train)
-    features = Features(open_trainable(str(data / "base")), pairs, tmp_path / "f")
-    whole = features.regions(RegionSettings("grid:2"), features.model.encoder)
+    model = open_trainable(str(data / "base"))
+    whole = photo_regions(model, model.encoder, pairs, RegionSettings("grid:2"), tmp_path / "f")
     assert (np.diff(whole.starts) == 5).all()
     first = whole.embeddings[whole.starts[:-1]].astype(np.float32)
-    expected = open_trainable(str(data / "base")).encoder.encode_images(pairs.photos)
-    assert np.abs(first - expected).max() < 2e-3  # the first region is the whole photo
+    assert (
+        np.abs(first - model.encoder.encode_images(pairs.photos)).max() < 2e-3
+    )  # the first region is the whole photo
+    raw = photo_regions(model, model.encoder, pairs, RegionSettings("grid:2", raw_crops=True), tmp_path / "f")
+    assert np.abs(raw.embeddings.astype(np.float32) - whole.embeddings).max() > 0.01
 
 
 # ---------------------------------------------------------------- the real recipe, in small
@@ -574,11 +587,7 @@ def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision):
     (tmp_path / "dev.txt").write_text(
         "\n".join(shared_data("flickr8k/split_dev.txt").read_text().split()[:12])
     )
-    places = {"train": "images_train.tar", "dev": "images_dev.tar"}
-    changes = [f"data={folder}"]
-    changes += [f'{s}.captions=["{folder}/Flickr8k.token.txt"]' for s in places]
-    changes += [f'{s}.photos=["{folder}/{tar}"]' for s, tar in places.items()]
-    changes += [f"{s}.names={tmp_path}/{s}.txt" for s in places]
+    changes = [f"data={folder}", *(f"{s}.names={tmp_path}/{s}.txt" for s in ("train", "dev"))]
     assert len(imagenet_names()) == 1000
     text = dclip(load_dclip(REAL, [
         *changes, f"out={tmp_path}/run", f"features={tmp_path}/features", "tests=[]", "seeds=[0]",
@@ -589,8 +598,16 @@ def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision):
         "student_stage.batch_size=16", "student_stage.epochs=2", "teacher_stage.epochs=1", "resamples=20",
     ]))  # fmt: skip
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
-    assert rows[1:6] == ["base", "dclip, before tuning", "dclip", "no_distillation, before tuning", "no_distillation"]
-    made = {f: json.loads((f / "card.json").read_text())["training"] for f in tmp_path.glob("features/LiteBase-*")}
+    assert rows[1:6] == [
+        "base",
+        "dclip, before tuning",
+        "dclip",
+        "no_distillation, before tuning",
+        "no_distillation",
+    ]
+    made = {
+        f: json.loads((f / "card.json").read_text())["training"] for f in tmp_path.glob("features/LiteBase-*")
+    }
     (plain,) = (f for f, facts in made.items() if facts["anchoring"] == 3.0)
     (distilled,) = (f for f, facts in made.items() if "text teachers" in facts)
     models = (plain, distilled, tmp_path / "run/dclip-seed0/model")

@@ -4,15 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cliplet.cli.console import (
-    json_option,
-    metric_names,
-    metrics_option,
-    model_option,
-    preset_option,
-    print_json,
-    progress_bar,
-)
+from cliplet.cli import options
+from cliplet.cli.console import print_json, progress_bar
 from cliplet.cli.score import build_scorer, load_frequencies
 
 if TYPE_CHECKING:
@@ -22,30 +15,16 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("files", nargs=-1, required=True)
 @click.option("--images", metavar="DIR|TAR", help="Folder or tar with the photos.")
-@click.option(
-    "--refs", metavar="FILE", help="File of reference captions, in any format that captions may have."
-)
-@metrics_option
-@click.option(
-    "--df", metavar="FILE", help="File of CIDEr-D's document frequencies, as `cliplet df` saves it."
-)
-@model_option
-@preset_option
-@click.option("--out", metavar="DIR", help="Folder for comparison.json, per_image.csv and report.html.")
-@json_option
+@options.refs
+@options.metrics
+@options.df
+@options.model
+@options.preset
+@options.out("comparison.json, per_image.csv and report.html")
+@options.as_json
 @click.option("--cache-dir", metavar="DIR", help="Folder that keeps embeddings between runs.")
-@click.option(
-    "--resamples",
-    "--draws",
-    "resamples",
-    type=click.IntRange(1),
-    default=2000,
-    show_default=True,
-    help="Number of bootstrap resamples and of permutations.",
-)
-@click.option(
-    "--seed", default=0, show_default=True, help="Random seed of the resamples and the permutations."
-)
+@options.resamples(2000, least=1)
+@click.option("--seed", default=0, show_default=True, help="Random seed of the resamples and the permutations.")
 def compare(
     files: tuple[str, ...],
     images: str | None,
@@ -79,17 +58,8 @@ def compare(
     folder = None if out is None else writable_folder(out)
     with tempfile.TemporaryDirectory() as passing, progress_bar("scoring") as progress:
         scorer = build_scorer(model, preset, cache_dir or passing)  # photos are encoded once for all files
-        comparison = compare_files(
-            files,
-            images,
-            scorer,
-            refs,
-            metric_names(metrics),
-            load_frequencies(df),
-            resamples,
-            seed,
-            progress,
-        )
+        chosen, frequencies = options.metric_names(metrics), load_frequencies(df)
+        comparison = compare_files(files, images, scorer, refs, chosen, frequencies, resamples, seed, progress)
     if folder is not None:
         write_comparison(comparison, folder)
     if as_json:
@@ -127,13 +97,14 @@ def _print(comparison: "Comparison", report: str | None) -> None:
         tests.add_column(escape(heading), justify="left" if heading in ("metric", "higher") else "right")
     for d in comparison.differences:
         metric = f"{d.metric}: {d.first} - {d.second}" if pairs else d.metric
-        interval = f"{d.test.low:+.3f} {d.test.high:+.3f}"
+        interval = f"{d.test.low:+.3f} {d.test.high:+.3f}" if d.test.low == d.test.low else "-"
         counts = f"{d.wins}/{d.losses}/{d.ties}"
         winner = better(d) or "-"
         tests.add_row(escape(metric), f"{d.test.difference:+.4f}", interval, f"{d.p_adjusted:.3f}", counts,
                       escape(winner))  # fmt: skip
     console.print(tests)
     console.print("p: permutation test, corrected for all rows (Holm); higher: at the 5 % level")
+    console.print("the intervals are not corrected: one may exclude 0 where no captioner is called higher")
     for name, count in comparison.left_out.items():
         if count:
             console.print(

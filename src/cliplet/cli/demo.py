@@ -2,7 +2,7 @@
 
 import click
 
-from cliplet.cli.console import model_option
+from cliplet.cli import options
 from cliplet.cli.score import compute_table, show_table
 
 
@@ -10,7 +10,7 @@ from cliplet.cli.score import compute_table, show_table
 @click.option(
     "--out", default="cliplet-demo", show_default=True, metavar="DIR", help="Folder for the report."
 )
-@model_option
+@options.model
 def demo(out: str, model: str | None) -> None:
     """Score six real photos with a right and a wrong caption each, and write a report.
 

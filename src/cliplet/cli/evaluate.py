@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliplet.cli.console import (
-    Names,
-    cache_dir_option,
-    cache_option,
-    json_option,
-    metric_names,
-    metrics_option,
-    model_option,
-    preset_option,
-    progress_bar,
-)
+from cliplet.cli import options
+from cliplet.cli.console import progress_bar
 
 if TYPE_CHECKING:
     from cliplet.encoders.base import Encoder
@@ -34,52 +25,20 @@ def _benchmark_names() -> Iterable[str]:
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that every evaluation has."""
-    for option in reversed(
-        (
-            click.option(
-                "--images",
-                multiple=True,
-                metavar="DIR|TAR",
-                help="Folder or tar with the photos; may be repeated.",
-            ),
-            model_option,
-            click.option("--out", metavar="DIR", help="Folder for results.json, results.md and report.html."),
-            json_option,
-            click.option(
-                "--expect",
-                metavar="FILE",
-                help="File of expected values (an earlier --json output); exit with status 1 if they are not met.",
-            ),
-            click.option(
-                "--tolerance",
-                type=float,
-                default=0.1,
-                show_default=True,
-                help="Largest difference to a value of --expect.",
-            ),
-            click.option(
-                "--strict", is_flag=True, help="Exit with status 1 when any input could not be used."
-            ),
-            click.option(
-                "--resamples",
-                "--draws",
-                "resamples",
-                type=click.IntRange(0),
-                default=1000,
-                show_default=True,
-                help="Number of bootstrap resamples and of permutations; 0 for no intervals.",
-            ),
-            click.option(
-                "--seed",
-                type=int,
-                default=0,
-                show_default=True,
-                help="Random seed of the resamples and of all other draws.",
-            ),
-            cache_option,
-            cache_dir_option,
-        )
-    ):
+    for option in (
+        options.cache_dir,
+        options.cache,
+        click.option("--seed", default=0, show_default=True, help="Random seed of the resamples and all other draws."),
+        options.resamples(1000, least=0),
+        click.option("--strict", is_flag=True, help="Exit with status 1 when any input could not be used."),
+        click.option("--tolerance", default=0.1, show_default=True, help="Largest difference to a value of --expect."),
+        click.option("--expect", metavar="FILE",
+                     help="File of expected values, an earlier --json output; status 1 if they are not met."),
+        options.as_json,
+        options.out("results.json, results.md and report.html"),
+        options.model,
+        click.option("--images", multiple=True, metavar="DIR|TAR", help="Folder or tar of photos; may be repeated."),
+    ):  # fmt: skip
         command = option(command)
     return command
 
@@ -103,38 +62,20 @@ class _HumanCommand(click.Command):
 
 
 @evaluate.command(cls=_HumanCommand)
-@click.argument("benchmarks", nargs=-1, required=True, metavar="BENCHMARK...", type=Names(_benchmark_names, own=True))
-@click.option(
-    "--data",
-    required=True,
-    metavar="DIR|FILE",
-    help="File of judgements, or the folder that holds a benchmark's files under their usual names.",
-)
-@click.option(
-    "--references",
-    multiple=True,
-    metavar="FILE",
-    help="File of reference captions, may be repeated; default: those beside the data.",
-)
-@metrics_option
-@click.option(
-    "--scores",
-    multiple=True,
-    metavar="FILE[:COLUMN,...]",
-    help="Table of scores from elsewhere: image, caption and columns of numbers; may be repeated.",
-)
-@preset_option
-@click.option(
-    "--set",
-    "changes",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Change a choice of the protocol, such as statistic=spearman, hide=judged, raters=mean, references=1 or "
-    "ties=loss; --set help lists them all.",
-)
-@click.option(
-    "--against", metavar="METRIC", help="Metric that every other is compared with; default: the best."
-)
+@click.argument("benchmarks", nargs=-1, required=True, metavar="BENCHMARK...",
+                type=options.Names(_benchmark_names, own=True))  # fmt: skip
+@click.option("--data", required=True, metavar="DIR|FILE",
+              help="File of judgements, or the folder with a benchmark's files under their usual names.")  # fmt: skip
+@click.option("--references", multiple=True, metavar="FILE",
+              help="File of reference captions, may be repeated; default: those beside the data.")  # fmt: skip
+@options.metrics
+@click.option("--scores", multiple=True, metavar="FILE[:COLUMN,...]",
+              help="Table of scores from elsewhere: image, caption, columns of numbers; may be repeated.")  # fmt: skip
+@options.preset
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE",
+              help="Change a choice of the protocol, such as statistic=spearman, hide=judged, raters=mean, "
+                   "references=1 or ties=loss; --set help lists them all.")  # fmt: skip
+@click.option("--against", metavar="METRIC", help="Metric that every other is compared with; default: the best.")
 @_common
 def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], metrics: str | None,
           scores: tuple[str, ...], preset: str, changes: tuple[str, ...], against: str | None,
@@ -151,11 +92,11 @@ def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], m
 
     _check_files(common)
     chosen = _protocol_changes(changes)
-    chosen |= {"draws": common["resamples"], "seed": common["seed"]}
+    chosen |= {name: common[name] for name in ("resamples", "seed")}
     with progress_bar("scoring") as progress:
         sources = ScoreSources(
             None if common["model"] == "none" else _encoder(common),
-            metric_names(metrics),
+            options.metric_names(metrics),
             [_score_file(s) for s in scores],
             preset,
             progress,
@@ -214,7 +155,7 @@ def retrieval(captions: tuple[str, ...], split: str | None, embeddings: str | No
     if bool(captions) == bool(embeddings):
         raise click.UsageError("give either caption files or --embeddings")
     _check_files(common)
-    protocol = RetrievalProtocol(ties=ties, folds=folds, draws=common["resamples"], seed=common["seed"])
+    protocol = RetrievalProtocol(ties=ties, folds=folds, resamples=common["resamples"], seed=common["seed"])
     if embeddings:
         data = load_embedding_folder(Path(embeddings))
         facts: dict[str, Any] = {"embeddings": embeddings}

@@ -7,21 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliplet.cli.console import (
-    cache_dir_option,
-    cache_option,
-    json_option,
-    metric_names,
-    metrics_option,
-    model_option,
-    one_line,
-    preset_option,
-    print_json,
-    progress_bar,
-)
+from cliplet.cli import options
+from cliplet.cli.console import one_line, print_json, progress_bar
 from cliplet.errors import InputError
 
 if TYPE_CHECKING:
+    from cliplet.data.captions import Columns
     from cliplet.metrics.cider import DocumentFrequencies
     from cliplet.scoring.file import ScoreTable
     from cliplet.scoring.scorer import Scorer
@@ -34,35 +25,33 @@ SHOWN_FAILURES = 10
 @click.argument("target")
 @click.argument("captions", nargs=-1)
 @click.option("--images", metavar="DIR|TAR", help="Folder or tar with the photos of a captions file.")
-@click.option(
-    "--refs", metavar="FILE", help="File of reference captions, in any format that captions may have."
-)
-@metrics_option
-@click.option(
-    "--df", metavar="FILE", help="File of CIDEr-D's document frequencies, as `cliplet df` saves it."
-)
-@model_option
-@preset_option
-@click.option("--out", metavar="DIR", help="Folder for rows.jsonl, rows.csv, summary.json and report.html.")
-@click.option(
-    "--diversity",
-    is_flag=True,
-    help="Also measure length, vocabulary, repetition and self-retrieval of the captions.",
-)
-@click.option(
-    "--train-captions",
-    metavar="FILE",
-    help="File of training captions: as --diversity, with the share of captions that are not in it.",
-)
-@json_option
-@click.option("--strict", is_flag=True, help="Exit with status 1 when any row could not be scored.")
-@cache_option
-@cache_dir_option
+@options.refs
+@click.option("--image-column", metavar="NAME", help="Column of the image in a captions file.")
+@click.option("--caption-column", metavar="NAME", help="Column of the caption in a captions file.")
+@click.option("--separator", metavar="CHAR",
+              help="Character between the cells of a CSV; default: from its header.")  # fmt: skip
+@options.metrics
+@options.df
+@options.model
+@options.preset
+@options.out("rows.jsonl, rows.csv, summary.json and report.html")
+@click.option("--diversity", is_flag=True,
+              help="Also measure length, vocabulary, repetition and self-retrieval of the captions.")  # fmt: skip
+@click.option("--train-captions", metavar="FILE",
+              help="File of training captions: as --diversity, with the share of captions not in it.")  # fmt: skip
+@options.as_json
+@click.option("--strict", is_flag=True,
+              help="Exit with status 1 when a row could not be scored, or lacks references.")  # fmt: skip
+@options.cache
+@options.cache_dir
 def score(
     target: str,
     captions: tuple[str, ...],
     images: str | None,
     refs: str | None,
+    image_column: str | None,
+    caption_column: str | None,
+    separator: str | None,
     metrics: str | None,
     df: str | None,
     model: str | None,
@@ -81,39 +70,51 @@ def score(
     cliplet score dog.jpg "a dog on the beach" "a cat"     one photo
     cliplet score captions.json --images photos/           a captioner's output
 
-    A captions file is JSON {image: caption}, COCO results, JSONL, CSV, TSV, Parquet, a Flickr8k token file or a
-    WebDataset tar.
+    A captions file is JSON {image: caption}, COCO results, Karpathy's JSON, JSON Lines, CSV, TSV, Parquet, a token
+    file, a WebDataset tar, or a folder of photo.jpg with photo.txt.
     """
     if captions:
-        _check_single(target, images, refs, out, df)
+        _check_single(target, captions, images, refs, out, df)
         _score_one(build_scorer(model, preset, cache_dir or cache), target, captions, as_json, strict)
         return
-    from cliplet.data.captions import CAPTION_SUFFIXES
-    from cliplet.data.photos import is_photo_path
+    from cliplet.data.captions import Columns
+    from cliplet.data.names import is_photo_path
 
     if is_photo_path(target):
         raise click.UsageError(
             f'{target} is a photo: give it a caption too, as in: cliplet score {target} "a dog"'
         )
-    if not target.lower().endswith(CAPTION_SUFFIXES):
-        raise click.UsageError(
-            f"{target} is neither a photo with captions nor a captions file ({', '.join(CAPTION_SUFFIXES)})"
-        )
     from cliplet.files import writable_folder
 
     folder = None if out is None else writable_folder(out)
     scorer = build_scorer(model, preset, cache_dir or cache)
-    table = compute_table(scorer, target, images, refs, metric_names(metrics), load_frequencies(df))
+    table = compute_table(scorer, target, images, refs, options.metric_names(metrics), load_frequencies(df),
+                          Columns(image_column, caption_column, separator))  # fmt: skip
     if diversity or train_captions:
         from cliplet.scoring.diversity import caption_diversity
 
         table = replace(table, diversity=caption_diversity(table, scorer, train_captions))
     show_table(table, folder, as_json)
-    if strict and table.failures:
+    if strict and (table.failures or table.without_references):
         sys.exit(1)
 
 
-def _check_single(target: str, images: str | None, refs: str | None, out: str | None, df: str | None) -> None:
+def _check_single(
+    target: str,
+    captions: tuple[str, ...],
+    images: str | None,
+    refs: str | None,
+    out: str | None,
+    df: str | None,
+) -> None:
+    from cliplet.data.names import is_photo_path
+
+    for text in captions:
+        if Path(text).suffix and (is_photo_path(text) or Path(text).is_file()):
+            raise click.UsageError(
+                f"{text} is a file, not a caption: score one photo with captions in quotes, or a folder in which each "
+                "photo.jpg has its photo.txt, or a captions file with --images"
+            )
     for option, value in (("--images", images), ("--refs", refs), ("--out", out), ("--df", df)):
         if value is not None:
             raise click.UsageError(f"{option} is for a captions file, not for one image with captions")
@@ -180,12 +181,13 @@ def compute_table(
     refs: str | None = None,
     metrics: list[str] | None = None,
     frequencies: "DocumentFrequencies | None" = None,
+    columns: "Columns | None" = None,
 ) -> "ScoreTable":
     """Score a captions file, with a progress bar."""
     from cliplet.scoring.file import score_file
 
     with progress_bar("scoring") as progress:
-        return score_file(captions, images, scorer, refs, metrics, frequencies, progress)
+        return score_file(captions, images, scorer, refs, metrics, frequencies, progress, columns)
 
 
 def show_table(table: "ScoreTable", folder: Path | None, as_json: bool = False) -> None:

@@ -1,28 +1,26 @@
-"""Where photos lie: a folder or a tar, found by file name, stem, number, or name in another case."""
+"""Where photos lie: folders, tars and paths; found by the rule of :mod:`cliplet.data.names`."""
 
 import os
-import re
+import posixpath
 import tarfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from cliplet.data.images import ImageInput
+from cliplet.data.names import ImageKey, NameIndex, find_each, is_photo_path
 from cliplet.errors import InputError
-
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif", ".jp2")
-"""File suffixes taken for photos (in any case) when a folder or tar is listed."""
-_CAPTION_SUFFIXES = (".txt", ".json", ".caption", ".cap")
 
 
 class TarPhoto:
-    """A photo inside an uncompressed tar, read by its offset when it is needed; safe in threads."""
+    """A file inside an uncompressed tar, read by its offset when it is needed; safe in threads."""
 
     def __init__(self, tar: "PhotoTar", name: str, offset: int, size: int) -> None:
         self.tar, self.name, self.offset, self.size = tar, name, offset, size
 
     def read_bytes(self) -> bytes:
-        """The encoded photo."""
+        """Its content."""
         return os.pread(self.tar.descriptor, self.size, self.offset)
 
     def __str__(self) -> str:
@@ -32,7 +30,10 @@ class TarPhoto:
 class PhotoIndex:
     """Finds photos by the names that captions files use."""
 
-    root: Path
+    root: str | Path
+    """Where they are, for messages."""
+    damage: str | None = None
+    """Where a tar is cut off or damaged; None when all is there."""
 
     def names(self) -> list[str]:
         """Every photo's name, relative to the folder or tar, sorted."""
@@ -46,54 +47,75 @@ class PhotoIndex:
         """Whether there is a photo of this exact name."""
         raise NotImplementedError
 
-    def find(self, key: str | int) -> tuple[str, ImageInput]:
+    def find(self, key: ImageKey) -> tuple[str, ImageInput]:
         """The name and the photo that a captions file means by ``key``.
-
-        Tried in this order: the exact path; the file name; the name without suffix; the number at its end (COCO);
-        the name in another case.
 
         Raises:
             InputError: no such photo, or several.
         """
-        text = str(key)
-        if self.has(text):
-            return text, self.get(text)
-        for kind, wanted in _keys_of(text):
-            found = self._by_key.get((kind, wanted), ())
-            if len(found) == 1:
-                return found[0], self.get(found[0])
-            if found:
-                several = ", ".join(found[:4])
-                raise InputError(
-                    f"several photos in {self.root} could be {text!r}: {several}; use the exact name"
-                )
-        raise InputError(f"there is no photo {text!r} in {self.root}")
+        (found,) = self.find_all([key]).values()
+        if isinstance(found, InputError):
+            raise found
+        return found
+
+    def find_all(self, keys: Iterable[ImageKey]) -> dict[ImageKey, tuple[str, ImageInput] | InputError]:
+        """What each key means: the photo's name and the photo, or the reason why it has none."""
+        found: dict[ImageKey, tuple[str, ImageInput] | InputError] = {}
+        for key, name in find_each(self._name, keys).items():
+            try:
+                if not isinstance(name, str):
+                    raise name or self._missing(key)
+                found[key] = name, self.get(name)
+            except InputError as error:
+                found[key] = error
+        return found
+
+    def _name(self, key: ImageKey) -> str | None:
+        name = str(key)
+        return name if self.has(name) else self._index.find(name)
+
+    def _missing(self, key: ImageKey) -> InputError:
+        more = ""
+        if "://" in str(key):
+            more = "; web addresses are not fetched: download the photos and name their folder with --images"
+        return InputError(f"there is no photo {str(key)!r} in {self.root}{more}")
 
     @cached_property
-    def _by_key(self) -> dict[tuple[str, str], list[str]]:
-        index: dict[tuple[str, str], list[str]] = {}
-        for name in self.names():
-            for key in _keys_of(name):
-                index.setdefault(key, []).append(name)
-        return index
+    def _index(self) -> NameIndex:
+        return NameIndex(self.names(), f"photos in {self.root}")
 
 
 class PhotoFolder(PhotoIndex):
-    """Photos in a folder and its subfolders."""
+    """Photos in a folder and its subfolders, linked ones too."""
 
     def __init__(self, root: str | Path) -> None:
         """Open a folder; raises InputError when it is not one."""
-        self.root = Path(root)
+        self.root: Path = Path(root)
         if not self.root.is_dir():
             raise InputError(f"{self.root}: there is no such folder of photos")
 
+    def files(self) -> list[str]:
+        """Every file below the folder, relative to it, sorted; each subfolder once, whatever links lead to it."""
+        found: list[str] = []
+        seen: set[tuple[int, int]] = set()
+        ahead = deque([str(self.root)])
+        while ahead:
+            for folder, inside, files in os.walk(ahead.popleft()):
+                about = os.stat(folder)
+                if (about.st_dev, about.st_ino) in seen:
+                    inside.clear()
+                    continue
+                seen.add((about.st_dev, about.st_ino))
+                here = os.path.relpath(folder, self.root)
+                found += [os.path.normpath(os.path.join(here, file)) for file in files]
+                ahead += [
+                    path for name in sorted(inside) if os.path.islink(path := os.path.join(folder, name))
+                ]
+        return sorted(found)
+
     def names(self) -> list[str]:
         """Every file with a photo's suffix below the folder."""
-        found = []
-        for folder, _, files in os.walk(self.root):
-            here = os.path.relpath(folder, self.root)
-            found += [os.path.normpath(os.path.join(here, f)) for f in files if _is_photo(f)]
-        return sorted(found)
+        return [name for name in self.files() if _is_photo(name)]
 
     def get(self, name: str) -> Path:
         """The path of a photo."""
@@ -101,17 +123,20 @@ class PhotoFolder(PhotoIndex):
 
     def has(self, name: str) -> bool:
         """Whether the file exists, whatever its suffix."""
-        try:
-            return bool(name) and (self.root / name).is_file()
-        except (OSError, ValueError):  # too long, or a NUL
-            return False
+        return _is_file(name, self.root / name)
+
+    def _name(self, key: ImageKey) -> str | None:
+        name = super()._name(key)  # perhaps ./dog.jpg, or a whole path
+        if name is not None and os.path.isabs(name) and Path(name).is_relative_to(self.root.absolute()):
+            name = os.path.relpath(name, self.root.absolute())
+        return name and os.path.normpath(name)
 
 
 class PhotoPaths(PhotoIndex):
     """Photos named by their paths, absolute or relative to a folder or to the working folder; nothing is searched."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+        self.root: Path = Path(root)
 
     def names(self) -> list[str]:
         """None: paths are not listed."""
@@ -124,10 +149,7 @@ class PhotoPaths(PhotoIndex):
 
     def has(self, name: str) -> bool:
         """Whether the path leads to a file."""
-        try:
-            return bool(name) and self.get(name).is_file()
-        except (OSError, ValueError):  # too long, or a NUL
-            return False
+        return _is_file(name, self.root / name) or _is_file(name, Path(name))
 
 
 class PhotoTar(PhotoIndex):
@@ -137,24 +159,46 @@ class PhotoTar(PhotoIndex):
         """List the tar.
 
         Raises:
-            InputError: missing, compressed, damaged, or not a tar.
+            InputError: missing, compressed, or not a tar.
         """
         self.root = self.path = Path(path)
+        self.members: list[TarPhoto] = []
+        """Every file in it, in its order; a name may come twice."""
         try:
-            with tarfile.open(self.path, "r:") as tar:
-                members = [m for m in tar if m.isfile()]
             self.descriptor = os.open(self.path, os.O_RDONLY)
+            with tarfile.open(self.path, "r:") as tar:
+                self._list(tar)
         except FileNotFoundError:
             raise InputError(f"{path}: there is no such file") from None
         except (tarfile.TarError, EOFError, OSError) as error:
             raise InputError(f"{path} is not a readable uncompressed tar: {error}") from error
-        self._photos = {
-            m.name: TarPhoto(self, m.name, m.offset_data, m.size) for m in members if _is_photo(m.name)
-        }
-        self._texts = {
-            m.name: (m.offset_data, m.size) for m in members if m.name.lower().endswith(_CAPTION_SUFFIXES)
-        }
-        self._photo_by_base = {_base(name): name for name in self._photos}
+        photos = [member for member in self.members if _is_photo(member.name)]
+        self._photos = {photo.name: photo for photo in photos}
+        self._twice = {p.name for p in photos if p is not self._photos[p.name]}
+
+    def _list(self, tar: tarfile.TarFile) -> None:
+        size = os.fstat(self.descriptor).st_size
+        links: list[tuple[int, str, str]] = []
+        try:
+            while (member := tar.next()) is not None:
+                if member.isfile():
+                    self.members.append(TarPhoto(self, member.name, member.offset_data, member.size))
+                elif member.islnk() or member.issym():
+                    folder = posixpath.dirname(member.name) if member.issym() else ""
+                    target = posixpath.normpath(posixpath.join(folder, member.linkname))
+                    links.append((len(self.members) + len(links), member.name, target))
+        except (tarfile.TarError, EOFError):
+            last = f", inside {self.members[-1].name}" if self.members else ""
+            self.damage = f"the tar is cut off at byte {size}{last}: what followed is lost"
+        else:
+            if os.pread(self.descriptor, 512, tar.offset).strip(b"\0"):
+                self.damage = (
+                    f"the tar is damaged at byte {tar.offset}, inside a header: what follows is lost"
+                )
+        at = {member.name: member for member in self.members}
+        for place, name, target in links:
+            if target in at:
+                self.members.insert(place, TarPhoto(self, name, at[target].offset, at[target].size))
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -165,27 +209,66 @@ class PhotoTar(PhotoIndex):
         return sorted(self._photos)
 
     def get(self, name: str) -> TarPhoto:
-        """A photo, not yet read."""
+        """A photo, not yet read; raises InputError where the tar holds two of its name."""
+        if name in self._twice:
+            raise InputError(f"{self.path} holds two files {name}: it cannot be said which is meant")
         return self._photos[name]
 
     def has(self, name: str) -> bool:
         """Whether the tar holds this photo."""
         return name in self._photos
 
-    def captions(self) -> Iterator[tuple[str, bytes]]:
-        """The members that hold captions, one a sample: ``.txt``, ``.caption`` or ``.cap`` before ``.json``."""
-        chosen: dict[str, str] = {}
-        for name in self._texts:
-            base = _base(name)
-            if base not in chosen or chosen[base].lower().endswith(".json"):
-                chosen[base] = name
-        for name in chosen.values():
-            offset, size = self._texts[name]
-            yield name, os.pread(self.descriptor, size, offset)
 
-    def photo_of(self, name: str) -> str | None:
-        """The photo of the sample that this member belongs to."""
-        return self._photo_by_base.get(_base(name))
+class PhotoStore(PhotoIndex):
+    """Photos in several folders and tars, and photos at hand by name; the first that has a name wins."""
+
+    def __init__(
+        self,
+        sources: Iterable[str | Path] = (),
+        extra: Mapping[str, ImageInput] | None = None,
+        beside: str | Path = ".",
+    ) -> None:
+        """Open the sources.
+
+        Args:
+            sources: folders and tars; with none and no ``extra``, names are paths.
+            extra: photos by name, before all others.
+            beside: the folder that paths are relative to.
+
+        Raises:
+            InputError: a source is neither a folder nor a tar.
+        """
+        self.extra = dict(extra or {})
+        self.indices = [open_photos(source) for source in sources]
+        if not self.indices:
+            self.indices = [PhotoPaths(beside)]
+        self.root = " and ".join(str(index.root) for index in self.indices)
+
+    def names(self) -> list[str]:
+        """Every photo's name."""
+        return list(dict.fromkeys([*self.extra, *(name for index in self.indices for name in index.names())]))
+
+    def has(self, name: str) -> bool:
+        """Whether any of them has this photo."""
+        return name in self.extra or any(index.has(name) for index in self.indices)
+
+    def get(self, name: str) -> ImageInput:
+        """The photo of this exact name."""
+        if name in self.extra:
+            return self.extra[name]
+        return next(index for index in self.indices if index.has(name)).get(name)
+
+    def photo(self, name: ImageKey) -> ImageInput | None:
+        """The photo that a name means, or None."""
+        found = self.find_all([name])[name]
+        return None if isinstance(found, InputError) else found[1]
+
+    def photos(self, names: Sequence[str]) -> tuple[list[ImageInput | None], dict[str, str]]:
+        """The photo of each name, None for none, and the reasons by name."""
+        found = self.find_all(names)
+        reasons = {str(name): str(error) for name, error in found.items() if isinstance(error, InputError)}
+        photos = (found[name] for name in names)
+        return [None if isinstance(photo, InputError) else photo[1] for photo in photos], reasons
 
 
 def open_photos(path: str | Path) -> PhotoIndex:
@@ -204,28 +287,12 @@ def open_photos(path: str | Path) -> PhotoIndex:
     )
 
 
-def is_photo_path(name: str) -> bool:
-    """Whether a file name looks like a photo."""
-    return name.lower().endswith(PHOTO_SUFFIXES)
-
-
 def _is_photo(name: str) -> bool:
-    return is_photo_path(name) and not os.path.basename(name).startswith("._")
+    return is_photo_path(name) and not posixpath.basename(name).startswith("._")
 
 
-def _base(name: str) -> str:
-    folder, _, file = name.rpartition("/")
-    return f"{folder}/{file.partition('.')[0]}"
-
-
-def _keys_of(name: str) -> Iterator[tuple[str, str]]:
-    """Under which keys a name can be found, the surest first."""
-    file = os.path.basename(name)
-    stem = os.path.splitext(file)[0] if is_photo_path(file) else file
-    yield "file", file
-    yield "stem", stem
-    number = re.search(r"(\d+)$", stem)
-    if number and (stem.isdecimal() or re.match(r"COCO_\w+_\d{12}$", stem)):
-        yield "number", str(int(number.group(1)))
-    yield "case", file.lower()
-    yield "case stem", stem.lower()
+def _is_file(name: str, path: Path) -> bool:
+    try:
+        return bool(name) and path.is_file()
+    except (OSError, ValueError):  # too long, or a NUL
+        return False

@@ -2,14 +2,21 @@
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from cliplet.errors import InputError
 
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Named)
 _DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _FORM = re.compile(f"({_DOTTED}):({_DOTTED})")
 
@@ -55,6 +62,16 @@ def resolve(text: str, what: str) -> Any:
 def own_name(text: str) -> str:
     """What a thing named ``module:attribute`` is called in results: the attribute's last part."""
     return text.rpartition(":")[2].rpartition(".")[2]
+
+
+def table(rows: Iterable[T], what: str) -> dict[str, T]:
+    """Rows by their ``name``; two of one name raise InputError, so a table that has them cannot be imported."""
+    found: dict[str, T] = {}
+    for row in rows:
+        if row.name in found:
+            raise InputError(f"there are two rows of the {what} {row.name!r}")
+        found[row.name] = row
+    return found
 
 
 def known_or_own(name: str, known: Mapping[str, Any], what: str) -> Any:

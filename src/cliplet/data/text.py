@@ -1,17 +1,111 @@
-"""Captions as text: what cannot be scored, and what must be cleaned before a tokeniser sees it."""
+"""Text: ONE rule for encodings, what cannot be scored as a caption, and what a tokeniser must not see.
+
+A text file is UTF-8 with or without a byte-order mark, or UTF-16 with one. Bytes that do not fit stay in the text as
+lone surrogates: they are never replaced, so that what holds them can be refused on its own (:func:`caption_problem`).
+"""
+
+import codecs
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+from unicodedata import category
+
+from cliplet.errors import InputError
+
+NOT_UTF8 = "the caption is not valid UTF-8"
+_KEEP = "cliplet.keep"
+_UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")
+
+
+def _kept(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(_KEEP, _kept)
+
+
+def decode(data: bytes) -> str:
+    """The text of these bytes, without a byte-order mark; broken bytes as lone surrogates."""
+    return data.decode(_encoding(data[:2]), _KEEP)
+
+
+def _encoding(head: bytes) -> str:
+    return "utf-16" if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+@contextmanager
+def open_text(path: str | Path, newline: str = "\n") -> Iterator[TextIO]:
+    """A text file, to be read line by line; ``newline`` as :func:`open` takes it.
+
+    Raises:
+        InputError: it cannot be read, or is UTF-16 without a byte-order mark.
+    """
+    try:
+        with open(path, "rb") as stream:
+            head = stream.peek(200)[:200]
+            encoding = _encoding(head)
+            if encoding != "utf-16" and head.count(0) > len(head) // 4:
+                raise InputError(f"{path} is not text, or UTF-16 without a byte-order mark: save it as UTF-8")
+            with io.TextIOWrapper(stream, encoding, _KEEP, newline) as text:
+                yield text
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def read_text(path: str | Path) -> str:
+    """The whole text of a file; raises InputError as :func:`open_text`, and when it is empty."""
+    with open_text(path) as stream:
+        text = stream.read()
+    if not text.strip():
+        raise InputError(f"{path} is empty")
+    return text
+
+
+def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers from 1, without their ends."""
+    with open_text(path) as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                yield number, line.rstrip("\r\n")
+
+
+def read_names(path: str | Path, what: str) -> list[str]:
+    """The lines of a short list (image names, class names, templates), stripped.
+
+    Raises:
+        InputError: it cannot be read, holds nothing, or a line is not valid UTF-8.
+    """
+    names = []
+    for number, line in text_lines(path):
+        if not is_utf8(line):
+            raise InputError(f"{path}, line {number}: not valid UTF-8; save the file as UTF-8")
+        names.append(line.strip())
+    if not names:
+        raise InputError(f"{path} holds no {what}")
+    return names
 
 
 def caption_problem(caption: object) -> str | None:
     """Why this cannot be scored as a caption, or None."""
     if not isinstance(caption, str):
-        return f"the caption is not a string but {_shown(caption)}"
-    if not caption.strip():
+        hint = ": decode it first (.decode())" if isinstance(caption, (bytes, bytearray)) else ""
+        return f"the caption is not a string but {shown(caption)}{hint}"
+    if not any(c.isprintable() or category(c) not in _UNSEEN for c in caption.strip()):
         return "the caption is empty"
+    return None if is_utf8(caption) else NOT_UTF8
+
+
+def is_utf8(text: str) -> bool:
+    """Whether the text is without the lone surrogates that stand for broken bytes."""
     try:
-        caption.encode("utf-8")
+        return text.isascii() or bool(text.encode("utf-8"))
     except UnicodeEncodeError:
-        return "the caption is not valid UTF-8"
-    return None
+        return False
 
 
 def scrub(text: str) -> str:
@@ -19,6 +113,7 @@ def scrub(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _shown(value: object) -> str:
+def shown(value: object, most: int = 40) -> str:
+    """A value for a message, cut to ``most`` characters."""
     text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cliplet.data.images import ImageInput, StoredPhoto
+from cliplet.data.images import ImageInput, StoredPhoto, read_file
 from cliplet.encoders.base import Embeddings, Encoder, WrappedEncoder
 from cliplet.encoders.batching import decoding_threads
 from cliplet.errors import InputError
@@ -288,7 +288,7 @@ class CachedEncoder(WrappedEncoder):
                 return self._key(f"{kind} pil", about, source.tobytes())
             if isinstance(source, StoredPhoto) and not isinstance(source, os.PathLike):
                 return self._key(f"{kind} file", source.read_bytes())
-            return self._key(f"{kind} file", Path(source).read_bytes())
+            return self._key(f"{kind} file", read_file(source)) if isinstance(source, (str, os.PathLike)) else None
         except (OSError, ValueError, TypeError, InputError):
             return None
 

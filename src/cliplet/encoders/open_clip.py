@@ -113,7 +113,7 @@ class OpenClipEncoder(TorchModelEncoder):
     def prepare_image(self, source: ImageInput) -> "torch.Tensor":
         """The library's transform of the upright image: float32 ``[3, h, w]``."""
         image = open_image(source)
-        if self.card.image.resize == "shortest":
+        if self.card.image.resize != "squash":
             refuse_too_narrow(image)
         return self.preprocess(image)
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from cliplet.data.plugins import is_own, resolve
 from cliplet.encoders.base import BaseEncoder, Encoder, adapt
 from cliplet.encoders.card import ModelCard
 from cliplet.encoders.onnx import OnnxEncoder
@@ -52,6 +51,8 @@ def load(name: str | Path | None = None) -> BaseEncoder:
     for folder in packaged_models():
         if folder.name == text:
             return OnnxEncoder(folder)
+    from cliplet.data.plugins import is_own  # not at the packaged model's cold start
+
     if is_own(text):
         return _users_own(text)
     raise ModelError(f"no model {text!r}: {_choices()}")
@@ -67,6 +68,8 @@ def _choices() -> str:
 
 def _users_own(name: str) -> BaseEncoder:
     """The Encoder that ``module:attribute`` names, or makes."""
+    from cliplet.data.plugins import resolve
+
     try:
         found = resolve(name, "model")
     except InputError as error:

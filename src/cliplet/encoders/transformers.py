@@ -127,7 +127,7 @@ class TransformersEncoder(TorchModelEncoder):
         image = open_image(source)
         if not self._takes_any_mode:
             image = to_rgb(image)
-        if self.card.image.resize == "shortest":
+        if self.card.image.resize != "squash":
             refuse_too_narrow(image)
         try:
             return dict(self.image_processor(images=image, return_tensors="pt"))
@@ -220,6 +220,6 @@ def _image_spec(processor: Any, config: Any) -> ImageSpec:
     fallback = getattr(getattr(config, "vision_config", None), "image_size", None) or 224
     return ImageSpec(
         size=max(sides, default=int(fallback)),
-        resize="shortest" if shortest else "squash",
+        resize="shortest_floor" if shortest else "squash",
         interpolation="bilinear" if resample == 2 else "bicubic",
     )

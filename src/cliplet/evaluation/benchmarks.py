@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cliplet.data.plugins import known_or_own, own_name
+from cliplet.data.book import CaptionBook, read_book
+from cliplet.data.plugins import known_or_own, own_name, table
+from cliplet.data.tables import leave_out
 from cliplet.errors import InputError
-from cliplet.evaluation.captions import CaptionBook, read_captions
 from cliplet.evaluation.human import HumanProtocol
 from cliplet.evaluation.judgements import (
     Preferences,
@@ -37,14 +38,14 @@ class Benchmark:
     """As people call it."""
     reader: Reader
     """Reads its files."""
-    protocol: HumanProtocol | None = None
-    """The literature's choices; None: tau-c for ratings, accuracy for preferences."""
+    source: str = ""
+    """Where to get the files."""
     files: tuple[str, ...] = ()
     """Names of the judgement files, looked for in the data folder ("." is the folder itself)."""
     captions: tuple[str, ...] = ()
     """Names of the caption files that references come from."""
-    source: str = ""
-    """Where to get the files."""
+    protocol: HumanProtocol | None = None
+    """The literature's choices; None: tau-c for ratings, accuracy for preferences."""
     variants: tuple[dict[str, Any], ...] = ({},)
     """Choices of the protocol that the literature reports beside each other (FOIL: 1 and 4 references)."""
 
@@ -56,7 +57,14 @@ class Benchmark:
 # ---------------------------------------------------------------- readers
 def _with_captions(read: Callable[[Path, CaptionBook], Judgements]) -> Reader:
     """One judgement file, joined with captions where there are any."""
-    return lambda files, captions: (read(files[0], read_captions(captions)), [*files[:1], *captions])
+    return lambda files, captions: (_joined(read, files[0], captions), [*files[:1], *captions])
+
+
+def _joined(read: Callable[[Any, CaptionBook], Judgements], source: Any, captions: list[Path]) -> Judgements:
+    book = read_book(captions)
+    judgements = read(source, book)
+    leave_out(judgements.notes, book.failures)
+    return judgements
 
 
 def _or_clipscore_json(reader: Reader) -> Reader:
@@ -83,7 +91,7 @@ def _flickr8k(read: Callable[[Path, CaptionBook], Judgements]) -> Reader:
 
 def _composite(files: list[Path], captions: list[Path]) -> tuple[Judgements, list[Path]]:
     tables = [f for f in files if f.suffix == ".csv"]
-    return read_composite(tables, read_captions(captions)), tables + captions
+    return _joined(read_composite, tables, captions), tables + captions
 
 
 def _pascal50s(files: list[Path], captions: list[Path]) -> tuple[Judgements, list[Path]]:
@@ -96,99 +104,69 @@ def _thumb(files: list[Path], captions: list[Path]) -> tuple[Judgements, list[Pa
 
 
 # ---------------------------------------------------------------- the table
-_RATED = HumanProtocol(statistic="tau-c")
 _FLICKR8K = (
     "Flickr8k text archive (Hodosh et al. 2013): ExpertAnnotations.txt, CrowdFlowerAnnotations.txt and "
     "Flickr8k.token.txt; photos in Flickr8k_Dataset"
 )
 
-BENCHMARKS: dict[str, Benchmark] = {
-    b.name: b
-    for b in (
+BENCHMARKS: dict[str, Benchmark] = table(
+    (
         Benchmark(
-            "flickr8k-expert",
-            "Flickr8k-Expert",
-            _flickr8k(read_flickr8k_expert),
+            "flickr8k-expert", "Flickr8k-Expert", _flickr8k(read_flickr8k_expert), _FLICKR8K,
+            ("ExpertAnnotations.txt", "flickr8k.json"), ("Flickr8k.token.txt",),
             HumanProtocol(statistic="tau-c", drop_own=True),
-            files=("ExpertAnnotations.txt", "flickr8k.json"),
-            captions=("Flickr8k.token.txt",),
-            source=_FLICKR8K,
         ),
         Benchmark(
-            "flickr8k-cf",
-            "Flickr8k-CF",
-            _flickr8k(read_flickr8k_cf),
+            "flickr8k-cf", "Flickr8k-CF", _flickr8k(read_flickr8k_cf), _FLICKR8K,
+            ("CrowdFlowerAnnotations.txt", "crowdflower_flickr8k.json"), ("Flickr8k.token.txt",),
             HumanProtocol(statistic="tau-b"),
-            files=("CrowdFlowerAnnotations.txt", "crowdflower_flickr8k.json"),
-            captions=("Flickr8k.token.txt",),
-            source=_FLICKR8K,
         ),
         Benchmark(
-            "composite",
-            "Composite",
-            _or_clipscore_json(_composite),
-            _RATED,
-            files=("8k_correctness.csv", "30k_correctness.csv", "coco_correctness.csv", "composite.json"),
-            captions=("Flickr8k.token.txt", "results_20130124.token", "captions_val2014.json"),
-            source="Composite (Aditya et al. 2015, arXiv 1511.03292): the AMT_eval archive; captions of "
+            "composite", "Composite", _or_clipscore_json(_composite),
+            "Composite (Aditya et al. 2015, arXiv 1511.03292): the AMT_eval archive; captions of "
             "Flickr8k, Flickr30k and COCO val2014",
+            ("8k_correctness.csv", "30k_correctness.csv", "coco_correctness.csv", "composite.json"),
+            ("Flickr8k.token.txt", "results_20130124.token", "captions_val2014.json"),
         ),
         Benchmark(
-            "pascal50s",
-            "Pascal-50S",
-            _pascal50s,
-            HumanProtocol(statistic="accuracy", drawn_references=5, reference_draws=5, ties="half"),
-            files=("pair_pascal.mat",),
-            source="Pascal-50S (Vedantam et al. 2015): pyCIDErConsensus archive of the CIDEr page; "
+            "pascal50s", "Pascal-50S", _pascal50s,
+            "Pascal-50S (Vedantam et al. 2015): pyCIDErConsensus archive of the CIDEr page; "
             "photos of UIUC Pascal / VOC",
+            ("pair_pascal.mat",), (),
+            HumanProtocol(statistic="accuracy", drawn_references=5, reference_draws=5, ties="half"),
         ),
         Benchmark(
-            "foil",
-            "FOIL-COCO",
-            _with_captions(read_foil),
+            "foil", "FOIL-COCO", _with_captions(read_foil),
+            "FOIL-COCO (Shekhar et al. 2017): foilv1.0_test_2017.json; COCO val2014 photos and captions",
+            ("foilv1.0_test_2017.json",), ("captions_val2014.json",),
             HumanProtocol(statistic="accuracy", references=4, ties="loss"),
-            files=("foilv1.0_test_2017.json",),
-            captions=("captions_val2014.json",),
-            source="FOIL-COCO (Shekhar et al. 2017): foilv1.0_test_2017.json; COCO val2014 photos and captions",
-            variants=({"references": 1}, {"references": 4}),
+            ({"references": 1}, {"references": 4}),
         ),
         Benchmark(
-            "thumb",
-            "THumB 1.0",
-            _thumb,
+            "thumb", "THumB 1.0", _thumb,
+            "THumB 1.0 (Kasai et al. 2021, arXiv 2111.08940): folder mscoco of its repository; COCO val2014 photos",
+            ("mscoco_THumB-1.0.jsonl",), ("mscoco_references.json", "mscoco_references.jsonl"),
             HumanProtocol(statistic="pearson"),
-            files=("mscoco_THumB-1.0.jsonl",),
-            captions=("mscoco_references.json", "mscoco_references.jsonl"),
-            source="THumB 1.0 (Kasai et al. 2021, arXiv 2111.08940): folder mscoco of its repository; "
-            "COCO val2014 photos",
         ),
         Benchmark(
-            "polaris",
-            "Polaris",
-            _with_captions(read_rated_table),
-            _RATED,
-            files=("polaris_test.csv", "polaris.csv", "polaris.parquet"),
-            source="Polaris (Wada et al. 2024, arXiv 2402.18091): data set yuwd/Polaris as Parquet, "
+            "polaris", "Polaris", _with_captions(read_rated_table),
+            "Polaris (Wada et al. 2024, arXiv 2402.18091): data set yuwd/Polaris as Parquet, "
             "or polaris_test.csv with its photos",
+            ("polaris_test.csv", "polaris.csv", "polaris.parquet"),
         ),
         Benchmark(
-            "nebula",
-            "Nebula",
-            _with_captions(read_rated_table),
-            _RATED,
-            files=("nebula_test.csv", "nebula.csv", "nebula.parquet"),
-            source="Nebula (Matsuda et al. 2024, arXiv 2409.19255): as Parquet, or nebula_test.csv with its photos",
+            "nebula", "Nebula", _with_captions(read_rated_table),
+            "Nebula (Matsuda et al. 2024, arXiv 2409.19255): as Parquet, or nebula_test.csv with its photos",
+            ("nebula_test.csv", "nebula.csv", "nebula.parquet"),
         ),
         Benchmark(
-            "table",
-            "your table",
-            _with_captions(read_rated_table),
-            _RATED,
-            source="a CSV, TSV, JSONL or Parquet of image, caption, rating",
+            "table", "your table", _with_captions(read_rated_table),
+            "a CSV, TSV, JSONL or Parquet of image, caption, rating",
         ),
-    )
-}
-"""Name to benchmark; to add one is a reader and a row."""
+    ),
+    "benchmark",
+)  # fmt: skip
+"""Name to benchmark; to add one takes its reader and a row."""
 
 
 def find_benchmark(name: str) -> Benchmark:
@@ -205,7 +183,7 @@ def find_benchmark(name: str) -> Benchmark:
         return found
     if not callable(found):
         raise InputError(
-            f"benchmark {name!r} is a {type(found).__name__}: it must be a Benchmark or a reader"
+            f"benchmark {name!r} is of type {type(found).__name__}: it must be a Benchmark or a reader"
         )
 
     def reader(files: list[Path], captions: list[Path]) -> tuple[Judgements, list[Path]]:

@@ -1,6 +1,6 @@
 """Embeddings of photos and captions for whole benchmarks, with what failed counted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,10 +31,16 @@ def embed_photos(
     photos: Sequence[ImageInput | None],
     names: Sequence[str],
     progress: Progress | None = None,
+    missing: Mapping[str, str] | None = None,
 ) -> EmbeddedPhotos:
-    """Embed photos in chunks; a photo that is None was not found. Raises InputError when none is left."""
+    """Embed photos in chunks; one that is None has its reason in ``missing``, by name, or was not found.
+
+    Raises:
+        InputError: none is left.
+    """
     blocks, kept = [], []
-    failures = {i: f"{names[i]}: not found" for i, photo in enumerate(photos) if photo is None}
+    why = missing or {}
+    failures = {i: f"{n}: {why.get(n, 'not found')}" for i, n in enumerate(names) if photos[i] is None}
     present = [i for i, photo in enumerate(photos) if photo is not None]
     for start in range(0, len(present), CHUNK):
         chunk = present[start : start + CHUNK]

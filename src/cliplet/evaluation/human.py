@@ -50,10 +50,10 @@ class HumanProtocol:
     """How many seeded draws of references to average over."""
     ties: TieRule = "half"
     """Preferences: what an equal score of both captions counts (half, loss, or drop the pair)."""
-    draws: int = 1000
-    """Bootstrap and permutation draws; images are resampled, not rows."""
+    resamples: int = 1000
+    """Bootstrap resamples, and permutations; images are resampled, not rows."""
     seed: int = 0
-    """Seed of every draw."""
+    """Random seed of the resamples, the permutations and the references drawn."""
 
     def __post_init__(self) -> None:
         allowed = {
@@ -65,7 +65,7 @@ class HumanProtocol:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise InputError(f"{name} cannot be {getattr(self, name)!r}; use {', '.join(values)}")
-        for name in ("references", "drawn_references", "draws", "seed"):
+        for name in ("references", "drawn_references", "resamples", "seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} cannot be negative")
         if self.reference_draws < 1:
@@ -231,14 +231,14 @@ def evaluate_ratings(
         x = values[points]
         value = correlation(statistic, x, ratings)
         low = high = float("nan")
-        if protocol.draws:
-            samples[name] = bootstrap_samples(statistic, x, ratings, groups, protocol.draws, protocol.seed)
+        if protocol.resamples:
+            samples[name] = bootstrap_samples(statistic, x, ratings, groups, protocol.resamples, protocol.seed)
             low, high = percentile_interval(samples[name])
         metrics.append(MetricResult(name, statistic, Interval(value, low, high, len(points))))
     result = HumanResult(
         benchmark, protocol, metrics, notes, request, scores, np.array([np.mean(r.ratings) for r in rows])
     )
-    if protocol.draws and len(metrics) > 1:
+    if protocol.resamples and len(metrics) > 1:
         best = _baseline(metrics, baseline)
         for m in metrics:
             if m is not best:
@@ -249,7 +249,7 @@ def evaluate_ratings(
                     scores[best.metric][points],
                     ratings,
                     groups,
-                    protocol.draws,
+                    protocol.resamples,
                     seed=protocol.seed,
                     samples=(samples[m.metric], samples[best.metric]),
                 )
@@ -346,20 +346,20 @@ def evaluate_preferences(
     for name, values in wins.items():
         for category in named:
             chosen = (categories == category) & (np.isfinite(values))
-            interval = bootstrap_mean(values[chosen], images[chosen], protocol.draws, seed=protocol.seed)
+            interval = bootstrap_mean(values[chosen], images[chosen], protocol.resamples, seed=protocol.seed)
             metrics.append(MetricResult(name, f"accuracy {category}", interval))
-        overall = bootstrap_mean(values[good], images[good], protocol.draws, seed=protocol.seed)
+        overall = bootstrap_mean(values[good], images[good], protocol.resamples, seed=protocol.seed)
         metrics.append(MetricResult(name, "accuracy", overall))
     totals = [m for m in metrics if m.statistic == "accuracy"]
     best = _baseline(totals, baseline)
     for m in totals:
-        if m is not best and protocol.draws:
+        if m is not best and protocol.resamples:
             m.baseline = best.metric
             m.difference = paired_mean_test(
                 wins[m.metric][good],
                 wins[best.metric][good],
                 images[good],
-                protocol.draws,
+                protocol.resamples,
                 seed=protocol.seed,
             )
     _correct(totals)

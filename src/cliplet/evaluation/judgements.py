@@ -13,21 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from cliplet.data.captions import IMAGE_FIELDS
+from cliplet.data.book import CaptionBook
 from cliplet.data.images import ImageInput
+from cliplet.data.records import CAPTION_FIELDS, IMAGE_FIELDS, REFERENCE_FIELDS, Records
+from cliplet.data.tables import as_list, cells_of, column, find_column, leave_out, read_json, read_table
+from cliplet.data.text import caption_problem
 from cliplet.errors import InputError, MissingExtraError
-from cliplet.evaluation.captions import CaptionBook
-from cliplet.evaluation.photos import BytesPhoto
-from cliplet.evaluation.tables import (
-    as_list,
-    as_number,
-    column,
-    csv_rows,
-    find_column,
-    read_json,
-    read_jsonl,
-    read_table,
-)
 
 
 @dataclass(frozen=True)
@@ -97,30 +88,35 @@ def _rated(
     return Rated(image, caption, tuple(references), tuple(ratings), own)
 
 
-def _tab_lines(path: Path, cells: int) -> list[list[str]]:
-    rows = [row for row in csv_rows(path, "\t") if row]
-    for number, row in enumerate(rows, 1):
-        if len(row) != cells:
-            raise InputError(
-                f"{path}, line {number}: expected {cells} cells parted by tabs, found {len(row)}"
-            )
-    return rows
+def _refuse_empty(path: Path, rows: Sequence[Any], bad: Sequence[str]) -> None:
+    """Raise InputError when no row of a file can be used, with the first reason."""
+    if bad and not rows:
+        raise InputError(f"{path}, {bad[0]}")
 
 
 def _flickr8k(path: Path, captions: CaptionBook, cells: int, ratings: Any) -> Ratings:
     """Rows of image, caption number and judgements, joined with the captions."""
-    out = Ratings([])
-    for number, row in enumerate(_tab_lines(path, cells), 1):
+    out, bad = Ratings([]), []
+    for number, row, _ in cells_of(path, "\t"):
+        if len(row) != cells:
+            bad.append(f"line {number}: expected {cells} cells parted by tabs, found {len(row)}")
+            continue
         image, caption_id = row[:2]
-        candidate, own = captions.by_id(caption_id), captions.of(image)
-        if candidate is None:
+        found, own = captions.ids.get(caption_id), captions.of(image)
+        if found is None:
             out.notes["rows whose caption number is not in the caption file"] += 1
         elif not own:
             out.notes["rows whose image is not in the caption file"] += 1
         else:
-            values = [as_number(v, f"{path}, line {number}") for v in row[2:]]
-            is_own = any(c.id == caption_id for c in own)
-            out.rows.append(_rated(image, candidate.text, [c.text for c in own], ratings(values), is_own))
+            try:
+                values = ratings([_number(v) for v in row[2:]])
+            except ValueError as error:
+                bad.append(f"line {number}: {error}")
+                continue
+            source, candidate = found
+            out.rows.append(_rated(image, candidate, own, values, own=source == captions.name(image)))
+    _refuse_empty(path, out.rows, bad)
+    leave_out(out.notes, bad)
     return out
 
 
@@ -185,15 +181,15 @@ def read_composite(paths: Sequence[Path], captions: CaptionBook, candidates: int
     """
     out = Ratings([])
     for path in paths:
-        for row in csv_rows(path, ";")[1:]:
+        for number, row, _ in cells_of(path, ";"):
+            if number == 1:
+                continue
             found = _composite_cells(row)
             if found is None:
                 out.notes["lines without image, captions and ratings"] += 1
                 continue
             image, texts, ratings = found
-            references = [c.text for c in captions.of(image)] or [
-                c.text for c in captions.of(image.split("_")[0])
-            ]
+            references = captions.of(image) or captions.of(image.split("_")[0])
             if not references:
                 out.notes["images that the caption files do not have (rows kept, without references)"] += 1
             for text, rating in list(zip(texts, ratings, strict=True))[:candidates]:
@@ -207,32 +203,37 @@ def read_thumb(path: Path, references: Path | None) -> Ratings:
     The rating is (P + R) / 2 + Fl + Con + Inc, precision and recall from 1 to 5 and penalties for fluency,
     conciseness and inclusive language.
     """
-    refs = {str(r["seg_id"]): as_list(r["refs"]) for r in read_jsonl(references)} if references else {}
-    out = Ratings([])
-    for number, row in enumerate(read_jsonl(path), 1):
+    out, bad = Ratings([]), []
+    listed = read_table(references, out.notes) if references else []
+    refs = {str(row.get("seg_id")): _texts(as_list(row.get("refs"))) for row in listed}
+    for row in read_table(path, out.notes):
         try:
             p, r, fl, con, inc = (float(row[k]) for k in ("P", "R", "Fl", "Con", "Inc"))
-            image, caption, segment = str(row["image"]), str(row["hyp"]), str(row["seg_id"])
+            image, caption, segment = str(row["image"]), row["hyp"], str(row["seg_id"])
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}, line {number}: not a THumB row (lacks {error})") from None
-        out.rows.append(_rated(image, caption, refs.get(segment, []), [(p + r) / 2 + fl + con + inc]))
+            bad.append(f"{row.where}: not a THumB row (lacks {error})")
+            continue
+        if reason := caption_problem(caption):
+            bad.append(f"{row.where}: {reason}")
+        else:
+            out.rows.append(_rated(image, caption, refs.get(segment, []), [(p + r) / 2 + fl + con + inc]))
+    _refuse_empty(path, out.rows, bad)
+    leave_out(out.notes, bad)
     return out
 
 
-IMAGE_COLUMNS = ("image", "img", "imgid", *IMAGE_FIELDS)
 RATING_COLUMNS = ("rating", "human_score", "score", "human", "ratings", "judgement", "human_judgement")
-CANDIDATE_COLUMNS = (
-    "candidate",
-    "cand",
-    "mt",
-    "hyp",
-    "hypothesis",
-    "caption",
-    "captions",
-    "text",
-    "sentence",
-)
-REFERENCE_COLUMNS = ("references", "refs", "ref", "reference", "ground_truth")
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{value!r} is not a number") from None
+
+
+def _texts(captions: Sequence[Any]) -> list[str]:
+    return [caption for caption in captions if caption_problem(caption) is None]
 
 
 def read_rated_table(path: Path, captions: CaptionBook | None = None) -> Ratings:
@@ -243,36 +244,35 @@ def read_rated_table(path: Path, captions: CaptionBook | None = None) -> Ratings
     references if there are any (``references``, ``refs``: a list, or several parted by ``|``); references may also
     come from a caption file.
     """
-    rows = read_table(path)
-    image_at = column(rows, IMAGE_COLUMNS, path, "image")
-    caption_at = column(rows, CANDIDATE_COLUMNS, path, "caption")
+    out, bad = Ratings([]), []
+    rows = read_table(path, out.notes)
+    column(rows, IMAGE_FIELDS, path, "image")
+    caption_at = column(rows, CAPTION_FIELDS, path, "caption")
     rating_at = column(rows, RATING_COLUMNS, path, "rating")
-    refs_at = find_column(rows, REFERENCE_COLUMNS)
-    out = Ratings([])
-    for number, row in enumerate(rows, 1):
-        image = _embedded_photo(row[image_at], number, out) or str(row[image_at])
-        references = as_list(row[refs_at]) if refs_at else []
-        if not references and captions is not None:
-            references = [c.text for c in captions.of(image)]
-        values = [as_number(v, f"{path}, row {number}") for v in _ratings_of(row[rating_at])]
-        if not values:
+    refs_at = find_column(rows[0], REFERENCE_FIELDS)
+    records = Records()
+    for row in rows:
+        image, photo = records.image(row)
+        try:
+            references = _texts(as_list(row.get(refs_at))) if refs_at else []
+            values = [v for v in map(_number, as_list(row.get(rating_at))) if v == v]
+        except ValueError as error:
+            bad.append(f"{row.where}: {error}")
+            continue
+        reason = caption_problem(row.get(caption_at))
+        if reason or image == "":
+            bad.append(f"{row.where}: {reason or 'it names no image'}")
+        elif not values:
             out.notes["rows without a rating"] += 1
         else:
-            out.rows.append(_rated(image, str(row[caption_at]), references, values))
+            if photo is not None:
+                out.photos.setdefault(str(image), photo)
+            if not references and captions is not None:
+                references = captions.of(str(image))
+            out.rows.append(_rated(str(image), row[caption_at], references, values))
+    _refuse_empty(path, out.rows, bad)
+    leave_out(out.notes, bad)
     return out
-
-
-def _ratings_of(value: Any) -> list[Any]:
-    return as_list(value) if isinstance(value, (str, list, tuple)) else ([] if value is None else [value])
-
-
-def _embedded_photo(value: Any, number: int, out: Ratings) -> str | None:
-    """The name of a photo that came inside the row, after noting the photo; None for a plain name."""
-    if not isinstance(value, dict) or not isinstance(value.get("bytes"), bytes):
-        return None
-    name = str(value.get("path") or f"row {number}")
-    out.photos.setdefault(name, BytesPhoto(name, value["bytes"]))
-    return name
 
 
 def _mat_fields(entry: Any) -> list[Any]:
@@ -351,7 +351,7 @@ def read_foil(path: Path, captions: CaptionBook | None = None) -> Preferences:
             out.notes["foils without their true caption"] += 1
             continue
         image = _coco_name(foil["image_id"], images)
-        references = [c.text for c in captions.of(image)] if captions else []
+        references = captions.of(image) if captions else []
         references = [r for r in references if not _same(r, partner["caption"])]
         word = f"{foil.get('target_word', '')} -> {foil.get('foil_word', '')}"
         out.rows.append(

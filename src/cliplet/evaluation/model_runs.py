@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cliplet.data.book import CaptionBook, read_book
+from cliplet.data.photos import PhotoStore
+from cliplet.data.tables import leave_out
+from cliplet.data.text import read_names
 from cliplet.encoders.base import Embeddings, Encoder
 from cliplet.errors import InputError
-from cliplet.evaluation.captions import CaptionBook, read_captions
 from cliplet.evaluation.embed import Progress, embed_photos, embed_texts
 from cliplet.evaluation.hard_negatives import KINDS, hard_negatives
 from cliplet.evaluation.pairs import PairSet, PairsResult, evaluate_pairs, read_pair_files
-from cliplet.evaluation.photos import PhotoStore
 from cliplet.evaluation.results import Evaluation, entry, plain_entry
 from cliplet.evaluation.retrieval import Direction, RetrievalProtocol, evaluate_retrieval
-from cliplet.evaluation.tables import read_text
 from cliplet.evaluation.zeroshot import (
     DEFAULT_TEMPLATES,
     LabelledPhotos,
@@ -71,12 +72,12 @@ class RetrievalSet:
 def chosen_captions(captions: Sequence[Path], split: str | None) -> CaptionBook:
     """Captions of a split: a file of image names (one a line), or the name of a Karpathy split."""
     if split is not None and Path(split).is_file():
-        names = [line.strip() for line in read_text(Path(split)).splitlines() if line.strip()]
-        book = read_captions(captions).only(names)
+        names = read_names(split, "image names")
+        book = read_book(captions).only(names)
         if not book.images:
             raise InputError(f"{split}: none of its {len(names)} images has a caption")
         return book
-    return read_captions(captions, split)
+    return read_book(captions, split)
 
 
 def embed_captioned_photos(
@@ -89,27 +90,28 @@ def embed_captioned_photos(
 ) -> RetrievalSet:
     """Embed the photos that are there and their captions; photos in ``captions`` alone are left out and counted."""
     book = chosen_captions(captions, split)
-    store = PhotoStore(images or [p for p in captions if p.suffix == ".tar"])
-    names = list(book.images)
-    found = store.find_all(names)
+    store = PhotoStore(images, book.photos, captions[0].parent)
+    found, missing = store.photos(list(book.images))
+    photos = {name: photo for name, photo in zip(book.images, found, strict=True) if photo is not None}
+    if not photos:
+        first = next(iter(missing.values()))
+        raise InputError(f"none of the {len(missing)} photos was found: {first}; name their folder or tar")
+    failures = [*book.failures, *(f"{name}: {why}" for name, why in missing.items())]
     notes = []
-    missing = sum(p is None for p in found)
-    if missing == len(names):
-        raise InputError(
-            f"none of the {len(names)} photos was found, such as {names[0]}; name their folder or tar"
-        )
-    failures = [f"{n}: not found" for n, p in zip(names, found, strict=True) if p is None]
+    if book.failures:
+        notes.append(f"{len(book.failures)} captions left out: {book.failures[0]} ...")
     if missing:
-        notes.append(f"{missing} of {len(names)} captioned images left out: their photos are not there")
-        names = [n for n, p in zip(names, found, strict=True) if p is not None]
-    embedded = embed_photos(encoder, store.find_all(names), names, progress)
+        first = next(iter(missing.values()))
+        notes.append(f"{len(missing)} of {len(book.images)} captioned images left out: {first} ...")
+    names = list(photos)
+    embedded = embed_photos(encoder, list(photos.values()), names, progress)
     if embedded.failures:
         notes.append(
             f"{len(embedded.failures)} photos left out: {next(iter(embedded.failures.values()))} ..."
         )
         failures += embedded.failures.values()
     names = [names[i] for i in embedded.kept]
-    texts = [c.text for n in names for c in book.images[n]]
+    texts = [text for name in names for text in book.images[name]]
     owner = np.repeat(np.arange(len(names)), [len(book.images[n]) for n in names])
     vectors = embed_texts(encoder, texts, prefix, progress)
     return RetrievalSet(embedded.embeddings, vectors, owner, names, texts, store, notes, failures)
@@ -165,7 +167,7 @@ def run_zeroshot(
     data: LabelledPhotos,
     templates: Sequence[str] = DEFAULT_TEMPLATES,
     against: Encoder | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -175,7 +177,7 @@ def run_zeroshot(
     for model in (encoder, against):
         if model is None:
             continue
-        result = evaluate_zeroshot(model, data, templates, draws, seed, progress)
+        result = evaluate_zeroshot(model, data, templates, resamples, seed, progress)
         results.append(result)
         for statistic, value in (
             ("top-1", result.top1),
@@ -188,17 +190,18 @@ def run_zeroshot(
         "photos": len(data.names),
         "failures": list(results[0].failures.values()),
         "templates": list(templates),
-        "draws": draws,
+        "resamples": resamples,
         "seed": seed,
     }
     if results[0].failures:
         out.notes.append(
             f"{len(results[0].failures)} photos left out: {next(iter(results[0].failures.values()))} ..."
         )
-    out.failed = len(results[0].failures)
+    out.failed = len(results[0].failures) + data.notes.total()
+    out.notes += [f"{n} {what}" for what, n in data.notes.items()]
     if against is not None:
         out.provenance["against"] = model_facts(against)
-        test = paired_mean_test(results[0].ranks == 1, results[1].ranks == 1, draws=draws, seed=seed)
+        test = paired_mean_test(results[0].ranks == 1, results[1].ranks == 1, resamples=resamples, seed=seed)
         for statistic, share in share_kept(*results).items():
             kept = f"{statistic}, share kept"
             out.entries.append(plain_entry(name, encoder.card.name, kept, share, len(results[0].ranks)))
@@ -237,11 +240,16 @@ def made_pairs(
 ) -> PairSet:
     """False captions made from true ones (see :mod:`cliplet.evaluation.hard_negatives`); photos must be there."""
     book = chosen_captions(captions, split)
-    names = [n for n in book.images if images is None or images.find(n) is not None]
-    negatives = hard_negatives({n: [c.text for c in book.images[n]] for n in names}, KINDS, seed)
+    names = list(book.images)
+    if images is not None:
+        images.extra |= book.photos
+        found, _ = images.photos(names)
+        names = [name for name, photo in zip(names, found, strict=True) if photo is not None]
+    negatives = hard_negatives({name: book.images[name] for name in names}, KINDS, seed)
     out = PairSet([n.pair() for n in negatives])
     if len(names) < len(book.images):
         out.notes["captioned images left out: their photos are not there"] += len(book.images) - len(names)
+    leave_out(out.notes, book.failures)
     return out
 
 
@@ -254,14 +262,14 @@ def run_pairs(
     split: str | None = None,
     ties: TieRule = "loss",
     prefix: str = "",
-    draws: int = 1000,
+    resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Hard negatives as named numbers: the model, and beside it what blind models get."""
-    store = PhotoStore(images)
+    store = PhotoStore(images, beside=files[0].parent)
     data = made_pairs(files, split, seed, store) if from_captions else read_pair_files(files)
-    result = evaluate_pairs(encoder, data, store, ties, prefix, draws, seed, progress)
+    result = evaluate_pairs(encoder, data, store, ties, prefix, resamples, seed, progress)
     out = Evaluation("Hard negatives", [], {"versions": versions(), **model_facts(encoder, prefix)})
     for r in result.results:
         label = r.statistic if r.category == "all" else f"{r.statistic}, {r.category}"
@@ -269,14 +277,16 @@ def run_pairs(
         for control, value in r.blind.items():
             out.entries.append(plain_entry(name, f"blind: {control}", label, value, r.interval.n))
     out.notes += [f"{n} {what}" for what, n in sorted(result.notes.items())]
-    out.failed = len(result.failures)
+    out.failed = len(result.failures) + sum(
+        n for what, n in data.notes.items() if what.startswith("rows left out")
+    )
     out.provenance |= {
         "files": [str(f) for f in files],
         "pairs": len(result.pairs),
         "failures": result.failures,
         "made_from_captions": from_captions,
         "ties": ties,
-        "draws": draws,
+        "resamples": resamples,
         "seed": seed,
     }
     out.details.append(PairsDetail(name, result, store))

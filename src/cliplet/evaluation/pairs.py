@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from cliplet.data.photos import PhotoStore
+from cliplet.data.records import IMAGE_FIELDS
+from cliplet.data.tables import Row, column, find_column, leave_out, read_table
+from cliplet.data.text import caption_problem
 from cliplet.encoders.base import Encoder
 from cliplet.errors import InputError
 from cliplet.evaluation.embed import Progress, embed_photos, embed_texts
-from cliplet.evaluation.photos import PhotoStore
-from cliplet.evaluation.tables import Row, column, find_column, read_json, read_jsonl, read_table
 from cliplet.statistics.kendall import Floats
 from cliplet.statistics.resampling import Interval, TieRule, bootstrap_mean, pairwise_wins
 
@@ -105,9 +107,7 @@ def read_pair_files(paths: Iterable[str | Path]) -> PairSet:
     """
     out = PairSet([])
     for path in map(Path, paths):
-        rows = _rows_of(path)
-        if not rows:
-            raise InputError(f"{path}: holds no rows")
+        rows = read_table(path, out.notes)
         if "caption_0" in rows[0]:
             _winoground(path, rows, out)
         elif "foil" in rows[0] and ("image_file" in rows[0] or "mturk" in rows[0]):
@@ -117,33 +117,24 @@ def read_pair_files(paths: Iterable[str | Path]) -> PairSet:
     return out
 
 
-def _rows_of(path: Path) -> list[Row]:
-    if path.suffix.lower() == ".jsonl":
-        return read_jsonl(path)
-    if path.suffix.lower() != ".json":
-        return read_table(path)
-    content = read_json(path)
-    rows = list(content.values()) if isinstance(content, dict) else content
-    if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
-        raise InputError(f"{path}: expected an object or a list of examples")
-    return rows
-
-
+_TRUE = ("caption", "true", "true_caption", "positive_caption", "positive")
 _FALSE = ("negative_caption", "false", "false_caption", "foil", "negative", "hard_negative")
 
 
 def _generic(path: Path, rows: Sequence[Row], out: PairSet) -> None:
-    image = column(
-        rows, ("image", "filename", "file_name", "image_file", "image_path", "file"), path, "image"
-    )
-    true = column(
-        rows, ("caption", "true", "true_caption", "positive_caption", "positive"), path, "true caption"
-    )
+    image = column(rows, IMAGE_FIELDS, path, "image")
+    true = column(rows, _TRUE, path, "true caption")
     false = column(rows, _FALSE, path, "false caption")
-    category = find_column(rows, ("category", "type", "kind", "linguistic_phenomena"))
+    category = find_column(rows[0], ("category", "type", "kind", "linguistic_phenomena"))
+    bad = []
     for row in rows:
+        reason = caption_problem(row.get(true)) or caption_problem(row.get(false))
+        if reason is not None:
+            bad.append(f"{row.where}: {reason}")
+            continue
         name = str(row[category]) if category else path.stem
-        out.pairs.append(CaptionPair(str(row[image]), str(row[true]), str(row[false]), name))
+        out.pairs.append(CaptionPair(str(row[image]), row[true], row[false], name))
+    leave_out(out.notes, bad)
 
 
 def _valse(path: Path, rows: Sequence[Row], out: PairSet) -> None:
@@ -219,7 +210,7 @@ def evaluate_pairs(
     photos: PhotoStore,
     ties: TieRule = "loss",
     prefix: str | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PairsResult:
@@ -230,7 +221,8 @@ def evaluate_pairs(
     if not data.pairs:
         raise InputError("no pairs to evaluate")
     names = list(dict.fromkeys(p.image for p in data.pairs))
-    embedded = embed_photos(encoder, photos.find_all(names), names, progress)
+    found, missing = photos.photos(names)
+    embedded = embed_photos(encoder, found, names, progress, missing)
     at = {names[i]: n for n, i in enumerate(embedded.kept)}
     notes = Counter(data.notes)
     pairs = [p for p in data.pairs if p.image in at]
@@ -245,10 +237,10 @@ def evaluate_pairs(
     average = embedded.embeddings.mean(axis=0)  # [d]: the model without a photo to look at
     unseen = pairwise_wins(texts[: len(pairs)] @ average, texts[len(pairs) :] @ average)
     blind = {"this model, average photo": unseen, **blind_wins(pairs)}
-    results = _by_category(pairs, wins, "accuracy", 0.5, blind, draws, seed)
+    results = _by_category(pairs, wins, "accuracy", 0.5, blind, resamples, seed)
     if data.quartets:
         cosines = {(p.image, p.true): (t, f) for p, t, f in zip(pairs, true, false, strict=True)}
-        results += _quartet_results(data.quartets, cosines, draws, seed)
+        results += _quartet_results(data.quartets, cosines, resamples, seed)
     return PairsResult(results, pairs, true - false, notes, list(embedded.failures.values()))
 
 
@@ -258,7 +250,7 @@ def _by_category(
     statistic: str,
     chance: float,
     blind: dict[str, Floats],
-    draws: int,
+    resamples: int,
     seed: int,
 ) -> list[PairResult]:
     categories = np.array([r.category for r in rows])
@@ -267,14 +259,14 @@ def _by_category(
     results = []
     for name in ["all", *(named if len(set(categories)) > 1 else [])]:
         chosen = np.ones(len(rows), dtype=bool) if name == "all" else categories == name
-        interval = bootstrap_mean(wins[chosen], images[chosen], draws, seed=seed)
+        interval = bootstrap_mean(wins[chosen], images[chosen], resamples, seed=seed)
         controls = {k: float(np.nanmean(v[chosen])) for k, v in blind.items()}
         results.append(PairResult(name, statistic, interval, controls, chance))
     return results
 
 
 def _quartet_results(
-    quartets: Sequence[Quartet], cosines: dict[tuple[str, str], tuple[float, float]], draws: int, seed: int
+    quartets: Sequence[Quartet], cosines: dict[tuple[str, str], tuple[float, float]], resamples: int, seed: int
 ) -> list[PairResult]:
     """Winoground's scores (Thrush et al. 2022): text, image and group; every comparison must be won outright."""
     rows, scores = [], []
@@ -292,5 +284,5 @@ def _quartet_results(
     table = np.array(scores, dtype=np.float64)
     results: list[PairResult] = []
     for n, (name, chance) in enumerate((("text score", 0.25), ("image score", 0.25), ("group score", 1 / 6))):
-        results += _by_category(rows, table[:, n], name, chance, {}, draws, seed)
+        results += _by_category(rows, table[:, n], name, chance, {}, resamples, seed)
     return results

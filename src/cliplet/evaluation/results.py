@@ -9,8 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from cliplet.data.tables import read_json
 from cliplet.errors import InputError
-from cliplet.evaluation.tables import read_json
 from cliplet.statistics.resampling import Interval
 
 

@@ -45,8 +45,8 @@ class RetrievalProtocol:
     """Whether a wrong item with an equal score ranks before the right one (pessimistic) or after (optimistic)."""
     folds: int = 1
     """Split the images, in file order, into this many equal parts and average over them (5 for COCO's 5 x 1k)."""
-    draws: int = 1000
-    """Bootstrap draws (by image) for the intervals; 0 for none."""
+    resamples: int = 1000
+    """Bootstrap resamples (by image) for the intervals; 0 for none."""
     seed: int = 0
     """Seed of the bootstrap."""
     block_bytes: int = BLOCK_BYTES
@@ -113,7 +113,7 @@ def _summary(
         ]
     )
     table *= len(table) / len(folds)
-    intervals = bootstrap_means(table, np.concatenate(groups), draws=protocol.draws, seed=protocol.seed)
+    intervals = bootstrap_means(table, np.concatenate(groups), resamples=protocol.resamples, seed=protocol.seed)
     values = dict(zip(names, intervals, strict=True))
     median = float(np.mean([np.median(f.best_rank) for f in folds]))
     values["median rank"] = Interval(median, float("nan"), float("nan"), len(table))
@@ -168,7 +168,7 @@ def recall_at_k(
     images: ArrayLike, texts: ArrayLike, caption_image: ArrayLike, ks: tuple[int, ...] = (1, 5, 10)
 ) -> dict[str, float]:
     """R@K of both directions in one dictionary, ``{"image-to-text R@1": ...}``, in [0, 1]; for use while training."""
-    results = evaluate_retrieval(images, texts, caption_image, RetrievalProtocol(ks=ks, draws=0))
+    results = evaluate_retrieval(images, texts, caption_image, RetrievalProtocol(ks=ks, resamples=0))
     return {f"{d.name} R@{k}": d.values[f"R@{k}"].value for d in results for k in ks}
 
 

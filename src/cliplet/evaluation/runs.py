@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cliplet.data.photos import is_photo_path
+from cliplet.data.names import is_photo_path
+from cliplet.data.photos import PhotoStore
 from cliplet.encoders.base import Encoder
 from cliplet.errors import InputError
 from cliplet.evaluation.benchmarks import find_benchmark, load_judgements
@@ -22,7 +23,6 @@ from cliplet.evaluation.human import (
     evaluate_ratings,
 )
 from cliplet.evaluation.judgements import Ratings
-from cliplet.evaluation.photos import PhotoStore
 from cliplet.evaluation.results import Evaluation, entry
 from cliplet.evaluation.scores import file_scores, model_scores, reference_columns
 from cliplet.metrics.registry import MetricNames, find_metrics
@@ -86,10 +86,10 @@ class ScoreSources:
             scores |= found
         found, notes = reference_columns(request, self.metrics)
         scores |= found
+        for path, columns in self.files:
+            scores |= file_scores(path, request, columns, notes)
         if notes:
             about["notes"] = notes
-        for path, columns in self.files:
-            scores |= file_scores(path, request, columns)
         if not scores:
             raise InputError("nothing to measure: choose a model, metrics (they need references), or scores")
         return scores

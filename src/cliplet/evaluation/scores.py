@@ -1,17 +1,19 @@
 """Where scores come from: a model (CLIPScore and its kin), metrics on references, or columns of a file."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cliplet.data.names import NameIndex
+from cliplet.data.photos import PhotoStore
+from cliplet.data.records import CAPTION_FIELDS, IMAGE_FIELDS
+from cliplet.data.tables import column, find_column, read_table
 from cliplet.encoders.base import Encoder
 from cliplet.errors import InputError
 from cliplet.evaluation.human import ScoreRequest, Scores
-from cliplet.evaluation.judgements import CANDIDATE_COLUMNS, IMAGE_COLUMNS
-from cliplet.evaluation.photos import PhotoStore, image_key
-from cliplet.evaluation.tables import column, find_column, read_table
 from cliplet.metrics.registry import MetricNames, find_metrics, reference_scores
 from cliplet.scoring.scorer import Scorer
 
@@ -29,11 +31,11 @@ def model_scores(
 
     Photos that are missing or cannot be read give NaN; without references the reference scores are NaN.
     """
-    found = photos.find_all(request.images)
+    found, missing = photos.photos(request.images)
     rows = [i for i, photo in enumerate(found) if photo is not None]
     if not rows and len(request):
         raise InputError(
-            f"none of the {len(request)} photos was found, such as {request.images[0]}; name their folder or tar"
+            f"none of the {len(request)} photos was found: {missing[request.images[0]]}; name their folder or tar"
         )
     with_references = any(request.references)
     result = Scorer(encoder, preset=preset).score(
@@ -46,9 +48,7 @@ def model_scores(
     if result.ref_clip_score is not None and result.ref_mix_score is not None:
         columns |= {"RefCLIPScore": result.ref_clip_score, "RefMixScore": result.ref_mix_score}
     scores = {name: _spread(values, rows, len(request)) for name, values in columns.items()}
-    reasons = [
-        f"{name}: not found" for name, photo in zip(request.images, found, strict=True) if photo is None
-    ]
+    reasons = [f"{name}: {why}" for name, why in missing.items()]
     reasons += [f"{request.images[i]}: {why}" for i, why in zip(rows, result.failures, strict=True) if why]
     return scores, {**result.provenance, "failures": list(dict.fromkeys(reasons))}
 
@@ -76,24 +76,31 @@ def _spread(values: np.ndarray, rows: Sequence[int], n: int) -> np.ndarray:
     return out
 
 
-def file_scores(path: Path, request: ScoreRequest, names: Sequence[str] = ()) -> Scores:
+def file_scores(
+    path: Path, request: ScoreRequest, names: Sequence[str] = (), notes: list[str] | None = None
+) -> Scores:
     """Your own metric's scores from a table: columns ``image``, ``caption`` and one or more of numbers.
 
     Rows are joined by image and caption, so their order does not matter and one row may serve several requests; where
-    a metric depends on the references drawn, give only benchmarks without drawing. ``names`` picks columns.
+    a metric depends on the references drawn, give only benchmarks without drawing. ``names`` picks columns; rows of the
+    table that cannot be read are counted in ``notes``.
     """
-    rows = read_table(path)
-    image_at = column(rows, IMAGE_COLUMNS, path, "image")
-    caption_at = column(rows, CANDIDATE_COLUMNS, path, "caption")
+    left: Counter[str] = Counter()
+    rows = read_table(path, left)
+    if notes is not None:
+        notes += [f"{path}: {n} {what}" for what, n in left.items()]
+    image_at = column(rows, IMAGE_FIELDS, path, "image")
+    caption_at = column(rows, CAPTION_FIELDS, path, "caption")
     wanted = list(names) or [n for n in rows[0] if n not in (image_at, caption_at) and _numeric(rows, n)]
     if not wanted:
         raise InputError(f"{path}: no column of numbers beside {image_at} and {caption_at}")
     place: dict[tuple[str, str], int] = {}
     for i, row in enumerate(rows):
-        place.setdefault((image_key(str(row[image_at])), " ".join(str(row[caption_at]).split())), i)
+        place.setdefault((str(row.get(image_at)), " ".join(str(row.get(caption_at)).split())), i)
+    images = NameIndex((image for image, _ in place), f"images of {path}").find_all(request.images)
     at = [
-        place.get((image_key(i), " ".join(c.split())), -1)
-        for i, c in zip(request.images, request.captions, strict=True)
+        place.get((str(images[image]), " ".join(caption.split())), -1)
+        for image, caption in zip(request.images, request.captions, strict=True)
     ]
     if request.images and max(at) < 0:
         raise InputError(
@@ -102,9 +109,9 @@ def file_scores(path: Path, request: ScoreRequest, names: Sequence[str] = ()) ->
         )
     scores: Scores = {}
     for name in wanted:
-        if find_column(rows, [name.lower()]) is None:
+        if find_column(rows[0], [name.lower()]) is None:
             raise InputError(f"{path}: no column {name!r}; it has {', '.join(rows[0])}")
-        values = np.array([_number(row[name]) for row in rows] + [np.nan])
+        values = np.array([_number(row.get(name)) for row in rows] + [np.nan])
         scores[name] = values[at]  # -1: the NaN at the end
     return scores
 
@@ -117,4 +124,6 @@ def _number(value: Any) -> float:
 
 
 def _numeric(rows: Sequence[dict[str, Any]], name: str) -> bool:
-    return all(str(row[name]).strip() == "" or not np.isnan(_number(row[name])) for row in rows[:50])
+    return all(
+        str(v).strip() == "" or not np.isnan(_number(v)) for v in (row.get(name, "") for row in rows[:50])
+    )

@@ -6,20 +6,23 @@ the one with the largest cosine; an equal cosine of a wrong class counts against
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
 
 from cliplet.data.images import ImageInput
-from cliplet.data.photos import open_photos
+from cliplet.data.photos import PhotoStore
+from cliplet.data.records import IMAGE_FIELDS
+from cliplet.data.tables import column, leave_out, read_json, read_table
+from cliplet.data.text import caption_problem, read_names
 from cliplet.encoders.base import Embeddings, Encoder
 from cliplet.errors import InputError
 from cliplet.evaluation.embed import Progress, embed_photos, embed_texts
-from cliplet.evaluation.photos import PhotoStore
-from cliplet.evaluation.tables import column, read_json, read_table, read_text
 from cliplet.statistics.kendall import Floats, Ints
 from cliplet.statistics.resampling import Interval, bootstrap_mean
 
@@ -39,6 +42,10 @@ class LabelledPhotos:
     """[photos] class numbers."""
     classes: list[str]
     """Names of the classes."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Why a photo is missing, by name."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """Rows left out, with counts."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +82,13 @@ def read_class_names(path: Path) -> list[str]:
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise InputError(f"{path}: expected a JSON list of class names")
         return names
-    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    if not names:
-        raise InputError(f"{path}: holds no class names")
-    return names
+    return read_names(path, "class names")
 
 
 def read_templates(path: Path) -> tuple[str, ...]:
     """Prompt templates, one a line, with ``{}`` (or ``{c}``) where the class name goes."""
-    lines = [line.strip().replace("{c}", "{}") for line in read_text(path).splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
+    lines = [line.replace("{c}", "{}") for line in read_names(path, "templates")]
+    lines = [line for line in lines if not line.startswith("#")]
     for line in lines:
         if line.count("{}") != 1:
             raise InputError(f"{path}: template {line!r} must hold one {{}} for the class name")
@@ -115,26 +119,31 @@ def read_labelled_photos(
     A table (.csv, .tsv, .jsonl, .parquet) has an image and a label column; its photos lie in ``images``. With
     ``class_names``, labels may be numbers into the list, or names in any spelling of it (case, underscores).
     """
+    notes: Counter[str] = Counter()
     if source.is_dir() or source.suffix.lower() == ".tar":
-        index = open_photos(source)
-        names = index.names()
-        photos: list[ImageInput | None] = [index.get(n) for n in names]
+        store = PhotoStore([source])
+        names = store.names()
         labels = [_label_of(n, label_from) for n in names]
     else:
-        rows = read_table(source)
-        image_at = column(
-            rows, ("image", "filename", "file_name", "file", "path", "image_path"), source, "image"
-        )
+        rows = read_table(source, notes)
+        image_at = column(rows, IMAGE_FIELDS, source, "image")
         label_at = column(
             rows, ("label", "class", "class_name", "classname", "category", "target"), source, "class"
         )
-        names = [str(r[image_at]) for r in rows]
-        labels = [str(r[label_at]) for r in rows]
-        photos = PhotoStore(images or [source.parent]).find_all(names)
+        given = ["" if (label := row.get(label_at)) is None else str(label) for row in rows]
+        named = [caption_problem(label) is None for label in given]
+        leave_out(
+            notes,
+            [f"{row.where}: it names no class" for row, good in zip(rows, named, strict=True) if not good],
+        )
+        names = [str(row.get(image_at)) for row in compress(rows, named)]
+        labels = list(compress(given, named))
+        store = PhotoStore(images or [source.parent])
     if not names:
         raise InputError(f"{source}: holds no photos")
+    photos, missing = store.photos(names)
     classes, numbers = _class_numbers(labels, class_names, source)
-    return LabelledPhotos(names, photos, numbers, classes)
+    return LabelledPhotos(names, photos, numbers, classes, missing, notes)
 
 
 def _class_numbers(
@@ -185,21 +194,21 @@ def evaluate_zeroshot(
     encoder: Encoder,
     data: LabelledPhotos,
     templates: Sequence[str] = DEFAULT_TEMPLATES,
-    draws: int = 1000,
+    resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ZeroShotResult:
     """Top-1, top-5 and mean-per-class accuracy of a model, with intervals from resampling photos."""
     classes = class_embeddings(encoder, data.classes, templates)
-    photos = embed_photos(encoder, data.photos, data.names, progress)
+    photos = embed_photos(encoder, data.photos, data.names, progress, data.missing)
     labels = data.labels[photos.kept]
     ranks, predicted = class_ranks(photos.embeddings, classes, labels)
     right = (ranks == 1).astype(np.float64)
     per_class = [(data.classes[c], float(right[labels == c].mean())) for c in np.unique(labels)]
     return ZeroShotResult(
-        top1=bootstrap_mean(right, draws=draws, seed=seed),
-        top5=bootstrap_mean((ranks <= 5).astype(np.float64), draws=draws, seed=seed),
-        mean_per_class=_mean_per_class(right, labels, draws, seed),
+        top1=bootstrap_mean(right, resamples=resamples, seed=seed),
+        top5=bootstrap_mean((ranks <= 5).astype(np.float64), resamples=resamples, seed=seed),
+        mean_per_class=_mean_per_class(right, labels, resamples, seed),
         per_class=per_class,
         ranks=ranks,
         kept=photos.kept,
@@ -208,11 +217,11 @@ def evaluate_zeroshot(
     )
 
 
-def _mean_per_class(right: Floats, labels: Ints, draws: int, seed: int) -> Interval:
+def _mean_per_class(right: Floats, labels: Ints, resamples: int, seed: int) -> Interval:
     """Mean over classes; the interval resamples classes (photos within a class are few and alike)."""
     sums, counts = np.bincount(labels, right), np.bincount(labels)
     means = sums[counts > 0] / counts[counts > 0]
-    interval = bootstrap_mean(means, draws=draws, seed=seed)
+    interval = bootstrap_mean(means, resamples=resamples, seed=seed)
     return Interval(interval.value, interval.low, interval.high, len(right))
 
 

@@ -27,6 +27,13 @@ _PRECISIONS = {
 }
 
 
+PLAIN_RUNTIME = (
+    "plain ONNX Runtime on x86 processors without VNNI, where its 8-bit sums overflow: set "
+    "session.x64quantprecision to 1 there, as cliplet does"
+)
+"""What a card says of graphs that compute in 8 bits."""
+
+
 def export(
     encoder: Encoder,
     out: str | Path,
@@ -77,6 +84,8 @@ def export(
         towers.tokenizer.save(str(part / "tokenizer.json"), pretty=False)
         spoken = _spoken(precision, text_precision or precision, bool(seen), bool(read))
         card = dataclasses.replace(towers.card, name=name or towers.card.name, precision=spoken)
+        if seen or read:
+            card = dataclasses.replace(card, bad_at=[*card.bad_at, PLAIN_RUNTIME])
         card.save(part)
         report = measure_parity(encoder, OnnxEncoder(part), photos, captions)
         results = {**card.results, "parity": report.summary()}

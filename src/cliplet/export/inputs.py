@@ -34,12 +34,7 @@ def compared_photos(path: Path, limit: int) -> list[ImageInput]:
 
 def compared_captions(path: Path, limit: int) -> list[str]:
     """The first captions of a file."""
-    found: list[str] = []
-    for entry in read_captions(path):
-        if isinstance(entry.caption, str):
-            found.append(entry.caption)
-        if len(found) == limit:
-            break
+    found = [entry.caption for entry in read_captions(path, plain_lines=True) if entry.problem is None]
     if not found:
         raise InputError(f"{path} holds no captions")
-    return found
+    return found[:limit]

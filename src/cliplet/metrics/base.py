@@ -50,10 +50,16 @@ class ReferenceScores:
     notes: list[str] = field(default_factory=list)
     """What a reader of the numbers must know."""
 
-    def add(self, column: str, per_caption: Floats, statistic: CorpusStatistic | None = None) -> None:
-        """Add a column; without a statistic its corpus value is the mean."""
-        self.per_caption[column] = per_caption
-        self.statistics[column] = statistic or CorpusStatistic.mean(per_caption)
+    def add(self, column: str, per_caption: ArrayLike, statistic: CorpusStatistic | None = None) -> None:
+        """Add a column; without a statistic its corpus value is the mean. Raises InputError if these are no numbers."""
+        try:
+            values = np.asarray(per_caption, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the scores {column!r} are no numbers ({error})") from None
+        if values.ndim != 1:
+            raise InputError(f"the scores {column!r} have the shape {values.shape}: give one number a caption")
+        self.per_caption[column] = values
+        self.statistics[column] = statistic or CorpusStatistic.mean(values)
 
 
 @dataclass(frozen=True)
@@ -113,12 +119,24 @@ class ReferenceMetric:
         column = own_name(name)
 
         def compute(corpus: Corpus) -> ReferenceScores:
-            given = function(_texts(corpus.captions), [_texts(group) for group in corpus.references])
-            scores = ReferenceScores()
-            scores.add(column, _checked(name, given, len(corpus.captions)))
-            return scores
+            found = ReferenceScores()
+            found.add(column, function(_texts(corpus.captions), [_texts(group) for group in corpus.references]))
+            return found
 
         return cls(name, (column,), (column.lower().strip("_"),), compute)
+
+    def checked(self, found: ReferenceScores, n: int) -> ReferenceScores:
+        """What ``compute`` gave for n captions; raises InputError unless these are n scores a column as declared."""
+        who = f"metric {self.name!r} gave"
+        if not found.per_caption or not set(found.per_caption) == set(found.statistics) <= set(self.columns):
+            given = ", ".join(found.per_caption) or "none"
+            raise InputError(f"{who} the columns {given}; it has declared {', '.join(self.columns)}")
+        for values in found.per_caption.values():
+            if values.shape != (n,):
+                raise InputError(f"{who} an array of shape {values.shape} for {n} captions: give {n} numbers")
+            if np.isinf(values).any():
+                raise InputError(f"{who} an infinite score; give NaN where there is none")
+        return found
 
 
 def check_distinct(metrics: Sequence[ReferenceMetric], taken: dict[str, str]) -> None:
@@ -148,18 +166,3 @@ def check_distinct(metrics: Sequence[ReferenceMetric], taken: dict[str, str]) ->
 
 def _texts(captions: Sequence[str | Caption]) -> list[str]:
     return [caption if isinstance(caption, str) else " ".join(caption) for caption in captions]
-
-
-def _checked(name: str, given: Any, n: int) -> Floats:
-    """What a user's function gave, as n numbers."""
-    try:
-        values = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"metric {name!r} gave no numbers for {n} captions ({error})") from None
-    if values.shape != (n,):
-        raise InputError(
-            f"metric {name!r} gave an array of shape {values.shape} for {n} captions: give {n} numbers"
-        )
-    if np.isinf(values).any():
-        raise InputError(f"metric {name!r} gave an infinite score; give NaN where there is none")
-    return values

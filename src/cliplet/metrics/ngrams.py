@@ -161,7 +161,6 @@ class ReferenceOrder:
 class Block:
     """Candidates of some images and their references, counted together; caption i is the i-th image's candidate."""
 
-    first: int  # the first image's place in the whole corpus
     words: list[str]
     candidate_lengths: Ints  # [images]
     reference_lengths: Ints  # [references]
@@ -181,10 +180,10 @@ def blocks(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]
     """Count candidates and references image by image, a bounded number of images at a time."""
     for first in range(0, len(candidates), BLOCK_IMAGES):
         stop = first + BLOCK_IMAGES
-        yield _block(first, candidates[first:stop], references[first:stop])
+        yield _block(candidates[first:stop], references[first:stop])
 
 
-def _block(first: int, candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> Block:
+def _block(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> Block:
     images = len(candidates)
     counts = count_ngrams([*candidates, *chain.from_iterable(references)])
     per_image = np.fromiter(map(len, references), np.int64, images)
@@ -203,7 +202,6 @@ def _block(first: int, candidates: Sequence[Caption], references: Sequence[Seque
             )
         )
     return Block(
-        first=first,
         words=counts.words,
         candidate_lengths=counts.lengths[:images],
         reference_lengths=counts.lengths[images:],

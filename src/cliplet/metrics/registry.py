@@ -10,7 +10,7 @@ from functools import cache, partial
 from itertools import chain
 from typing import Any
 
-from cliplet.data.plugins import known_or_own
+from cliplet.data.plugins import known_or_own, table
 from cliplet.errors import InputError
 from cliplet.metrics import bleu, cider, meteor, rouge, spice
 from cliplet.metrics._document_frequencies import DocumentFrequencies
@@ -30,40 +30,23 @@ __all__ = [
     "word_scores",
 ]
 
-METRICS: dict[str, ReferenceMetric] = {
-    metric.name: metric
-    for metric in (
+METRICS: dict[str, ReferenceMetric] = table(
+    (
         ReferenceMetric(
-            "bleu",
-            columns=("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"),
-            fields=("bleu_1", "bleu_2", "bleu_3", "bleu_4"),
-            compute=bleu.columns,
-            count=bleu.count,
-            judged=("BLEU-1", "BLEU-4"),
+            "bleu", ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"), ("bleu_1", "bleu_2", "bleu_3", "bleu_4"),
+            bleu.columns, count=bleu.count, judged=("BLEU-1", "BLEU-4"),
         ),
-        ReferenceMetric("rouge", columns=("ROUGE-L",), fields=("rouge_l",), compute=rouge.columns),
+        ReferenceMetric("rouge", ("ROUGE-L",), ("rouge_l",), rouge.columns),
+        ReferenceMetric("cider", ("CIDEr-D",), ("cider_d",), cider.columns, count=cider.count),
         ReferenceMetric(
-            "cider", columns=("CIDEr-D",), fields=("cider_d",), compute=cider.columns, count=cider.count
+            "meteor", ("METEOR", "METEOR-exact-stem"), ("meteor", "meteor_exact_stem"),
+            meteor.columns, needs=meteor.look, substitute=True,
         ),
-        ReferenceMetric(
-            "meteor",
-            columns=("METEOR", "METEOR-exact-stem"),
-            fields=("meteor", "meteor_exact_stem"),
-            compute=meteor.columns,
-            needs=meteor.look,
-            substitute=True,
-        ),
-        ReferenceMetric(
-            "spice",
-            columns=("SPICE",),
-            fields=("spice",),
-            compute=spice.columns,
-            needs=spice.look,
-            default=False,
-        ),
-    )
-}
-"""Name to metric, in the order of results."""
+        ReferenceMetric("spice", ("SPICE",), ("spice",), spice.columns, needs=spice.look, default=False),
+    ),
+    "metric",
+)  # fmt: skip
+"""Name to metric, in the order of results: each with its columns, their fields in rows, and what computes them."""
 check_distinct(list(METRICS.values()), MODEL_SCORES)
 
 MetricNames = Iterable[str | ReferenceMetric] | None
@@ -102,18 +85,15 @@ def _find(name: str | ReferenceMetric) -> ReferenceMetric:
         return found
     if not callable(found):
         raise InputError(
-            f"metric {name!r} is a {type(found).__name__}: it must be a ReferenceMetric, or a function of captions and "
-            "their references"
+            f"metric {name!r} is of type {type(found).__name__}: it must be a ReferenceMetric, or a function of "
+            "captions and their references"
         )
     return ReferenceMetric.of_function(name, found)
 
 
-def row_fields(metrics: Iterable[ReferenceMetric] | None = None) -> dict[str, str]:
-    """Each column's field in rows; default those of the whole table."""
-    chosen = METRICS.values() if metrics is None else metrics
-    return {
-        column: name for metric in chosen for column, name in zip(metric.columns, metric.fields, strict=True)
-    }
+def row_fields(metrics: Iterable[ReferenceMetric]) -> dict[str, str]:
+    """Each column's field in rows."""
+    return {column: name for m in metrics for column, name in zip(m.columns, m.fields, strict=True)}
 
 
 def reference_scores(
@@ -173,11 +153,7 @@ def _compute(corpus: Corpus, metrics: Sequence[ReferenceMetric]) -> ReferenceSco
     result = ReferenceScores()
     for metric in metrics:
         found = metric.compute(replace(corpus, parts=parts.get(metric.name, ())))
-        if not found.per_caption or not set(found.per_caption) <= set(metric.columns):
-            raise InputError(
-                f"metric {metric.name!r} gave the columns {', '.join(found.per_caption) or 'none'}; it has declared "
-                f"{', '.join(metric.columns)}"
-            )
+        metric.checked(found, len(corpus.words))
         result.per_caption.update(found.per_caption)
         result.statistics.update(found.statistics)
         result.notes.extend(found.notes)

@@ -1,14 +1,14 @@
 """Regions that somebody else found, from a file."""
 
-import csv
 import hashlib
-import json
+from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from cliplet.data.names import NameIndex, image_name
+from cliplet.data.tables import Row, is_json_lines, object_row, read_json, rows_of
 from cliplet.errors import InputError
 from cliplet.regions.base import Regions, clipped
 
@@ -44,15 +44,15 @@ class FileRegions:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
         self._labels: dict[str, int] = {}
         self._found: dict[str, list[tuple[list[float], float, int]]] = {}
-        try:
-            for i, row in enumerate(_rows(self.path, content.decode("utf-8-sig")), 1):
-                self._add(i, row)
-        except (ValueError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not a file of boxes: {error}") from error
+        for row in _rows(self.path):
+            self._add(row)
+        self._index = NameIndex(self._found, f"photos in {path}")
         self.name = f"{self.path.stem}-{hashlib.blake2b(content, digest_size=6).hexdigest()}-score{score}"
 
-    def _add(self, number: int, row: dict[str, Any]) -> None:
+    def _add(self, row: Row) -> None:
         try:
+            if row.problem is not None:
+                raise ValueError(row.problem)
             if "box" in row:
                 box = [float(v) for v in row["box"]]
             elif "bbox" in row:  # COCO: left, top, width, height
@@ -65,17 +65,17 @@ class FileRegions:
             image = str(row["image"] if "image" in row else row["image_id"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{self.path}, entry {number}: no box can be read ({error}); give image, x0, y0, x1, y1"
+                f"{self.path}, {row.where}: no box can be read ({error}); give image, x0, y0, x1, y1"
             ) from error
         if len(box) != 4:
-            raise InputError(f"{self.path}, entry {number}: a box has four numbers, not {len(box)}")
+            raise InputError(f"{self.path}, {row.where}: a box has four numbers, not {len(box)}")
         label = row.get("label", row.get("category_id"))
         code = -1 if label in (None, "") else self._labels.setdefault(str(label), len(self._labels))
-        self._found.setdefault(_key(image), []).append((box, sure, code))
+        self._found.setdefault(image_name(image), []).append((box, sure, code))
 
     def propose(self, image: Image.Image, photo: str = "") -> Regions:
         """The file's boxes for ``photo``, the surest first, cut at the photo's edges."""
-        found = sorted(self._found.get(_key(photo), []), key=lambda r: -r[1])
+        found = sorted(self._found.get(self._index.find(photo) or "", []), key=lambda r: -r[1])
         found = [r for r in found if r[1] >= self.score]
         boxes, good = clipped(
             np.array([r[0] for r in found], dtype=np.float32).reshape(-1, 4), image.width, image.height
@@ -85,35 +85,19 @@ class FileRegions:
         return Regions(boxes[good], scores[good], labels[good], tuple(self._labels))
 
 
-def _key(name: str) -> str:
-    """File name without folder, suffix and leading zeros of a number."""
-    stem = (
-        Path(name).stem
-        if Path(name).suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
-        else Path(name).name
-    )
-    return str(int(stem)) if stem.isdecimal() else stem
-
-
-def _rows(path: Path, text: str) -> list[dict[str, Any]]:
+def _rows(path: Path) -> Iterator[Row]:
     """The entries of a file."""
-    if path.suffix.lower() == ".csv":
-        return list(csv.DictReader(text.splitlines()))
-    if path.suffix.lower() == ".jsonl":
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    content = json.loads(text)
-    if isinstance(content, dict) and "annotations" in content:
-        names = {c["id"]: c["name"] for c in content.get("categories", [])}
-        files = {i["id"]: i.get("file_name", i["id"]) for i in content.get("images", [])}
-        return [
-            {
-                "image": files.get(a["image_id"], a["image_id"]),
-                "bbox": a["bbox"],
-                "label": names.get(a.get("category_id"), a.get("category_id")),
-                "score": a.get("score"),
-            }
-            for a in content["annotations"]
-        ]
-    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise ValueError("a list of entries was expected")
-    return content
+    content = read_json(path) if path.suffix.lower() == ".json" and not is_json_lines(path) else None
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+        yield from rows_of(path)
+        return
+    kinds, files = (
+        {entry["id"]: entry[name] for entry in content.get(key) or () if "id" in entry and name in entry}
+        for key, name in (("categories", "name"), ("images", "file_name"))
+    )
+    for number, value in enumerate(content["annotations"], 1):
+        row = object_row(value, f"annotation {number}")
+        for field, wanted, known in (("image", "image_id", files), ("label", "category_id", kinds)):
+            if isinstance(row.get(wanted), Hashable) and wanted in row:
+                row[field] = known.get(row[wanted], row[wanted])
+        yield row

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cliplet.data.images import load_rgb
-from cliplet.data.photos import TarPhoto
 from cliplet.data.ragged import Arrays, Ragged, kept_blocks
 from cliplet.errors import InputError
 from cliplet.regions.base import Ints, RegionProposer, Regions, clipped, whole_photo
@@ -144,12 +143,12 @@ def _compute(
     boxes, scores, labels, counts, crops, reasons = [], [], [], [], [], []
     for photo, name in zip(photos, names, strict=True):
         try:
-            image = load_rgb(photo.read_bytes() if isinstance(photo, TarPhoto) else photo)
+            image = load_rgb(photo)
+            found = settings.choose(proposer.propose(image, name), image)
         except InputError as error:
             counts.append(0)
             reasons.append(str(error))
             continue
-        found = settings.choose(proposer.propose(image, name), image)
         crops += found.crops(image)
         size = np.array([image.width, image.height] * 2, dtype=np.float32)
         boxes.append(found.boxes / size)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from cliplet.data.images import ImageInput
+from cliplet.data.photos import PhotoStore
 from cliplet.evaluation.human import HumanResult
 from cliplet.evaluation.model_runs import PairsDetail, RetrievalDetail, ZeroShotDetail
-from cliplet.evaluation.photos import PhotoStore
 from cliplet.evaluation.results import Check, Entry, Evaluation, published_for, published_value
 from cliplet.evaluation.runs import HumanDetail, human_statistic
 from cliplet.files import write_atomically
@@ -223,7 +223,7 @@ def _disagreements(detail: HumanDetail, metric: str) -> str:
                 chosen.append(int(i))
     cards = []
     for i in chosen:
-        photo = detail.photos.find(result.request.images[i]) if detail.photos is not None else None
+        photo = detail.photos.photo(result.request.images[i]) if detail.photos is not None else None
         about = f"{metric} {result.scores[metric][i]:.3f}: above {100 * places[0][i]:.0f} % of captions"
         people = f"people {result.ratings[i]:.2f}: above {100 * places[1][i]:.0f} %"
         verdict = "score too high" if gap[i] > 0 else "score too low"
@@ -253,7 +253,7 @@ def _retrieval_sections(detail: RetrievalDetail) -> list[tuple[str, str]]:
 
 
 def _find(photos: PhotoStore | None, name: str) -> ImageInput | None:
-    return photos.find(name) if photos is not None else None
+    return photos.photo(name) if photos is not None else None
 
 
 def _zeroshot_sections(detail: ZeroShotDetail) -> list[tuple[str, str]]:
@@ -296,6 +296,6 @@ def _pairs_sections(detail: PairsDetail, entries: Sequence[Entry]) -> list[tuple
             f"true: {p.true}",
             f"{p.category}; margin {detail.result.margins[i]:.3f}",
         ]
-        cards.append((detail.photos.find(p.image), lines))
+        cards.append((detail.photos.photo(p.image), lines))
     sections.append(("False captions that the model likes best", _cards(cards)))
     return sections

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,8 @@ def score_page(table: ScoreTable) -> str:
     """The report: corpus values, distribution, worst and best captions with photos, failures, all rows searchable."""
     main = next(iter(table.intervals))
     field = MODEL_SCORES[main]
-    scored = sorted(
-        (i for i, row in enumerate(table.rows) if row["reason"] is None), key=lambda i: table.rows[i][field]
-    )
+    scored = [i for i, row in enumerate(table.rows) if row["reason"] is None and row[field] is not None]
+    scored.sort(key=lambda i: table.rows[i][field])
     photos = Photos(table.photos)
     values = [table.rows[i][field] for i in scored]
     parts = [_corpus(table), _notes(table)]
@@ -62,7 +62,7 @@ def score_page(table: ScoreTable) -> str:
 
 def _csv(rows: list[dict[str, Any]]) -> str:
     stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(stream, list(dict.fromkeys(chain.from_iterable(rows))), lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
     return stream.getvalue()

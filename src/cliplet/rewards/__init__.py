@@ -6,12 +6,13 @@ weighted mixture together by name; `TrlReward` gives it the signature of TRL's t
 
 from cliplet.rewards.base import Reward
 from cliplet.rewards.bleu import BleuReward
-from cliplet.rewards.build import REWARDS, build_reward
+from cliplet.rewards.build import REWARDS, RewardSpec, build_reward, find_reward, sees_photos
 from cliplet.rewards.cider import CiderReward
 from cliplet.rewards.clip import LClipScoreReward, RefLClipScoreReward
 from cliplet.rewards.embeddings import CaptionEmbeddings, ImageEmbeddings
 from cliplet.rewards.fluency import FluencyReward
 from cliplet.rewards.meteor import MeteorReward
+from cliplet.rewards.metric import MetricReward
 from cliplet.rewards.mixed import MixedReward, RewardParts
 from cliplet.rewards.shape import LengthReward, RepetitionReward
 from cliplet.rewards.trl import TrlReward
@@ -26,11 +27,15 @@ __all__ = [
     "LClipScoreReward",
     "LengthReward",
     "MeteorReward",
+    "MetricReward",
     "MixedReward",
     "RefLClipScoreReward",
     "RepetitionReward",
     "Reward",
     "RewardParts",
+    "RewardSpec",
     "TrlReward",
     "build_reward",
+    "find_reward",
+    "sees_photos",
 ]

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cliplet.data.captions import read_captions
-from cliplet.data.text import scrub
 from cliplet.encoders.batching import encode_images_safely, encode_texts_counted
 from cliplet.metrics.diversity import diversity, mutual_bleu, self_retrieval
 from cliplet.metrics.tokenizer.ptb import tokenize_many
@@ -33,8 +32,8 @@ def caption_diversity(
     words = tokenize_many([table.rows[i]["caption"] for i in rows])
     known = None
     if training is not None:
-        texts = [entry.caption for entry in read_captions(training) if isinstance(entry.caption, str)]
-        known = tokenize_many([scrub(text) for text in texts])
+        entries = read_captions(training, plain_lines=True)
+        known = tokenize_many([entry.caption for entry in entries if entry.problem is None])
     score = diversity(words, known)
     found: dict[str, float | int] = {
         "mean length": score.mean_length,

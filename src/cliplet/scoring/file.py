@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.data.captions import CaptionEntry, ImageKey, image_name, read_captions, read_references
+from cliplet.data.captions import CaptionEntry, Columns, read_captions, read_references
 from cliplet.data.images import ImageInput
-from cliplet.data.photos import PhotoIndex, PhotoPaths, PhotoTar, open_photos
+from cliplet.data.names import NameIndex, image_name
+from cliplet.data.photos import PhotoFolder, PhotoIndex, PhotoPaths, TarPhoto, open_photos
 from cliplet.data.text import caption_problem, scrub
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies
@@ -25,7 +26,7 @@ from cliplet.metrics.registry import (
     row_fields,
 )
 from cliplet.scoring.scorer import Scorer, ScoreResult
-from cliplet.statistics.corpus import CorpusStatistic, corpus_interval
+from cliplet.statistics.corpus import CorpusStatistic, corpus_interval, interval_notes
 from cliplet.statistics.resampling import Interval
 
 Progress = Callable[[int, int], None]
@@ -36,7 +37,8 @@ class ScoreTable:
     """A scored captions file."""
 
     rows: list[dict[str, Any]]
-    """One a caption, in the file's order: image, caption, scores (None for none), truncated, reason, where."""
+    """One a caption, in the file's order: image, caption, scores (None for none), truncated, reason, where, and the
+    file's other columns."""
     photos: list[ImageInput | None]
     """Each row's photo, None where it was not found."""
     photo_names: list[str | None]
@@ -53,6 +55,8 @@ class ScoreTable:
     """Photos that no caption names."""
     notes: list[str]
     """What a reader of the numbers must know."""
+    without_references: int = 0
+    """Rows for which no reference was found where references were given."""
     diversity: Mapping[str, float | int] = field(default_factory=dict)
     """Measures of the captions as a set, by name; empty unless asked for."""
 
@@ -69,11 +73,13 @@ class ScoreTable:
             "failed": len(self.failures),
             "truncated": self.provenance["truncated"],
             "images_without_caption": len(self.images_without_caption),
+            "references": self.provenance["references"],
+            "without_references": self.without_references,
             "metrics": {
                 name: {"mean": _plain(i.value), "low": _plain(i.low), "high": _plain(i.high), "n": i.n}
                 for name, i in self.intervals.items()
             },
-            "diversity": dict(self.diversity),
+            "diversity": {name: _plain(value) for name, value in self.diversity.items()},
             "notes": self.notes,
         }
 
@@ -86,56 +92,70 @@ def score_file(
     metrics: MetricNames = None,
     document_frequencies: DocumentFrequencies | None = None,
     progress: Progress | None = None,
+    table: Columns | None = None,
 ) -> ScoreTable:
     """Score every caption of a file.
 
     Args:
         captions: what :func:`cliplet.data.captions.read_captions` reads.
-        images: folder or tar of the photos; None: the captions file's own tar, or paths as the file has them,
-            relative to the file or to the working folder.
+        images: folder or tar of the photos; None: those that came with the captions (a shard, a folder), or paths as
+            the file has them, relative to the file or to the working folder.
         scorer: model and preset.
-        references: a file of reference captions; with it the metrics that need references are computed too.
+        references: a file of reference captions; None: those in the captions file, if it has any. With references the
+            metrics that need them are computed too.
         metrics: which of those, as :func:`cliplet.metrics.registry.find_metrics` takes them; default: all but SPICE.
         document_frequencies: for CIDEr-D; default: from the references of the images scored.
         progress: called with (rows done, rows in all).
+        table: the captions file's columns and separator, where the usual names do not say them.
 
     Returns:
         A ScoreTable with one row a caption; bad rows carry their reason.
 
     Raises:
-        InputError: a file cannot be used as a whole.
+        InputError: a file cannot be used as a whole, or none of its images has a photo, or a reference.
     """
+    notes: list[str] = []
+    entries = read_captions(captions, table, notes)
+    own = references is None and any(entry.references for entry in entries)
+    references = captions if own else references
     chosen = _chosen_metrics(metrics, references)
-    entries = read_captions(captions)
-    refs = None if references is None else read_references(references)
-    index = _photo_index(Path(captions), images)
+    index = _photo_index(Path(captions), images, entries)
+    if images is not None and index.damage is not None:
+        notes.append(f"{images}: {index.damage}")
+    if images is not None and any(entry.photo is not None for entry in entries):
+        notes.append(f"the photos that came with the captions are scored, not those in {images}")
     names, photos, reasons = _find_photos(entries, index)
+    groups = _groups(entries, names)
     row_refs = None
-    if refs is not None:
-        row_refs = [_references_of(entry, name, refs) for entry, name in zip(entries, names, strict=True)]
+    if references is not None:
+        row_refs = _references_of(entries, names, Path(references), own, notes)
     scored = _score_found(scorer, entries, photos, reasons, row_refs, progress)
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in scored.columns().items()}
-    compared = _compare_with_references(entries, row_refs or [], chosen, document_frequencies)
+    compared = _compare_with_references(entries, groups, row_refs or [], chosen, document_frequencies)
     statistics = {
         name: CorpusStatistic.mean(values) for name, values in columns.items()
     } | compared.statistics
     columns |= compared.per_caption
     used = {name for name in names if name is not None}
+    intervals = _intervals(statistics, groups, scored)
     return ScoreTable(
         rows=_rows(entries, columns, MODEL_SCORES | row_fields(chosen), scored, reasons),
         photos=photos,
         photo_names=names,
         columns=columns,
         statistics=statistics,
-        intervals=_intervals(statistics, entries, scored),
+        intervals=intervals,
         provenance=scored.provenance
         | {
             "captions": str(captions),
             "images": str(index.root),
             "references": None if references is None else str(references),
         },
-        images_without_caption=[] if images is None else [name for name in index.names() if name not in used],
-        notes=_notes(scored, references) + compared.notes,
+        images_without_caption=[name for name in index.names() if name not in used],
+        notes=[*notes, *_cut(scored), *scored.notes, *compared.notes, *interval_notes(intervals.values())],
+        without_references=sum(
+            not refs and entry.reason is None for refs, entry in zip(row_refs or (), entries, strict=False)
+        ),
     )
 
 
@@ -149,42 +169,81 @@ def _chosen_metrics(names: MetricNames, references: str | Path | None) -> list[R
     return []
 
 
-def _photo_index(captions: Path, images: str | Path | None) -> PhotoIndex:
+def _photo_index(captions: Path, images: str | Path | None, entries: Sequence[CaptionEntry]) -> PhotoIndex:
     if images is not None:
         return open_photos(images)
-    if captions.suffix.lower() == ".tar":
-        return PhotoTar(captions)
-    return PhotoPaths(captions.resolve().parent)
+    tars = (entry.photo.tar for entry in entries if isinstance(entry.photo, TarPhoto))
+    return next(tars, None) or (
+        PhotoFolder(captions) if captions.is_dir() else PhotoPaths(captions.resolve().parent)
+    )
 
 
 def _find_photos(
     entries: Sequence[CaptionEntry], index: PhotoIndex
 ) -> tuple[list[str | None], list[ImageInput | None], list[str | None]]:
     """Each row's photo name and photo, or the reason why it has none."""
-    found: dict[ImageKey, tuple[str | None, ImageInput | None, str | None]] = {}
-    for entry in entries:
-        if entry.image not in found:
-            try:
-                found[entry.image] = (*index.find(entry.image), None)
-            except InputError as error:
-                found[entry.image] = (None, None, str(error))
-    if all(photo is None for _, photo, _ in found.values()):
-        first = next(iter(found.values()))[2]
+    wanted = [entry.image for entry in entries if entry.reason is None and entry.photo is None]
+    found = index.find_all(wanted)
+    names: list[str | None] = [None] * len(entries)
+    photos: list[ImageInput | None] = [None] * len(entries)
+    reasons: list[str | None] = [entry.reason for entry in entries]
+    for i, entry in enumerate(entries):
+        if entry.photo is not None and entry.reason is None:
+            names[i], photos[i] = str(entry.image), entry.photo
+        elif entry.reason is None:
+            photo = found[entry.image]
+            if isinstance(photo, InputError):
+                reasons[i] = str(photo)
+            else:
+                names[i], photos[i] = photo
+    if not any(names):
+        first = next(str(photo) for photo in found.values())
         raise InputError(
             f"none of the {len(found)} images was found: {first}. Give their folder or tar with --images"
         )
-    names, photos, reasons = zip(*(found[entry.image] for entry in entries), strict=True)
-    return list(names), list(photos), list(reasons)
+    return names, photos, reasons
 
 
-def _references_of(entry: CaptionEntry, name: str | None, refs: Mapping[ImageKey, list[Any]]) -> list[Any]:
-    """References by the captions file's name for the image, the photo's name, its file name or its stem."""
-    keys = [str(entry.image)] if name is None else [str(entry.image), name, Path(name).name, Path(name).stem]
-    for key in keys:
-        for spelling in (key, image_name(key)):
-            if spelling in refs:
-                return refs[spelling]
-    return []
+def _groups(entries: Sequence[CaptionEntry], names: Sequence[str | None]) -> list[str]:
+    """The image of each row, one name for all its spellings."""
+    label: dict[str, str] = {}
+    spelled = [image_name(entry.image) for entry in entries]
+    return [
+        label.setdefault(name or spelling, spelling) for name, spelling in zip(names, spelled, strict=True)
+    ]
+
+
+def _references_of(
+    entries: Sequence[CaptionEntry], names: Sequence[str | None], path: Path, own: bool, notes: list[str]
+) -> list[list[Any]]:
+    """Each row's usable references: its own, or those of a file by the row's image, else by its photo's name."""
+    if own:
+        notes.append(f"the references are those that {path} itself has")
+        rows = [[r for r in entry.references or () if caption_problem(r) is None] for entry in entries]
+    else:
+        refs = read_references(path, notes)
+        index = NameIndex(refs, f"images of {path}")
+        keys = [entry.image for entry in entries]
+        found, by_photo = index.find_all(keys), index.find_all(name for name in names if name is not None)
+        hits = [
+            hit if isinstance(hit := found[key], str) else by_photo.get(name or "", hit)
+            for key, name in zip(keys, names, strict=True)
+        ]
+        rows = [refs[hit] if isinstance(hit, str) else [] for hit in hits]
+        notes += [str(hit) for hit in dict.fromkeys(hits) if isinstance(hit, InputError)][:3]
+        if any(entry.references for entry in entries):
+            notes.append("the captions file's own references are not used")
+    missing = [entry for entry, refs in zip(entries, rows, strict=True) if not refs and entry.reason is None]
+    if not any(rows):
+        raise InputError(
+            f"none of the {len(rows)} captions has a reference in {path}: the captions' images are called like "
+            f"{missing[0].image!r}" + ("" if own else f", those of the references like {next(iter(refs))!r}")
+        )
+    if missing:
+        notes.append(
+            f"{len(missing)} of {len(rows)} captions have no references in {path}, such as {missing[0].image}"
+        )
+    return rows
 
 
 def _score_found(
@@ -204,19 +263,19 @@ def _score_found(
 
 def _compare_with_references(
     entries: Sequence[CaptionEntry],
+    groups: Sequence[str],
     references: list[list[Any]],
     metrics: Sequence[ReferenceMetric],
     document_frequencies: DocumentFrequencies | None,
 ) -> ReferenceScores:
-    """Metrics that need no photo, for every row with a caption (an empty one too) and references."""
-    usable = [[r for r in refs if caption_problem(r) is None] for refs in references]
-    rows = [i for i, refs in enumerate(usable) if refs and isinstance(entries[i].caption, str)]
+    """Metrics that need no photo, for every row with references; a caption that is no text counts as an empty one."""
+    rows = [i for i, refs in enumerate(references) if refs]
     if not rows or not metrics:
         return ReferenceScores()
     scores = reference_scores(
-        [scrub(entries[i].caption) for i in rows],
-        [usable[i] for i in rows],
-        [image_name(entries[i].image) for i in rows],
+        [scrub(c) if isinstance(c := entries[i].caption, str) else "" for i in rows],
+        [references[i] for i in rows],
+        [groups[i] for i in rows],
         metrics,
         document_frequencies,
     )
@@ -224,7 +283,7 @@ def _compare_with_references(
         scores.per_caption[name] = np.full(len(entries), np.nan)
         scores.per_caption[name][rows] = values
         scores.statistics[name] = scores.statistics[name].placed(rows, len(entries))
-    same = sum(entries[i].caption in usable[i] for i in rows)
+    same = sum(entries[i].caption in references[i] for i in rows)
     if same:
         scores.notes.append(f"{same} captions stand word for word among their own references")
     return scores
@@ -246,33 +305,30 @@ def _rows(
             "reason": reasons[i] or scored.failures[i],
             "where": entry.where,
         }
-        rows.append(row)
+        rows.append(row | {name: _finite(v) for name, v in entry.extra.items() if name and name not in row})
     return rows
 
 
 def _intervals(
-    statistics: Mapping[str, CorpusStatistic], entries: Sequence[CaptionEntry], scored: ScoreResult
+    statistics: Mapping[str, CorpusStatistic], groups: Sequence[str], scored: ScoreResult
 ) -> dict[str, Interval]:
-    _, images = np.unique([image_name(entry.image) for entry in entries], return_inverse=True)
+    _, images = np.unique(groups, return_inverse=True)
     intervals = {name: corpus_interval(statistic, images) for name, statistic in statistics.items()}
     first = scored.preset.column  # its corpus value is the preset's: torchmetrics clamps the mean
     return intervals | {first: replace(intervals[first], value=scored.mean)}
 
 
-def _notes(scored: ScoreResult, references: str | Path | None) -> list[str]:
-    notes = []
-    if scored.provenance["truncated"]:
-        length = scored.provenance["preprocessing"]["context_length"]
-        notes.append(
-            f"{scored.provenance['truncated']} captions were longer than {length} tokens and were cut"
-        )
-    if scored.provenance.get("without_references"):
-        notes.append(
-            f"{scored.provenance['without_references']} scored captions have no references in {references}"
-        )
-    return notes
+def _cut(scored: ScoreResult) -> list[str]:
+    if not scored.provenance["truncated"]:
+        return []
+    length = scored.provenance["preprocessing"]["context_length"]
+    return [f"{scored.provenance['truncated']} captions were longer than {length} tokens and were cut"]
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: float) -> float | None:
     """A number for JSON: None for NaN, six decimals."""
-    return None if math.isnan(value) else round(value, 6)
+    return round(value, 6) if math.isfinite(value) else None

@@ -5,14 +5,14 @@ addends a caption, such a value can be recomputed on any resample of the corpus,
 test here do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.statistics.resampling import Interval, PairedTest, resample_weights
+from cliplet.statistics.resampling import Interval, PairedTest, percentile_interval, resample_weights
 
 Floats = NDArray[np.float64]
 Value = Callable[[Floats], Floats]
@@ -33,6 +33,11 @@ class CorpusStatistic:
         values = np.asarray(per_caption, dtype=np.float64)
         known = ~np.isnan(values)
         return cls(np.stack([np.where(known, values, 0), known], axis=1).astype(np.float64), _ratio)
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the value is the mean over captions."""
+        return self.value is _ratio
 
     def corpus(self) -> float:
         """The value of the whole corpus."""
@@ -57,7 +62,7 @@ def _ratio(sums: Floats) -> Floats:
 def corpus_interval(
     statistic: CorpusStatistic,
     images: NDArray[np.integer],
-    draws: int = 1000,
+    resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
@@ -66,28 +71,30 @@ def corpus_interval(
     Args:
         statistic: n captions.
         images: number of each caption's image, ``[n]``.
-        draws: resamples.
+        resamples: how many.
         level: of the interval.
         seed: of the resamples.
     """
     groups = statistic.by_group(images, int(images.max()) + 1 if len(images) else 0)
     used = groups.any(axis=1)
     counted = int(statistic.addends.any(axis=1).sum())
-    return grouped_interval(groups[used], statistic.value, counted, draws, level, seed)
+    return grouped_interval(groups[used], statistic.value, counted, resamples, level, seed)
 
 
 def grouped_interval(
-    groups: Floats, value: Value, n: int, draws: int = 1000, level: float = 0.95, seed: int = 0
+    groups: Floats, value: Value, n: int, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """As :func:`corpus_interval`, from sums by image ``[images, k]`` of ``n`` captions."""
+    """As :func:`corpus_interval`, from sums by image ``[images, k]`` of ``n`` captions; NaN ends for one image."""
     if not len(groups):
         return Interval(float("nan"), float("nan"), float("nan"), n)
-    samples = np.concatenate([value(w @ groups) for w in resample_weights(len(groups), draws, seed)])
-    return Interval(float(value(groups.sum(axis=0))), *_percentiles(samples, level), n)
+    if len(groups) == 1:  # one image says nothing of others
+        return Interval(float(value(groups[0])), float("nan"), float("nan"), n)
+    samples = np.concatenate([value(w @ groups) for w in resample_weights(len(groups), resamples, seed)])
+    return Interval(float(value(groups.sum(axis=0))), *percentile_interval(samples, level), n)
 
 
 def paired_corpus_test(
-    first: Floats, second: Floats, value: Value, draws: int = 1000, level: float = 0.95, seed: int = 0
+    first: Floats, second: Floats, value: Value, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> PairedTest:
     """Whether one system's corpus value exceeds another's on the same images.
 
@@ -99,25 +106,30 @@ def paired_corpus_test(
         first: sums by image of the first system, ``[images, k]``.
         second: of the second.
         value: from sums to the corpus value.
-        draws: resamples, and permutations.
+        resamples: how many, and how many permutations.
         level: of the interval.
         seed: of both.
     """
     observed = float(value(first.sum(axis=0)) - value(second.sum(axis=0)))
-    weights = list(resample_weights(len(first), draws, seed))
+    weights = list(resample_weights(len(first), resamples, seed))
     samples = np.concatenate([value(w @ first) - value(w @ second) for w in weights])
     gap, total = first - second, second.sum(axis=0)
     rng = np.random.default_rng([seed, 1])
     null = []
-    for _ in range(draws):
+    for _ in range(resamples):
         kept = rng.random(len(first)) < 0.5
         moved = gap[kept].sum(axis=0)
         null.append(value(total + moved) - value(total + gap.sum(axis=0) - moved))
     extreme = np.count_nonzero(np.abs(np.array(null)) >= abs(observed) - 1e-12)
-    return PairedTest(observed, *_percentiles(samples, level), (1 + extreme) / (1 + draws), len(first))
+    ends = percentile_interval(samples if len(first) > 1 else samples[:0], level)
+    return PairedTest(observed, *ends, (1 + extreme) / (1 + resamples), len(first))
 
 
-def _percentiles(samples: Floats, level: float) -> tuple[float, float]:
-    tail = (1 - level) / 2 * 100
-    low, high = np.nanpercentile(samples, [tail, 100 - tail])
-    return float(low), float(high)
+def interval_notes(intervals: Iterable[Interval]) -> list[str]:
+    """What to say where a value has no interval: it is of one image."""
+    one = any(not np.isnan(i.value) and np.isnan(i.low) for i in intervals)
+    return (
+        ["scores of one image have no interval: it takes two or more images to see how much they vary"]
+        if one
+        else []
+    )

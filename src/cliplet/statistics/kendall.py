@@ -3,7 +3,7 @@
 Two views of the same count. :class:`TauCounts` takes a weight for every row and needs ``O(n log n)`` a weighting:
 it gives the point estimate and works for any data. :class:`ClusterTau` first adds the sign products of all pairs of
 rows up by cluster (image), after which a resample of the clusters is one quadratic form, ``w A w``: a thousand
-bootstrap draws of Flickr8k-Expert are a single matrix product.
+bootstrap resamples of Flickr8k-Expert are a single matrix product.
 """
 
 from typing import Literal
@@ -155,7 +155,7 @@ class ClusterTau:
         return table
 
     def _classes(self, weights: Floats, y_counts: Floats) -> Floats:
-        """The smaller number of distinct values of x and of y in each resample; [draws]."""
+        """The smaller number of distinct values of x and of y in each resample; [resamples]."""
         classes = np.count_nonzero(y_counts, axis=1).astype(np.float64)
         spread = np.argsort(-np.bincount(self.x, minlength=self.x_levels), kind="stable")[: 4 * self.y_levels]
         common = np.full(self.x_levels, -1)
@@ -170,11 +170,11 @@ class ClusterTau:
         return classes
 
     def tau(self, variant: Variant, weights: NDArray[np.integer]) -> Floats:
-        """Tau for each row of ``weights`` [draws, G], the number of times each cluster was drawn; [draws]."""
+        """Tau for each row of ``weights`` [resamples, G], the number of times each cluster was drawn; [resamples]."""
         w = weights.astype(np.float64)
         short = weights.astype(self.products.dtype)
-        difference = np.einsum("dg,dg->d", short @ self.products, w)  # [draws]
-        y_counts = w @ self.y_counts  # [draws, levels of y]
+        difference = np.einsum("dg,dg->d", short @ self.products, w)  # [resamples]
+        y_counts = w @ self.y_counts  # [resamples, levels of y]
         n = y_counts.sum(axis=1)
         x_ties = (np.einsum("dg,dg->d", short @ self.ties, w) - n) / 2
         y_ties = (y_counts * (y_counts - 1)).sum(axis=1) / 2

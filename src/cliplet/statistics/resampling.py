@@ -3,11 +3,13 @@
 Everything is a pure function of arrays. Values lie in [-1, 1] (correlations) or [0, 1] (accuracies); reports
 multiply by 100. NaN: a statistic of data that hold a NaN is NaN, unless ``nan="omit"`` drops these rows first.
 Intervals come from resampling whole *groups* (images): ratings of one photo are not independent, and intervals that
-pretend they are come out too narrow.
+pretend they are come out too narrow. One image gives no interval (NaN ends). Shares of 0 and of 100 %, where every
+resample is the same, get Wilson's interval by images.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -30,9 +32,9 @@ class Interval:
     value: float
     """The statistic on the data as they are."""
     low: float
-    """Lower end of the percentile interval."""
+    """Lower end of the interval; NaN where one image cannot give one."""
     high: float
-    """Upper end of the percentile interval."""
+    """Upper end of it."""
     n: int
     """Rows (or comparisons) the value was computed from."""
 
@@ -149,18 +151,18 @@ def group_codes(groups: Sequence[object] | NDArray | None, n: int) -> tuple[Ints
     return codes.astype(np.int64).ravel(), len(names)
 
 
-def resample_weights(n_groups: int, draws: int, seed: int) -> Iterator[Ints]:
-    """Blocks [b, G] of how often each group is drawn, ``draws`` rows in all; the same for one seed."""
+def resample_weights(n_groups: int, resamples: int, seed: int) -> Iterator[Ints]:
+    """Blocks [b, G] of how often each group is drawn, ``resamples`` rows in all; the same for one seed."""
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK_CELLS // max(n_groups, 1))
-    for start in range(0, draws, step):
-        yield rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=min(step, draws - start))
+    for start in range(0, resamples, step):
+        yield rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=min(step, resamples - start))
 
 
 def weighted_statistic(
     statistic: Statistic, x: Floats, y: Floats, codes: Ints, n_groups: int
 ) -> Callable[[NDArray[np.integer]], Floats]:
-    """A function from weights [draws, G] to the statistic of each resample [draws]."""
+    """A function from weights [resamples, G] to the statistic of each resample [resamples]."""
     if statistic in ("tau-b", "tau-c"):
         variant: Literal["b", "c"] = "b" if statistic == "tau-b" else "c"
         if ClusterTau.fits(y, n_groups):
@@ -194,24 +196,43 @@ def percentile_interval(samples: Floats, level: float = 0.95) -> tuple[float, fl
     return float(low), float(high)
 
 
+def wilson_interval(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's (1927) score interval of a share of n independent cases, in [0, 1]; never empty, even at 0 and 1."""
+    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    middle, half = share + z2 / (2 * n), (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5
+    return max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n))
+
+
+def _mean_ends(values: Floats, samples: Floats, n_groups: int, level: float) -> tuple[float, float]:
+    """The interval of a mean: Wilson's by groups where all values are 0 or all are 1, else of the resamples."""
+    if n_groups < 2 or not len(samples):
+        return float("nan"), float("nan")
+    share = round(float(values[0]))
+    if share in (0, 1) and np.allclose(values, share, rtol=0, atol=1e-9):
+        return wilson_interval(share, n_groups, level)
+    return percentile_interval(samples, level)
+
+
 def bootstrap_samples(
     statistic: Statistic,
     x: ArrayLike,
     y: ArrayLike,
     groups: Sequence[object] | NDArray | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     seed: int = 0,
 ) -> Floats:
-    """The statistic on ``draws`` resamples of whole groups; one seed draws the same groups for every metric.
+    """The statistic on ``resamples`` resamples of whole groups; one seed draws the same groups for every metric.
 
-    A resample in which the statistic is undefined (a constant column) gives NaN.
+    A resample in which the statistic is undefined (a constant column) gives NaN; one group gives NaN alone.
     """
     a, b, bad = _clean(x, y, "propagate")
     if bad:
         raise InputError("a column to resample holds NaN; drop the rows whose score failed first")
     codes, n_groups = group_codes(groups, len(a))
+    if n_groups < 2:
+        return np.full(resamples, np.nan)
     function = weighted_statistic(statistic, a, b, codes, n_groups)
-    return np.concatenate([np.empty(0), *(function(w) for w in resample_weights(n_groups, draws, seed))])
+    return np.concatenate([np.empty(0), *(function(w) for w in resample_weights(n_groups, resamples, seed))])
 
 
 def bootstrap(
@@ -219,12 +240,12 @@ def bootstrap(
     x: ArrayLike,
     y: ArrayLike,
     groups: Sequence[object] | NDArray | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
     """A correlation with its percentile bootstrap interval, whole groups (images) resampled together."""
-    samples = bootstrap_samples(statistic, x, y, groups, draws, seed)
+    samples = bootstrap_samples(statistic, x, y, groups, resamples, seed)
     return Interval(correlation(statistic, x, y), *percentile_interval(samples, level), np.asarray(x).size)
 
 
@@ -242,40 +263,42 @@ def _group_means(
 def bootstrap_mean(
     values: ArrayLike,
     groups: Sequence[object] | NDArray | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """A mean (or a share, for values 0 and 1) with its percentile interval by group; NaN values are left out."""
+    """A mean (or a share, for values 0 and 1) with its interval by group; NaN values are left out.
+
+    The interval is the percentile bootstrap's, Wilson's where all values are 0 or all are 1, and NaN for one group.
+    """
     v, sums, counts = _group_means(values, groups)
     if len(v) == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
-    blocks = [(w @ sums) / (w @ counts) for w in resample_weights(len(sums), draws, seed)]
-    return Interval(
-        float(v.mean()), *percentile_interval(np.concatenate([np.empty(0), *blocks]), level), len(v)
-    )
+    blocks = [(w @ sums) / (w @ counts) for w in resample_weights(len(sums), resamples, seed)]
+    samples = np.concatenate([np.empty(0), *blocks])
+    return Interval(float(v.mean()), *_mean_ends(v, samples, len(sums), level), len(v))
 
 
 def bootstrap_means(
     table: ArrayLike,
     groups: Sequence[object] | NDArray | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> list[Interval]:
-    """Means of several columns [n, k] of the same rows, each with its interval; ``draws=0`` leaves NaN ends."""
+    """Means of several columns [n, k] of the same rows, each with its interval; ``resamples=0`` leaves NaN ends."""
     rows = np.asarray(table, dtype=np.float64)
     means = rows.mean(axis=0)
-    if draws == 0:
+    if resamples == 0:
         return [Interval(float(m), float("nan"), float("nan"), len(rows)) for m in means]
     codes, n_groups = group_codes(groups, len(rows))
     counts = np.bincount(codes, minlength=n_groups)
     sums = np.stack([np.bincount(codes, column, n_groups) for column in rows.T], axis=1)  # [G, k]
-    blocks = [(w @ sums) / (w @ counts)[:, None] for w in resample_weights(n_groups, draws, seed)]
-    samples = np.concatenate(blocks)  # [draws, k]
+    blocks = [(w @ sums) / (w @ counts)[:, None] for w in resample_weights(n_groups, resamples, seed)]
+    samples = np.concatenate(blocks)  # [resamples, k]
     return [
-        Interval(float(m), *percentile_interval(s, level), len(rows))
-        for m, s in zip(means, samples.T, strict=True)
+        Interval(float(m), *_mean_ends(column, s, n_groups, level), len(rows))
+        for m, column, s in zip(means, rows.T, samples.T, strict=True)
     ]
 
 
@@ -301,11 +324,11 @@ def _p_value(observed: float, null: Floats) -> float:
     return float((1 + np.count_nonzero(np.abs(null) >= abs(observed) - 1e-12)) / (1 + len(null)))
 
 
-def _swaps(n_groups: int, draws: int, seed: int) -> Iterator[NDArray[np.bool_]]:
+def _swaps(n_groups: int, resamples: int, seed: int) -> Iterator[NDArray[np.bool_]]:
     rng = np.random.default_rng([seed, 1])
     step = max(1, CHUNK_CELLS // max(n_groups, 1))
-    for start in range(0, draws, step):
-        yield rng.random((min(step, draws - start), n_groups)) < 0.5
+    for start in range(0, resamples, step):
+        yield rng.random((min(step, resamples - start), n_groups)) < 0.5
 
 
 def permutation_p_value(
@@ -314,14 +337,14 @@ def permutation_p_value(
     second: ArrayLike,
     ratings: ArrayLike,
     groups: Sequence[object] | NDArray | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     seed: int = 0,
 ) -> float:
     """Two-sided p-value of "both metrics agree equally well with the ratings".
 
-    The two metrics' scores are swapped on a random half of the images, ``draws`` times; metrics have different units,
-    so they are swapped as mid-ranks scaled to [0, 1], for Pearson as standardised scores (PERM-BOTH of Deutsch et al.
-    2021, arXiv 2104.00054, uses standardised scores throughout).
+    The two metrics' scores are swapped on a random half of the images, ``resamples`` times; metrics have different
+    units, so they are swapped as mid-ranks scaled to [0, 1], for Pearson as standardised scores (PERM-BOTH of Deutsch
+    et al. 2021, arXiv 2104.00054, uses standardised scores throughout).
     """
     a, y, bad = _clean(first, ratings, "propagate")
     b, _, also_bad = _clean(second, ratings, "propagate")
@@ -339,7 +362,7 @@ def permutation_p_value(
         statistic, both, ratings_twice, np.concatenate([codes, codes + n_groups]), 2 * n_groups
     )
     null = []
-    for swap in _swaps(n_groups, draws, seed):
+    for swap in _swaps(n_groups, resamples, seed):
         chosen = np.concatenate([swap, ~swap], axis=1).astype(np.int64)
         null.append(function(chosen) - function(1 - chosen))
     return _p_value(observed, np.concatenate([np.empty(0), *null]))
@@ -351,7 +374,7 @@ def paired_correlation_test(
     second: ArrayLike,
     ratings: ArrayLike,
     groups: Sequence[object] | NDArray | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
     samples: tuple[Floats, Floats] | None = None,
@@ -362,9 +385,9 @@ def paired_correlation_test(
     :func:`bootstrap_samples` gave for both with one seed, if already at hand); the p-value is
     :func:`permutation_p_value`.
     """
-    p_value = permutation_p_value(statistic, first, second, ratings, groups, draws, seed)
+    p_value = permutation_p_value(statistic, first, second, ratings, groups, resamples, seed)
     if samples is None:
-        a, b = (bootstrap_samples(statistic, s, ratings, groups, draws, seed) for s in (first, second))
+        a, b = (bootstrap_samples(statistic, s, ratings, groups, resamples, seed) for s in (first, second))
     else:
         a, b = samples
     difference = correlation(statistic, first, ratings) - correlation(statistic, second, ratings)
@@ -375,7 +398,7 @@ def paired_mean_test(
     first: ArrayLike,
     second: ArrayLike,
     groups: Sequence[object] | NDArray | None = None,
-    draws: int = 1000,
+    resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> PairedTest:
@@ -389,9 +412,10 @@ def paired_mean_test(
     )
     if len(d) == 0:
         return PairedTest(float("nan"), float("nan"), float("nan"), float("nan"), 0)
-    draws_of = [(w @ sums) / (w @ counts) for w in resample_weights(len(sums), draws, seed)]
-    flips = [np.where(swap, -1.0, 1.0) @ sums / len(d) for swap in _swaps(len(sums), draws, seed)]
-    low, high = percentile_interval(np.concatenate([np.empty(0), *draws_of]), level)
+    means = [(w @ sums) / (w @ counts) for w in resample_weights(len(sums), resamples, seed)]
+    flips = [np.where(swap, -1.0, 1.0) @ sums / len(d) for swap in _swaps(len(sums), resamples, seed)]
+    samples = np.concatenate([np.empty(0), *means])
+    low, high = percentile_interval(samples if len(sums) > 1 else samples[:0], level)
     return PairedTest(
         float(d.mean()), low, high, _p_value(float(d.mean()), np.concatenate([np.empty(0), *flips])), len(d)
     )

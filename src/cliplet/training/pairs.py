@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.data.captions import CaptionEntry, read_captions
-from cliplet.data.images import ImageInput
-from cliplet.data.photos import PhotoIndex, TarPhoto, open_photos
+from cliplet.data.captions import read_captions
+from cliplet.data.names import NameIndex
+from cliplet.data.photos import PhotoStore, TarPhoto, open_photos
+from cliplet.data.text import read_names
 from cliplet.errors import InputError
 from cliplet.training.config import DataConfig
 
@@ -105,87 +106,65 @@ def read_pairs(config: DataConfig) -> PairSet:
         InputError: a file is missing or broken, or nothing is left.
     """
     files = expand_paths(config.captions)
-    roots = expand_paths(config.photos) or [f for f in files if f.suffix == ".tar"]
-    indices = [open_photos(root) for root in roots]
-    wanted = _read_names(config.names)
+    roots = expand_paths(config.photos)
     result = PairSet()
-    if not files:
-        for index in indices:
-            for name in index.names():
-                if wanted is None or name in wanted:
-                    result.names.append(name)
-                    result.photos.append(index.get(name))
-    else:
-        _read_caption_files(files, indices, wanted, result)
+    if files:
+        _read_caption_files(
+            files, roots or [file for file in files if file.suffix == ".tar"], config.names, result
+        )
+    for root in [] if files else roots:
+        index = open_photos(root)
+        for name, photo in index.find_all(_wanted(index.names(), config.names)).items():
+            if isinstance(photo, InputError):
+                result.skipped.append(f"{name}: {photo}")
+            else:
+                result.names.append(str(name))
+                result.photos.append(photo[1])
     if not result.photos and not result.captions:
         first = f"; first reason: {result.skipped[0]}" if result.skipped else ""
         raise InputError(f"no photo and no caption is left of {config}{first}")
     return result
 
 
-def _read_names(path: str) -> set[str] | None:
-    """The names of a split file."""
-    if not path:
-        return None
-    try:
-        return {line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()}
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+def _wanted(names: Iterable[str], split: str) -> list[str]:
+    """Those of the names that a split file names, in any spelling; all without one."""
+    distinct = list(dict.fromkeys(names))
+    if not split:
+        return distinct
+    index = NameIndex(distinct, "photos")
+    chosen = set(index.find_all(read_names(split, "image names")).values())
+    return [name for name in distinct if name in chosen]
 
 
-def _read_caption_files(
-    files: list[Path], indices: list[PhotoIndex], wanted: set[str] | None, result: PairSet
-) -> None:
-    """Add every caption of the files, with its photo when there are photos."""
-    number: dict[tuple[int, str], int] = {}
-    photo_of = []
-    for file in files:
-        own = [i for i in indices if i.root == file] or indices
-        for entry in read_captions(file) if own else _read_texts(file):
-            if wanted is not None and str(entry.image) not in wanted:
-                continue
-            if not isinstance(entry.caption, str) or not entry.caption.strip():
-                result.skipped.append(f"{file} {entry.where}: the caption is no text")
-                continue
-            if not own:
-                result.captions.append(entry.caption.strip())
-                photo_of.append(-1)
-                continue
-            try:
-                where, name, photo = _find(own, entry.image)
-            except InputError as error:
-                result.skipped.append(f"{file} {entry.where}: {error}")
-                continue
-            if (where, name) not in number:
-                number[where, name] = len(result.photos)
-                result.names.append(name)
-                result.photos.append(photo)
-            result.captions.append(entry.caption.strip())
-            photo_of.append(number[where, name])
-    result.photo_of = np.array(photo_of, dtype=np.int64)
-
-
-def _read_texts(file: Path) -> Iterable[CaptionEntry]:
-    """Captions that need no photo: any captions file, or text with one caption a line."""
-    if file.suffix.lower() == ".txt":
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        if not any("\t" in line for line in lines[:10]):
-            return [CaptionEntry("", text, f"line {i}") for i, text in enumerate(lines, 1) if text.strip()]
-    return read_captions(file)
-
-
-def _find(indices: list[PhotoIndex], key: str | int) -> tuple[int, str, ImageInput]:
-    """The photo in the first folder or tar that has it."""
-    error: InputError | None = None
-    for index in indices:
-        try:
-            name, photo = index.find(key)
-        except InputError as found:
-            error = error or found
+def _read_caption_files(files: list[Path], roots: list[Path], split: str, result: PairSet) -> None:
+    """Add every caption of the files with its photo: the one that came with it, or the one of its name."""
+    entries = [(file, entry) for file in files for entry in read_captions(file, plain_lines=not roots)]
+    alone = [entry.image for _, entry in entries if entry.photo is None and entry.problem is None]
+    found = PhotoStore(roots).find_all(alone) if roots and alone else {}
+    placed: list[tuple[Path | None, str, Any]] = []
+    for file, entry in entries:
+        photo = found.get(entry.image)
+        if entry.photo is not None:
+            placed.append((file, str(entry.image), entry.photo))  # shards may use the same names
         else:
-            return id(index), name, photo
-    assert error is not None
-    raise error
+            placed.append((None, *(photo if isinstance(photo, tuple) else (str(entry.image), photo))))
+    wanted = {*_wanted((name for _, name, _ in placed), split), ""}
+    number: dict[tuple[Path | None, str], int] = {}
+    photo_of = []
+    for (file, entry), (shard, name, photo) in zip(entries, placed, strict=True):
+        if name not in wanted:
+            continue
+        reason = entry.problem or (photo if isinstance(photo, InputError) else None)
+        if reason is not None:
+            result.skipped.append(f"{file} {entry.where}: {reason}")
+            continue
+        if photo is not None and (shard, name) not in number:
+            number[shard, name] = len(result.photos)
+            result.names.append(name)
+            result.photos.append(photo)
+        result.captions.append(entry.caption.strip())
+        photo_of.append(-1 if photo is None else number[shard, name])
+    result.photo_of = np.array(photo_of, dtype=np.int64)
 
 
 def fingerprint(items: Sequence[Any]) -> str:

@@ -244,7 +244,6 @@ ABBREVIATION_NUMBER = seq(words(_NUMBER_WORDS), literal("."))
 _ABBREVIATIONS = f"{_LOW_WORDS} {_LOW_CAPITAL_WORDS} {_HIGH_WORDS} {_NUMBER_WORDS} mfg mtg"
 ABBREVIATED = frozenset(f"{_ABBREVIATIONS} pte ptes pty ptys ppte pptes ppty pptys".lower().split(" "))
 """Words, in lower case, that may keep a period behind them."""
-COMPANY_BEFORE_LIMITED = seq(alt(seq(literal("pt"), one_of("eyEY")), literal("co")), literal("."))
 _SENTENCE_STARTERS = (
     "About According Additionally After An A As At But Earlier He Her Here However If In It Last Many More Mr."
     " Ms. Now Once One Other Our She Since So Some Such That The Their Then There These They This We When While What"

@@ -16,7 +16,7 @@ from cliplet.errors import InputError
 from cliplet.files import whole
 from cliplet.models.captioner import CaptionDecoder, load_decoder, save_decoder
 from cliplet.models.config import to_dict
-from cliplet.rewards import MixedReward, build_reward
+from cliplet.rewards import MixedReward, build_reward, sees_photos
 from cliplet.training.captioner.config import CaptionRecipe, CaptionStage
 from cliplet.training.captioner.consensus import consensus_weights
 from cliplet.training.captioner.data import CaptionSplit, Reader, cache_folder, stage_data
@@ -33,7 +33,6 @@ from cliplet.training.loop import Intervals, Part
 from cliplet.training.pairs import fingerprint, read_pairs
 from cliplet.training.run_folder import claim_folder
 
-_OF_PHOTOS = ("lclipscore", "ref_lclipscore")
 END_WORD = "</s>"
 """Word that CIDEr and BLEU rewards see at the end of captions, so that stopping properly earns n-grams."""
 TOWER_WEIGHTS = "tower.safetensors"
@@ -194,12 +193,11 @@ class CaptionRun:
         )  # fmt: skip
 
     def _build(self, weights: dict[str, float], split: CaptionSplit, normalise: bool) -> MixedReward:
-        of_photos = any(name in weights for name in _OF_PHOTOS)
         return build_reward(
             weights,
             dict(zip(split.names, split.captions, strict=True)),
             encoder=self._encoder,
-            image_embeddings=self._embeddings(split) if of_photos else None,
+            image_embeddings=self._embeddings(split) if sees_photos(weights) else None,
             normalise=normalise,
             end_token=END_WORD,
         )
@@ -208,13 +206,13 @@ class CaptionRun:
         if stage.kind != "self_critical":
             return None
         weights = {part.name: part.weight for part in stage.rewards}
-        if any(name in weights for name in _OF_PHOTOS):
+        if sees_photos(weights):
             self._embeddings(self.train_split)  # loads the encoder too
         return self._build(weights, self.train_split, stage.normalise)
 
     def _measured(self, stage: CaptionStage) -> MixedReward | None:
         """The rewards that see the photo, measured on dev where a stage uses any reward."""
-        if not any(part.name in _OF_PHOTOS for s in self.recipe.stages for part in s.rewards):
+        if not sees_photos(part.name for s in self.recipe.stages for part in s.rewards):
             return None
         self._embeddings(self.dev_split)
         return self._build({"lclipscore": 1.0}, self.dev_split, False)

@@ -109,6 +109,21 @@ class StudentWeights:
     """Squared distance of the learning weights from the base model's, over the base model's squared length (L2-SP, Li
     et al. 2018): what the training photos do not show stays as it was."""
 
+    @property
+    def names(self) -> bool:
+        """Whether a loss needs the classes' names."""
+        return bool(self.prompts or self.anchoring)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a loss needs what the base model sees."""
+        return bool(self.anchor or self.names)
+
+    @property
+    def teacher(self) -> bool:
+        """Whether a loss needs the teacher's target."""
+        return bool(self.image or self.relation)
+
 
 @dataclass(frozen=True)
 class StudentSettings:
@@ -285,14 +300,14 @@ def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
     return dclip_config(read_settings(path, overrides, "dclip"))
 
 
-def dclip_config(values: Mapping[str, Any]) -> DclipConfig:
+def dclip_config(settings: Mapping[str, Any]) -> DclipConfig:
     """The configuration from a recipe's settings.
 
     Raises:
         InputError: a setting, also one that a variant changes, is unknown, wrong, or of an earlier version that can no
             longer be read.
     """
-    values = deepcopy(dict(values))
+    values: dict[str, Any] = deepcopy(dict(settings))
     values.pop("kind", None)
     for name, advice in GONE.items():
         if name in values:

@@ -11,6 +11,7 @@ from cliplet.errors import InputError
 from cliplet.training.dclip.base import base_maker, base_name
 from cliplet.training.dclip.config import DclipConfig, variant_config
 from cliplet.training.dclip.finetuning import run_folder, teacher_folder
+from cliplet.training.dclip.inputs import Learner
 from cliplet.training.dclip.trainable import open_trainable
 from cliplet.training.logs import duration
 from cliplet.training.pairs import PairSet, read_pairs
@@ -63,24 +64,21 @@ def _base_rows(configs: list[DclipConfig], photos: int) -> Iterator[tuple[str, s
         if base_maker(one) is not None and not Path(name).exists():
             yield "base model", f"{one.base} with {one.base_options}, to be made in {name}"
             continue
-        clip = open_trainable(name)
-        learning = set(clip.learning(one.student.train))
-        sizes = {n: p.numel() for n, p in clip.model.named_parameters()}
-        learn = sum(size for n, size in sizes.items() if n in learning)
+        learner = Learner(open_trainable(name), one.student.train)
+        sizes = {n: p.numel() for n, p in learner.clip.model.named_parameters()}
+        learn = sum(sizes[n] for n in learner.names)
         yield "base model", f"{name}: {sum(sizes.values()):,} parameters, {learn:,} of them learn"
-        early, first = clip.early(sorted(learning))
         views = f"{one.augment.views} views of each training photo"
-        if early is None:
+        if learner.early is None:
             yield "views", f"{views}, encoded anew in every epoch"
             continue
-        side = clip.encoder.card.image.size
+        side = learner.clip.encoder.card.image.size
         with torch.inference_mode():
-            shape = early(torch.zeros(1, 3, side, side, device=clip.device)).shape[1:]
-        size = 2 * one.augment.views * photos * shape.numel()
-        what = " x ".join(map(str, shape))
+            shape = learner.early(torch.zeros(1, 3, side, side)).shape[1:]
+        size, numbers = 2 * one.augment.views * photos * shape.numel(), " x ".join(map(str, shape))
         yield (
             "views",
-            f"{views}, encoded once up to stage {first}: {what} numbers each, {size / 1e9:.2f} GB on disk",
+            f"{views}, encoded once up to the part that learns: {numbers} each, {size / 1e9:.2f} GB on disk",
         )
 
 
@@ -92,8 +90,7 @@ def _training_rows(
     for one in variants:
         for seed in config.seeds:
             students[run_folder(one, seed)] = one.student_stage
-            weights = one.student.weights
-            if one.student.teacher == "cross_modal" and (weights.image or weights.relation):
+            if one.student.teacher == "cross_modal" and one.student.weights.teacher:
                 teachers[teacher_folder(one, seed)] = one.teacher_stage
     yield (
         "variants",

@@ -1,23 +1,30 @@
 """Students from one base model: what is computed from it once, their teachers, their training, their measures."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cliplet.encoders.base import unit_norm
+from cliplet.errors import InputError
 from cliplet.evaluation.retrieval import recall_at_k
+from cliplet.evaluation.zeroshot import read_class_names
 from cliplet.files import whole, write_atomically
 from cliplet.models.config import to_dict
 from cliplet.models.cross_modal import CrossModalTeacher
+from cliplet.models.late import POOLED
 from cliplet.training.checkpoint import read_weights
+from cliplet.training.computed import computed
+from cliplet.training.config import AugmentConfig
 from cliplet.training.dclip.base import base_name, features_folder
 from cliplet.training.dclip.config import MAY_VARY, DclipConfig
-from cliplet.training.dclip.features import Features
-from cliplet.training.dclip.inputs import StudentInputs
+from cliplet.training.dclip.inputs import Captions, Floats, Kept, Learner, Photos
 from cliplet.training.dclip.measure import (
     ClassGallery,
     Columns,
@@ -26,21 +33,30 @@ from cliplet.training.dclip.measure import (
     retrieval_columns,
     save_columns,
 )
-from cliplet.training.dclip.student import DclipStudent, StudentBatches, average_weights, text_mode
+from cliplet.training.dclip.overlap import readable
+from cliplet.training.dclip.student import (
+    Anchors,
+    DclipStudent,
+    StudentBatches,
+    StudentData,
+    average_weights,
+)
 from cliplet.training.dclip.teacher import (
     TeacherBatches,
     TeacherData,
     TeacherTask,
+    caption_spans,
     make_teacher,
+    photo_regions,
     teach,
     teacher_on_dev,
 )
 from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.fit import BEST
-from cliplet.training.pairs import PairSet, fingerprint
+from cliplet.training.pairs import PairSet, fingerprint, read_pairs
 from cliplet.training.run_folder import claim_folder
 from cliplet.training.task import put_weights
-from cliplet.training.teacher_space import Floats, group_means
+from cliplet.training.teacher_space import group_means
 from cliplet.training.views import photo_source
 
 
@@ -77,31 +93,28 @@ class FineTuning:
         fit: Any,
         device: Any,
     ) -> None:
-        self.features = features_folder(config)
+        _check(config, base)
+        self.folder, self.zeroshot = features_folder(config), config.zeroshot
         self.base, self.train, self.sets, self.fit, self.device = base, train, sets, fit, device
         base.encoder.to(str(device))
         self.start = {k: v.detach().clone() for k, v in base.model.state_dict().items()}
-        self.learning = base.learning(config.student.train)
-        self.mode = text_mode(base, self.learning)
-        self.base_features = Features(base, train, self.features)
-        self.inputs = StudentInputs(base, self.learning, self.base_features)
-        self.zeroshot = config.zeroshot
+        self.learner = Learner(base, config.student.train)
+        self.captions = Captions(self.learner, train.captions, self.folder)
         self._galleries: dict[str, Any] = {}
-        self._taught: dict[str, TeacherData] = {}
+        self._read: dict[str, TeacherData] = {}
 
     # ------------------------------------------------------------ teacher
-    def teacher_data(self, config: DclipConfig, features: Features) -> TeacherData:
+    def teacher_data(self, config: DclipConfig, pairs: PairSet, captions: Captions) -> TeacherData:
         """Spans, regions and caption embeddings of a set; the model must have the base model's weights."""
-        key = fingerprint([features.photos_key, config.spans, config.teacher.mask, config.regions])
-        if key not in self._taught:
-            encoder = self.base.frozen_encoder(self.features, self.train)
-            self._taught[key] = TeacherData(
-                features.pairs,
-                features.spans(config.spans, padding=not config.teacher.mask),
-                features.regions(config.regions, encoder),
-                features.texts(),
+        key = fingerprint([config.spans, config.teacher.mask, config.regions, *pairs.photos])
+        if key not in self._read:
+            encoder = self.base.frozen_encoder(self.folder, self.train)
+            spans = caption_spans(
+                self.base, pairs.captions, config.spans, not config.teacher.mask, self.folder
             )
-        return self._taught[key]
+            regions = photo_regions(self.base, encoder, pairs, config.regions, self.folder)
+            self._read[key] = TeacherData(pairs, spans, regions, captions.base)
+        return self._read[key]
 
     def teacher(self, config: DclipConfig, seed: int) -> CrossModalTeacher:
         """The trained teacher of a seed."""
@@ -113,9 +126,10 @@ class FineTuning:
         if (folder / BEST).exists():
             put_weights(task, read_weights(folder / BEST))
             return teacher.to(self.device)
-        data, dev = self.teacher_data(config, self.base_features), None
+        data, dev = self.teacher_data(config, self.train, self.captions), None
         if "dev" in self.sets:
-            dev = self.teacher_data(config, Features(self.base, self.sets["dev"], self.features))
+            pairs = self.sets["dev"]
+            dev = self.teacher_data(config, pairs, Captions(self.learner, pairs.captions, self.folder))
 
         def evaluate() -> dict[str, float]:
             return teacher_on_dev(teacher, dev) if dev else {}
@@ -126,15 +140,15 @@ class FineTuning:
 
     def target(self, config: DclipConfig, seed: int) -> Floats | None:
         """What each photo shall learn with each of its captions ``[captions, d]``, unit norm; None for nothing."""
-        if not (config.student.weights.image or config.student.weights.relation):
+        if not config.student.weights.teacher:
             return None
         if config.student.teacher == "text":
-            target = self.base_features.texts()
+            target = self.captions.base
         else:
             file = teacher_folder(config, seed) / "target.npy"
             if not file.exists():
                 teacher = self.teacher(config, seed)
-                data = self.teacher_data(config, self.base_features)
+                data = self.teacher_data(config, self.train, self.captions)
                 fused = teach(teacher, data, np.arange(len(self.train.captions)), "teacher's embeddings")
                 with whole(file) as part, part.open("wb") as stream:
                     np.save(stream, fused.astype(np.float16))
@@ -150,16 +164,72 @@ class FineTuning:
         claim_folder(folder, _trained_with(config))
         if (folder / BEST).exists():
             return folder
+        self.reset()
         target = self.target(config, seed)
         self.reset()
-        data, prompts = self.inputs.data(config, target), self.inputs.prompts(config)
+        data, prompts = self.student_data(config, target), self.prompts(config)
         torch.manual_seed(seed)
-        first = self.base.early(self.learning)[1]
-        student = DclipStudent(self.base, config.student, self.learning, first, prompts)
-        stage = config.student_stage
-        batches = StudentBatches(self.base, data, config.augment, stage.batch_size, seed, self.mode)
-        self.fit(folder, student, stage, batches, self.dev_score)
+        student = DclipStudent(self.learner, config.student, prompts)
+        batches = StudentBatches(data, config.student_stage.batch_size, seed)
+        self.fit(folder, student, config.student_stage, batches, self.dev_score)
         return folder
+
+    def student_data(self, config: DclipConfig, target: Floats | None) -> StudentData:
+        """What one student learns from; the model must have the base model's weights."""
+        photos = Photos.compute(self.learner, self.train.photos, self.folder, config.augment)
+        if self.learner.text_mode == "head":
+            _ = self.captions.states  # from which the embeddings follow
+        data = StudentData(self.train, photos, self.captions, self.captions.base, target)
+        if not config.student.weights.keeps:
+            return data
+        key = f"{self.captions.name.partition('-')[0]}-{photos.key}"
+        crops = fingerprint([dataclasses.replace(config.augment, views=0), photos.kept is None])
+        base = [
+            unit_norm(
+                computed(
+                    self.folder / f"images-{key}-{crops}-{view}.npy", len(photos.photos),
+                    partial(photos.embed, view=view, quick=True), 64, np.float16, f"base model, view {view + 1}",
+                )
+            )
+            for view in range(config.augment.views)
+        ]  # fmt: skip
+        classes = self.classes(config).base if config.student.weights.names else None
+        return dataclasses.replace(data, base_image=base, classes=classes, anchors=self.anchors(config))
+
+    def anchors(self, config: DclipConfig) -> Anchors | None:
+        """The further photos for the anchors, with the base model's embeddings."""
+        wanted, photos = config.student.anchors, None
+        label = np.zeros(0, dtype=np.int64)
+        if wanted.photos or wanted.captions:
+            pairs = readable(read_pairs(wanted))
+            photos = Photos.compute(self.learner, pairs.photos, self.folder)
+            label = np.full(len(pairs.photos), -1, dtype=np.int64)
+        if config.student.prototypes:
+            assert self.base.prototypes is not None
+            kept: list[Kept] = [*(photos.kept or [] if photos else []), self.base.prototypes]
+            label = np.concatenate([label, np.arange(len(kept[-1]))])
+            photos = Photos(self.learner, [], AugmentConfig(), [np.concatenate(kept)])
+        return None if photos is None else Anchors(photos, photos.embeddings(), label)
+
+    def classes(self, config: DclipConfig) -> Captions:
+        """The sentences that name the classes of ``prompts``."""
+        if config.student.prompt_names:
+            names = read_class_names(Path(config.student.prompt_names))
+        else:
+            from cliplet.models.pretrained import imagenet_names
+
+            names = imagenet_names()
+        texts = [config.zeroshot.templates[0].replace("{}", n) for n in names]
+        return Captions(self.learner, texts, self.folder)
+
+    def prompts(self, config: DclipConfig) -> dict[str, Tensor] | None:
+        """The classes as the student reads them."""
+        if not config.student.weights.names:
+            return None
+        classes = self.classes(config)
+        if self.learner.text_mode == "frozen":
+            return {"base_text": torch.from_numpy(classes.base)}
+        return classes.batch(np.arange(len(classes.captions)))
 
     def soup(self, config: DclipConfig) -> Path:
         """The mean of all seeds' tuned parameters, in a folder like theirs."""
@@ -177,15 +247,15 @@ class FineTuning:
         """R@1 of the current weights on dev; the mean of both directions decides."""
         if "dev" not in self.sets:
             return {}
-        dev = self.gallery("dev")
-        values = recall_at_k(dev.images(), dev.texts(), dev.pairs.photo_of, ks=(1,))
+        images, texts = self.gallery("dev").embeddings()
+        values = recall_at_k(images, texts, self.sets["dev"].photo_of, ks=(1,))
         return {**values, "score": float(np.mean(list(values.values())))}
 
     def load_tuned(self, folder: Path, share: float) -> None:
         """Put a run's tuned weights, averaged with the base model's, into the model."""
         self.reset()
         self.base.model.load_state_dict(read_weights(folder / BEST), strict=False)
-        average_weights(self.base.model, {n: self.start[n] for n in self.learning}, share)
+        average_weights(self.base.model, {n: self.start[n] for n in self.learner.names}, share)
 
     def reset(self) -> None:
         """The base model's weights again."""
@@ -195,26 +265,19 @@ class FineTuning:
     def gallery(self, name: str) -> Gallery:
         """Photos and captions of dev or a test set."""
         if name not in self._galleries:
-            pairs = self.sets[name]
-            self._galleries[name] = Gallery(name, pairs, self.base, self.features, self.learning, self.mode)
+            self._galleries[name] = Gallery(self.learner, self.sets[name], self.folder)
         return self._galleries[name]  # type: ignore[no-any-return]
-
-    def classes(self) -> ClassGallery | None:
-        """The zero-shot photos."""
-        if self.zeroshot.photos and "" not in self._galleries:
-            self._galleries[""] = ClassGallery(
-                self.zeroshot, self.base, self.features, self.learning, self.mode
-            )
-        return self._galleries.get("")
 
     def measure(self) -> Columns:
         """Everything about the current weights, a value a query."""
         columns: Columns = {}
-        for name in self.sets:
-            gallery = self.gallery(name)
-            columns |= retrieval_columns(name, gallery.images(), gallery.texts(), gallery.pairs.photo_of)
-        classes = self.classes()
-        return columns | classes.columns() if classes else columns
+        for name, pairs in self.sets.items():
+            columns |= retrieval_columns(name, *self.gallery(name).embeddings(), pairs.photo_of)
+        if not self.zeroshot.photos:
+            return columns
+        if "" not in self._galleries:
+            self._galleries[""] = ClassGallery(self.learner, self.zeroshot, self.folder)
+        return columns | self._galleries[""].columns()
 
     def measured(self, folder: Path, share: float | None) -> Columns:
         """The columns of a run (of the base model without ``share``), measured once for each choice of sets."""
@@ -252,6 +315,36 @@ class FineTuning:
             photos = [photo_source(p) for p in self.train.photos[:64]]
             export(TorchEncoder.from_folder(final), folder / "onnx", config.export, photos=photos,
                    captions=self.train.captions[:256])  # fmt: skip
+
+
+def _check(config: DclipConfig, base: TrainableClip) -> None:
+    """Say before anything is computed what a base model cannot do.
+
+    Raises:
+        InputError: the recipe asks for it.
+    """
+    name, student = base.encoder.card.name, config.student
+    learner = Learner(base, student.train)
+    if config.export != "none" and not base.can_export:
+        raise InputError(f"export={config.export}: {name} has no export here; leave it out")
+    if student.prototypes and base.prototypes is None:
+        raise InputError(
+            f"student.prototypes needs a base model that knows its class prototypes, such as that of "
+            f"recipes/dclip_flickr8k; {name} does not"
+        )
+    if (
+        student.prototypes
+        and (student.anchors.photos or student.anchors.captions)
+        and learner.first != POOLED
+    ):
+        raise InputError(
+            "student.prototypes and student.anchors go together only where no more of the image tower than its last "
+            "projection learns"
+        )
+    if student.weights.anchoring and learner.text_mode == "all":
+        raise InputError(
+            "student.weights.anchoring needs all classes in every batch: of the text tower, only text.head.* may learn"
+        )
 
 
 def _trained_with(config: DclipConfig) -> dict[str, Any]:

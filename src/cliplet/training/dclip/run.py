@@ -20,12 +20,11 @@ from typing import Any
 from cliplet.errors import InputError
 from cliplet.files import write_atomically
 from cliplet.models.config import to_dict
-from cliplet.models.late import POOLED
 from cliplet.training.dclip.base import base_maker, base_name, open_base
 from cliplet.training.dclip.config import DclipConfig, dclip_config, variant_config
 from cliplet.training.dclip.finetuning import FineTuning
 from cliplet.training.dclip.measure import Columns
-from cliplet.training.dclip.overlap import training_pairs
+from cliplet.training.dclip.overlap import readable, training_pairs
 from cliplet.training.dclip.table import SOUP, table_text
 from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.fit import fit_part, make_accelerator
@@ -70,9 +69,9 @@ class DclipRun:
         self.device = accelerator.device
         every = Intervals(config.evaluate_every, config.save_every, log_every=10)
         self.fit = partial(fit_part, accelerator, every=every)
-        self.sets = {"dev": read_pairs(config.dev)} if config.dev.captions else {}
-        self.sets |= {t.name: read_pairs(t) for t in config.tests}
-        self.train = training_pairs(config, list(self.sets.values()), self.out)
+        data = ({"dev": config.dev} if config.dev.captions else {}) | {t.name: t for t in config.tests}
+        self.sets = {name: readable(read_pairs(one)) for name, one in data.items()}
+        self.train = training_pairs(config, self.sets, self.out)
         self._given = {base_name(config): base} if base is not None else {}
         self._tunings: dict[Any, FineTuning] = {}
 
@@ -82,7 +81,6 @@ class DclipRun:
         key = (name, config.student.train)
         if key not in self._tunings:
             base = self._given.get(name) or open_base(config, self.train, self.fit)
-            check_abilities(config, base)
             self._tunings[key] = FineTuning(config, base, self.train, self.sets, self.fit, self.device)
         return self._tunings[key]
 
@@ -114,29 +112,6 @@ class DclipRun:
         return text
 
 
-def check_abilities(config: DclipConfig, base: TrainableClip) -> None:
-    """Say before anything is computed what a base model cannot do.
-
-    Raises:
-        InputError: the recipe asks for it.
-    """
-    name, student = base.encoder.card.name, config.student
-    if config.export != "none" and not base.can_export:
-        raise InputError(f"export={config.export}: {name} has no export here; leave it out")
-    if not student.prototypes:
-        return
-    if base.prototypes is None:
-        raise InputError(
-            f"student.prototypes needs a base model that knows its class prototypes, such as that of "
-            f"recipes/dclip_flickr8k; {name} does not"
-        )
-    if (student.anchors.photos or student.anchors.captions) and base.early(base.learning(student.train))[1] != POOLED:
-        raise InputError(
-            "student.prototypes and student.anchors go together only where no more of the image tower than its last "
-            "projection learns"
-        )
-
-
 def claim(out: Path, config: DclipConfig, restart: bool) -> None:
     """Take the run's folder, or say that it holds another run."""
     for what, path in (
@@ -148,10 +123,7 @@ def claim(out: Path, config: DclipConfig, restart: bool) -> None:
     wanted = to_dict(config)
 
     def averaged_alike(known: dict[str, Any]) -> dict[str, Any]:  # averaging comes after training
-        try:
-            known = to_dict(dclip_config(known))  # settings newer than the run have their defaults
-        except InputError as error:
-            raise InputError(f"{out} holds a run of another version ({error}); name another out") from error
+        known = to_dict(dclip_config(known))  # settings newer than the run have their defaults
         return {**known, "student": {**known["student"], "average": wanted["student"]["average"]}}
 
     claim_folder(out, wanted, FREE, restart, averaged_alike)

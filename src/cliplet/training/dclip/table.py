@@ -1,7 +1,7 @@
 """The table that compares the variants of a DCLIP run with its base model and with each other."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,21 +20,12 @@ class Row:
 
     name: str
     """``base`` or a variant's, perhaps with what is special about it."""
-    seeds: int
-    """Runs."""
     values: dict[str, Interval]
     """``SET|DIRECTION|METRIC`` and ``zero-shot|top-1`` to the mean over seeds with its interval, in 0..1."""
-    against: dict[str, PairedTest] = field(default_factory=dict)
+    spread: dict[str, float]
+    """The same to the standard deviation over seeds; nothing of a single one."""
+    against: dict[str, PairedTest]
     """The difference of the main variant minus this row, paired by photo."""
-
-
-def _mean_columns(runs: Sequence[Columns]) -> Columns:
-    """Per-query means over seeds."""
-    return {k: np.mean([r[k] for r in runs], axis=0) for k in runs[0] if not k.endswith("|photo")}
-
-
-def _groups(columns: Columns, key: str) -> NDArray[Any] | None:
-    return columns.get(key.rsplit("|", 1)[0] + "|photo")
 
 
 def make_rows(
@@ -51,28 +42,28 @@ def make_rows(
         resamples: of the bootstrap.
         seed: of the bootstrap.
     """
-    means = {name: _mean_columns(runs) for name, runs in results.items()}
+
+    def photos(columns: Columns, key: str) -> NDArray[Any] | None:
+        return columns.get(key.rsplit("|", 1)[0] + "|photo")
+
+    means = {
+        name: {k: np.mean([r[k] for r in runs], axis=0) for k in runs[0] if not k.endswith("|photo")}
+        for name, runs in results.items()
+    }
     rows = []
     for name, runs in results.items():
-        values = {
-            key: bootstrap_mean(column, _groups(runs[0], key), resamples, seed=seed)
-            for key, column in means[name].items()
-        }
-        against: dict[str, PairedTest] = {}
         twin = main + SOUP if name.endswith(SOUP) else main
-        if name != twin and twin in means:
-            for key, column in means[name].items():
-                other = means[twin].get(key)
-                if other is not None:
-                    groups = _groups(runs[0], key)
-                    against[key] = paired_mean_test(other, column, groups, resamples, seed=seed)
-        rows.append(Row(name, len(runs), values, against))
+        others = means.get(twin, {}) if name != twin else {}
+        values, spread, against = {}, {}, {}
+        for key, column in means[name].items():
+            groups = photos(runs[0], key)
+            values[key] = bootstrap_mean(column, groups, resamples, seed=seed)
+            if len(runs) > 1:
+                spread[key] = float(np.std([r[key].mean() for r in runs], ddof=1))
+            if key in others:
+                against[key] = paired_mean_test(others[key], column, groups, resamples, seed=seed)
+        rows.append(Row(name, values, spread, against))
     return rows
-
-
-def seed_spread(runs: Sequence[Columns], key: str) -> float:
-    """Standard deviation of a value over seeds, in points of 100."""
-    return float(np.std([100 * r[key].mean() for r in runs], ddof=1)) if len(runs) > 1 else float("nan")
 
 
 def table_text(
@@ -95,15 +86,15 @@ def table_text(
         resamples: of the bootstrap.
     """
     rows = make_rows(results, main, resamples)
-    base = next((r for r in rows if r.name == "base"), None)
+    base = next((r.values for r in rows if r.name == "base"), {})
     head = ["", "T2I R@1", "R@5", "R@10", "mAP", "I2T R@1", "R@5", "R@10", "mAP", "MRR", "zero-shot", "kept"]
     differences = [f"{main} minus", "T2I R@1", "T2I mAP", "I2T R@1", "I2T mAP", "zero-shot"]
     lines: list[str] = []
     for name in sets:
         lines += [f"**{name}**", "", _line(head), "|" + "---|" * len(head)]
-        lines += [_value_line(row, name, results[row.name], base) for row in rows]
+        lines += [_line(_values(row, name, base.get("zero-shot|top-1"))) for row in rows]
         lines += ["", _line(differences), "|" + "---|" * len(differences)]
-        lines += [_difference_line(row, name, baseline) for row in rows if row.against]
+        lines += [_line(_differences(row, name, baseline)) for row in rows if row.against]
         lines.append("")
     return "\n".join(lines)
 
@@ -112,33 +103,26 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _value_line(row: Row, name: str, runs: Sequence[Columns], base: Row | None) -> str:
+def _values(row: Row, name: str, base: Interval | None) -> list[str]:
     cells = [row.name]
-    for direction, metrics in ((T2I, SHOWN[:4]), (I2T, SHOWN)):
-        for metric in metrics:
-            key = f"{name}|{direction}|{metric}"
-            value = row.values[key]
-            cells.append(f"{100 * value.value:.1f}")
-            if metric == "R@1":
-                cells[-1] += f" [{100 * value.low:.1f}, {100 * value.high:.1f}]"
-                if len(runs) > 1:
-                    cells[-1] += f" ±{seed_spread(runs, key):.1f}"
+    for key in [f"{name}|{T2I}|{m}" for m in SHOWN[:4]] + [f"{name}|{I2T}|{m}" for m in SHOWN]:
+        value = row.values[key]
+        cells.append(f"{100 * value.value:.1f}")
+        if key.endswith("R@1"):
+            cells[-1] += f" [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+            cells[-1] += f" ±{100 * row.spread[key]:.1f}" if key in row.spread else ""
     accuracy = row.values.get("zero-shot|top-1")
-    cells.append("" if accuracy is None else f"{100 * accuracy.value:.1f}")
-    known = None if base is None else base.values.get("zero-shot|top-1")
-    kept = accuracy is not None and known is not None and known.value > 0
-    cells.append(f"{100 * accuracy.value / known.value:.0f} %" if kept and accuracy and known else "")
-    return _line(cells)
+    if accuracy is None:
+        return [*cells, "", ""]
+    kept = f"{100 * accuracy.value / base.value:.0f} %" if base is not None and base.value > 0 else ""
+    return [*cells, f"{100 * accuracy.value:.1f}", kept]
 
 
-def _difference_line(row: Row, name: str, baseline: str) -> str:
-    keys = [f"{name}|{d}|{m}" for d in (T2I, I2T) for m in ("R@1", "mAP")] + ["zero-shot|top-1"]
+def _differences(row: Row, name: str, baseline: str) -> list[str]:
     cells = [f"**{row.name}**" if row.name in (baseline, baseline + SOUP) else row.name]
-    for key in keys:
+    for key in [f"{name}|{d}|{m}" for d in (T2I, I2T) for m in ("R@1", "mAP")] + ["zero-shot|top-1"]:
         test = row.against.get(key)
         cells.append(
-            ""
-            if test is None
-            else f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]"
+            f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]" if test else ""
         )
-    return _line(cells)
+    return cells

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliplet.encoders._torch_common import TorchModelEncoder
+from cliplet.encoders.base import adapt
 from cliplet.encoders.batching import BatchedEncoder
 from cliplet.encoders.open_clip import OpenClipEncoder
 from cliplet.encoders.registry import load
@@ -32,18 +34,20 @@ Floats = NDArray[np.float32]
 class TrainableClip:
     """What training asks of a model; :func:`open_trainable` makes one.
 
-    What only some models can do has a default here: kept caption states (``head``), an image tower cut in two
-    (:meth:`early`), class prototypes, export.
+    What only some models can do is declared here with a default: kept caption states (``head``), an image tower cut in
+    two (:meth:`early`), class prototypes, export.
     """
 
-    encoder: BatchedEncoder
+    encoder: TorchModelEncoder
     """The model as an encoder; it shares the weights that are trained."""
-    model: nn.Module
-    """The model."""
+    model: Any
+    """The model, a module with ``encode_image`` and ``encode_text``."""
     released: tuple[str, ...]
     """Patterns of the parameters that DCLIP's authors train."""
     image_prefix: str
     """How the names of the image tower's parameters begin."""
+    mean_std: tuple[Sequence[float], Sequence[float]]
+    """Mean and deviation of the image tower's input, of colours in 0..1."""
     head: tuple[str, ...] = ()
     """Names of the text tower's last projection, where it can learn on kept states."""
     prototypes: NDArray[np.float16] | None = None
@@ -54,18 +58,10 @@ class TrainableClip:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.model.parameters()).device
-
-    def is_image(self, name: str) -> bool:
-        """Whether a parameter belongs to the image tower."""
-        return name.startswith(self.image_prefix)
+        return torch.device(self.encoder.device)
 
     def pixels(self, images: Sequence[Any]) -> Tensor:
         """Photos as the image tower's input ``[n, 3, h, w]``."""
-        raise NotImplementedError
-
-    def raw_pixels(self, images: Sequence[Any]) -> Tensor:
-        """The same in 0..1, without mean and deviation."""
         raise NotImplementedError
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -78,18 +74,14 @@ class TrainableClip:
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """``[n, d]``, unnormalised."""
-        raise NotImplementedError
+        return self.model.encode_image(pixels)  # type: ignore[no-any-return]
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """``[n, d]``, unnormalised."""
         raise NotImplementedError
 
     def projected_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The state of every token through the text projection ``[n, t, d]``.
-
-        Raises:
-            ModelError: the text tower has none.
-        """
+        """The state of every token through the text projection ``[n, t, d]``; ModelError where there is none."""
         raise NotImplementedError
 
     def save(
@@ -138,16 +130,13 @@ class TrainableClip:
         """
         batch = self.tokens(texts)
         states = self.projected_states(**{k: v.to(self.device) for k, v in batch.items()}).float().cpu()
-        lengths = batch["attention_mask"].sum(dim=1).tolist()
-        ends = [states.shape[1] if padding else int(n) for n in lengths]
-        found = [states[i, 1 : max(2, end - 1)] for i, end in enumerate(ends)]
-        tokens = [
-            [self.token(int(t)) for t in row[1 : max(2, int(n) - 1)]]
-            for row, n in zip(batch["input_ids"], lengths, strict=True)
-        ]
-        return tokens, found
+        ends = [max(2, int(n) - 1) for n in batch["attention_mask"].sum(dim=1)]
+        last = max(2, states.shape[1] - 1)
+        found = [states[i, 1 : last if padding else end] for i, end in enumerate(ends)]
+        ids = batch["input_ids"].tolist()
+        return [[self.token(t) for t in row[1:end]] for row, end in zip(ids, ends, strict=True)], found
 
-    def learning(self, patterns: Sequence[str]) -> list[str]:
+    def named(self, patterns: Sequence[str]) -> list[str]:
         """Names of the parameters that patterns choose.
 
         Raises:
@@ -173,9 +162,10 @@ class TrainableDual(TrainableClip):
 
     def __init__(self, encoder: TorchEncoder, prototypes: NDArray[np.float16] | None = None) -> None:
         self.encoder: TorchEncoder = encoder
-        self.model: Any = encoder.model
+        self.model = encoder.model
         self.prototypes = prototypes
         self.body = self.model.image.body
+        self.mean_std = self.model.config.image.mean, self.model.config.image.std
         self._late: LateStages | None = None
         if self.body is None:
             self.released = ("image.transformer.*attention*", "image.head.*")
@@ -184,27 +174,17 @@ class TrainableDual(TrainableClip):
 
     def pixels(self, images: Sequence[Any]) -> Tensor:
         """``[n, 3, h, w]``."""
-        return torch.from_numpy(
-            self.encoder.normalise(np.stack([self.encoder.prepare_image(i) for i in images]))
-        )
-
-    def raw_pixels(self, images: Sequence[Any]) -> Tensor:
-        """``[n, 3, h, w]`` in 0..1."""
         prepared = np.stack([self.encoder.prepare_image(i) for i in images])
-        return torch.from_numpy(prepared).permute(0, 3, 1, 2).float() / 255
+        return torch.from_numpy(self.encoder.normalise(prepared))
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask``."""
+        """``input_ids`` and ``attention_mask``, as long as the longest text."""
         ids, mask = pad_tokens(self.encoder.tokenize(texts)[0])
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
     def token(self, number: int) -> str:
         """A token as text."""
         return str(self.encoder.tokenizer.id_to_token(number))
-
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """``[n, d]``."""
-        return self.model.encode_image(pixels)  # type: ignore[no-any-return]
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """``[n, d]``."""
@@ -260,11 +240,11 @@ class TrainableDual(TrainableClip):
         tokenizer = Tokenizer.from_str(self.encoder.tokenizer.to_str())
         tokenizer.no_truncation()
         tokenizer.save(str(folder / "tokenizer.json"))
-        card = dataclasses.replace(
-            self.encoder.card, name=name, license=license or self.encoder.card.license, training=training,
-            results=results, description=f"{self.encoder.card.name}, tuned for retrieval with DCLIP.",
-        )  # fmt: skip
-        card.save(folder)
+        card = self.encoder.card
+        dataclasses.replace(
+            card, name=name, license=license or card.license, training=training, results=results,
+            description=f"{card.name}, tuned for retrieval with DCLIP.",
+        ).save(folder)  # fmt: skip
 
 
 class TrainableOpenClip(TrainableClip):
@@ -275,35 +255,26 @@ class TrainableOpenClip(TrainableClip):
 
     def __init__(self, encoder: OpenClipEncoder, architecture: str) -> None:
         self.encoder: OpenClipEncoder = encoder
-        self.model: Any = encoder.model
+        self.model = encoder.model
         self.architecture = architecture
+        settings = self.model.visual.preprocess_cfg
+        self.mean_std = settings["mean"], settings["std"]
 
     def pixels(self, images: Sequence[Any]) -> Tensor:
         """``[n, 3, h, w]``."""
         return torch.stack([self.encoder.prepare_image(i) for i in images])
 
-    def raw_pixels(self, images: Sequence[Any]) -> Tensor:
-        """``[n, 3, h, w]`` in 0..1."""
-        settings = self.model.visual.preprocess_cfg
-        mean, std = (torch.tensor(settings[k])[:, None, None] for k in ("mean", "std"))
-        return self.pixels(images) * std + mean
-
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """``input_ids`` at the full context length; the mask counts up to the end token."""
         ids = torch.stack(list(self.encoder.tokenize(texts)[0]))
         length = ids.argmax(dim=1) + 1  # CLIP's end token has the largest id
-        return {
-            "input_ids": ids,
-            "attention_mask": (torch.arange(ids.shape[1])[None] < length[:, None]).long(),
-        }
+        mask = (torch.arange(ids.shape[1])[None] < length[:, None]).long()
+        return {"input_ids": ids, "attention_mask": mask}
 
     def token(self, number: int) -> str:
-        """A token as text."""
-        return str(self.encoder.tokenizer.decode([number])).strip()
-
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """``[n, d]``."""
-        return self.model.encode_image(pixels)  # type: ignore[no-any-return]
+        """A token as text; its number where the library's tokeniser cannot tell."""
+        decode = getattr(self.encoder.tokenizer, "decode", str)
+        return str(decode([number])).strip()
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """``[n, d]``; open_clip's text tower needs no mask."""
@@ -354,9 +325,11 @@ def open_trainable(name: str) -> TrainableClip:
         file = folder / PROTOTYPES
         known = np.load(file, allow_pickle=False) if file.is_file() else None
         return TrainableDual(TorchEncoder.from_folder(folder), known)
-    encoder = load(name)
-    if isinstance(encoder, OpenClipEncoder):
-        return TrainableOpenClip(encoder, name.removeprefix("open_clip:").split("/")[0])
+    encoder = adapt(load(name))
+    if encoder.library == "open_clip":
+        return TrainableOpenClip(
+            cast(OpenClipEncoder, encoder), name.removeprefix("open_clip:").split("/")[0]
+        )
     raise ModelError(
         f"{name} cannot be tuned: give open_clip:ARCHITECTURE/TAG, or a model folder with model.safetensors "
         "(cliplet distill writes one beside its ONNX folder)"
@@ -364,23 +337,23 @@ def open_trainable(name: str) -> TrainableClip:
 
 
 def crop_embedder(
-    model: TrainableClip, encoder: BatchedEncoder, raw: bool, batch: int = 32
+    clip: TrainableClip, encoder: BatchedEncoder, raw: bool
 ) -> Callable[[Sequence[Image.Image]], Floats]:
     """What embeds crops of photos: ``[n, d]``, unit norm.
 
     Args:
-        model: the frozen base model.
+        clip: the frozen base model.
         encoder: what it does by itself, or :meth:`TrainableClip.frozen_encoder` of it.
-        raw: without mean and deviation, as released; then ``encoder`` is not used.
-        batch: crops at once.
+        raw: without the tower's mean and deviation, as released; then ``encoder`` is not used.
     """
+    mean, std = (torch.tensor(v)[:, None, None] for v in clip.mean_std)
 
     @torch.no_grad()
     def embed(crops: Sequence[Image.Image]) -> Floats:
         blocks = []
-        for start in range(0, len(crops), batch):
-            out = model.encode_image(model.raw_pixels(crops[start : start + batch]).to(model.device))
-            blocks.append(F.normalize(out.float(), dim=1).cpu().numpy())
+        for start in range(0, len(crops), 32):
+            pixels = clip.pixels(crops[start : start + 32]) * std + mean  # in 0..1 again
+            blocks.append(F.normalize(clip.encode_image(pixels.to(clip.device)).float(), dim=1).cpu().numpy())
         return np.concatenate(blocks)
 
     return embed if raw else encoder.encode_images

@@ -60,9 +60,10 @@ def test_smaller_weights_keep_the_scores(tmp_path, precision, limit, share):
     assert OnnxEncoder(tmp_path / "out").card.precision == f"{precision} weights, fp32 compute"
 
 
-def test_a_plain_onnxruntime_program_can_use_the_folder(tmp_path):
+def test_a_plain_onnxruntime_program_can_use_the_folder(tmp_path, capfd):
     source = make.encoder()
-    export(source, tmp_path / "out", "int8")
+    export(source, tmp_path / "out", "int8", calibration_captions=LIKE_TRAINING)
+    capfd.readouterr()
     image = onnxruntime.InferenceSession(tmp_path / "out" / "image.onnx", providers=["CPUExecutionProvider"])
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     (embedding,) = image.run(None, {"pixels": pixels})
@@ -70,6 +71,7 @@ def test_a_plain_onnxruntime_program_can_use_the_folder(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-6)
     assert (embedding * source.encode_images(list(pixels))).sum(axis=1).min() > 0.99
     text = onnxruntime.InferenceSession(tmp_path / "out" / "text.onnx", providers=["CPUExecutionProvider"])
+    assert capfd.readouterr().err == "", "loading says nothing"
     ids = np.array([[2, 5, 3, 0], [2, 5, 6, 3]])
     (short,) = text.run(None, {"input_ids": ids[:1, :3], "attention_mask": np.ones((1, 3), dtype=np.int64)})
     (both,) = text.run(None, {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)})
@@ -134,12 +136,15 @@ def test_calibrated_convolutions_compute_in_eight_bits(tmp_path, torchvision):
     graph = onnx.load(tmp_path / "out" / "image.onnx").graph
     integers = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
     widened = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in integers}
+    used = {name for n in graph.node for name in n.input} | {"embedding"}
+    assert all(used.intersection(n.output) for n in graph.node), "ONNX Runtime would warn of what nobody uses"
     convolutions = [n for n in graph.node if n.op_type == "Conv"]
     assert len(convolutions) > 40
     assert all(n.input[1] in widened for n in convolutions)
     assert report.image_min_cosine > 0.9
     encoder = OnnxEncoder(tmp_path / "out")
     assert "w8a8" in encoder.card.precision
+    assert "session.x64quantprecision" in encoder.card.bad_at[-1]
     together = encoder.encode_images(PHOTOS)
     alone = np.concatenate([encoder.encode_images([photo]) for photo in PHOTOS])
     np.testing.assert_allclose(together, alone, atol=1e-6)  # a photo's result does not depend on its batch
@@ -297,6 +302,43 @@ def test_transformers_models(tmp_path, torchvision):
         report = json.loads((folder / "out" / "parity.json").read_text())
         assert report["text_max_difference"] < 1e-5
         assert report["image_min_cosine"] > 0.999  # the library resizes with other rounding
+        if save is local_models.save_clip:
+            _odd_margins_are_cropped_alike(folder)
+
+
+def _odd_margins_are_cropped_alike(folder):
+    """Photos whose resized long side is an odd number of pixels beyond the crop, both ways."""
+    size = load(folder).card.image.size
+    rng = np.random.default_rng(0)
+    photos = [
+        np.kron(rng.integers(0, 256, (h, w, 3), dtype=np.uint8), np.ones((2, 2, 1), np.uint8))
+        for extra in (1, 15, 47, 48)
+        for h, w in ((size, size + extra), (size + extra, size))
+    ]
+    ours, theirs = load(folder / "out").encode_images(photos), load(folder).encode_images(photos)
+    assert np.abs(ours - theirs).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": {"shortest_edge": 256}},
+        {"crop_size": {"height": 200, "width": 200}},
+        {"do_center_crop": False},
+        {"resample": 1},
+        {"do_normalize": False},
+        {"rescale_factor": 0.5},
+        {"do_rescale": False},
+        {"size": {"height": 224, "width": 250}},
+    ],
+)
+def test_a_processor_that_no_card_can_describe_is_refused(tmp_path, torchvision, changes):
+    pytest.importorskip("transformers")
+    folder = local_models.save_clip(tmp_path)
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps({**settings, **changes}))
+    with pytest.raises(ModelError, match="cannot be exported: its library gives other pixels"):
+        export(load(folder), tmp_path / "out", "fp32")
 
 
 def test_clip_tokenizer_file_equals_open_clip(torchvision):

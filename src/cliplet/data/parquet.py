@@ -1,0 +1,103 @@
+"""Parquet: rows with named fields; photos inside cells stay in the file until they are needed."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cliplet.errors import InputError, MissingExtraError
+
+BATCH = 256
+"""Rows read together."""
+
+
+class TablePhoto:
+    """A photo (or other bytes) inside a table's cell, read when it is needed; safe in threads."""
+
+    def __init__(
+        self, column: "_Column", group: int, row: int, where: str, path: str | None, content: bytes
+    ) -> None:
+        self.column, self.group, self.row, self.where = column, group, row, where
+        self.path = path
+        """The name that the table gives it."""
+        self.digest = hashlib.blake2b(content, digest_size=12).hexdigest()
+        """Of its bytes, so that a photo that stands in several rows is known for one."""
+
+    def read_bytes(self) -> bytes:
+        """The encoded photo."""
+        return self.column.read(self.group, self.row)
+
+    def __str__(self) -> str:
+        return f"{self.column.path}, {self.where}"
+
+
+class _Column:
+    """A column with bytes; the row group used last is kept."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path, self.name = path, name
+        self.lock = threading.Lock()
+        self.group, self.cells = -1, None
+
+    def read(self, group: int, row: int) -> bytes:
+        from pyarrow import parquet
+
+        with self.lock:
+            if group != self.group:
+                with parquet.ParquetFile(self.path) as file:
+                    self.group, self.cells = group, file.read_row_group(group, columns=[self.name]).column(0)
+            found: bytes = _bytes(self.cells[row].as_py())[0]  # type: ignore[index, assignment]
+            return found
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every row's fields, and where it stands.
+
+    Cells with bytes, alone or as Hugging Face's ``{bytes, path}``, come as :class:`TablePhoto`.
+
+    Raises:
+        InputError: not a Parquet file, or damaged.
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise MissingExtraError(f"reading {path}", "parquet") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            columns = {name: _Column(path, name) for name in file.schema_arrow.names}
+            number = 0
+            for group in range(file.num_row_groups):
+                start = number
+                for batch in file.iter_batches(BATCH, row_groups=[group]):
+                    cells = [_plain(values) for values in batch.columns]
+                    for row in zip(*cells, strict=True):
+                        number += 1
+                        where, fields = f"row {number}", dict(zip(batch.schema.names, row, strict=True))
+                        for name, value in fields.items():
+                            content, given = _bytes(value)
+                            if content is not None:
+                                at = (columns[name], group, number - start - 1)
+                                fields[name] = TablePhoto(*at, where, given, content)
+                        yield fields, where
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise InputError(f"{path} is not a valid Parquet file: {error}") from error
+
+
+def _bytes(value: Any) -> tuple[bytes | None, str | None]:
+    """The bytes in a cell, if there are any, and the name beside them."""
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+        return value["bytes"], value.get("path")
+    return (value if isinstance(value, bytes) else None), None
+
+
+def _plain(values: Any) -> list[Any]:
+    try:
+        cells: list[Any] = values.to_pylist()
+        return cells
+    except (ValueError, OverflowError):  # such as a time that Python cannot hold
+        return [str(value) for value in values]
