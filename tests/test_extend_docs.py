@@ -60,3 +60,15 @@ def test_the_shown_rewards_work(workplace: Path, monkeypatch: pytest.MonkeyPatch
     assert list(found) == list(weights)
     assert found["mine:shape"].tolist() == [10.0, 7.0]
     assert found["mine:brevity"].tolist() == [-3.0, -2.0]
+
+
+def test_the_shown_loss_works(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from cliplet.training.losses import find_losses
+
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    loss = find_losses({"mine:closer": 2.0})["mine:closer"]
+    assert loss.pairs
+    same = torch.eye(2)
+    assert loss.function(same, same, same, same.flip(0)).item() == 1
