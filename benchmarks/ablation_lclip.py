@@ -43,12 +43,12 @@ from cliplet.evaluation.retrieval import RetrievalProtocol, evaluate_retrieval
 from cliplet.models.config import TextConfig
 from cliplet.models.dual import count_parameters
 from cliplet.models.text import TextTower
-from cliplet.training.config import LossWeights, StageConfig
-from cliplet.training.cost import multiply_adds
+from cliplet.training.config import DistillStage
+from cliplet.training.distill.cost import multiply_adds
+from cliplet.training.distill.student import Student
 from cliplet.training.logs import RunLog
-from cliplet.training.loop import Hooks, RunState, StageData, run_stage
+from cliplet.training.loop import Intervals, Part, RunState, StageData, run_stage
 from cliplet.training.pairs import epoch_batches
-from cliplet.training.student import Student
 
 JUDGED = ("flickr8k-expert", "flickr8k-cf")
 CAPTIONS = 2
@@ -63,13 +63,13 @@ class Variant:
     """As the table says it."""
     text: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Changes of the text tower."""
-    losses: LossWeights | None = dataclasses.field(default_factory=lambda: both(sr=1 / 3))
+    losses: dict[str, float] | None = dataclasses.field(default_factory=lambda: both(sr=1 / 3))
     """Of stage 2; None leaves it out."""
 
 
-def both(**more: float) -> LossWeights:
+def both(**more: float) -> dict[str, float]:
     """The published weights of stage 2, and what comes beside them."""
-    return LossWeights(l1=1 / 6, cosine=1 / 6, **more)
+    return {"l1": 1 / 6, "cosine": 1 / 6, **more}
 
 
 VARIANTS = (
@@ -111,7 +111,7 @@ class FeatureStudent(nn.Module):
         return self.text(ids, mask)
 
 
-def batches(split: Split, stage: StageConfig, seed: int, by_caption: bool) -> StageData:
+def batches(split: Split, stage: DistillStage, seed: int, by_caption: bool) -> StageData:
     """Captions with their photos (stage 1), or photos with one caption each (stage 2)."""
     own = [np.flatnonzero(split.photo_of == p) for p in range(len(split.names))]
     first_ones = np.concatenate([o[:CAPTIONS] for o in own])
@@ -145,15 +145,16 @@ def alike(groups: list[NDArray[np.int64]], length: NDArray[np.int64], rng: Any) 
     return [found[i] for i in rng.permutation(len(found))]
 
 
-def train(student: Student, stage: StageConfig, split: Split, seed: int, out: Path, by_caption: bool) -> None:
+def train(
+    student: Student, stage: DistillStage, split: Split, seed: int, out: Path, by_caption: bool
+) -> None:
     """Run a stage with the library's loop."""
     from accelerate import Accelerator
 
     student.begin(stage)
-    hooks = Hooks(None, lambda best, values: None, save_every=10**9, log_every=20)
-    log = RunLog(out, 0)
-    data = batches(split, stage, seed, by_caption)
-    run_stage(Accelerator(cpu=True), student, stage, data, RunState(), hooks, log, out, resume=False)
+    part = Part(student, stage, batches(split, stage, seed, by_caption), save=lambda best, values: None)
+    every, log = Intervals(save_every=10**9, log_every=20), RunLog(out, 0)
+    run_stage(Accelerator(cpu=True), part, RunState(), every, log, out, resume=False)
     log.close()
 
 
@@ -317,8 +318,8 @@ def run_variant(
     student = Student(model, model.embedding_dim)
     key = "-".join(map(str, variant.text.values())) or "base"
     first = arguments.out / "stage1" / f"{seed}-{key}.safetensors"
-    one = StageConfig(
-        "one", losses=LossWeights(l1=0.5, cosine=0.5), epochs=arguments.epochs[0], batch_size=128, lr=2e-3
+    one = DistillStage(
+        "one", losses={"l1": 0.5, "cosine": 0.5}, epochs=arguments.epochs[0], batch_size=128, lr=2e-3
     )
     if not first.exists():
         train(student, one, splits["train"], seed, arguments.out / f"run-{seed}", by_caption=True)
@@ -327,7 +328,7 @@ def run_variant(
         first.with_suffix(".part").rename(first)
     model.load_state_dict(load_file(first))
     if variant.losses is not None:
-        two = StageConfig("two", losses=variant.losses, epochs=arguments.epochs[1], batch_size=64, lr=1e-3)
+        two = DistillStage("two", losses=variant.losses, epochs=arguments.epochs[1], batch_size=64, lr=1e-3)
         train(student, two, splits["train"], seed, arguments.out / f"run-{seed}", by_caption=False)
     return model
 

@@ -22,8 +22,9 @@ from cliplet.evaluation.human import evaluate_ratings
 from cliplet.metrics.diversity import self_retrieval
 from cliplet.models.captioner_config import GridConfig
 from cliplet.models.pretrained import sentence_embeddings, sentence_model
-from cliplet.training.captioner.features import grid_session, kept_array, pixels_of
+from cliplet.training.captioner.features import grid_session, pixels_of
 from cliplet.training.captioner.towers import GridTower
+from cliplet.training.computed import computed
 from cliplet.training.config import DataConfig
 from cliplet.training.pairs import PairSet, fingerprint, read_pairs
 from cliplet.training.teacher_space import ridge
@@ -71,11 +72,11 @@ class Judge:
             return self._session.run(["grid"], {"pixels": pixels})[0].mean(axis=1)  # type: ignore[no-any-return]
 
         file = self.cache / f"judge-photos-{fingerprint(photos)}.npy"
-        return np.asarray(kept_array(file, len(photos), np.float16, compute), dtype=np.float32)
+        return np.asarray(computed(file, len(photos), compute, 16, np.float16), dtype=np.float32)
 
     def _embedded(self, captions: list[str]) -> Floats:
         file = self.cache / f"judge-captions-{fingerprint(captions)}.npy"
-        kept = kept_array(file, len(captions), np.float16, lambda a, b: self._encode(captions[a:b]))
+        kept = computed(file, len(captions), lambda a, b: self._encode(captions[a:b]), 16, np.float16)
         return np.asarray(kept, dtype=np.float32)
 
     def _encode(self, captions: list[str]) -> Floats:
@@ -87,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/flickr8k"))
+    parser.add_argument("--data", type=Path, default=Path("data/flickr8k"), help="folder of Flickr8k")
     parser.add_argument(
         "--captions", type=Path, help="score this file of captions of the judged photos instead"
     )

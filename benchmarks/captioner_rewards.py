@@ -34,14 +34,16 @@ from cliplet.models.captioner import load_decoder
 from cliplet.training.captioner.config import CaptionRecipe, RewardWeight, load_caption_recipe
 from cliplet.training.captioner.data import CaptionSplit, Reader
 from cliplet.training.captioner.evaluate import decode_split
-from cliplet.training.captioner.features import kept_array, kept_grids
+from cliplet.training.captioner.features import kept_grids
 from cliplet.training.captioner.shape import shape_of
 from cliplet.training.captioner.student import CaptionModel
 from cliplet.training.captioner.train import CaptionRun
-from cliplet.training.pairs import PairSet, fingerprint, photo_source
+from cliplet.training.computed import computed
+from cliplet.training.pairs import PairSet, fingerprint
+from cliplet.training.views import photo_source
 
 RECIPE = Path("recipes/caption_rewards.toml")
-DATA = Path("../shared/data/flickr8k")
+DATA = Path("data/flickr8k")
 FIRST = "cross-entropy"
 EPOCHS = 6
 """Of 40 updates each, in every self-critical run: half of the recipe's, so that many fit."""
@@ -58,13 +60,15 @@ VARIANTS: dict[str, dict[str, float]] = {
 class Experiment:
     """Trains and scores what is missing below ``out``."""
 
-    def __init__(self, out: Path, changes: list[str], starts: int = 3, recipe: Path = RECIPE) -> None:
-        self.out, self.starts, self.changes = out, starts, [f"cache={out}/cache", *changes]
-        self.path = recipe
+    def __init__(
+        self, out: Path, changes: list[str], starts: int = 3, recipe: Path = RECIPE, data: Path = DATA
+    ) -> None:
+        self.out, self.starts, self.changes = out, starts, [f"cache={out}/cache", f"data={data}", *changes]
+        self.path, self.data = recipe, data
         self._judge: Judge | None = None
         self._photos: dict[str, Any] = {}
         self.encoder: Encoder = load()
-        self.judged = flickr8k(DATA, "judged")
+        self.judged = flickr8k(data, "judged")
         self.references = [[self.judged.captions[row] for row in rows] for rows in self.judged.captions_of()]
 
     def recipe(self, variant: str, seed: int) -> CaptionRecipe:
@@ -78,7 +82,7 @@ class Experiment:
         stage = dataclasses.replace(base.stages[1], rewards=rewards, epochs=EPOCHS)
         return dataclasses.replace(
             base, seed=seed, out=str(self.out / f"{slug(variant)}-seed{seed}"), stages=(stage,),
-            start=str(first / f"0-{base.stages[0].title}/best"), tokenizer=str(first / "tokenizer.json"),
+            start=str(first / f"0-{base.stages[0].name}/best"), tokenizer=str(first / "tokenizer.json"),
         )  # fmt: skip
 
     def run(self, variant: str, seed: int) -> None:
@@ -117,7 +121,7 @@ class Experiment:
         found = reference_scores(texts, self.references, self.judged.names)
         values = {name: found.statistics[name].corpus() for name in found.statistics}
         if self._judge is None:
-            self._judge = Judge(flickr8k(DATA, "train"), Path(self.recipe(FIRST, 0).cache))
+            self._judge = Judge(flickr8k(self.data, "train"), Path(self.recipe(FIRST, 0).cache))
         judges = {
             "L-CLIPScore": self._by_encoder(texts),
             "judge": (self._judge.photos(self.judged.photos), self._judge.texts(texts)),
@@ -134,7 +138,7 @@ class Experiment:
             return self.encoder.encode_images([photo_source(p) for p in self.judged.photos[start:stop]])
 
         name = f"photos-{fingerprint(self.judged.photos)}-{self.encoder.card.fingerprint}.npy"
-        photos = kept_array(Path(self.recipe(FIRST, 0).cache) / name, len(texts), np.float32, compute)
+        photos = computed(Path(self.recipe(FIRST, 0).cache) / name, len(texts), compute, 16)
         prefix = self.encoder.card.text.prompt_prefix
         return unit_norm(np.asarray(photos)), self.encoder.encode_texts([prefix + text for text in texts])
 
@@ -154,8 +158,8 @@ class Experiment:
         """Beam and length penalty of the cross-entropy captioner, on dev."""
         run = CaptionRun(self.recipe(FIRST, seed))
         run.decoder.load_state_dict(load_decoder(run._folder(0) / "best").state_dict())
-        dev = CaptionSplit.of(flickr8k(DATA, "dev")).first(run.recipe.dev_photos)
-        pairs = dataclasses.replace(flickr8k(DATA, "dev"), photos=dev.photos)
+        dev = CaptionSplit.of(flickr8k(self.data, "dev")).first(run.recipe.dev_photos)
+        pairs = dataclasses.replace(flickr8k(self.data, "dev"), photos=dev.photos)
         words = [[caption.split() for caption in group] for group in dev.captions]
         print("| beam | length penalty | CIDEr-D | BLEU-4 | words |\n|---|---|---|---|---|")
         for beam, penalty in ((1, 0.0), (3, 0.0), (5, 0.0), (3, 0.7), (5, 0.7), (3, 1.0), (5, 1.0)):
@@ -180,6 +184,7 @@ def experiment_parser(
     )
     parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--recipe", type=Path, default=recipe)
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of Flickr8k (docs/data.md)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--only", nargs="+", default=list(variants), choices=list(variants), help="variants by name"
@@ -201,7 +206,9 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if not arguments.tables:
-        experiment = Experiment(arguments.out, arguments.changes, arguments.starts, arguments.recipe)
+        experiment = Experiment(
+            arguments.out, arguments.changes, arguments.starts, arguments.recipe, arguments.data
+        )
         if arguments.choose:
             experiment.choose(arguments.seeds[0])
             return

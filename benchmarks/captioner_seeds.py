@@ -55,7 +55,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if not arguments.tables:
-        experiment = Seeds(arguments.out, arguments.changes, recipe=arguments.recipe)
+        experiment = Seeds(arguments.out, arguments.changes, recipe=arguments.recipe, data=arguments.data)
         for seed in arguments.seeds:
             for variant in arguments.only:
                 experiment.run(variant, seed)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 _KEPT_ALIVE = []
+sys.path.append(str(Path(__file__).parents[1] / "recipes"))  # their folders are packages
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Comparing captioners: the right images, the right numbers, tests that find a difference and do not invent one."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from cliplet.cli.main import cli
 from cliplet.errors import InputError
 from cliplet.metrics.bleu import bleu, bleu_of_sums
 from cliplet.metrics.meteor import Meteor
+from cliplet.reports.compare import comparison_page
 from cliplet.scoring.compare import compare_files
+from cliplet.scoring.file import score_file
 from cliplet.scoring.scorer import Scorer
 from cliplet.statistics.corpus import CorpusStatistic, corpus_interval, paired_corpus_test
 from cliplet.statistics.resampling import bootstrap_mean, paired_mean_test
@@ -88,6 +91,105 @@ def test_corpus_values_are_those_of_the_metric_on_the_common_images(setup):
 def test_three_captioners_give_three_pairs(setup):
     result = compared(setup, "close", "random", "refs")
     assert len(result.differences) == 3 * len(result.intervals)
+
+
+def silenced(setup, tmp_path, caption, every=2):
+    """The close captioner's file with every second caption replaced."""
+    root, _ = setup
+    captions = json.loads((root / "close.json").read_text())
+    for i, image in enumerate(captions):
+        if i % every == 0:
+            captions[image] = caption
+    path = tmp_path / "silent.json"
+    path.write_text(json.dumps(captions))
+    return path
+
+
+@pytest.mark.parametrize("caption", ["", " \n", None, 7, "\ud800"])
+def test_a_captioner_gains_nothing_by_silence(setup, tmp_path, caption):
+    root, scorer = setup
+    silent = silenced(setup, tmp_path, caption)
+    result = compare_files(
+        [silent, root / "close.json"], root / "photos", scorer, root / "refs.json", resamples=200
+    )
+    assert len(result.images) == N
+    alone = score_file(silent, root / "photos", scorer, root / "refs.json")
+    for metric in ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr-D", "METEOR"):
+        assert result.intervals[metric][0].value == pytest.approx(alone.intervals[metric].value, abs=1e-12)
+        assert result.intervals[metric][0].value < result.intervals[metric][1].value
+    answered = alone.intervals["CLIPScore"]
+    assert result.intervals["CLIPScore, answered"][0].value == pytest.approx(answered.value)
+    assert result.intervals["CLIPScore, answered"][1] == result.intervals["CLIPScore"][1]
+    assert result.intervals["CLIPScore"][0].value == pytest.approx(answered.value / 2)
+    assert result.intervals["CLIPScore"][0].n == N
+    by_metric = {d.metric: d for d in result.differences}
+    assert "CLIPScore, answered" not in by_metric
+    for metric in ("CLIPScore", "RefCLIPScore", "BLEU-1", "CIDEr-D"):
+        assert by_metric[metric].wins == 0
+        assert by_metric[metric].wins + by_metric[metric].losses + by_metric[metric].ties == N
+    assert by_metric["reference cosine"].test.high < 0
+    assert (
+        f"silent: {N // 2} of {N} captions are empty or no text and count 0 in the model's scores"
+        in result.notes
+    )
+    np.testing.assert_array_equal(result.per_image["CLIPScore"][::2, 0], 0)
+    page = comparison_page(result)
+    assert "CLIPScore, answered" in page
+    json.dumps(result.summary(), allow_nan=False)
+
+
+def test_without_silence_nothing_is_said_of_answers(setup):
+    result = compared(setup, "close", "random")
+    assert not any("answered" in metric for metric in result.intervals)
+    assert not any("empty" in note for note in result.notes)
+
+
+def test_each_metric_runs_over_the_images_that_it_can_measure_for_all(setup, tmp_path):
+    root, scorer = setup
+    (tmp_path / "photos").mkdir()
+    for i in range(N):
+        (tmp_path / "photos" / f"{i}.png").write_bytes((root / "photos" / f"{i}.png").read_bytes())
+    (tmp_path / "photos" / "0.png").write_bytes(b"damaged")
+    references = json.loads((root / "refs.json").read_text())
+    for i in (1, 2):
+        del references[f"{i}.png"]
+    (tmp_path / "refs.json").write_text(json.dumps(references))
+    silent = silenced(setup, tmp_path, "", every=3)  # 0.png and 3.png among them
+    result = compare_files(
+        [root / "close.json", silent], tmp_path / "photos", scorer, tmp_path / "refs.json", resamples=100
+    )
+    n = {metric: values[0].n for metric, values in result.intervals.items()}
+    assert n["CLIPScore"] == n["cosine"] == N - 1
+    assert n["RefCLIPScore"] == n["reference cosine"] == N - 3
+    assert n["BLEU-1"] == n["ROUGE-L"] == N - 2
+    assert len(result.images) == N
+    assert np.isnan(result.per_image["CLIPScore"][0]).all()
+    assert np.isnan(result.per_image["RefCLIPScore"][1]).all()
+    assert result.per_image["RefCLIPScore"][3, 1] == 0
+    assert any(
+        note.startswith(f"RefCLIPScore, RefMixScore, reference cosine: {N - 3} of {N - 1}")
+        for note in result.notes
+    )
+    for d in result.differences:
+        assert d.wins + d.losses + d.ties == n[d.metric]
+    assert "damaged" not in comparison_page(result)
+
+
+def test_one_image_gives_values_without_intervals(setup, tmp_path):
+    root, scorer = setup
+    for name in ("close", "random"):
+        captions = json.loads((root / f"{name}.json").read_text())
+        (tmp_path / f"{name}.json").write_text(json.dumps({"5.png": captions["5.png"]}))
+    files = [tmp_path / "close.json", tmp_path / "random.json"]
+    result = compare_files(files, root / "photos", scorer, root / "refs.json", resamples=50)
+    assert all(np.isnan([i.low, i.high]).all() for values in result.intervals.values() for i in values)
+    assert all(np.isnan([d.test.low, d.test.high]).all() for d in result.differences)
+    assert any("one image" in note for note in result.notes)
+    json.dumps(result.summary(), allow_nan=False)
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", comparison_page(result))
+    alone = score_file(files[0], root / "photos", scorer, root / "refs.json")
+    assert any("one image" in note for note in alone.notes)
+    json.dumps(alone.summary(), allow_nan=False)
 
 
 def test_bad_calls_are_named(setup, tmp_path):

@@ -1,4 +1,4 @@
-"""Every command and every Python block that README.md and docs/score.md show runs as shown."""
+"""What README.md and docs/ name is there; every command and Python block of README.md and docs/score.md runs."""
 
 import json
 import re
@@ -7,16 +7,92 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
+import cliplet
+from cliplet.cli.main import cli
 from cliplet.scoring.demo import CAPTIONS, demo_photos
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/score.md")
+ALL_PAGES = sorted(
+    str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
+)
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def is_there(module: str) -> bool:
+    """Whether ``cliplet.a.b.name`` is a module, or a name that stands in the file of one."""
+    here, names = Path(cliplet.__file__).parent, module.split(".")[1:]
+    while names and (here / names[0]).is_dir():
+        here /= names.pop(0)
+    if names and (here / f"{names[0]}.py").is_file():
+        here /= f"{names.pop(0)}.py"
+    else:
+        here /= "__init__.py"
+    return len(names) < 2 and all(
+        re.search(rf"\b{name}\b", here.read_text(encoding="utf-8")) for name in names
+    )
+
+
+def test_only_what_is_there_is_found():
+    assert is_there("cliplet.rewards.FluencyReward")
+    assert is_there("cliplet.metrics.tokenizer")
+    assert not is_there("cliplet.metrics.ptb")
+    assert not is_there("cliplet.evaluation.statistics.kendall_tau")
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_links_paths_and_modules_exist(page: str) -> None:
+    text = text_of(page)
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert link.startswith("http") or (ROOT / page).parent.joinpath(link).exists(), link
+    for path in re.findall(r"(?<![\w/])(?:recipes|benchmarks|tests|src|docs)/[\w./-]*\w", text):
+        assert (ROOT / path).exists(), path
+    for script in re.findall(r"python -m benchmarks\.(\w+)", text):
+        assert (ROOT / "benchmarks" / f"{script}.py").is_file(), script
+    for module in re.findall(r"(?<![\w./])cliplet(?:\.[a-zA-Z_]+)+", text):
+        assert is_there(module), module
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_shown_commands_and_options_exist(page: str) -> None:
+    fenced = re.compile(r"^```.*?^```", re.M | re.S)
+    code = "\n".join(fenced.findall(text_of(page))).replace("\\\n", " ")
+    shown = re.findall(r"^(?:.*&& )?(cliplet .*)", code, re.M)
+    for line in shown + re.findall(r"`(cliplet [^`]*)`", fenced.sub("", text_of(page))):
+        command: click.Command = cli
+        words = line.split()[1:]
+        while words and isinstance(command, click.Group):
+            name = words.pop(0)
+            if "|" in name or not re.fullmatch(r"[a-z][a-z-]*", name):  # several at once, or a placeholder
+                break
+            inner = command.get_command(click.Context(command), name)
+            assert inner is not None, line
+            command = inner
+        known = {option for parameter in command.params for option in parameter.opts}
+        for option in re.findall(r"(?<=\s)--?[a-z][\w-]*", " " + " ".join(words).partition(" #")[0]):
+            assert option in known | {"--help"}, (line, option)
+
+
+def test_the_index_names_every_page():
+    index = text_of("docs/README.md")
+    for page in ALL_PAGES:
+        name = page.removeprefix("docs/")
+        assert page in ("README.md", "docs/README.md") or f"]({name})" in index, page
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_pages_are_for_strangers(page: str) -> None:
+    assert not re.search(r"\.\./shared|[Ii]ssue \d|(?<!\w)/work/", text_of(page))
 
 
 def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
+    return re.findall(rf"```{language}\n(.*?)```", text_of(page), re.S)
 
 
 def shown_commands() -> list[str]:

@@ -1,7 +1,10 @@
 """Output files: written whole or not at all."""
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cliplet.errors import InputError
@@ -47,6 +50,28 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """A path beside ``path`` for a file or folder, which takes its name when the block ends well: none sees half of it.
+
+    What was there before is replaced; what an interrupted block has left is removed first.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    _remove(part)
+    yield part
+    if part.is_dir():
+        _remove(path)  # a folder does not take another's place by itself
+    os.replace(part, path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

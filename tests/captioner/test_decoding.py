@@ -22,7 +22,7 @@ def setting():
 
 
 class Chain:
-    """A Markov chain over pieces instead of a decoder: what comes next depends on the last piece alone."""
+    """A Markov chain over tokens instead of a decoder: what comes next depends on the last token alone."""
 
     def __init__(self, log_p):
         self.log_p = np.asarray(log_p, dtype=np.float32)  # [V, V]
@@ -100,8 +100,8 @@ def test_wide_beam_finds_the_best_of_all_captions():
     limits = Limits(start_id=0, end_id=1, max_tokens=4)
     best = -np.inf
     for length in range(4):
-        for pieces in itertools.product((0, 2, 3), repeat=length):
-            path = [0, *pieces, 1]
+        for tokens in itertools.product((0, 2, 3), repeat=length):
+            path = [0, *tokens, 1]
             best = max(best, sum(float(log_p[a, b]) for a, b in itertools.pairwise(path)))
     found = beam_search(Chain(log_p), np.zeros((1, 1)), limits, DecodeConfig(beam=40))[0]
     assert found.log_prob[0] == pytest.approx(best, abs=1e-5)

@@ -2,17 +2,19 @@
 
 import io
 import os
+import socket
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cliplet.data.images import load_rgb, open_image, resize_rgb, to_rgb
+from cliplet.data.images import load_rgb, noted, open_image, read_file, resize_rgb, to_rgb
 from cliplet.errors import InputError
-from tests.photos import KINDS, as_a_viewer_shows_it, photo, twelve_megapixels
+from tests.photos import KINDS, as_a_viewer_shows_it, photo, shipped, twelve_megapixels
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -85,9 +87,13 @@ def test_arrays_of_every_dtype_agree() -> None:
         colour[::-1][::-1],
         np.asfortranarray(colour),
         colour / 255,
-        colour.astype(np.float32),
+        colour.transpose(2, 0, 1),
+        colour.astype(np.int32),
+        colour.astype(np.int64),
+        colour.astype(np.uint16),
     ):
         assert np.array_equal(pixels(load_rgb(array)), expected)
+    assert np.array_equal(pixels(load_rgb(alpha.transpose(2, 0, 1))), expected)
     assert np.array_equal(pixels(load_rgb(alpha)), expected)
     assert np.array_equal(pixels(load_rgb((colour / 255).astype(np.float16))), expected)
     assert np.array_equal(pixels(load_rgb(colour.astype(np.uint16) * 257)), expected)
@@ -96,16 +102,56 @@ def test_arrays_of_every_dtype_agree() -> None:
     assert np.array_equal(np.asarray(load_rgb(grey > 128))[..., 0], np.where(grey > 128, 255, 0))
 
 
+def test_an_overshoot_is_clipped_and_changes_nothing_else() -> None:
+    colour = np.asarray(photo("astronaut.png")) / 255
+    shot = colour.copy()
+    shot[0, 0], shot[1, 1] = 1.1, -0.1
+    clipped = colour.copy()
+    clipped[0, 0], clipped[1, 1] = 1, 0
+    assert np.array_equal(pixels(load_rgb(shot)), pixels(load_rgb(clipped)))
+    grey = Image.fromarray(shot[..., 0].astype(np.float32))
+    assert np.array_equal(np.asarray(load_rgb(grey))[..., 0], np.asarray(load_rgb(clipped))[..., 0])
+
+
+def clip_normalised(array: np.ndarray) -> np.ndarray:
+    return (array / 255 - [0.48145466, 0.4578275, 0.40821073]) / [0.26862954, 0.26130258, 0.27577711]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda a: a.astype(np.float32),
+            r"from 0 to 255, outside 0\.\.1.*array / 255, or array.astype\(np.uint8\)",
+        ),
+        (lambda a: a / 255 * 1.2, "outside 0..1"),
+        (clip_normalised, "normalised as CLIP's preprocessing.*give the photo itself"),
+        (lambda a: clip_normalised(a).transpose(2, 0, 1).astype(np.float16), "normalised as CLIP's"),
+        (lambda a: (a / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], "normalised as ImageNet's"),
+        (lambda a: a / 127.5 - 1, r"normalised to -1\.\.1.*\(array \+ 1\) / 2"),
+        (lambda a: a.astype(np.int32) * 65535, "outside 0..255 .8 bits. and 0..65535"),
+        (lambda a: a.astype(np.int16) - 128, "from -128 to 127"),
+    ],
+)
+def test_values_of_another_range_are_refused_with_the_conversion(change, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_image(change(np.asarray(photo("astronaut.png"))))
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((2, 3, 4, 3), np.uint8), r"\[h, w, 3\]"),
-        (np.zeros((3, 224, 224), np.uint8), r"\(3, 224, 224\).*\[h, w, 3\]"),  # channels first
-        (np.zeros(5, np.uint8), r"\[h, w\]"),
+        (np.zeros((2, 3, 4, 3), np.uint8), r"several images.*\[h, w, 3\]"),
+        (np.zeros((3, 224, 3), np.uint8), r"as \[h, w, 3\] and as \[3, h, w\]: give a PIL image"),
+        (np.zeros((1, 224, 4), np.uint8), r"as \[h, w, 4\] and as \[1, h, w\]"),
+        (np.zeros((2, 224, 224), np.uint8), r"\[h, w\], \[h, w, 3\]"),
+        (np.zeros((224, 224, 2), np.uint8), r"\[h, w\], \[h, w, 3\]"),
+        (np.zeros(5, np.uint8), "not an image of a known format"),  # taken for an encoded file
+        (np.zeros(5, np.float32), r"\[h, w\]"),
         (np.zeros((0, 4, 3), np.uint8), r"\[h, w\]"),
-        (np.zeros((4, 4, 3), np.int64), "dtype int64"),
         (np.zeros((4, 4), np.complex64), "dtype complex64"),
         (np.array([["a"]]), "dtype"),
+        (np.array([["2020-01-01"]], dtype="datetime64[D]"), "dtype datetime64"),
         (np.array([[None]]), "dtype object"),
         (np.full((4, 4, 3), np.nan), "NaN"),
         (np.full((4, 4, 3), -0.5), "outside 0..1"),
@@ -115,6 +161,197 @@ def test_arrays_of_every_dtype_agree() -> None:
 def test_unusable_arrays_are_refused(array: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         open_image(array)
+
+
+MODES = [
+    "1",
+    "L",
+    "P",
+    "RGB",
+    "RGBA",
+    "CMYK",
+    "YCbCr",
+    "LAB",
+    "HSV",
+    "I",
+    "F",
+    "LA",
+    "PA",
+    "RGBX",
+    "RGBa",
+    "La",
+]
+
+
+@pytest.mark.parametrize("mode", [*MODES, "I;16", "I;16B", "I;16L", "I;16N"])
+def test_every_mode_of_pillow_shows_the_photo_or_says_why_not(mode: str) -> None:
+    colour = photo("astronaut.png").convert("RGB").resize((64, 64))
+    if mode == "La":
+        image = colour.convert("LA").convert("La")
+    elif mode.startswith("I;16"):
+        values = (np.asarray(colour.convert("L")).astype(np.uint16) * 257).astype(
+            ">u2" if mode[-1] == "B" else "<u2"
+        )
+        image = Image.frombytes(mode, colour.size, values.tobytes())
+    else:
+        image = colour.convert(mode)
+    grey = np.asarray(colour.convert("L"), dtype=float)
+    if mode == "F":  # Pillow's F holds 0..255 here
+        with pytest.raises(InputError, match="outside 0..1"):
+            load_rgb(image)
+        return
+    seen = np.asarray(load_rgb(image).convert("L"), dtype=float)
+    assert np.abs(seen - grey).mean() < (130 if mode == "1" else 12)
+    assert seen.std() > 30
+
+
+def test_a_mode_that_pillow_cannot_convert_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = photo("astronaut.png").convert("HSV")
+
+    def convert(self: Image.Image, mode: str) -> Image.Image:
+        raise ValueError("conversion from HSV not supported")
+
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(InputError, match="mode HSV, which Pillow does not convert"):
+        open_image(image)
+
+
+def test_integers_of_32_bits_that_hold_0_to_255_are_8_bit_values() -> None:
+    grey = np.asarray(photo("camera.png"))
+    for image in (Image.fromarray(grey.astype(np.int32)), grey.astype(np.uint32), grey.astype(np.int64)):
+        assert np.array_equal(np.asarray(load_rgb(image))[..., 0], grey)
+
+
+def heard_of(source: object) -> str:
+    with noted([source]) as notes:
+        open_image(source)
+    return notes[id(source)]
+
+
+def test_dark_16_bit_photos_get_a_note(tmp_path: Path) -> None:
+    grey = np.asarray(photo("camera.png")).astype(np.uint16)
+    for values, said in ((grey * 257, ""), (grey * 16, "below 4,096"), (grey, "taken for 8-bit values")):
+        path = tmp_path / "dark.png"
+        Image.fromarray(values).save(path)
+        for source in (path, path.read_bytes(), values, Image.fromarray(values)):
+            assert (said in heard_of(source)) if said else not heard_of(source)
+    assert np.array_equal(np.asarray(load_rgb(grey))[..., 0], grey)
+    assert np.asarray(load_rgb(grey * 16)).max() < 16
+
+
+def png16(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel, which Pillow reads but does not write: uint16 ``[h, w, 3]``."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_12_bit_colours_get_a_note_too() -> None:
+    colour = np.asarray(photo("astronaut.png")).astype(np.uint16)
+    assert "below 4,096" in heard_of(png16(colour * 16))
+    assert heard_of(png16(colour * 257)) == ""
+    assert heard_of(shipped("astronaut.png")) == ""
+
+
+def test_notes_are_heard_only_by_who_asked_for_that_object() -> None:
+    dark = np.full((20, 20), 900, np.uint16)
+    with noted([dark, b"other"]) as mine, noted([dark.copy()]) as others:
+        open_image(dark)
+    assert sum(map(bool, mine.values())) == 1
+    assert not any(others.values())
+    open_image(dark)  # nobody listens
+
+
+def test_tensors_files_mappings_and_encoded_arrays_agree_with_the_path(photos: dict[str, Path]) -> None:
+    torch = pytest.importorskip("torch")
+    path = photos["square.png"]
+    expected = load_rgb(path)
+    shown = torch.from_numpy(np.array(expected))
+    first = shown.permute(2, 0, 1)
+    moved = io.BytesIO(path.read_bytes())
+    moved.seek(100)
+    with path.open("rb") as stream:
+        sources = [shown, first, first / 255, (first / 255).double().requires_grad_(), first.int(), stream]
+        sources += [moved, torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)]
+        sources += [
+            {"bytes": path.read_bytes(), "path": None},
+            {"bytes": None, "path": str(path)},
+            {"path": path},
+        ]
+        sources += [np.frombuffer(path.read_bytes(), np.uint8), np.array(str(path))]
+        for source in sources:
+            assert np.array_equal(pixels(load_rgb(source)), pixels(expected)), type(source)
+    assert moved.tell() == 100, "an open file stays where it was"
+    for dtype in (torch.half, torch.bfloat16):
+        near = np.asarray(load_rgb((first / 255).to(dtype)), dtype=float)
+        assert np.abs(near - np.asarray(expected, dtype=float)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"image": 1, "caption": "a dog"}, "the fields image, caption: give the photo itself"),
+        ({"bytes": None, "path": None}, "the fields bytes, path"),
+        ({}, "the fields none"),
+        (io.StringIO("a"), "not bytes: open it with mode 'rb'"),
+        (io.BytesIO(), "is empty"),
+        ("https://example.org/dog.jpg", "is an address, which is not fetched"),
+        ("data:image/png;base64,iVBORw0KGgo=", "is an address"),
+        ("/9j/4AAQ" * 1000, "base64.b64decode"),
+        (np.float64("nan"), "must be a path.* not float64"),
+        (np.zeros((2, 2), np.float32)[0, 0], "must be a path"),
+    ],
+)
+def test_other_things_are_refused_with_the_way_out(source: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        open_image(source)
+
+
+def test_a_closed_file_and_a_stored_photo_that_is_gone_are_refused(tmp_path: Path) -> None:
+    closed = io.BytesIO(b"1")
+    closed.close()
+
+    class Stored:
+        def read_bytes(self) -> bytes:
+            raise KeyError("no such member")
+
+    for source in (closed, Stored()):
+        with pytest.raises(InputError, match="cannot be read"):
+            open_image(source)
+
+
+@pytest.mark.timeout(20)
+def test_fifos_sockets_devices_and_folders_are_refused_and_never_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "fifo.jpg")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "fifo.jpg")
+    with socket.socket(socket.AF_UNIX) as bound:
+        monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+        bound.bind("socket.jpg")
+        for source in ("fifo.jpg", "link.jpg", "socket.jpg", "/dev/zero"):
+            for read in (open_image, read_file):
+                with pytest.raises(InputError, match="fifo, a socket or a device"):
+                    read(tmp_path / source)
+    with pytest.raises(InputError, match="is a folder"):
+        read_file(tmp_path)
+
+
+def test_threads_may_decode_one_lazily_opened_photo(photos: dict[str, Path]) -> None:
+    expected = pixels(load_rgb(photos["plain.jpg"]))
+    for _ in range(5):
+        with Image.open(photos["plain.jpg"]) as image, ThreadPoolExecutor(8) as pool:
+            for seen in pool.map(load_rgb, [image] * 8):
+                assert np.array_equal(pixels(seen), expected)
 
 
 @pytest.mark.parametrize("source", [None, 3, ["a.jpg"], object()])

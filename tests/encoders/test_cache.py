@@ -2,16 +2,20 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cliplet.encoders.cache import CachedEncoder, EmbeddingCache
+from cliplet.encoders.card import ModelCard
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.errors import InputError
 from cliplet.scoring.scorer import Scorer
 from tests.tiny_model import build_tiny_model
+
+TEXTS = ["a dog", "a red cat", "the grass"]
 
 
 class Counting(OnnxEncoder):
@@ -132,6 +136,85 @@ def test_a_damaged_file_is_set_aside(tmp_path):
         cache = EmbeddingCache(tmp_path)
     cache.put({b"k": b"v"})
     assert cache.get([b"k"]) == {b"k": b"v"}
+
+
+def test_random_bytes_in_the_file_never_change_a_score(model, photos, tmp_path):
+    """Whatever is overwritten: a damaged row is computed again, a damaged database begins anew."""
+    encoder = cached(model, tmp_path / "cache")
+    images, texts = encoder.encode_images(photos), encoder.encode_texts(TEXTS)
+    encoder.cache.close()  # which writes the log into the file
+    path = encoder.cache.path
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    recomputed = 0
+    for trial in range(60):
+        damaged = bytearray(whole)
+        start = int(rng.integers(0, len(whole) - 64)) if trial else whole.rindex(images[0].tobytes()[:16])
+        damaged[start : start + 64] = rng.bytes(64)
+        path.write_bytes(bytes(damaged))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some bytes make the whole file unreadable
+            again = cached(model, tmp_path / "cache")
+            np.testing.assert_array_equal(again.encode_images(photos), images)
+            np.testing.assert_array_equal(again.encode_texts(TEXTS), texts)
+        recomputed += again.encoder.images + again.encoder.texts
+        again.cache.close()
+        for left in path.parent.glob("embeddings.*"):
+            left.unlink()
+    assert recomputed > 0
+
+
+def test_a_database_damaged_while_it_is_open_is_rebuilt_once(tmp_path):
+    cache = EmbeddingCache(tmp_path)
+    cache.put({f"{i}".encode(): b"v" * 500 for i in range(200)})
+    cache.close()
+    cache = EmbeddingCache(tmp_path)
+    pages = cache.path.read_bytes()
+    cache.path.write_bytes(pages[:4096] + b"\xff" * (len(pages) - 4096))  # the header stays
+    with pytest.warns(UserWarning, match="was damaged; moved to embeddings.damaged-"):
+        assert cache.get([b"1"]) == {}
+    cache.put({b"k": b"v"})
+    assert cache.get([b"k"]) == {b"k": b"v"}
+    assert len(list(tmp_path.glob("embeddings.damaged-*"))) == 1
+    other = EmbeddingCache(tmp_path)  # another process sees the new file
+    assert other.get([b"k"]) == {b"k": b"v"}
+    cache._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    pages = cache.path.read_bytes()
+    cache.path.write_bytes(pages[:4096] + b"\xff" * (len(pages) - 4096))
+    cache._connection.execute("PRAGMA shrink_memory")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        cache.get([b"k"])
+        cache.put({b"l": b"v"})
+    assert all("moved to" not in str(w.message) for w in said), "once"
+
+
+def test_a_row_is_bound_to_its_key(tmp_path):
+    cache = EmbeddingCache(tmp_path)
+    cache.put({b"one": b"first", b"two": b"second"})
+    cache._connection.execute(
+        "UPDATE embeddings SET value = (SELECT value FROM embeddings WHERE key = ?)", (b"one",)
+    )
+    assert cache.get([b"one", b"two"]) == {b"one": b"first"}
+    cache._connection.execute("UPDATE embeddings SET value = 7")
+    assert cache.get([b"one", b"two"]) == {}
+
+
+def test_an_encoder_without_a_fingerprint_is_refused(tmp_path):
+    class Mine:
+        card = ModelCard("mine", 3)
+
+        def encode_images(self, images):
+            return np.ones((len(images), 3))
+
+        encode_texts = encode_images
+
+    with pytest.raises(
+        InputError, match=r"mine cannot be cached: its card has no fingerprint.*give the card"
+    ):
+        CachedEncoder(Mine(), EmbeddingCache(tmp_path))
+    with pytest.raises(InputError, match="mine cannot be cached"):
+        Scorer(Mine(), cache=tmp_path)
 
 
 def test_an_unwritable_folder_is_named(tmp_path):

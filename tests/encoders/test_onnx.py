@@ -227,15 +227,3 @@ def test_a_card_reads_back_as_it_was_written(folder: Path, tmp_path: Path) -> No
     card["image"]["an option of a later version"] = 1
     (tmp_path / "card.json").write_text(json.dumps(card))
     assert ModelCard.load(tmp_path) == ModelCard.load(folder)
-
-
-@pytest.mark.parametrize(
-    ("machine", "flags", "expected"),
-    [("x86_64", "avx2 avx512_vnni", False), ("AMD64", "avx2 fma", True), ("arm64", "", False)],
-)
-def test_integer_products_are_made_exact_where_they_could_overflow(monkeypatch, machine, flags, expected):
-    from cliplet.encoders import onnx
-
-    monkeypatch.setattr(onnx.platform, "machine", lambda: machine)
-    monkeypatch.setattr(onnx.Path, "read_text", lambda *_, **__: f"flags : {flags}")
-    assert onnx._integer_products_may_overflow() is expected

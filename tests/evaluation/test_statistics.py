@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cliplet.errors import InputError
 from cliplet.statistics import resampling as stats
+from cliplet.statistics.corpus import CorpusStatistic, corpus_interval, interval_notes
 from cliplet.statistics.kendall import ClusterTau, TauCounts
 
 VARIANTS = ("b", "c")
@@ -147,6 +148,39 @@ def test_interval_covers_and_is_wider_by_image():
     assert by_image.high - by_image.low > 1.5 * (by_row.high - by_row.low)
     again = stats.bootstrap("pearson", x, y, images, resamples=500)
     assert again == by_image
+
+
+def test_one_image_gives_no_interval():
+    values, images = [0.2, 0.4, 0.3], ["a"] * 3
+    for interval in (
+        stats.bootstrap_mean(values, images),
+        stats.bootstrap_mean([1.0]),
+        stats.bootstrap("pearson", values, [1, 3, 2], images),
+        *stats.bootstrap_means([[0.1, 1.0]], ["a"]),
+        corpus_interval(CorpusStatistic.mean(np.array(values)), np.zeros(3, int)),
+    ):
+        assert np.isfinite(interval.value)
+        assert math.isnan(interval.low)
+        assert math.isnan(interval.high)
+    test = stats.paired_mean_test([1.0, 2.0], [0.5, 1.0], ["a", "a"])
+    assert math.isnan(test.low)
+    assert interval_notes([interval])
+    assert not interval_notes([stats.bootstrap_mean([0.1, 0.2])])
+
+
+def test_shares_of_0_and_of_100_percent_get_wilson_s_interval_by_image():
+    z2 = scipy.stats.norm.ppf(0.975) ** 2
+    images = np.repeat(np.arange(20), 5)
+    for table in (np.ones(100), np.zeros(100)):
+        for interval in (stats.bootstrap_mean(table, images), *stats.bootstrap_means(table[:, None], images)):
+            ends = (20 / (20 + z2), 1) if table[0] else (0, z2 / (20 + z2))
+            assert (interval.low, interval.high) == pytest.approx(ends)
+    low, high = stats.wilson_interval(0.3, 50)
+    known = scipy.stats.binomtest(15, 50).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((known.low, known.high))
+    constant = stats.bootstrap_mean(np.full(100, 0.5), images)
+    assert constant.low == constant.high == 0.5, "no share: all values are what they are"
+    assert math.isnan(stats.bootstrap_means(np.ones((9, 1)), resamples=0)[0].low)
 
 
 def test_bootstrap_interval_has_its_nominal_coverage():

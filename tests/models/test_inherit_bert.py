@@ -7,7 +7,6 @@ from cliplet.errors import InputError
 from cliplet.models.compat import prepare_torchvision
 from cliplet.models.config import TextConfig
 from cliplet.models.inherit import inherit, read_transformers_bert
-from cliplet.models.multiplexed import without_closed_repeats
 from cliplet.models.text import TextTower, pool
 
 prepare_torchvision()
@@ -64,18 +63,3 @@ def test_repeats_execute_a_layer_twice() -> None:
 def test_other_shapes_are_named() -> None:
     with pytest.raises(InputError, match="qkv of layer 0"):
         inherit(_tower(width=32, embedding_dim=32), read_transformers_bert(_bert()), (), (0, 1))
-
-
-@torch.no_grad()
-def test_closed_gates_start_as_the_plain_sequence() -> None:
-    """A A B B with the second repeats' gates closed is A B; an opened gate changes the result."""
-    bert, tower = _bert(), _tower(repeats=2, gates=True)
-    inherit(tower, read_transformers_bert(bert), ("positions", "embedding", "norm", "head"), (0, 1))
-    wanted = pool(bert(input_ids=IDS, attention_mask=MASK).last_hidden_state, MASK, "mean")
-    assert torch.allclose(tower(IDS, MASK), wanted, atol=1e-5)
-    lean = without_closed_repeats(tower)
-    assert [len(block.repeats) for block in lean.transformer.blocks] == [1, 1]  # type: ignore[union-attr, arg-type]
-    assert torch.allclose(lean(IDS, MASK), wanted, atol=1e-5)
-    torch.nn.init.constant_(tower.transformer.blocks[0].repeats[1].gate, 0.5)  # type: ignore[union-attr, index, arg-type]
-    assert torch.equal(without_closed_repeats(tower)(IDS, MASK), tower(IDS, MASK))
-    assert not torch.allclose(tower(IDS, MASK), wanted, atol=1e-2)

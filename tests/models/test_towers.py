@@ -1,6 +1,7 @@
 """Towers: published sizes, what multiplexing shares, masks, pooling, saving."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -206,6 +207,18 @@ def test_load_says_what_is_missing(tmp_path):
     (tmp_path / "model.json").write_text(config)
     with pytest.raises(ModelError, match="does not fit"):
         load_weights(tmp_path)
+
+
+def test_a_model_of_an_earlier_version_is_read(tmp_path):
+    save_weights(preset("tiny"), tmp_path)
+    values = json.loads((tmp_path / "model.json").read_text())
+    for tower in values.values():
+        tower["gates"] = False
+    (tmp_path / "model.json").write_text(json.dumps(values))
+    assert load_weights(tmp_path).config == PRESETS["tiny"]
+    values["text"]["gates"] = True
+    with pytest.raises(InputError, match=r"unknown setting text\.gates"):
+        from_dict(DualConfig, values)
 
 
 def test_every_preset_survives_a_round_trip_through_json():

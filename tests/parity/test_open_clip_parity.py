@@ -1,6 +1,7 @@
 """Embeddings through cliplet equal a direct call of open_clip, on photos and captions of every kind."""
 
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,15 @@ def test_weights_of_another_architecture_are_an_error(small: Path) -> None:
 def test_a_needle_thin_image_is_refused(small: Path) -> None:
     with pytest.raises(InputError, match="too narrow"):
         OpenClipEncoder.from_name(f"Small-32/{small}").encode_images([np.zeros((100_000, 1), dtype=np.uint8)])
+
+
+def test_abilities_are_declared_and_survive_pickling(open_clip: Any, small: Path) -> None:
+    encoder = OpenClipEncoder.from_name(f"Small-32/{small}")
+    assert (encoder.raw, encoder.library, encoder.device) == (True, "open_clip", "cpu")
+    raw, _, _ = encoder.encode_texts_safely(CAPTIONS, normalise=False)
+    with torch.no_grad():
+        theirs = encoder.model.encode_text(encoder.tokenizer(["a dog"]))[0].numpy()
+    np.testing.assert_allclose(raw[CAPTIONS.index("a dog")], theirs, atol=1e-5)
+    again = pickle.loads(pickle.dumps(encoder))
+    np.testing.assert_array_equal(again.encode_texts(CAPTIONS[:4]), encoder.encode_texts(CAPTIONS[:4]))
+    assert again.card.fingerprint == encoder.card.fingerprint

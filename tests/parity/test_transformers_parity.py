@@ -1,6 +1,7 @@
 """Embeddings through cliplet equal a direct call of Transformers, on photos and captions of every kind."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -178,3 +179,13 @@ def test_a_model_without_two_towers_is_refused(clip_folder: Path, tmp_path: Path
     CLIPTextModel(config).save_pretrained(tower)
     with pytest.raises(ModelError, match="both images and texts"):
         TransformersEncoder.from_name(str(tower))
+
+
+def test_abilities_are_declared_and_survive_pickling(folder: Path) -> None:
+    encoder = TransformersEncoder.from_name(str(folder))
+    assert (encoder.raw, encoder.library, encoder.device) == (True, "transformers", "cpu")
+    raw, _, _ = encoder.encode_texts_safely(["a dog"], normalise=False)
+    assert abs(float(np.linalg.norm(raw)) - 1) > 0.01
+    again = pickle.loads(pickle.dumps(encoder))
+    np.testing.assert_array_equal(again.encode_texts(CAPTIONS[:4]), encoder.encode_texts(CAPTIONS[:4]))
+    assert again.card.fingerprint == encoder.card.fingerprint

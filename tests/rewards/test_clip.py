@@ -1,5 +1,6 @@
 """L-CLIPScore rewards: the scorer's values, each caption encoded once, and photos checked beforehand."""
 
+import pickle
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import cliplet
 from cliplet.encoders.base import Encoder
 from cliplet.encoders.onnx import OnnxEncoder
-from cliplet.errors import InputError
+from cliplet.errors import InputError, ModelError
 from cliplet.rewards import CaptionEmbeddings, ImageEmbeddings, LClipScoreReward, RefLClipScoreReward, Reward
 from cliplet.scoring.demo import CAPTIONS, demo_photos
 from tests.tiny_model import DIM, build_tiny_model
@@ -111,6 +112,43 @@ def test_threads_may_share_it(tiny: OnnxEncoder) -> None:
     with ThreadPoolExecutor(6) as pool:
         for values in pool.map(lambda _: reward(images, texts), range(60)):
             np.testing.assert_allclose(values, expected, atol=1e-6)
+
+
+def test_a_model_that_gives_nan_or_too_few_vectors_is_named(tiny: OnnxEncoder) -> None:
+    class Broken(Counting):
+        def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+            vectors = self.encoder.encode_texts([t for t in texts if "gone" not in t])
+            vectors[[i for i, t in enumerate(texts) if "broken" in t]] = np.nan
+            return vectors
+
+    reward = LClipScoreReward(CaptionEmbeddings(Broken(tiny)), ImageEmbeddings(["a"], VECTORS[:1]))
+    for texts, message in (
+        (["a dog", "a broken cat"], "tiny-0 gave NaN for the caption 'a broken cat'"),
+        (["a dog", "gone"], "tiny-0 gave 1 embeddings for 2 captions"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            reward(["a", "a"], texts)
+    assert np.isfinite(reward(["a"], ["a dog"])).all()
+
+
+def test_captions_embeddings_can_be_pickled_without_their_memory() -> None:
+    captions = CaptionEmbeddings(Fixed())
+    captions(["a dog"])
+    again = pickle.loads(pickle.dumps(captions))
+    assert not again._memory
+    np.testing.assert_array_equal(again(["a dog"]), captions(["a dog"]))
+
+
+class Fixed:
+    """Of this module, so that pickle finds it."""
+
+    card = cliplet.ModelCard(name="fixed", embedding_dim=3)
+
+    def encode_images(self, images: Sequence) -> np.ndarray:
+        return self.encode_texts(images)
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return np.tile(np.float32([1, 0, 0]), (len(texts), 1))
 
 
 def test_a_caption_without_words_gets_nothing_and_odd_text_is_taken(tiny: OnnxEncoder) -> None:

@@ -1,4 +1,4 @@
-"""The code and the commands of docs/rewards.md run, and what the page says of its tables holds."""
+"""The code and the commands of docs/rewards.md run, and what it and its notes say of their tables holds."""
 
 import re
 import shlex
@@ -16,6 +16,7 @@ from tests.shared_data import shared_data
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+NOTES = (ROOT / "docs" / "notes" / "rewards.md").read_text(encoding="utf-8")
 LOOP, TRL = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 COMMANDS = re.findall(r"^```bash\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 SMALL = {"reward_degenerate": "--photos 40", "reward_speed": "--calls 1 --batches 8 --parts cider length"}
@@ -79,10 +80,16 @@ def test_every_shown_command_is_run_here() -> None:
     assert all(any(name in command for command in COMMANDS) for name in SMALL)
 
 
+def test_the_guide_shows_rows_of_the_notes() -> None:
+    rows = [row for row in re.findall(r"^\|.*$", PAGE, re.MULTILINE) if re.match(r"\| [\w ,+]+ \| \d+ \|", row)]
+    assert len(rows) == 5
+    assert all(row in NOTES for row in rows)
+
+
 def test_degenerate_captions_against_the_rewards() -> None:
     shared_data("flickr8k/images_dev.tar")
     printed = re.findall(r"(?:^\|.*\n)+", run_command("reward_degenerate"), re.MULTILINE)
-    shown = re.findall(r"(?:^\|.*\n)+", PAGE, re.MULTILINE)
+    shown = re.findall(r"(?:^\|.*\n)+", NOTES, re.MULTILINE)
     assert printed[0] == next(table for table in shown if table.startswith("| kind |"))
     means, wins = (rows_of(table) for table in printed[1:])
     for table, on_page in zip(printed[1:], [t for t in shown if t.startswith("| reward | ")], strict=False):

@@ -1,4 +1,4 @@
-"""Training data from every source, views and order that depend on seeds alone."""
+"""Training data from every source, and an order that depends on seeds alone."""
 
 import dataclasses
 import io
@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 
 from cliplet.errors import InputError
-from cliplet.training.config import AugmentConfig, DataConfig
-from cliplet.training.pairs import (
-    epoch_batches,
-    expand_paths,
-    fingerprint,
-    photo_source,
-    photo_view,
-    read_pairs,
-)
+from cliplet.training.config import DataConfig
+from cliplet.training.pairs import PairSet, epoch_batches, expand_paths, fingerprint, read_pairs
+from cliplet.training.views import photo_source
 from tests.shared_data import shared_data
 from tests.training import make
 
@@ -139,24 +133,17 @@ def test_what_is_missing_is_named(data, tmp_path):
         read_pairs(DataConfig(captions=(f"{tmp_path}/one.jsonl",), photos=(f"{data}/photos",)))
 
 
-def test_views_depend_on_seed_photo_and_view_alone(data):
-    photo, config = data / "photos" / "001.png", AugmentConfig(views=4, smallest_crop=0.3)
-    original = np.asarray(photo_view(photo, config, 0, 1, 0))
-    assert original.shape == (32, 32, 3)
-    views = [photo_view(photo, config, 0, 1, v) for v in range(1, 4)]
-    again = [photo_view(photo, config, 0, 1, v) for v in range(1, 4)]
-    assert [v.tobytes() for v in views] == [v.tobytes() for v in again]
-    assert len({v.tobytes() for v in views}) == 3
-    coloured = dataclasses.replace(config, colour=0.5)
-    assert photo_view(photo, coloured, 0, 1, 0).tobytes() == photo_view(photo, config, 0, 1, 0).tobytes()
-    other = photo_view(photo, coloured, 0, 1, 1)
-    assert other.size == views[0].size  # the same crop
-    assert np.abs(np.asarray(other, float) - np.asarray(views[0], float)).mean() > 2
-    assert photo_view(photo, config, 1, 1, 1).tobytes() != views[0].tobytes()
-    sizes = [photo_view(photo, config, 0, i, 1).size for i in range(100)]
-    shares = [w * h / 32**2 for w, h in sizes]
-    assert min(shares) > 0.2
-    assert max(shares) <= 1
+def test_some_photos_stay_with_their_captions():
+    pairs = PairSet(
+        list("abc"), [1, 2, 3], ["of c", "of a", "of none", "of b"], np.array([2, 0, -1, 1]), ["x"]
+    )
+    kept = pairs.keep(np.array([True, False, True]), ["b: broken"])
+    assert (kept.names, kept.photos, kept.captions) == (["a", "c"], [1, 3], ["of c", "of a", "of none"])
+    assert kept.photo_of.tolist() == [1, 0, -1]
+    assert kept.skipped == ["x", "b: broken"]
+    assert PairSet(["a"], [1]).keep(np.array([False])).photos == []
+    texts = PairSet(captions=["a", "b"], photo_of=np.array([-1, -1]))
+    assert texts.keep(np.zeros(0, bool)).captions == ["a", "b"]
 
 
 def test_processes_share_an_epoch():

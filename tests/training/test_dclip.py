@@ -1,34 +1,37 @@
-"""DCLIP from data to table: the controls, resuming, what stays frozen, what is left out of training."""
+"""DCLIP from data to table: the variants, resuming, what stays frozen, what is left out of training."""
 
 import dataclasses
 import json
 import shutil
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from cliplet.data.duplicates import difference_hash
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError, ModelError
 from cliplet.models.dual import load_weights
 from cliplet.regions.store import RegionSettings
-from cliplet.training.config import AugmentConfig
-from cliplet.training.dclip.config import Control, DclipConfig, StudentWeights, controlled, load_dclip
-from cliplet.training.dclip.eval import load_columns, make_rows, retrieval_columns, table_text
-from cliplet.training.dclip.features import Features
-from cliplet.training.dclip.overlap import difference_hash, without_overlap
+from cliplet.training.dclip.config import DclipConfig, StudentWeights, load_dclip, variant_config
+from cliplet.training.dclip.cost import describe
+from cliplet.training.dclip.finetuning import teacher_folder
+from cliplet.training.dclip.inputs import Learner, Photos
+from cliplet.training.dclip.measure import load_columns, retrieval_columns
+from cliplet.training.dclip.overlap import without_overlap
 from cliplet.training.dclip.run import DclipRun, dclip
 from cliplet.training.dclip.student import DclipStudent, average_weights
+from cliplet.training.dclip.table import make_rows, table_text
+from cliplet.training.dclip.teacher import photo_regions
 from cliplet.training.dclip.trace import follow, trace_text
-from cliplet.training.dclip.tunable import TunableDual, TunableOpenClip, open_tunable
+from cliplet.training.dclip.trainable import TrainableDual, TrainableOpenClip, open_trainable
 from cliplet.training.pairs import PairSet, read_pairs
 from tests.shared_data import ROOT, shared_data
 from tests.training import make
 
 RELEASED = ROOT / "recipes" / "dclip_clip_vit_b32.toml"
-REAL = ROOT / "recipes" / "dclip_flickr8k.toml"
+REAL = ROOT / "recipes" / "dclip_flickr8k"
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +59,23 @@ kind = "dclip"
 out = "{out}"
 base = "{data}/base"
 cpu = true
-draws = 50
+resamples = 50
 exclude_alike = false
+only = ["dclip"]
+[[variants]]
+name = "dclip"
+[[variants]]
+name = "caption_target"
+set = ["student.teacher=text"]
+[[variants]]
+name = "infonce"
+set = ["student.weights={{contrastive = 1.0, image = 0.0, text = 0.0}}", "student.average=1.0"]
+[[variants]]
+name = "no_distillation"
+set = ["student.weights.image=0.0"]
+[[variants]]
+name = "grid"
+set = ["regions.proposer=grid:2,3"]
 [train]
 captions = ["{data}/train/captions.jsonl"]
 photos = ["{data}/train/photos"]
@@ -88,14 +106,16 @@ lr = 1e-3
 
 
 # ---------------------------------------------------------------- the whole
-def test_all_controls_end_in_one_table(data, tmp_path, capsys):
-    controls = '["dclip", "caption_target", "infonce", "no_distillation", "grid"]'
-    config = recipe(data, tmp_path / "run", f"controls={controls}", "seeds=[0, 1]", "student.average=0.5")
+def test_all_variants_end_in_one_table(data, tmp_path, capsys):
+    config = recipe(
+        data, tmp_path / "run", "only=[]", "seeds=[0, 1]", "student.average=0.5", "baseline=infonce"
+    )
     text = dclip(config)
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     names = ["base", "dclip", "caption_target", "infonce", "no_distillation", "grid"]
     assert rows[1:7] == names  # after the head
-    assert [r for r in rows[8:] if r] == ["base", *names[2:]]  # differences from dclip
+    assert rows[7] == "dclip minus"
+    assert rows[8:] == ["base", "caption_target", "**infonce**", "no_distillation", "grid"]
     assert (tmp_path / "run" / "table.md").read_text() == text
     results = {c: load_columns(tmp_path / "run" / f"{c}-seed1" / "result.npz") for c in names[1:]}
     assert all("zero-shot|top-1" in columns for columns in results.values())
@@ -113,12 +133,12 @@ def test_all_controls_end_in_one_table(data, tmp_path, capsys):
 
 
 def test_only_what_the_pattern_names_learns_and_averaging_is_linear(data, tmp_path):
-    config = recipe(data, tmp_path / "run", "control=infonce")
+    config = recipe(data, tmp_path / "run", 'only=["infonce"]')
     dclip(config)
     base, tuned = load_weights(data / "base"), load_weights(tmp_path / "run" / "infonce-seed0" / "model")
     before, after = dict(base.named_parameters()), dict(tuned.named_parameters())
     changed = {n for n in before if not torch.equal(before[n], after[n])}
-    learning = open_tunable(str(data / "base")).learning(["released"])
+    learning = open_trainable(str(data / "base")).named(["released"])
     assert changed
     assert changed <= set(learning)
     assert all(".qkv." in n or ".projection." in n or "attention" in n or "head" in n for n in learning)
@@ -129,7 +149,7 @@ def test_only_what_the_pattern_names_learns_and_averaging_is_linear(data, tmp_pa
 
 
 def test_the_seeds_weights_are_averaged(data, tmp_path):
-    text = dclip(recipe(data, tmp_path / "run", "control=infonce", "seeds=[0, 1]", "soup=true"))
+    text = dclip(recipe(data, tmp_path / "run", 'only=["infonce"]', "seeds=[0, 1]", "soup=true"))
     assert "| infonce, seeds averaged |" in text
     folders = [f"infonce-{n}/model" for n in ("seed0", "seed1", "soup-0-1")]
     first, second, mean = (dict(load_weights(tmp_path / "run" / f).named_parameters()) for f in folders)
@@ -163,17 +183,17 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(data, tmp_path, monkeyp
 
 
 def test_another_recipe_in_the_same_folder_is_refused(data, tmp_path):
-    dclip(recipe(data, tmp_path / "run", "control=infonce"))
+    dclip(recipe(data, tmp_path / "run", 'only=["infonce"]'))
     with pytest.raises(InputError, match=r"holds a run of another recipe \(other: student_stage\)"):
-        dclip(recipe(data, tmp_path / "run", "control=infonce", "student_stage.lr=1e-2"))
+        dclip(recipe(data, tmp_path / "run", 'only=["infonce"]', "student_stage.lr=1e-2"))
     with pytest.raises(InputError, match="lower student_stage.batch_size"):
-        dclip(recipe(data, tmp_path / "big", "control=infonce", "student_stage.batch_size=512"))
+        dclip(recipe(data, tmp_path / "big", 'only=["infonce"]', "student_stage.batch_size=512"))
     with pytest.raises(InputError, match="no parameter is called visual"):
         dclip(recipe(data, tmp_path / "wrong", 'student.train=["visual.*"]'))
     with pytest.raises(InputError, match=r"zeroshot\.photos: there is no"):
         dclip(recipe(data, tmp_path / "none", "zeroshot.photos=/nowhere"))
     with pytest.raises(ModelError, match="cannot be tuned"):
-        open_tunable("lclip-flickr8k")
+        open_trainable("lclip-flickr8k")
 
 
 def test_bad_photos_are_left_out_and_listed(data, tmp_path, capsys):
@@ -191,34 +211,95 @@ def test_bad_photos_are_left_out_and_listed(data, tmp_path, capsys):
     assert "2 photos or captions left out" in capsys.readouterr().err
 
 
+# ---------------------------------------------------------------- variants
+def test_a_variant_is_the_recipe_with_its_changes(data, tmp_path):
+    config = recipe(data, tmp_path, "student.weights.relation=2.0", "student.average=0.5")
+    named = {v.name: variant_config(config, v) for v in config.variants}
+    assert (named["infonce"].student.weights, named["infonce"].student.average) == (
+        StudentWeights(image=0, text=0, contrastive=1), 1.0
+    )  # fmt: skip
+    assert named["no_distillation"].student.weights == StudentWeights(
+        image=0, relation=2, anchor=1, prompts=1
+    )
+    assert named["grid"].regions.proposer == "grid:2,3"
+    assert named["grid"].student == named["dclip"].student == config.student
+    assert teacher_folder(named["grid"], 0) != teacher_folder(named["dclip"], 0)
+    assert teacher_folder(named["no_distillation"], 0) == teacher_folder(named["dclip"], 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('controls=["dclip"]', r"controls is no setting .*: write \[\[variants\]\]"),
+        ("control=infonce", r"control is no setting .*only"),
+        ("grid=grid:3", r"regions\.proposer=grid:2"),
+        ("naming=8.0", r"base_options\.anchoring"),
+        ("text_stage.epochs=1", r"base_options\.text_stage"),
+        ('only=["dklip"]', "only: there is no variant 'dklip'; there are dclip, caption_target"),
+        ("main=dklip", "main: there is no variant 'dklip'"),
+        ("variants.0.name=infonce", "give each a name of its own"),
+        (
+            'variants.1.set=["student.avrage=1"]',
+            r"variant caption_target: unknown setting student\.avrage; did you",
+        ),
+        (
+            'variants.1.set=["seeds=[1]"]',
+            r"variant caption_target: seeds=\[1\] changes what all variants share",
+        ),
+        ('variants.1.set=["student.average"]', "variant caption_target: .* is not key=value"),
+        ("student_stage.losses.contrastive=5", r"unknown setting student_stage\.losses"),
+        ("teacher_stage.towers=['image']", r"unknown setting teacher_stage\.towers"),
+        ("student_stage.epochs=0", "epochs=0 of stage student must be at least 1"),
+        ("zeroshot.templates=['a photo']", r"must be prompts with \{\}"),
+        ("base_options.size=1", r"base_options need a base of the form module:attribute"),
+        ("base=nowhere:Base", "base 'nowhere:Base': there is no module 'nowhere'"),
+        ("student.prototypes=true", r"student\.prototypes needs a base model that knows"),
+    ],
+)
+def test_wrong_settings_are_explained(data, tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        dclip(recipe(data, tmp_path / "run", change))
+
+
+def test_settings_of_earlier_recipes_have_new_names(data, tmp_path):
+    old = ("resamples=20", "student.weights.stay=0.5", 'variants.1.set=["student.weights.stay=0.25"]')
+    config = recipe(data, tmp_path, *old)
+    assert (config.resamples, config.student.weights.l2_sp) == (20, 0.5)
+    assert variant_config(config, config.variants[1]).student.weights.l2_sp == 0.25
+
+
+def test_a_variant_whose_settings_changed_is_not_mixed_with_its_old_run(data, tmp_path):
+    dclip(recipe(data, tmp_path / "run", 'only=["infonce"]'))
+    weights = "student.weights={contrastive = 1.0, image = 0.0, text = 0.0}"
+    averaged = f'variants.2.set=["{weights}", "student.average=0.25"]'
+    # averaging comes after training
+    assert "| infonce |" in dclip(recipe(data, tmp_path / "run", 'only=["infonce"]', averaged))
+    with pytest.raises(InputError, match=r"infonce-seed0 holds a run of another recipe \(other: student\)"):
+        dclip(
+            recipe(data, tmp_path / "run", 'only=["infonce"]', 'variants.2.set=["student.weights.image=0.0"]')
+        )
+
+
+def test_a_dry_run_says_what_will_be_computed(data, tmp_path):
+    gone = 'tests=[{name="gone", captions=["/nowhere.json"]}]'
+    config = recipe(data, tmp_path / "run", "only=[]", "seeds=[0, 1]", gone)
+    found = dict(describe(config))
+    assert found["train"] == "32 photos, 64 captions"
+    assert found["gone"] == "not found: /nowhere.json: there is no such file or folder"
+    assert "parameters" in found["base model"]
+    assert found["views"] == "1 views of each training photo, encoded anew in every epoch"
+    assert found["variants"].startswith("dclip, caption_target, infonce, no_distillation, grid; seeds 0, 1")
+    assert found["teachers"] == "4 trainings, 32 steps in all"  # of dclip and of grid, two seeds each
+    assert found["students"] == "10 trainings, 80 steps in all"
+    assert "time expected" not in found
+    assert not (tmp_path / "run").exists()
+    dclip(recipe(data, tmp_path / "run"))
+    assert "time expected" in dict(describe(config))
+
+
 # ---------------------------------------------------------------- the parts
-def test_controls_change_what_they_say():
-    weights = StudentWeights
-    config = DclipConfig(student=dataclasses.replace(DclipConfig().student, average=0.5,
-                                                     weights=weights(relation=2, anchor=2, prompts=3)))  # fmt: skip
-    plain = controlled(config, "infonce").student
-    assert (plain.weights, plain.average) == (weights(image=0, text=0), 1.0)
-    none = controlled(config, "no_distillation").student
-    assert (none.weights, none.average) == (weights(image=0, anchor=2, prompts=3), 0.5)
-    assert controlled(config, "grid").regions.proposer == "grid:2"
-    assert controlled(config, "caption_target").student == config.student
-    taught = dataclasses.replace(config, base="lite0-minilm", text_teachers=("mpnet",))
-    kept = {c: bool(controlled(taught, c).text_teachers) for c in get_args(Control)}
-    assert kept == {"dclip": True, "no_regions": True, "grid": True, "caption_target": False,
-                    "infonce": False, "no_distillation": False}  # fmt: skip
-
-
-def test_text_teachers_need_parts_and_known_names():
-    with pytest.raises(InputError, match="text_teachers needs a base of lite0-minilm"):
-        DclipConfig(text_teachers=("mpnet",))
-    with pytest.raises(InputError, match="naming needs a base of lite0-minilm"):
-        DclipConfig(naming=8.0)
-    with pytest.raises(InputError, match="'bert' is none of minilm-l3"):
-        DclipConfig(base="lite0-minilm", text_teachers=("bert",))
-
-
 def test_the_recipes_are_readable_and_as_released():
-    released, real = load_dclip(RELEASED), load_dclip(REAL)
+    released, real = load_dclip(RELEASED), load_dclip(REAL, ["data=."])
     assert (released.teacher_stage.lr, released.teacher_stage.batch_size, released.teacher_stage.epochs) == (
         1e-5,
         32,
@@ -230,20 +311,23 @@ def test_the_recipes_are_readable_and_as_released():
         2,
     )
     assert (released.teacher.temperature, released.student.temperature) == (0.05, 0.05)
-    assert real.kind == "dclip"
-    assert set(real.controls) == set(get_args(Control))
+    names = ["dclip", "no_regions", "caption_target", "infonce", "no_distillation", "grid"]
+    assert [v.name for v in real.variants] == names
     assert len(real.seeds) == 3
+    kept = {v.name: "text_teachers" in variant_config(real, v).base_options for v in real.variants}
+    assert [n for n in names if kept[n]] == ["dclip", "no_regions", "grid"]
+    plain = variant_config(real, real.variants[3])
+    assert (plain.base_options["anchoring"], plain.student.average) == (3.0, 1.0)
+    assert plain.student.weights == StudentWeights(image=0, text=0, contrastive=1)
 
 
 def test_losses_of_the_student_by_hand(data):
     """Two photos, known vectors: every term against its formula."""
-    model = open_tunable(str(data / "base"))
+    model = open_trainable(str(data / "base"))
     settings = dataclasses.replace(
         DclipConfig().student, weights=StudentWeights(2, 1, 1, 3, 1, 1), prompt_scale=10.0
     )
-    student = DclipStudent(
-        model, settings, model.learning(["image.head.*"]), 0, {"base_text": torch.eye(16)[:3]}
-    )
+    student = DclipStudent(Learner(model, ["image.head.*"]), settings, {"base_text": torch.eye(16)[:3]})
     batch = {
         k: torch.nn.functional.normalize(torch.randn(2, 16), dim=1)
         for k in ("target", "base_text", "base_image")
@@ -265,25 +349,23 @@ def test_losses_of_the_student_by_hand(data):
     assert out["loss"].item() == pytest.approx(total.item(), abs=1e-5)
 
 
-def test_naming_is_the_prototypes_cross_entropy(data):
+def test_class_name_anchoring_is_the_prototypes_cross_entropy(data):
     """Two photos as anchors, one of which is no prototype, and three known classes."""
-    model = open_tunable(str(data / "base"))
+    model = open_trainable(str(data / "base"))
     settings = dataclasses.replace(
-        DclipConfig().student, weights=StudentWeights(0, 0, 0, naming=2.0), prompt_scale=10.0
+        DclipConfig().student, weights=StudentWeights(0, 0, 0, anchoring=2.0), prompt_scale=10.0
     )
     classes = torch.nn.functional.normalize(torch.randn(3, 16), dim=1)
-    student = DclipStudent(
-        model, settings, model.learning(["image.head.*"]), 0, {"base_text": classes}
-    ).eval()
+    student = DclipStudent(Learner(model, ["image.head.*"]), settings, {"base_text": classes}).eval()
     pixels = torch.randn(4, 3, 32, 32)
     batch = {"pixels": pixels[:2], "base_text": torch.randn(2, 16), "anchor_pixels": pixels[2:],
              "anchor_label": torch.tensor([-1, 2]), "anchor_classes": torch.zeros(2, 3)}  # fmt: skip
     image = torch.nn.functional.normalize(model.encode_image(pixels[3:]), dim=1)
     expected = -(10 * image @ classes.T).log_softmax(dim=1)[0, 2]
     out = student(batch)
-    assert out["naming"].item() == pytest.approx(expected.item(), abs=1e-4)
+    assert out["anchoring"].item() == pytest.approx(expected.item(), abs=1e-4)
     assert out["loss"].item() == pytest.approx(2 * expected.item(), abs=1e-4)
-    with pytest.raises(InputError, match=r"naming needs student\.prototypes"):
+    with pytest.raises(InputError, match=r"anchoring needs student\.prototypes"):
         DclipConfig(student=settings)
 
 
@@ -299,50 +381,27 @@ def lite_model(width=16):
     image = TimmConfig(name="tf_efficientnet_lite0", embedding_dim=width, image_size=32)
     card = ModelCard("t", width, ImageSpec(32, "squash"), TextSpec(16, ""), fingerprint_of=lambda: "t")
     model = DualModel(DualConfig(image, make.CONFIG.text)).eval()
-    return TunableDual(TorchEncoder(model, make.tokenizer(), card))
+    return TrainableDual(TorchEncoder(model, make.tokenizer(), card))
 
 
 def test_kept_maps_give_the_same_embeddings_as_the_whole_tower(tmp_path, torchvision):
     model = lite_model()
     make.drawing("red", "bar", 0).save(tmp_path / "a.png")
-    pairs = PairSet(["a.png"], [tmp_path / "a.png"], ["a red bar"], np.zeros(1, np.int64))
     whole = model.encoder.encode_images([tmp_path / "a.png"])
-    for learning, first in (
-        (["image.head.weight"], -1),
-        (["image.body.blocks.6.0.conv_pw.weight"], 6),
-        (["image.body.conv_head.weight"], 7),
-    ):
-        views = Features(model, pairs, tmp_path / f"f{first}").views(AugmentConfig(), 0, learning)
-        maps = torch.from_numpy(np.array(views[0])).float()
-        assert model.early(learning)[1] == first
+    for pattern, first in (
+        ("image.head.weight", -1), ("image.body.blocks.6.0.conv_pw.weight", 6), ("image.body.conv_head.weight", 7)
+    ):  # fmt: skip
+        learner = Learner(model, [pattern])
+        photos = Photos.compute(learner, [tmp_path / "a.png"], tmp_path)
+        assert learner.first == first
+        assert photos.kept is not None
         for quick in (False, True):
-            late = TunableDual(model.encoder).encode_late(maps, first, quick=quick)
-            assert torch.nn.functional.cosine_similarity(late, torch.from_numpy(whole)).item() > 0.999
+            assert (photos.embed(0, 1, quick=quick) @ whole.T).item() > 0.999
     assert model.early(["image.body.conv_stem.weight"])[0] is None
 
 
-def test_quick_late_stages_give_the_networks_weights_their_gradients(torchvision):
-    model = lite_model()
-    body = model.model.image.body
-    for norm in (m for m in body.modules() if isinstance(m, torch.nn.BatchNorm2d)):
-        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
-        torch.nn.init.uniform_(norm.running_mean, -0.2, 0.2)
-    maps = torch.rand(4, 192, 4, 4)
-    with torch.inference_mode():
-        model.encode_late(maps, 6, quick=True)
-    names = ["blocks.6.0.conv_pw.weight", "blocks.6.0.bn2.bias", "conv_head.weight", "bn2.weight"]
-    found = []
-    for quick in (False, True):
-        model.model.zero_grad()
-        model.encode_late(maps, 6, quick=quick).square().sum().backward()
-        found.append([dict(body.named_parameters())[n].grad.flatten().clone() for n in names])
-    for plain, fast in zip(*found, strict=True):
-        assert torch.nn.functional.cosine_similarity(plain, fast, dim=0).item() > 0.99
-        assert fast.norm().item() == pytest.approx(plain.norm().item(), rel=0.05)
-
-
 def test_token_states_are_the_text_towers_own(data):
-    model = open_tunable(str(data / "base"))
+    model = open_trainable(str(data / "base"))
     pieces, states = model.token_states(["a red bar", "the"])
     assert pieces == [["a", "red", "bar"], ["the"]]
     assert [s.shape for s in states] == [(3, 16), (1, 16)]
@@ -365,7 +424,7 @@ def test_open_clip_runs_some_steps_and_can_be_loaded_again(data, tmp_path, torch
     transform = open_clip.image_transform(32, is_train=False)
     tokenizer = open_clip.get_tokenizer("ViT-B-32", context_length=12)
     clip.visual.preprocess_cfg = {"size": (32, 32), "mean": (0.48, 0.46, 0.41), "std": (0.27, 0.26, 0.28)}
-    model = TunableOpenClip(
+    model = TrainableOpenClip(
         OpenClipEncoder(clip, transform, tokenizer, name="tiny", batch_size=8), "ViT-B-32"
     )
     pieces, states = model.token_states(["a red bar"])
@@ -378,13 +437,13 @@ def test_open_clip_runs_some_steps_and_can_be_loaded_again(data, tmp_path, torch
     direct = clip.encode_text(ids)  # the end token's state through the projection is the embedding
     assert torch.allclose(kept[0][0, 4] @ clip.text_projection, direct[0], atol=1e-5)
     config = load_dclip(RELEASED, [
-        f"out={tmp_path}/run", "cpu=true", "precision=no", "seeds=[0]", 'controls=["dclip", "infonce"]', "tests=[]",
+        f"out={tmp_path}/run", "cpu=true", "precision=no", "seeds=[0]", 'only=["dclip", "infonce"]', "tests=[]",
         f'train.captions=["{data}/train/captions.jsonl"]', f'train.photos=["{data}/train/photos"]',
         f'dev.captions=["{data}/dev/captions.jsonl"]', f'dev.photos=["{data}/dev/photos"]', "zeroshot.photos=''",
         "zeroshot.class_names=''", "regions.proposer=grid:2", "regions.raw_crops=true", "regions.whole=false",
         "teacher.mask=false", "teacher_stage.batch_size=8", "student_stage.batch_size=8", "teacher_stage.epochs=1",
         "student_stage.epochs=1", "student_stage.lr=1e-3", 'student.train=["released", "transformer.*"]',
-        "exclude_alike=false", "student.weights.anchor=1.0", "draws=20",
+        "exclude_alike=false", "student.weights.anchor=1.0", "resamples=20",
     ])  # fmt: skip
     before = {k: v.clone() for k, v in clip.state_dict().items()}
     text_out = dclip(config, model)
@@ -401,14 +460,18 @@ def test_open_clip_runs_some_steps_and_can_be_loaded_again(data, tmp_path, torch
 def test_a_pair_is_followed(data, tmp_path):
     config = recipe(data, tmp_path / "run", "spans=phrases")
     dclip(config)
-    trace = follow(tmp_path / "run", data / "dev" / "photos" / "d000.png", "a red square on grey")
-    assert trace.spans == ["a red square", "grey"]
-    assert len(trace.region_weights) == 5  # the whole photo and four tiles
-    assert sum(trace.region_weights) == pytest.approx(1, abs=1e-5)
-    assert trace.attention.sum(axis=1) == pytest.approx(np.ones(2), abs=1e-5)
-    assert "photo, tuned - caption, tuned" in trace.cosines
+    trace, regions = follow(tmp_path / "run", data / "dev" / "photos" / "d000.png", "a red square on grey")
+    assert [s["text"] for s in trace["spans"]] == ["a red square", "grey"]
+    assert len(trace["regions"]) == len(regions) == 5  # the whole photo and four tiles
+    assert sum(r["weight"] for r in trace["regions"]) == pytest.approx(1, abs=1e-3)
+    assert np.sum(trace["attention"], axis=1) == pytest.approx(np.ones(2), abs=1e-3)
+    assert "photo, tuned - caption, tuned" in trace["cosines"]
     assert "a red square" in trace_text(trace)
-    assert json.loads(json.dumps(trace.to_dict()))["spans"][0]["text"] == "a red square"
+    assert json.loads(json.dumps(trace)) == trace
+    with pytest.raises(InputError, match="no trained teacher of variant grid, seed 0"):
+        follow(tmp_path / "run", data / "dev" / "photos" / "d000.png", "a", variant="grid")
+    with pytest.raises(InputError, match="has no variant gird; it has dclip"):
+        follow(tmp_path / "run", data / "dev" / "photos" / "d000.png", "a", variant="gird")
     with pytest.raises(InputError, match="no run of DCLIP"):
         follow(tmp_path, data / "dev" / "photos" / "d000.png", "a")
 
@@ -451,7 +514,7 @@ def test_differences_are_paired_by_photo():
         name: [retrieval_columns("dev", images.astype(np.float32), t.astype(np.float32), photo_of)] * 2
         for name, t in (("base", bad), ("dclip", good))
     }
-    base, best = make_rows(results, draws=200)
+    base, best = make_rows(results, "dclip", 200)
     key = "dev|text-to-image|R@1"
     test = base.against[key]
     assert test.difference == pytest.approx(best.values[key].value - base.values[key].value)
@@ -461,7 +524,7 @@ def test_differences_are_paired_by_photo():
         best.values["dev|text-to-image|MRR"].value
     )
     assert base.values["dev|image-to-text|mAP"].value < base.values["dev|image-to-text|MRR"].value
-    assert "±0.0" in table_text(results, ["dev"], draws=50)
+    assert "±0.0" in table_text(results, ["dev"], "dclip", resamples=50)
 
 
 def test_recipes_share_what_is_computed_once(data, tmp_path, monkeypatch):
@@ -471,34 +534,37 @@ def test_recipes_share_what_is_computed_once(data, tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(TunableDual, "token_states", refuse)
+    monkeypatch.setattr(TrainableDual, "token_states", refuse)
     dclip(recipe(data, tmp_path / "b", shared, "student_stage.epochs=1", "student_stage.lr=1e-4"))
     assert not (tmp_path / "b" / "features").exists()
 
 
 def test_where_the_whole_text_tower_learns_it_reads_some_classes_of_each_batch(data):
-    model = open_tunable(str(data / "base"))
+    model = open_trainable(str(data / "base"))
     settings = dataclasses.replace(DclipConfig().student, prompt_classes=2)
-    learning = model.learning(["image.head.*", "text.*"])
-    student = DclipStudent(model, settings, learning, 0, model.tokens(list(make.COLOURS))).eval()
+    learner = Learner(model, ["image.head.*", "text.*"])
+    student = DclipStudent(learner, settings, model.tokens(list(make.COLOURS))).eval()
     image = torch.nn.functional.normalize(torch.randn(3, 16), dim=1)
     known = image @ torch.from_numpy(model.encoder.encode_texts(list(make.COLOURS))).T
     own, base = student.classes_seen(image, known)
     assert own.shape == base.shape == (3, 2)
     assert torch.allclose(own, base, atol=1e-5)  # before training both read the same
     settings = dataclasses.replace(settings, prompt_classes=0)
-    every = DclipStudent(model, settings, learning, 0, model.tokens(list(make.COLOURS))).eval()
+    every = DclipStudent(learner, settings, model.tokens(list(make.COLOURS))).eval()
     assert torch.allclose(every.classes_seen(image, known)[0], known, atol=1e-5)
 
 
-def test_region_settings_reach_the_features(data, tmp_path):
+def test_region_settings_reach_the_crops(data, tmp_path):
     pairs = read_pairs(recipe(data, tmp_path).train)
-    features = Features(open_tunable(str(data / "base")), pairs, tmp_path / "f")
-    whole = features.regions(RegionSettings("grid:2"), None)
+    model = open_trainable(str(data / "base"))
+    whole = photo_regions(model, model.encoder, pairs, RegionSettings("grid:2"), tmp_path / "f")
     assert (np.diff(whole.starts) == 5).all()
     first = whole.embeddings[whole.starts[:-1]].astype(np.float32)
-    expected = open_tunable(str(data / "base")).encoder.encode_images(pairs.photos)
-    assert np.abs(first - expected).max() < 2e-3  # the first region is the whole photo
+    assert (
+        np.abs(first - model.encoder.encode_images(pairs.photos)).max() < 2e-3
+    )  # the first region is the whole photo
+    raw = photo_regions(model, model.encoder, pairs, RegionSettings("grid:2", raw_crops=True), tmp_path / "f")
+    assert np.abs(raw.embeddings.astype(np.float32) - whole.embeddings).max() > 0.01
 
 
 # ---------------------------------------------------------------- the real recipe, in small
@@ -521,25 +587,33 @@ def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision):
     (tmp_path / "dev.txt").write_text(
         "\n".join(shared_data("flickr8k/split_dev.txt").read_text().split()[:12])
     )
-    places = {"train": "images_train.tar", "dev": "images_dev.tar"}
-    changes = [f'{s}.captions=["{folder}/Flickr8k.token.txt"]' for s in places]
-    changes += [f'{s}.photos=["{folder}/{tar}"]' for s, tar in places.items()]
-    changes += [f"{s}.names={tmp_path}/{s}.txt" for s in places]
+    changes = [f"data={folder}", *(f"{s}.names={tmp_path}/{s}.txt" for s in ("train", "dev"))]
     assert len(imagenet_names()) == 1000
     text = dclip(load_dclip(REAL, [
         *changes, f"out={tmp_path}/run", f"features={tmp_path}/features", "tests=[]", "seeds=[0]",
-        'controls=["dclip", "no_distillation"]', f"regions.proposer={detector}", "augment.views=2",
-        'text_teachers=["minilm-l3"]', "text_stage.epochs=1", "text_stage.batch_size=64",
+        'only=["dclip", "no_distillation"]', f"regions.proposer={detector}", "augment.views=2",
+        'variants.0.set=["base_options.text_teachers=[\'minilm-l3\']", "base_options.anchoring=12.0"]',
+        "base_options.text_stage.epochs=1", "base_options.text_stage.batch_size=64",
         "zeroshot.photos=''", "teacher_stage.batch_size=16",
-        "student_stage.batch_size=16", "student_stage.epochs=2", "teacher_stage.epochs=1", "draws=20",
+        "student_stage.batch_size=16", "student_stage.epochs=2", "teacher_stage.epochs=1", "resamples=20",
     ]))  # fmt: skip
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
-    assert rows[1:5] == ["base", "taught_text", "dclip", "no_distillation"]
-    (taught,) = tmp_path.glob("features/lite0-minilm-naming12-taught-*/card.json")
-    models = (tmp_path / "features/lite0-minilm", taught.parent, tmp_path / "run/dclip-seed0/model")
+    assert rows[1:6] == [
+        "base",
+        "dclip, before tuning",
+        "dclip",
+        "no_distillation, before tuning",
+        "no_distillation",
+    ]
+    made = {
+        f: json.loads((f / "card.json").read_text())["training"] for f in tmp_path.glob("features/LiteBase-*")
+    }
+    (plain,) = (f for f, facts in made.items() if facts["anchoring"] == 3.0)
+    (distilled,) = (f for f, facts in made.items() if "text teachers" in facts)
+    models = (plain, distilled, tmp_path / "run/dclip-seed0/model")
     base, start, tuned = (load(folder).encode_texts(["a dog"]) for folder in models)
     assert base.shape == start.shape == tuned.shape == (1, 256)
     assert (base @ start.T).item() < 0.99  # another space
     assert 0.5 < (start @ tuned.T).item() < 0.99999
-    plain = load(tmp_path / "run/no_distillation-seed0/model").encode_texts(["a dog"])
-    assert 0.5 < (base @ plain.T).item() < 0.99999  # starts from the base model
+    student = load(tmp_path / "run/no_distillation-seed0/model").encode_texts(["a dog"])
+    assert 0.5 < (base @ student.T).item() < 0.99999  # starts from the base model

@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from cliplet.errors import InputError, ModelError
 from cliplet.models.dual import DualModel
 from cliplet.training.checkpoint import load_checkpoint, read_progress, save_checkpoint
-from cliplet.training.config import LossWeights, StageConfig
+from cliplet.training.config import DistillStage, Schedule
+from cliplet.training.distill.student import Student
 from cliplet.training.loop import lr_share, make_optimizer
-from cliplet.training.student import MovingAverage, Student
+from cliplet.training.losses import LOSSES
+from cliplet.training.task import MovingAverage, Task
 from tests.training import make
 
 
@@ -27,8 +30,8 @@ def test_learning_rate_rises_and_falls():
 
 def test_vectors_do_not_decay():
     student = Student(DualModel(make.CONFIG), 16)
-    student.begin(StageConfig(towers=("text",), losses=LossWeights(cosine=1.0)))
-    decays, stays = make_optimizer(student, StageConfig(weight_decay=0.3)).param_groups
+    student.begin(DistillStage(towers=("text",), losses={"cosine": 1.0}))
+    decays, stays = make_optimizer(student, DistillStage(weight_decay=0.3)).param_groups
     assert (decays["weight_decay"], stays["weight_decay"]) == (0.3, 0)
     assert all(p.ndim >= 2 for p in decays["params"])
     assert all(p.ndim < 2 for p in stays["params"])
@@ -36,16 +39,31 @@ def test_vectors_do_not_decay():
     assert learning == {id(p) for p in student.model.text.parameters()}
 
 
+class Line(Task):
+    """One number times another."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        super().__init__()
+        self.model = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(self.model.weight, value)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Squared difference."""
+        return {"loss": (self.model(batch["x"]) - batch["y"]).square().mean()}
+
+
 def test_moving_average():
-    model = nn.Linear(2, 1, bias=False)
-    nn.init.zeros_(model.weight)
-    average = MovingAverage(model, 0.5)
-    nn.init.ones_(model.weight)
-    average.update(model)  # the first decay is 2/11
-    assert average.state["weight"][0, 0].item() == pytest.approx(9 / 11)
+    task = Line()
+    average = MovingAverage(task, 0.5)
+    nn.init.ones_(task.model.weight)
+    average.update()  # the first decay is 2/11
+    assert average.state["weight"].item() == pytest.approx(9 / 11)
+    with average.in_place():
+        assert task.model.weight.item() == pytest.approx(9 / 11)
+    assert task.model.weight.item() == 1
     for _ in range(20):
-        average.update(model)
-    assert average.state["weight"][0, 0].item() == pytest.approx(1, abs=1e-4)
+        average.update()
+    assert average.state["weight"].item() == pytest.approx(1, abs=1e-4)
 
 
 def steps(student: Student, optimizer: torch.optim.Optimizer, count: int) -> list[float]:
@@ -70,11 +88,7 @@ def steps(student: Student, optimizer: torch.optim.Optimizer, count: int) -> lis
 def new() -> tuple[Student, torch.optim.Optimizer]:
     torch.manual_seed(0)
     student = Student(DualModel(make.CONFIG), 24)
-    stage = StageConfig(
-        losses=LossWeights(
-            l1=1.0, cosine=1.0, feature_mse=1.0, sr=1.0, contrastive=1.0, affinity=1.0, interactive=1.0
-        )
-    )
+    stage = DistillStage(losses=dict.fromkeys(LOSSES, 1.0))
     student.begin(stage)
     return student, make_optimizer(student, stage)
 
@@ -100,10 +114,44 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint"]
 
 
+@pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"not what it was"])
+def test_a_damaged_checkpoint_is_said_in_one_line(tmp_path, name, content):
+    student, optimizer = new()
+    steps(student, optimizer, 1)
+    save_checkpoint(tmp_path, student, optimizer, None, {"step": 1})
+    (tmp_path / "checkpoint" / name).write_bytes(content)
+    with pytest.raises(ModelError, match=r"checkpoint.* is damaged.*--restart") as caught:
+        load_checkpoint(tmp_path, student, optimizer, None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0 of stage text must be at least 1"),
+        ({"epochs": -1}, "epochs=-1 of stage text must be at least 0"),
+        ({"accumulate": 0}, "accumulate=0"),
+        ({"lr": 0.0}, "lr=0.0 of stage text must be above 0"),
+        ({"lr": float("nan")}, "lr=nan"),
+        ({"warmup": 1.5}, "warmup=1.5"),
+        ({"ema": 1.0}, "ema=1.0"),
+    ],
+)
+def test_impossible_schedules_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        Schedule("text", **change)
+
+
+def test_a_stage_of_distillation_has_an_epoch():
+    with pytest.raises(InputError, match="epochs=0 of stage both must be at least 1"):
+        DistillStage(epochs=0)
+
+
 def test_the_teacher_stands_in_for_a_tower_that_does_not_learn():
     torch.manual_seed(0)
     student = Student(DualModel(make.CONFIG), 16)
-    stage = StageConfig(towers=("text",), losses=LossWeights(contrastive=1.0))
+    stage = DistillStage(towers=("text",), losses={"contrastive": 1.0})
     student.begin(stage)
     batch = {
         "input_ids": torch.randint(0, 10, (4, 6)), "attention_mask": torch.ones(4, 6, dtype=torch.long),
@@ -117,7 +165,8 @@ def test_the_teacher_stands_in_for_a_tower_that_does_not_learn():
 
 def test_frozen_parameters_stay():
     student = Student(DualModel(make.CONFIG), 16)
-    student.begin(StageConfig(losses=LossWeights(cosine=1.0)), frozenset({"image.patch.weight"}))
+    student.frozen = frozenset({"image.patch.weight"})
+    student.begin(DistillStage(losses={"cosine": 1.0}))
     names = {n for n, p in student.model.named_parameters() if not p.requires_grad}
     assert names == {"image.patch.weight"}
     student.begin(dataclasses.replace(student.stage, towers=("image",)))

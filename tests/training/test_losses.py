@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import sys
 
 import pytest
 import torch
@@ -9,11 +10,19 @@ from torch.nn import functional as F
 
 from cliplet.errors import InputError
 from cliplet.models.config import TransformerConfig
+from cliplet.models.dual import DualModel
 from cliplet.models.multiplexed import Attention
 from cliplet.training import losses
+from cliplet.training.config import DistillStage, load_recipe
+from cliplet.training.distill.student import Student
+from tests.training import make
 
 MODULES = ("embedding", "regulator", "contrastive", "relation")
-PUBLIC = [getattr(losses, name) for name in losses.__all__ if name != "gather"]
+PUBLIC = [
+    getattr(losses, name)
+    for name in losses.__all__
+    if name not in ("gather", "LOSSES", "Loss", "feature_mse", "find_losses")
+]
 
 
 def doubles(*shape, seed=0):
@@ -194,3 +203,97 @@ def test_half_precision_embeddings_are_compared_in_fp32():
     image, text = torch.randn(4, 8), torch.randn(4, 8)
     loss = losses.contrastive(image.bfloat16(), text.bfloat16(), 100.0)
     assert loss.dtype == torch.float32
+
+
+# ---------------------------------------------------------------- the table
+OWN = """
+from cliplet.training.losses import Loss, l1
+def margin(student_image, teacher_text, scale, share=0.5):
+    return scale * share * (student_image - teacher_text).square().mean()
+def rows(student, teacher):
+    return (student - teacher).square().mean(dim=1)
+def strange(student, captions):
+    return 0
+declared = Loss(lambda a, b: 3 * l1(b, a), ("teacher", "student"))
+number = 7
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "my_losses.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("my_losses", None)
+
+
+def test_the_tables_order_then_ones_own(own):
+    found = losses.find_losses({"my_losses:margin": 1.0, "sr": 0.5, "l1": 1.0, "cosine": 0.0})
+    assert list(found) == ["l1", "sr", "my_losses:margin"]
+    assert [loss.pairs for loss in found.values()] == [False, True, True]
+    assert [loss.mapped for loss in found.values()] == [True, False, False]
+    assert [loss.scaled for loss in found.values()] == [False, False, True]
+    assert found["my_losses:margin"].needs == ("student_image", "teacher_text", "scale")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "l3",
+            "unknown loss 'l3': choose from l1, cosine, .*interactive, or name your own as module:attribute",
+        ),
+        ("my_losses:margins", "my_losses.* has no attribute 'margins'; it has margin"),
+        (
+            "my_losses:strange",
+            "loss strange needs student, captions; a loss takes student, teacher, or some of",
+        ),
+        ("my_losses:number", "is of type int: it must be a function or a Loss"),
+        ("no_such_file:f", "there is no module 'no_such_file'"),
+    ],
+)
+def test_what_is_no_loss_is_refused_before_training(own, name, message):
+    with pytest.raises(InputError, match=message):
+        DistillStage(losses={name: 1.0})
+
+
+def test_a_loss_without_a_row_cannot_be_forgotten():
+    with pytest.raises(ImportError, match="no loss of relation is in LOSSES"):
+        losses._check_files(besides={"gather"})
+
+
+def test_ones_own_losses_are_weighed_like_the_others(own):
+    torch.manual_seed(0)
+    student = Student(DualModel(make.CONFIG), 16)
+    stage = DistillStage(losses={"l1": 2.0, "my_losses:declared": 0.5, "my_losses:margin": 3.0})
+    student.begin(stage)
+    assert student.logit_scale.requires_grad
+    batch = {
+        "pixels": torch.randn(4, 3, 32, 32), "input_ids": torch.randint(0, 10, (4, 6)),
+        "attention_mask": torch.ones(4, 6, dtype=torch.long),
+        "teacher_image": torch.randn(4, 16), "teacher_text": torch.randn(4, 16),
+    }  # fmt: skip
+    found = student(batch)
+    image = student.model.encode_image(batch["pixels"])
+    margin = 14 * 0.5 * (image - batch["teacher_text"]).square().mean().item()
+    assert found["my_losses:margin"].item() == pytest.approx(margin, rel=1e-4)
+    assert found["my_losses:declared"].item() == pytest.approx(3 * found["l1"].item(), rel=1e-5)
+    total = 2 * found["l1"] + 0.5 * found["my_losses:declared"] + 3 * found["my_losses:margin"]
+    assert found["loss"].item() == pytest.approx(total.item(), rel=1e-5)
+    student.begin(DistillStage(losses={"my_losses:rows": 1.0}))
+    with pytest.raises(InputError, match=r"loss my_losses:rows gives \[4\] numbers; it must give one"):
+        student(batch)
+
+
+def test_recipes_and_changes_name_them(own, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine.py").write_text(OWN)
+    (tmp_path / "r.toml").write_text('[[stages]]\nlosses = {l1 = 1, "my_losses:margin" = 2}\n')
+    assert load_recipe("r.toml").stages[0].losses == {"l1": 1.0, "my_losses:margin": 2.0}
+    changes = ["stages.0.losses.l1=0", 'stages.*.losses."folder.mine:rows"=0.25']
+    assert load_recipe("r.toml", changes).stages[0].losses == {
+        "my_losses:margin": 2.0,
+        "folder.mine:rows": 0.25,
+    }
+    with pytest.raises(InputError, match=r"stages\[0\]\.losses\.l1='much' must be float"):
+        load_recipe("r.toml", ["stages.0.losses.l1=much"])

@@ -39,11 +39,11 @@ def test_commands(tmp_path, monkeypatch):
         ):  # the drawings are many of a kind and few, and the base model is a small one
             arguments += ["base=base", "cpu=true", "exclude_alike=false", "student.prompt_names=names.txt",
                           "student_stage.batch_size=8", "student_stage.epochs=1", "teacher_stage.batch_size=8",
-                          "teacher_stage.epochs=1", "student_stage.lr=1e-3", "draws=20"]  # fmt: skip
+                          "teacher_stage.epochs=1", "student_stage.lr=1e-3", "resamples=20"]  # fmt: skip
         result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
         assert result.exit_code == 0, (command, result.output)
         if arguments[0] == "distill":
-            assert "no_distillation" in result.output
+            assert "| **no_distillation** |" in result.output
     assert (tmp_path / "w" / "boxes.jpg").is_file()
     assert "square" in result.output
     assert "photo, tuned - caption, tuned" in result.output

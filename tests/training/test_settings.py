@@ -3,14 +3,14 @@
 from click.testing import CliRunner
 
 from cliplet.cli.distill import distill
-from cliplet.training.config import StageConfig
+from cliplet.training.config import DistillConfig, DistillStage
 from cliplet.training.settings import all_settings
 
 
 def test_every_setting_has_a_name_a_default_and_help():
-    found = {s.name: s for s in all_settings()}
+    found = {s.name: s for s in all_settings(DistillConfig)}
     assert all(s.help for s in found.values()), [s.name for s in found.values() if not s.help]
-    assert found["stages.0.lr"].default == repr(StageConfig().lr)
+    assert found["stages.0.lr"].default == repr(DistillStage().lr)
     assert found["stages.0.losses.sr"].help.startswith("Similarity Regulator")
     assert found["model.text.embedding_rank (kind multiplexed)"].default == "256"
     assert "model.image.name (kind timm)" in found

@@ -1,12 +1,15 @@
-"""One teacher or several, and embeddings that are computed once."""
+"""One teacher or several, and their embeddings in a folder that runs share."""
 
 import numpy as np
 import pytest
 
 from cliplet.encoders.base import unit_norm
+from cliplet.encoders.registry import load
 from cliplet.errors import InputError
-from cliplet.training.config import TeacherConfig
-from cliplet.training.teachers import Teacher, cached
+from cliplet.training.config import AugmentConfig, DataConfig, TeacherConfig
+from cliplet.training.distill.targets import TargetFiles
+from cliplet.training.distill.teacher import Teacher
+from cliplet.training.pairs import PairSet, read_pairs
 from tests.training import make
 
 PHOTOS = [make.drawing(c, "bar", 1) for c in make.COLOURS]
@@ -14,8 +17,9 @@ TEXTS = ["a red bar", "the blue square", "a corner"]
 
 
 @pytest.fixture(scope="module")
-def encoders():
-    return make.encoder(seed=1), make.encoder(seed=2)
+def encoders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teachers")
+    return tuple(load(make.model_folder(folder / str(seed), seed=seed)) for seed in (1, 2))
 
 
 def test_a_single_teacher_keeps_its_lengths_unless_told(encoders):
@@ -60,24 +64,54 @@ def test_wrong_combinations_are_named(encoders):
         Teacher(encoders, TeacherConfig(weights=(1.0,)))
 
 
-def test_an_interrupted_computation_goes_on_where_it_stopped(tmp_path):
-    asked: list[tuple[int, int]] = []
+# ---------------------------------------------------------------- a folder of embeddings
+def files(folder, encoder, augment=AugmentConfig(views=2), seed=0, **config) -> TargetFiles:  # noqa: B008
+    return TargetFiles(folder, Teacher([encoder], TeacherConfig(**config)), augment, seed, silent=True)
 
-    def encode(start: int, stop: int, fail_at: int = 6) -> np.ndarray:
-        if start >= fail_at:
-            raise KeyboardInterrupt
-        asked.append((start, stop))
-        return np.arange(start, stop, dtype=np.float32)[:, None].repeat(3, axis=1)
 
-    with pytest.raises(KeyboardInterrupt):
-        cached(tmp_path, "rows", 10, 3, encode, step=3)
-    assert not (tmp_path / "rows.npy").exists()
-    rows = cached(tmp_path, "rows", 10, 3, lambda a, b: encode(a, b, 99), step=3)
-    assert asked == [(0, 3), (3, 6), (6, 9), (9, 10)]
-    np.testing.assert_array_equal(rows[:, 0], np.arange(10))
-    assert isinstance(rows, np.memmap)
-    with pytest.raises(ValueError, match="read-only"):
-        rows[0] = 0
-    again = cached(tmp_path, "rows", 10, 3, lambda a, b: pytest.fail("asked again"))
-    np.testing.assert_array_equal(again, rows)
-    assert cached(tmp_path, "none", 0, 3, encode).shape == (0, 3)
+def test_a_shared_folder_gives_nobody_what_another_asked_for(encoders, tmp_path):
+    """Teacher, normalisation, prefix, views and seed all change the numbers, and none gets another's."""
+    data = make.dataset(tmp_path / "data", count=4)
+    pairs = read_pairs(DataConfig(captions=(f"{data}/captions.jsonl",), photos=(f"{data}/photos",)))
+    small, large = AugmentConfig(views=2, smallest_crop=0.3), AugmentConfig(views=2)
+    runs = [
+        {"encoder": encoders[0], "augment": large},
+        {"encoder": encoders[1], "augment": large},
+        {"encoder": encoders[0], "augment": large, "normalise": True},
+        {"encoder": encoders[0], "augment": large, "prompt_prefix": "the "},
+        {"encoder": encoders[0], "augment": small},
+        {"encoder": encoders[0], "augment": large, "seed": 1},
+    ]
+    shared = [files(tmp_path / "shared", **run).of(pairs, 2, True) for run in runs]
+    alone = [files(tmp_path / f"alone{i}", **run).of(pairs, 2, True) for i, run in enumerate(runs)]
+    for ours, theirs in zip(shared, alone, strict=True):
+        np.testing.assert_array_equal(ours.texts, theirs.texts)
+        for a, b in zip(ours.images, theirs.images, strict=True):
+            np.testing.assert_array_equal(a, b)
+    crops = {found.images[1].tobytes() for found in shared}
+    assert len(crops) == len(runs) - 1  # a prefix changes captions alone
+    assert len({found.texts.tobytes() for found in shared}) == 4
+    again = files(tmp_path / "shared", **runs[2])
+    again.teacher.images = lambda sources: pytest.fail("asked again")
+    np.testing.assert_array_equal(again.of(pairs, 2, True).images[1], alone[2].images[1])
+    other = pairs.keep(np.array([True, False, True, True]))
+    assert len(files(tmp_path / "shared", **runs[0]).of(other, 1, True).images[0]) == 3
+
+
+def test_a_teacher_that_gives_unit_embeddings_alone_is_said(encoders):
+    class Stranger:
+        card = encoders[0].card
+        encode_images, encode_texts = encoders[0].encode_images, encoders[0].encode_texts
+
+    raw, unit = Teacher(encoders[:1], TeacherConfig()), Teacher([Stranger()], TeacherConfig())
+    assert (raw.raw, raw.unit_only, unit.raw, unit.unit_only) == (True, False, False, True)
+    assert raw.fingerprint != unit.fingerprint  # the same weights, another target
+    np.testing.assert_allclose(np.linalg.norm(unit.texts(TEXTS), axis=1), 1, atol=1e-6)
+
+
+def test_a_bad_photo_has_its_reason_in_every_run(encoders, tmp_path):
+    pairs = PairSet(["good", "bad"], [PHOTOS[0], b"junk"])
+    first, second = (files(tmp_path, encoders[0]).of(pairs, 1, True) for _ in range(2))
+    assert list(first.bad) == list(second.bad) == [1]
+    assert "could not be read" in second.bad[1]
+    assert second.texts is None

@@ -4,7 +4,7 @@ import pytest
 
 from cliplet.errors import InputError
 from cliplet.export.inputs import compared_captions
-from cliplet.training.tokenizer import make_tokenizer, train_word_pieces
+from cliplet.training.distill.tokenizer import make_tokenizer, train_word_pieces
 from tests.shared_data import shared_data
 
 TOY = ["a dog runs", "A dog sleeps.", "two dogs run", "a runner jumps", "jumping dogs", "the dog's jumper"]

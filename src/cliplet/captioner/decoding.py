@@ -25,7 +25,7 @@ class Steps(Protocol):
         ...
 
     def step(self, memory: Any, tokens: Ints, past: Any) -> tuple[NDArray[np.float32], Any]:
-        """Last pieces ``[n, k]`` -> logits of the next ones ``[n, k, V]``, and the longer cache."""
+        """Last tokens ``[n, k]`` -> logits of the next ones ``[n, k, V]``, and the longer cache."""
         ...
 
     def photos(self, memory: Any, past: Any, rows: Ints) -> tuple[Any, Any]:
@@ -42,13 +42,13 @@ class DecodeConfig:
     """How captions are chosen."""
 
     method: Literal["greedy", "beam", "nucleus"] = "beam"
-    """``greedy``: the likeliest piece each time; ``beam``: beam search; ``nucleus``: sampling."""
+    """``greedy``: the likeliest token each time; ``beam``: beam search; ``nucleus``: sampling."""
     beam: int = 3
     """Hypotheses of beam search."""
     length_penalty: float = 0.0
-    """Beam search compares log-probability / pieces^this; 0 prefers short captions, 1 does not."""
+    """Beam search compares log-probability / tokens^this; 0 prefers short captions, 1 does not."""
     top_p: float = 0.9
-    """Nucleus: least set of pieces with this probability (Holtzman et al., ICLR 2020); 1 samples from all."""
+    """Nucleus: least set of tokens with this probability (Holtzman et al., ICLR 2020); 1 samples from all."""
     temperature: float = 1.0
     """Nucleus: logits are divided by this."""
     captions: int = 1
@@ -77,7 +77,7 @@ class Limits:
     end_id: int
     """Piece that ends a caption."""
     max_tokens: int
-    """Longest caption in pieces, the end included."""
+    """Longest caption in tokens, the end included."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Decoded:
     """The captions of one photo, best first (in order of drawing for nucleus)."""
 
     tokens: list[list[int]]
-    """Pieces of each caption, without start and end."""
+    """Tokens of each caption, without start and end."""
     log_prob: list[float]
     """Log-probability of each, the end included, under the model's plain distribution."""
     ended: list[bool]
@@ -100,7 +100,7 @@ def decode(
     Args:
         steps: the decoder.
         memory: what it looks at.
-        limits: its special pieces and greatest length.
+        limits: its special tokens and greatest length.
         config: greedy, beam or nucleus.
         keys: number of each photo for the random numbers of nucleus sampling; 0..n-1 when not given.
     """
@@ -126,19 +126,19 @@ def sample(
     top_p: float = 1.0,
     temperature: float = 1.0,
 ) -> list[Decoded]:
-    """``count`` captions of each photo, piece by piece.
+    """``count`` captions of each photo, token by token.
 
     Args:
         steps: the decoder.
         memory: ``[n, ...]``.
-        limits: special pieces and greatest length.
+        limits: special tokens and greatest length.
         count: captions of a photo, ``k``.
-        draws: uniform random numbers ``[n, k, max_tokens]``; None takes the likeliest piece each time.
+        draws: uniform random numbers ``[n, k, max_tokens]``; None takes the likeliest token each time.
         top_p: nucleus.
         temperature: of sampling.
     """
     n = len(memory)
-    pieces = np.full((n, count, limits.max_tokens), limits.end_id, dtype=np.int64)
+    tokens = np.full((n, count, limits.max_tokens), limits.end_id, dtype=np.int64)
     log_prob = np.zeros((n, count))
     done = np.zeros((n, count), dtype=bool)
     photo = np.arange(n)[:, None]  # [m, 1] and slot [m, k]: whose caption each hypothesis is
@@ -156,7 +156,7 @@ def sample(
         last = np.where(finished, limits.end_id, last)
         gained = np.take_along_axis(log_p, last[:, :, None], axis=2)[:, :, 0]
         log_prob[photo, slot] += np.where(finished, 0.0, gained)
-        pieces[photo, slot, t] = last
+        tokens[photo, slot, t] = last
         done[photo, slot] = finished | (last == limits.end_id)
         alive = ~done[photo, slot]
         if not alive.any():
@@ -167,13 +167,13 @@ def sample(
             past = steps.hypotheses(past, columns[:, None])
             photo, slot, last = photo[rows], slot[rows, columns][:, None], last[rows, columns][:, None]
     return [
-        Decoded([_before_end(row, limits.end_id) for row in pieces[i]], list(log_prob[i]), list(map(bool, done[i])))
+        Decoded([_before_end(row, limits.end_id) for row in tokens[i]], list(log_prob[i]), list(map(bool, done[i])))
         for i in range(n)
     ]  # fmt: skip
 
 
 def draw(log_p: NDArray[np.float32], uniform: Floats, top_p: float, temperature: float) -> Ints:
-    """Pieces ``[m, k]`` drawn from ``log_p`` ``[m, k, V]`` by one uniform number each."""
+    """Tokens ``[m, k]`` drawn from ``log_p`` ``[m, k, V]`` by one uniform number each."""
     p = np.exp(log_p if temperature == 1 else log_softmax(log_p / np.float32(temperature)))
     if top_p >= 1:
         mass = np.cumsum(p, axis=2, dtype=np.float64)
@@ -181,7 +181,7 @@ def draw(log_p: NDArray[np.float32], uniform: Floats, top_p: float, temperature:
         return np.minimum(place, p.shape[2] - 1)
     order = np.argsort(-p, axis=2, kind="stable")
     mass = np.cumsum(np.take_along_axis(p, order, axis=2), axis=2, dtype=np.float64)
-    inside = (mass < top_p).sum(axis=2)  # [m, k] last place that is still needed to reach top_p
+    inside = (mass < top_p).sum(axis=2)  # [m, k] last position that is still needed to reach top_p
     inside = np.minimum(inside, p.shape[2] - 1)
     whole = np.take_along_axis(mass, inside[:, :, None], axis=2)
     place = np.minimum((mass < uniform[:, :, None] * whole).sum(axis=2), inside)
@@ -213,14 +213,14 @@ def beam_search(steps: Steps, memory: Any, limits: Limits, config: DecodeConfig)
         for row, photo in enumerate(alive):
             kept = 0
             for rank, cell in enumerate(best[row]):
-                parent, piece = divmod(int(cell), size)
+                parent, token = divmod(int(cell), size)
                 score = float(scores[row, cell])
-                if piece == limits.end_id:
+                if token == limits.end_id:
                     if rank < width and score > -np.inf:
                         before = tokens[row, parent].tolist()
                         pools[photo].append(_Hypothesis(before, score, True, config.length_penalty))
                 elif kept < width:
-                    parents[row, kept], following[row, kept], new_total[row, kept] = parent, piece, score
+                    parents[row, kept], following[row, kept], new_total[row, kept] = parent, token, score
                     kept += 1
         rows = np.arange(len(alive))[:, None]
         tokens = np.concatenate([tokens[rows, parents], following[:, :, None]], axis=2)
@@ -234,9 +234,9 @@ def beam_search(steps: Steps, memory: Any, limits: Limits, config: DecodeConfig)
             alive, tokens, last, total = alive[still], tokens[still], last[still], total[still]
     else:
         for row, photo in enumerate(alive):  # the length ran out
-            for pieces, score in zip(tokens[row], total[row], strict=True):
+            for row_tokens, score in zip(tokens[row], total[row], strict=True):
                 if score > -np.inf:
-                    unended = _Hypothesis(pieces.tolist(), float(score), False, config.length_penalty)
+                    unended = _Hypothesis(row_tokens.tolist(), float(score), False, config.length_penalty)
                     pools[photo].append(unended)
     return [_best_of(pool, config.captions) for pool in pools]
 
@@ -267,9 +267,9 @@ def _top(scores: NDArray[Any], count: int) -> Ints:
     return np.take_along_axis(some, order, axis=1)
 
 
-def _before_end(pieces: Ints, end_id: int) -> list[int]:
-    ends = np.flatnonzero(pieces == end_id)
-    return [int(p) for p in (pieces[: ends[0]] if len(ends) else pieces)]
+def _before_end(tokens: Ints, end_id: int) -> list[int]:
+    ends = np.flatnonzero(tokens == end_id)
+    return [int(p) for p in (tokens[: ends[0]] if len(ends) else tokens)]
 
 
 def log_softmax(logits: NDArray[Any]) -> NDArray[np.float32]:

@@ -28,7 +28,7 @@ class CaptionerCard:
     end_id: int
     """Piece that ends a caption."""
     max_tokens: int
-    """Longest caption in pieces, the end included."""
+    """Longest caption in tokens, the end included."""
     image: ImageSpec = field(default_factory=ImageSpec)
     """How photos become the tower's input."""
     decode: DecodeConfig = field(default_factory=DecodeConfig)

@@ -13,6 +13,7 @@ from cliplet.captioner.decoding import DecodeConfig, Ints, decode
 from cliplet.captioner.folder import CaptionerCard, fingerprint
 from cliplet.data.images import ImageInput, load_rgb, resize_rgb
 from cliplet.encoders.batching import decoding_threads
+from cliplet.encoders.sessions import Session, open_session
 from cliplet.errors import InputError, ModelError
 
 BATCH = 16
@@ -48,8 +49,8 @@ class Captioner:
         self.folder = Path(folder)
         self.card = CaptionerCard.load(self.folder)
         self._tokenizer = _open_tokenizer(self.folder / "tokenizer.json")
-        self._grid = _open_session(self.folder / "grid.onnx", threads)
-        self._steps = OnnxSteps(_open_session(self.folder / "decoder.onnx", threads))
+        self._grid = open_session(self.folder / "grid.onnx", threads or 0)
+        self._steps = OnnxSteps(open_session(self.folder / "decoder.onnx", threads or 0))
 
     @property
     def fingerprint(self) -> str:
@@ -115,7 +116,7 @@ class Captioner:
 class OnnxSteps:
     """``decoder.onnx`` as :mod:`cliplet.captioner.decoding` steps it."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
         shape = next(i.shape for i in session.get_inputs() if i.name == "past")  # [L, 2, n, k, t, D]
         self.layers, self.width = int(shape[0]), int(shape[5])
@@ -146,15 +147,3 @@ def _open_tokenizer(path: Path) -> Any:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
         raise ModelError(f"{path} cannot be read: {error}") from error
-
-
-def _open_session(path: Path, threads: int | None) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0  # 0: all cores
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises its own unrelated classes
-        raise ModelError(f"{path} cannot be loaded: {error}") from error

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from cliplet.errors import MissingExtraError
+from cliplet.cli.distill import recipe_options, run_recipe
 
 
 @click.group()
@@ -12,39 +12,15 @@ def caption() -> None:
     """Train a captioner with a score as its reward, and caption photos with it."""
 
 
-def _show_settings(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    """Print the settings and stop."""
-    if wanted:
-        from cliplet.training.captioner.config import CaptionRecipe
-        from cliplet.training.settings import settings_text
-
-        click.echo(settings_text(CaptionRecipe))
-        context.exit()
-
-
 @caption.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--restart", is_flag=True, help="Remove an earlier run in the recipe's folder and begin anew.")
-@click.option(
-    "--settings", is_flag=True, is_eager=True, expose_value=False, callback=_show_settings,
-    help="List every setting of a recipe with its default and meaning.",
-)  # fmt: skip
-def train(recipe: Path, changes: tuple[str, ...], restart: bool) -> None:
-    """Train a captioner from RECIPE, a TOML file; settings change with KEY=VALUE.
+@recipe_options
+def train(recipe: str | None, changes: tuple[str, ...], dry_run: bool, restart: bool, settings: bool) -> None:
+    """Train a captioner from RECIPE, a TOML file; settings change with KEY=VALUE. The same as cliplet distill RECIPE.
 
-    Examples of changes: out=runs/second, seed=1, stages.0.epochs=2, stages.1.rewards.0.weight=0.5. A run that was
-    interrupted goes on where it stopped when the same command is given again.
+    Examples of changes: data=flickr8k, out=runs/second, stages.0.epochs=2, stages.1.rewards.0.weight=0.5. A run that
+    was interrupted goes on where it stopped when the same command is given again.
     """
-    from cliplet.training.captioner.config import load_caption_recipe
-
-    config = load_caption_recipe(recipe, changes)
-    try:
-        from cliplet.training.captioner.train import train_captioner
-    except ImportError as error:
-        raise MissingExtraError(f"cliplet caption train ({error})", "train") from error
-    folder = train_captioner(config, restart=restart)
-    click.echo(f"{folder}: the captioner; try it with  cliplet caption run {folder} photos/ -o captions.json")
+    run_recipe(recipe, changes, dry_run, restart, settings, "cliplet caption train", "captioner", only=True)
 
 
 @caption.command()

@@ -97,13 +97,14 @@ def _print(comparison: "Comparison", report: str | None) -> None:
         tests.add_column(escape(heading), justify="left" if heading in ("metric", "higher") else "right")
     for d in comparison.differences:
         metric = f"{d.metric}: {d.first} - {d.second}" if pairs else d.metric
-        interval = f"{d.test.low:+.3f} {d.test.high:+.3f}"
+        interval = f"{d.test.low:+.3f} {d.test.high:+.3f}" if d.test.low == d.test.low else "-"
         counts = f"{d.wins}/{d.losses}/{d.ties}"
         winner = better(d) or "-"
         tests.add_row(escape(metric), f"{d.test.difference:+.4f}", interval, f"{d.p_adjusted:.3f}", counts,
                       escape(winner))  # fmt: skip
     console.print(tests)
     console.print("p: permutation test, corrected for all rows (Holm); higher: at the 5 % level")
+    console.print("the intervals are not corrected: one may exclude 0 where no captioner is called higher")
     for name, count in comparison.left_out.items():
         if count:
             console.print(

@@ -1,6 +1,6 @@
-"""``cliplet distill``: run a recipe that turns a teacher and pairs into a small model folder."""
+"""``cliplet distill``: run a recipe, describe it, or list its settings."""
 
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -8,89 +8,86 @@ import click
 from cliplet.errors import MissingExtraError
 
 
-def _show_settings(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    """Print the settings and stop."""
-    if wanted:
-        from cliplet.training.dclip.config import DclipConfig
-        from cliplet.training.settings import settings_text
-
-        click.echo(settings_text())
-        click.echo('\nof a recipe with kind = "dclip":\n')
-        click.echo(settings_text(DclipConfig))
-        context.exit()
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments and options of a command that runs a recipe."""
+    for option in (
+        click.option("--settings", is_flag=True,
+                     help="List every setting of RECIPE, or of a kind of recipe, with its default and meaning."),
+        click.option("--restart", is_flag=True,
+                     help="Remove an earlier run in the recipe's folder and begin anew."),
+        click.option("--dry-run", is_flag=True,
+                     help="Say what a run will compute and what it will cost; train nothing."),
+        click.argument("changes", nargs=-1, metavar="[KEY=VALUE]..."),
+        click.argument("recipe", required=False),
+    ):  # fmt: skip
+        command = option(command)
+    return command
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option(
-    "--dry-run", is_flag=True, help="Print sizes, parameters, multiply-adds, memory and time expected."
-)
-@click.option("--restart", is_flag=True, help="Remove an earlier run in the recipe's folder and begin anew.")
-@click.option(
-    "--settings", is_flag=True, is_eager=True, expose_value=False, callback=_show_settings,
-    help="List every setting of a recipe with its default and meaning.",
-)  # fmt: skip
-def distill(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool) -> None:
-    """Train a small model from RECIPE, a TOML file; settings change with KEY=VALUE.
+@recipe_options
+def distill(
+    recipe: str | None, changes: tuple[str, ...], dry_run: bool, restart: bool, settings: bool
+) -> None:
+    """Train a model from RECIPE, a TOML file or a folder with recipe.toml; settings change with KEY=VALUE.
 
-    A recipe with kind = "dclip" tunes a CLIP for retrieval and compares the result with its controls.
-    Examples of changes: out=runs/second, seed=1, model.text.width=256, stages.0.epochs=2, stages.*.lr=1e-4.
+    Its kind says what is trained: "distill" (a small CLIP from a teacher; also when none is given), "dclip" (a CLIP
+    tuned for retrieval), "captioner", or your own as module:attribute.
+    Examples of changes: data=flickr8k, out=runs/second, seed=1, stages.0.epochs=2, stages.*.lr=1e-4.
     A run that was interrupted goes on where it stopped when the same command is given again. Several processes:
     accelerate launch -m cliplet distill RECIPE.
     """
-    keys = _top_keys(recipe)
-    if keys.get("kind") == "dclip":
-        _dclip(recipe, changes, dry_run, restart)
+    run_recipe(recipe, changes, dry_run, restart, settings, "cliplet distill", "distill")
+
+
+def run_recipe(
+    recipe: str | None,
+    changes: Sequence[str],
+    dry_run: bool,
+    restart: bool,
+    settings: bool,
+    command: str,
+    kind: str,
+    only: bool = False,
+) -> None:
+    """What ``cliplet distill`` and ``cliplet caption train`` do.
+
+    Args:
+        recipe: the recipe; with ``settings`` a kind too, and ``kind`` when left out.
+        changes: ``key=value``.
+        dry_run: describe it only.
+        restart: remove an earlier run.
+        settings: list the settings only.
+        command: its name, for errors.
+        kind: of a recipe that does not say its kind.
+        only: refuse other kinds.
+    """
+    from cliplet.training.recipes import KINDS, kind_settings, open_recipe
+
+    if settings:
+        click.echo(kind_settings(recipe or kind))
+        if recipe is None and not only:
+            click.echo(
+                f"\nOther kinds: cliplet distill --settings {' or '.join(k for k in KINDS if k != kind)}"
+            )
         return
-    if "image_stage" in keys:  # the packaged model's own kind names its stages instead of listing them
+    if recipe is None:
+        raise click.UsageError("name a RECIPE; cliplet recipes list shows those that come with cliplet")
+    file, how, config = open_recipe(recipe, changes, kind)
+    if only and file.kind != kind:
+        raise click.UsageError(f"{recipe} is a recipe of kind {file.kind!r}; run it with cliplet distill")
+    file.require_data()
+    try:
         if dry_run:
-            raise click.UsageError(f"{recipe} is the packaged model's recipe, which has no --dry-run")
-        try:
-            from cliplet.training.small.recipe import main
-        except ImportError as error:
-            raise MissingExtraError(f"cliplet distill ({error})", "train") from error
-        main([str(recipe), *changes], restart)
-        return
-    from cliplet.training.config import load_recipe
-
-    config = load_recipe(recipe, changes)
-    try:
-        from cliplet.training.cost import dry_run as describe
-        from cliplet.training.distill import distill as run
+            print_rows(how.describe(config))
+        else:
+            click.echo(how.run(config, restart))
     except ImportError as error:
-        raise MissingExtraError(f"cliplet distill ({error})", "train") from error
-    if dry_run:
-        rows = describe(config)
-        width = max(len(what) for what, _ in rows)
-        for what, value in rows:
-            click.echo(f"{what:<{width}}  {value}")
-        return
-    folder = run(config, restart=restart)
-    click.echo(f"{folder}: the model; try it with  cliplet score PHOTO CAPTION --model {folder}")
+        raise MissingExtraError(f"{command} ({error})", "train") from error
 
 
-def _top_keys(recipe: Path) -> dict[str, Any]:
-    """The recipe's content, as far as it can be read; the readers of recipes say what is wrong."""
-    import tomllib
-
-    try:
-        return tomllib.loads(recipe.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _dclip(recipe: Path, changes: tuple[str, ...], dry_run: bool, restart: bool) -> None:
-    """Tune a CLIP for retrieval and print the comparison."""
-    from cliplet.training.dclip.config import load_dclip
-
-    if dry_run:
-        raise click.UsageError(f"{recipe} tunes a model for retrieval; there is no --dry-run for that")
-    config = load_dclip(recipe, changes)
-    try:
-        from cliplet.training.dclip.run import dclip as run
-    except ImportError as error:
-        raise MissingExtraError(f"cliplet distill ({error})", "train") from error
-    click.echo(run(config, restart=restart))
-    first = config.controls[0] if config.controls else config.control
-    click.echo(f"{config.out}: all results; the first tuned model is {first}-seed{config.seeds[0]}/model")
+def print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    """A table of two columns."""
+    width = max(len(what) for what, _ in rows)
+    for what, value in rows:
+        click.echo(f"{what:<{width}}  {value}")

@@ -17,6 +17,7 @@ COMMANDS = {
     "df": ("cliplet.cli.df", "Count document frequencies for CIDEr and save them."),
     "export": ("cliplet.cli.export", "Export a model to a folder that runs without PyTorch."),
     "distill": ("cliplet.cli.distill", "Train a small CLIP from a teacher and image-caption pairs."),
+    "recipes": ("cliplet.cli.recipes", "List and copy the recipes that come with cliplet."),
     "caption": ("cliplet.cli.caption", "Caption photos, and train captioners with a reward."),
     "regions": ("cliplet.cli.regions", "Find regions in photos and phrases in captions."),
     "models": ("cliplet.cli.models", "List, show and check models and what they need."),

@@ -34,7 +34,8 @@ from cliplet.errors import InputError
     "--draw", type=click.Path(path_type=Path), help="Draw the boxes: a file for one photo, else a folder."
 )
 @click.option(
-    "--caption", help="Caption whose noun phrases are printed; with --run also what the teacher makes of both."
+    "--caption",
+    help="Caption whose noun phrases are printed; with --run also what the teacher makes of both.",
 )
 @click.option(
     "--run",
@@ -43,11 +44,14 @@ from cliplet.errors import InputError
     metavar="DIR",
     help="Folder of a DCLIP run: follow one photo and its caption through its teacher and student.",
 )
-@click.option("--seed", type=int, default=None, help="Seed whose model is followed; default: the run's first one.")
+@click.option(
+    "--seed", type=int, default=None, help="Seed whose model is followed; default: the run's first one."
+)
+@click.option("--variant", metavar="NAME", help="Variant of the run that is followed; default: its main one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line a photo and nothing else.")
 def regions(
     photos: tuple[Path, ...], detector: str, score: float, iou: float, draw: Path | None, caption: str | None,
-    run_folder: Path | None, seed: int | None, as_json: bool,
+    run_folder: Path | None, seed: int | None, variant: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show the regions of PHOTOS and the spans of a caption, as DCLIP's teacher gets them.
 
@@ -61,7 +65,7 @@ def regions(
     if run_folder is not None:
         if len(photos) != 1 or caption is None:
             raise click.UsageError("--run follows one photo with one --caption")
-        _follow(run_folder, photos[0], caption, draw, seed, as_json)
+        _follow(run_folder, photos[0], caption, draw, seed, variant, as_json)
         return
     if caption is not None and not as_json:
         _print_spans(caption)
@@ -154,7 +158,13 @@ def _print_spans(caption: str) -> None:
 
 
 def _follow(
-    run_folder: Path, photo: Path, caption: str, draw: Path | None, seed: int | None, as_json: bool
+    run_folder: Path,
+    photo: Path,
+    caption: str,
+    draw: Path | None,
+    seed: int | None,
+    variant: str | None,
+    as_json: bool,
 ) -> None:
     """One photo and its caption through a run."""
     from cliplet.errors import MissingExtraError
@@ -163,11 +173,11 @@ def _follow(
         from cliplet.training.dclip.trace import follow, trace_text
     except ImportError as error:
         raise MissingExtraError(f"cliplet regions --run ({error})", "train") from error
-    trace = follow(run_folder, photo, caption, seed)
+    trace, found = follow(run_folder, photo, caption, seed, variant)
     if draw is not None:
         from cliplet.data.images import load_rgb
         from cliplet.regions import draw_regions
 
-        notes = tuple(f"{i + 1}: {100 * w:.0f} %" for i, w in enumerate(trace.region_weights))
-        _save(draw_regions(load_rgb(photo), trace.regions, notes), draw)
-    click.echo(json.dumps(trace.to_dict()) if as_json else trace_text(trace))
+        notes = tuple(f"{i + 1}: {100 * r['weight']:.0f} %" for i, r in enumerate(trace["regions"]))
+        _save(draw_regions(load_rgb(photo), found, notes), draw)
+    click.echo(json.dumps(trace) if as_json else trace_text(trace))

@@ -93,7 +93,8 @@ def read_names(path: str | Path, what: str) -> list[str]:
 def caption_problem(caption: object) -> str | None:
     """Why this cannot be scored as a caption, or None."""
     if not isinstance(caption, str):
-        return f"the caption is not a string but {shown(caption)}"
+        hint = ": decode it first (.decode())" if isinstance(caption, (bytes, bytearray)) else ""
+        return f"the caption is not a string but {shown(caption)}{hint}"
     if not any(c.isprintable() or category(c) not in _UNSEEN for c in caption.strip()):
         return "the caption is empty"
     return None if is_utf8(caption) else NOT_UTF8

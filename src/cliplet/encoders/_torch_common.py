@@ -1,7 +1,8 @@
-"""What the encoders on PyTorch libraries share."""
+"""What the encoders on PyTorch share."""
 
-import hashlib
 from typing import TYPE_CHECKING
+
+from cliplet.encoders.batching import BatchedEncoder
 
 if TYPE_CHECKING:
     import torch
@@ -10,18 +11,17 @@ TOKENIZER_PROBE = "A photo depicts Two dogs, it's 12 o'clock: naïve 狗"
 """Its token ids stand for the tokeniser in the fingerprint."""
 
 
-def state_fingerprint(model: "torch.nn.Module", *preprocessing: object) -> str:
-    """16 hexadecimal digits of every tensor of the model and of the ``repr`` of its preprocessing.
+class TorchModelEncoder(BatchedEncoder):
+    """A BatchedEncoder whose towers are a PyTorch module: it gives raw embeddings, and moves to any device."""
 
-    Reads the weights once, without copying those on the CPU: about a second for a gigabyte.
-    """
-    import torch
+    raw = True
+    model: "torch.nn.Module"
 
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
-    for part in preprocessing:
-        digest.update(repr(part).encode())
-    return digest.hexdigest()
+    @property
+    def device(self) -> str:
+        """Where the weights are, such as ``cpu`` or ``cuda:0``."""
+        return str(next(self.model.parameters()).device)
+
+    def to(self, device: str) -> None:
+        """Move the weights."""
+        self.model.to(device)

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.data.images import ImageInput, open_image
-from cliplet.encoders.base import Embeddings, Encoder, unit_norm
-from cliplet.encoders.card import ModelCard
+from cliplet.data.images import ImageInput
+from cliplet.encoders.base import BaseEncoder, Embeddings, Encoder, adapt
 from cliplet.errors import InputError
 
 T = TypeVar("T")
@@ -26,14 +25,13 @@ TEXT_BLOCK = 4096
 """Texts tokenised together and sorted by length, so that a batch holds captions of like length."""
 
 
-class BatchedEncoder:
+class BatchedEncoder(BaseEncoder):
     """An Encoder made of four steps, so that callers can prepare inputs in threads and in bounded batches.
 
     Subclasses set ``card`` and implement :meth:`prepare_image`, :meth:`embed_images`, :meth:`tokenize` and
     :meth:`embed_tokens`; batching, order and normalisation are done here.
     """
 
-    card: ModelCard
     batch_size: int = 32
     """Images that a tower takes at once; of texts, which are smaller, it takes four times as many."""
     tower_threads: int = 1
@@ -58,26 +56,31 @@ class BatchedEncoder:
     def encode_images(self, images: Sequence[ImageInput]) -> Embeddings:
         """Embed images as unit-norm float32 ``[n, d]``; the first bad image raises InputError."""
         blocks = [self.no_rows()]
-        for _, vectors, failures in embedded_images(self, images):
-            if failures:
-                raise next(iter(failures.values()))
+        for _, vectors, reasons in embedded_images(self, images, True):
+            if reasons:
+                raise InputError(reasons[min(reasons)])
             blocks.append(vectors)
         return np.concatenate(blocks)
 
-    def encode_texts(self, texts: Sequence[str]) -> Embeddings:
-        """Embed texts as unit-norm float32 ``[n, d]``."""
-        return self.encode_texts_counted(texts)[0]
+    def encode_images_safely(
+        self, images: Sequence[ImageInput], normalise: bool = True
+    ) -> tuple[Embeddings, dict[int, str]]:
+        """``[n, d]`` with NaN rows for bad images, and their reasons by position."""
+        out, reasons = self.no_rows(len(images)), {}
+        for positions, vectors, wrong in embedded_images(self, images, normalise):
+            out[positions] = vectors
+            reasons.update(wrong)
+        return out, reasons
 
-    def encode_texts_counted(self, texts: Sequence[str]) -> tuple[Embeddings, NDArray[np.bool_]]:
-        """As :meth:`encode_texts`, with which texts were cut to the context length, bool ``[n]``."""
-        out, truncated = self.no_rows(len(texts)), np.zeros(len(texts), dtype=bool)
-        for rows, vectors, cut in embedded_texts(self, texts):
+    def encode_texts_safely(
+        self, texts: Sequence[str], normalise: bool = True
+    ) -> tuple[Embeddings, NDArray[np.bool_], dict[int, str]]:
+        """``[n, d]``, which texts were cut to the context length, and the reasons of those without an embedding."""
+        out, truncated, reasons = self.no_rows(len(texts)), np.zeros(len(texts), dtype=bool), {}
+        for rows, vectors, cut, wrong in embedded_texts(self, texts, normalise):
             out[rows], truncated[rows] = vectors, cut
-        return out, truncated
-
-    def no_rows(self, n: int = 0) -> Embeddings:
-        """An array for ``n`` embeddings, not yet filled."""
-        return np.empty((n, self.card.embedding_dim), dtype=np.float32)
+            reasons.update(wrong)
+        return out, truncated, reasons
 
 
 def decoding_threads() -> int:
@@ -139,29 +142,30 @@ def text_batches(encoder: BatchedEncoder, texts: Sequence[str]) -> Iterator[_Tex
 
 
 def embedded_images(
-    encoder: BatchedEncoder, images: Sequence[ImageInput]
-) -> Iterator[tuple[list[int], Embeddings, dict[int, InputError]]]:
-    """Yield (positions, unit vectors, failures by position) in order."""
+    encoder: BatchedEncoder, images: Sequence[ImageInput], normalise: bool
+) -> Iterator[tuple[list[int], Embeddings, dict[int, str]]]:
+    """Yield (positions, vectors, reasons by position) in order; rows of the reasons are NaN or left out."""
 
-    def embed(batch: _ImageBatch) -> tuple[list[int], Embeddings, dict[int, InputError]]:
+    def embed(batch: _ImageBatch) -> tuple[list[int], Embeddings, dict[int, str]]:
         positions, prepared, failures = batch
-        return (
-            positions,
-            unit_norm(encoder.embed_images(prepared)) if prepared else encoder.no_rows(),
-            failures,
-        )
+        reasons = {i: str(error) for i, error in failures.items()}
+        if not prepared:
+            return positions, encoder.no_rows(), reasons
+        vectors, wrong = encoder.checked(encoder.embed_images(prepared), len(prepared), normalise)
+        return positions, vectors, reasons | {positions[i]: reason for i, reason in wrong.items()}
 
     yield from _in_threads(embed, prepared_batches(encoder, images), encoder.tower_threads)
 
 
 def embedded_texts(
-    encoder: BatchedEncoder, texts: Sequence[str]
-) -> Iterator[tuple[NDArray[np.int64], Embeddings, NDArray[np.bool_]]]:
-    """Yield (rows, unit vectors, truncated)."""
+    encoder: BatchedEncoder, texts: Sequence[str], normalise: bool
+) -> Iterator[tuple[NDArray[np.int64], Embeddings, NDArray[np.bool_], dict[int, str]]]:
+    """Yield (rows, vectors, truncated, reasons by row)."""
 
-    def embed(batch: _TextBatch) -> tuple[NDArray[np.int64], Embeddings, NDArray[np.bool_]]:
+    def embed(batch: _TextBatch) -> tuple[NDArray[np.int64], Embeddings, NDArray[np.bool_], dict[int, str]]:
         rows, tokens, truncated = batch
-        return rows, unit_norm(encoder.embed_tokens(tokens)), truncated
+        vectors, wrong = encoder.checked(encoder.embed_tokens(tokens), len(tokens), normalise)
+        return rows, vectors, truncated, {int(rows[i]): reason for i, reason in wrong.items()}
 
     yield from _in_threads(embed, text_batches(encoder, texts), encoder.tower_threads)
 
@@ -184,34 +188,20 @@ def _in_threads(function: Callable[[T], R], items: Iterable[T], threads: int) ->
                 future.cancel()
 
 
-def encode_images_safely(encoder: Encoder, images: Sequence[ImageInput]) -> tuple[Embeddings, dict[int, str]]:
-    """Embed what can be embedded: ``[n, d]`` with NaN rows for bad images, and their reasons by position."""
-    out = np.full((len(images), encoder.card.embedding_dim), np.nan, dtype=np.float32)
-    reasons: dict[int, str] = {}
-    if hasattr(encoder, "encode_images_safely"):
-        return encoder.encode_images_safely(images)
-    if isinstance(encoder, BatchedEncoder):
-        for positions, vectors, failures in embedded_images(encoder, images):
-            out[positions] = vectors
-            reasons.update({i: str(error) for i, error in failures.items()})
-        return out, reasons
-    for start in range(
-        0, len(images), 32
-    ):  # a stranger's Encoder: decode for it, so that one bad file stays one
-        decoded = {}
-        for i, source in enumerate(images[start : start + 32], start):
-            try:
-                decoded[i] = open_image(source)
-            except InputError as error:
-                reasons[i] = str(error)
-        if decoded:
-            out[list(decoded)] = encoder.encode_images(list(decoded.values()))
-    return out, reasons
+def encode_images_safely(
+    encoder: Encoder, images: Sequence[ImageInput], normalise: bool = True
+) -> tuple[Embeddings, dict[int, str]]:
+    """Embed with any Encoder what can be embedded: ``[n, d]`` with NaN rows for bad images, and their reasons."""
+    return adapt(encoder).encode_images_safely(images, normalise)
 
 
 def encode_texts_counted(encoder: Encoder, texts: Sequence[str]) -> tuple[Embeddings, NDArray[np.bool_]]:
-    """Embed texts and say which were cut; an encoder that cannot tell counts none."""
-    counted = getattr(encoder, "encode_texts_counted", None)
-    if counted is not None:
-        return counted(texts)
-    return encoder.encode_texts(texts), np.zeros(len(texts), dtype=bool)
+    """Embed texts with any Encoder, ``[n, d]`` with NaN rows where it fails, and say which were cut."""
+    return adapt(encoder).encode_texts_counted(texts)
+
+
+def encode_texts_safely(
+    encoder: Encoder, texts: Sequence[str], normalise: bool = True
+) -> tuple[Embeddings, NDArray[np.bool_], dict[int, str]]:
+    """Embed texts with any Encoder: ``[n, d]``, which were cut, and why some have no embedding (their rows are NaN)."""
+    return adapt(encoder).encode_texts_safely(texts, normalise)

@@ -2,17 +2,31 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from cliplet.errors import ModelError
+from cliplet.errors import InputError, ModelError
 
 FORMAT = 1
 CLIP_PROMPT_PREFIX = "A photo depicts "
 """The prefix of CLIPScore (Hessel et al. 2021, section 3), used for CLIP models that name none of their own."""
+
+
+Resize = Literal["squash", "shortest", "shortest_floor"]
+
+
+def _whole(name: str, value: Any, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise InputError(f"{name} must be a whole number from 1 to {most}, not {value!r}")
+
+
+def _one_of(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{name} must be one of {', '.join(known)}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -21,10 +35,16 @@ class ImageSpec:
 
     size: int = 224
     """Side of the square input, in pixels."""
-    resize: Literal["squash", "shortest"] = "shortest"
-    """``squash``: both sides to ``size``; ``shortest``: the short side to ``size``, then a centre crop."""
+    resize: Resize = "shortest"
+    """``squash``: both sides to ``size``; ``shortest``: the short side to ``size``, then a centre crop. Half of an odd
+    margin is rounded to the even number, as torchvision does; by ``shortest_floor`` downwards, as Transformers does."""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     """Resampling filter of the resize."""
+
+    def __post_init__(self) -> None:
+        _whole("image.size", self.size, 4096)
+        _one_of("image.resize", self.resize, get_args(Resize))
+        _one_of("image.interpolation", self.interpolation, ("bicubic", "bilinear"))
 
 
 @dataclass(frozen=True)
@@ -36,6 +56,11 @@ class TextSpec:
     prompt_prefix: str = CLIP_PROMPT_PREFIX
     """Text put before every caption under the ``paper`` preset."""
 
+    def __post_init__(self) -> None:
+        _whole("text.context_length", self.context_length, 65_536)
+        if not isinstance(self.prompt_prefix, str):
+            raise InputError(f"text.prompt_prefix must be a text, not {self.prompt_prefix!r}")
+
 
 @dataclass(frozen=True)
 class ScoreSpec:
@@ -45,6 +70,12 @@ class ScoreSpec:
     """Weight of CLIPScore: ``w * max(cos, 0)``; 2.5 for CLIP (Hessel et al. 2021)."""
     reference_weight: float = 1.0
     """Weight of the best reference cosine beside the image cosine in RefMixScore."""
+
+    def __post_init__(self) -> None:
+        for name in ("w", "reference_weight"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise InputError(f"score.{name} must be a finite number, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -78,10 +109,19 @@ class ModelCard:
     fingerprint_of: Callable[[], str] | None = field(default=None, repr=False, compare=False)
     """Computes the fingerprint of weights and preprocessing; called once, when somebody asks."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise InputError(f"name must be a text, not {self.name!r}")
+        _whole("embedding_dim", self.embedding_dim, 65_536)
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change whenever the weights or the preprocessing change."""
         return self.fingerprint_of() if self.fingerprint_of else "unknown"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickled with its fingerprint: what computes it may hold a whole model."""
+        return {**self.__dict__, "fingerprint_of": partial(str, self.fingerprint)}
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``card.json``."""
@@ -101,7 +141,7 @@ class ModelCard:
         """Read ``card.json`` of a model folder.
 
         Raises:
-            ModelError: the file is missing, is not JSON, or lacks a field.
+            ModelError: the file is missing, is not JSON, lacks a field, or a field's value cannot be.
         """
         path = Path(folder) / "card.json"
         try:
@@ -126,10 +166,14 @@ class ModelCard:
             )
         except TypeError as error:
             raise ModelError(f"{path} is incomplete: {error}") from error
+        except InputError as error:
+            raise ModelError(f"{path}: {error}; export the model again, or put it right by hand") from error
 
 
 _NESTED: dict[str, Any] = {"image": ImageSpec, "text": TextSpec, "score": ScoreSpec}
 
 
-def _known(spec: Any, values: dict[str, Any]) -> dict[str, Any]:
+def _known(spec: Any, values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise InputError(f"{values!r} stands where the fields of {spec.__name__} are expected")
     return {f.name: values[f.name] for f in dataclasses.fields(spec) if f.name in values}

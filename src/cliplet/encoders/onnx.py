@@ -2,12 +2,11 @@
 
 import hashlib
 import os
-import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock, Thread, current_thread
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from cliplet.data.images import ImageInput, load_rgb, resize_rgb
 from cliplet.data.text import scrub
 from cliplet.encoders.batching import BatchedEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard
+from cliplet.encoders.sessions import Session, open_session
 from cliplet.errors import ModelError
 
 FILES = ("card.json", "tokenizer.json", "image.onnx", "text.onnx")
@@ -43,14 +43,34 @@ class OnnxEncoder(BatchedEncoder):
         self.card = ModelCard.load(self.folder, fingerprint_of=self._fingerprint)
         self.batch_size = batch_size
         self.tower_threads = threads or _cores()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is loaded yet in this process."""
+        self._process, self._lock = os.getpid(), Lock()
         self._loading: dict[str, Future[Any]] = {}
-        self._lock = Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_loading")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
 
     def preload(self) -> None:
         """Begin to load both towers and the tokeniser in the background, beside each other."""
         self._load("tokenizer.json", self._open_tokenizer)
         for name in ("text.onnx", "image.onnx"):
             self._load(name, partial(self._open_session, name))
+
+    def load(self) -> None:
+        """Load both towers and the tokeniser now.
+
+        Raises:
+            ModelError: a file is damaged, or does not fit the card.
+        """
+        self.preload()
+        self._image_session, self._text_session, self._tokenizer  # noqa: B018
 
     def prepare_image(self, source: ImageInput) -> NDArray[np.uint8]:
         """Decode (a large JPEG at a fraction of its size) and resize to uint8 ``[size, size, 3]``."""
@@ -88,12 +108,16 @@ class OnnxEncoder(BatchedEncoder):
         return self._load("tokenizer.json", self._open_tokenizer).result()
 
     def _load(self, name: str, load: Callable[[], Any]) -> "Future[Any]":
-        """The one loading of a file, begun in a thread of its own when first asked for."""
+        """This process's one loading of a file, begun in a thread of its own when first asked for."""
+        if self._process != os.getpid():
+            self._begin()
         with self._lock:
             if name not in self._loading:
                 future: Future[Any] = Future()
                 self._loading[name] = future
-                Thread(target=_fulfil, args=(future, load)).start()
+                thread = Thread(target=_fulfil, args=(future, load))
+                _LOADERS.add(thread)
+                thread.start()
             return self._loading[name]
 
     def _open_tokenizer(self) -> Any:
@@ -109,21 +133,14 @@ class OnnxEncoder(BatchedEncoder):
         return tokenizer
 
     def _open_session(self, name: str) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = (
-            1  # whole batches run beside each other instead: faster for small towers
-        )
-        if _integer_products_may_overflow():
-            options.add_session_config_entry("session.x64quantprecision", "1")  # slower there, but right
-        options.log_severity_level = 3
-        try:
-            return onnxruntime.InferenceSession(
-                str(self.folder / name), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime raises its own unrelated classes
-            raise ModelError(f"{self.folder / name} cannot be loaded: {error}") from error
+        # whole batches run beside each other instead of threads inside one: faster for small towers
+        session = open_session(self.folder / name, threads=1)
+        size = self.card.image.size
+        taken: dict[str, list[Any]] = {"pixels": ["n", size, size, 3]}
+        if name == "text.onnx":
+            taken = {"input_ids": ["n", "t"], "attention_mask": ["n", "t"]}
+        _refuse_misfit(session, taken | {"embedding": ["n", self.card.embedding_dim]})
+        return session
 
     @cached_property
     def _pad_id(self) -> int:
@@ -143,18 +160,42 @@ def prepare_photo(source: ImageInput, spec: ImageSpec) -> NDArray[np.uint8]:
     return resize_rgb(load_rgb(source, at_least=2 * spec.size), spec.size, spec.resize, spec.interpolation)
 
 
-def _integer_products_may_overflow() -> bool:
-    """True unless the processor is known to add 8-bit products exactly: x86 with VNNI, or another family."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    try:
-        return "vnni" not in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not Linux: not known
-        return True
+def _refuse_misfit(session: Session, expected: dict[str, list[Any]]) -> None:
+    """Raise ModelError where a graph lacks these inputs and outputs; sides that it leaves open fit any number."""
+    shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+    for name, wanted in expected.items():
+        found = shapes.get(name)
+        if (
+            found is None
+            or len(found) != len(wanted)
+            or any(
+                isinstance(a, int) and isinstance(b, int) and a != b
+                for a, b in zip(found, wanted, strict=True)
+            )
+        ):
+            raise ModelError(
+                f"{session.name} does not fit its card.json: {name} is {found or 'missing'}, but {wanted} by the card; "
+                "export the model again"
+            )
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_LOADERS: set[Thread] = set()
+"""Threads that load something now."""
+
+
+def _wait_for_loaders() -> None:
+    """A child forked in the midst of an import or a loading would wait for its end for ever."""
+    for thread in _LOADERS - {current_thread()}:
+        if thread.is_alive():
+            thread.join()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(before=_wait_for_loaders)
 
 
 def _fulfil(future: "Future[Any]", load: Callable[[], Any]) -> None:
@@ -162,3 +203,5 @@ def _fulfil(future: "Future[Any]", load: Callable[[], Any]) -> None:
         future.set_result(load())
     except BaseException as error:
         future.set_exception(error)
+    finally:
+        _LOADERS.discard(current_thread())

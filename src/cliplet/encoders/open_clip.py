@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput, open_image, refuse_too_narrow
 from cliplet.data.text import scrub
-from cliplet.encoders._torch_common import TOKENIZER_PROBE, state_fingerprint
-from cliplet.encoders.batching import BatchedEncoder
+from cliplet.encoders._torch_common import TOKENIZER_PROBE, TorchModelEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
 from cliplet.errors import MissingExtraError, ModelError
 from cliplet.models.compat import prepare_torchvision
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 
 
-class OpenClipEncoder(BatchedEncoder):
+class OpenClipEncoder(TorchModelEncoder):
     """A model of open_clip behind the Encoder protocol.
 
     Images go through :func:`~cliplet.data.images.open_image` (upright, first frame, 8 bits) and then through the
@@ -30,6 +29,8 @@ class OpenClipEncoder(BatchedEncoder):
 
     Reference implementation: open_clip_torch, ``model.encode_image`` and ``model.encode_text`` in fp32.
     """
+
+    library = "open_clip"
 
     def __init__(
         self,
@@ -51,10 +52,11 @@ class OpenClipEncoder(BatchedEncoder):
             device: ``cpu``, ``cuda``, ``cuda:1``...
             batch_size: images or texts in one call of the model.
         """
+        from cliplet.models.fingerprint import state_fingerprint
+
         self.model: Any = model.float().eval().to(device)
         self.preprocess = preprocess
         self.tokenizer = tokenizer
-        self.device = device
         self.batch_size = batch_size
         self._context_length = int(tokenizer.context_length)
         spec = _preprocess_settings(self.model)
@@ -111,7 +113,7 @@ class OpenClipEncoder(BatchedEncoder):
     def prepare_image(self, source: ImageInput) -> "torch.Tensor":
         """The library's transform of the upright image: float32 ``[3, h, w]``."""
         image = open_image(source)
-        if self.card.image.resize == "shortest":
+        if self.card.image.resize != "squash":
             refuse_too_narrow(image)
         return self.preprocess(image)
 

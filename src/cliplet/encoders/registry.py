@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from cliplet.encoders.base import Encoder
+from cliplet.encoders.base import BaseEncoder, Encoder, adapt
+from cliplet.encoders.card import ModelCard
 from cliplet.encoders.onnx import OnnxEncoder
-from cliplet.errors import ModelError
+from cliplet.errors import ClipletError, InputError, ModelError
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 """Where the packaged models lie: each a model folder."""
@@ -16,14 +17,16 @@ def packaged_models() -> list[Path]:
     return sorted(card.parent for card in WEIGHTS.glob("*/card.json"))
 
 
-def load(name: str | Path | None = None) -> Encoder:
+def load(name: str | Path | None = None) -> BaseEncoder:
     """Load a model.
 
     Args:
         name: nothing for the packaged model; the name of a packaged model; a model folder (``image.onnx`` for
             ONNX Runtime, or ``model.safetensors`` alone for PyTorch); ``open_clip:ViT-B-32/openai`` (any
             architecture and tag, or weights file, of open_clip); ``hf:owner/name`` (CLIP or SigLIP of
-            Transformers); or a local folder in the hub's layout, of either.
+            Transformers); a local folder in the hub's layout, of either; ``torch:FOLDER`` (the PyTorch weights of a
+            model folder that has both forms); or ``module:attribute``, your own
+            :class:`~cliplet.encoders.base.Encoder`, its class, or a function without arguments that makes it.
 
     Raises:
         ModelError: no such model, or it cannot be read.
@@ -48,14 +51,49 @@ def load(name: str | Path | None = None) -> Encoder:
     for folder in packaged_models():
         if folder.name == text:
             return OnnxEncoder(folder)
+    from cliplet.data.plugins import is_own  # not at the packaged model's cold start
+
+    if is_own(text):
+        return _users_own(text)
+    raise ModelError(f"no model {text!r}: {_choices()}")
+
+
+def _choices() -> str:
     known = ", ".join(folder.name for folder in packaged_models())
-    raise ModelError(
-        f"no model {text!r}: name a packaged model ({known}), a model folder, "
-        "open_clip:ARCHITECTURE/TAG or hf:OWNER/NAME"
+    return (
+        f"name a packaged model ({known}), a model folder, open_clip:ARCHITECTURE/TAG, hf:OWNER/NAME, torch:FOLDER or "
+        "your own encoder as module:attribute"
     )
 
 
-def _from_folder(folder: Path) -> Encoder:
+def _users_own(name: str) -> BaseEncoder:
+    """The Encoder that ``module:attribute`` names, or makes."""
+    from cliplet.data.plugins import resolve
+
+    try:
+        found = resolve(name, "model")
+    except InputError as error:
+        raise ModelError(f"{error}; or {_choices()}") from error
+    if isinstance(found, type) or not isinstance(found, Encoder):
+        if not callable(found):
+            raise ModelError(
+                f"model {name!r} is of type {type(found).__name__}, which is no encoder and makes none"
+            )
+        try:
+            found = found()
+        except ClipletError:
+            raise
+        except Exception as error:
+            raise ModelError(f"model {name!r} cannot be made without arguments: {error!r}") from error
+    if not isinstance(found, Encoder) or not isinstance(found.card, ModelCard):
+        raise ModelError(
+            f"model {name!r} is of type {type(found).__name__}, which is no encoder: it needs a card (a ModelCard), "
+            "encode_images and encode_texts"
+        )
+    return adapt(found)
+
+
+def _from_folder(folder: Path) -> BaseEncoder:
     if (folder / "card.json").is_file():
         if (folder / "image.onnx").is_file():
             return OnnxEncoder(folder)
@@ -70,25 +108,25 @@ def _from_folder(folder: Path) -> Encoder:
     )
 
 
-def _own_torch(name: str) -> Encoder:
+def _own_torch(name: str) -> BaseEncoder:
     from cliplet.encoders.torch import TorchEncoder
 
     return TorchEncoder.from_folder(name)
 
 
-def _open_clip(name: str) -> Encoder:
+def _open_clip(name: str) -> BaseEncoder:
     from cliplet.encoders.open_clip import OpenClipEncoder
 
     return OpenClipEncoder.from_name(name)
 
 
-def _transformers(name: str) -> Encoder:
+def _transformers(name: str) -> BaseEncoder:
     from cliplet.encoders.transformers import TransformersEncoder
 
     return TransformersEncoder.from_name(name)
 
 
-_LOADERS: dict[str, Callable[[str], Encoder]] = {
+_LOADERS: dict[str, Callable[[str], BaseEncoder]] = {
     "open_clip:": _open_clip,
     "hf:": _transformers,
     "torch:": _own_torch,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput, load_rgb, resize_rgb
 from cliplet.data.text import scrub
-from cliplet.encoders.batching import BatchedEncoder
+from cliplet.encoders._torch_common import TorchModelEncoder
 from cliplet.encoders.card import ModelCard
 from cliplet.errors import MissingExtraError, ModelError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cliplet.models.dual import DualModel
 
 
-class TorchEncoder(BatchedEncoder):
+class TorchEncoder(TorchModelEncoder):
     """A :class:`~cliplet.models.dual.DualModel` with its tokeniser and card.
 
     Args:
@@ -29,6 +29,8 @@ class TorchEncoder(BatchedEncoder):
         batch_size: images or texts computed together.
     """
 
+    library = "cliplet"
+
     def __init__(
         self, model: "DualModel", tokenizer: Any, card: ModelCard, device: str = "cpu", batch_size: int = 64
     ) -> None:
@@ -37,9 +39,9 @@ class TorchEncoder(BatchedEncoder):
         self.card = card
         self.batch_size = batch_size
         self.model = model.to(device)
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy: its settings are ours to change
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(card.text.context_length)
+        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy: its settings are ours to change
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(card.text.context_length)
         spec = model.config.image
         self._mean = np.asarray(spec.mean, dtype=np.float32) * 255
         self._std = np.asarray(spec.std, dtype=np.float32) * 255
@@ -94,7 +96,7 @@ class TorchEncoder(BatchedEncoder):
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[Any], NDArray[np.bool_]]:
         """Token ids with the end token kept, and which texts were cut."""
-        encodings = self._tokenizer.encode_batch([scrub(t) for t in texts])
+        encodings = self.tokenizer.encode_batch([scrub(t) for t in texts])
         return [e.ids for e in encodings], np.array([bool(e.overflowing) for e in encodings], dtype=bool)
 
     def embed_tokens(self, tokens: Sequence[Any]) -> NDArray[Any]:
@@ -108,12 +110,11 @@ class TorchEncoder(BatchedEncoder):
         """Call a tower without gradients, in evaluation mode, on its own device."""
         import torch
 
-        device = next(self.model.parameters()).device
         training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
-                return function(*(x.to(device) for x in inputs)).float().cpu().numpy()  # type: ignore[no-any-return]
+                return function(*(x.to(self.device) for x in inputs)).float().cpu().numpy()  # type: ignore[no-any-return]
         finally:
             self.model.train(training)
 

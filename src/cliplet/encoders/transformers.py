@@ -10,8 +10,7 @@ from PIL import Image
 
 from cliplet.data.images import ImageInput, open_image, refuse_too_narrow, to_rgb
 from cliplet.data.text import scrub
-from cliplet.encoders._torch_common import TOKENIZER_PROBE, state_fingerprint
-from cliplet.encoders.batching import BatchedEncoder
+from cliplet.encoders._torch_common import TOKENIZER_PROBE, TorchModelEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
 from cliplet.errors import InputError, MissingExtraError, ModelError
 from cliplet.models.compat import prepare_torchvision
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class TransformersEncoder(BatchedEncoder):
+class TransformersEncoder(TorchModelEncoder):
     """A two-tower model of Transformers (CLIP, SigLIP, SigLIP 2 and their like) behind the Encoder protocol.
 
     Images go through :func:`~cliplet.data.images.open_image` (upright, first frame, 8 bits) and then through the
@@ -34,6 +33,8 @@ class TransformersEncoder(BatchedEncoder):
     Reference implementation: ``AutoModel.get_image_features`` and ``get_text_features`` on the outputs of
     ``AutoProcessor``, in fp32.
     """
+
+    library = "transformers"
 
     def __init__(
         self,
@@ -56,6 +57,8 @@ class TransformersEncoder(BatchedEncoder):
         Raises:
             ModelError: the model has not both towers, or the processor not both halves.
         """
+        from cliplet.models.fingerprint import state_fingerprint
+
         for owner, needed in ((model, "get_image_features get_text_features"), (processor, "tokenizer")):
             for attribute in needed.split():
                 if getattr(owner, attribute, None) is None:
@@ -69,7 +72,6 @@ class TransformersEncoder(BatchedEncoder):
         self.image_processor = processor.image_processor
         self._takes_any_mode = _takes_any_mode(self.image_processor)
         self.tokenizer = processor.tokenizer
-        self.device = device
         self.batch_size = batch_size
         config: Any = self.model.config
         self._pad_to_context = "siglip" in config.model_type
@@ -125,7 +127,7 @@ class TransformersEncoder(BatchedEncoder):
         image = open_image(source)
         if not self._takes_any_mode:
             image = to_rgb(image)
-        if self.card.image.resize == "shortest":
+        if self.card.image.resize != "squash":
             refuse_too_narrow(image)
         try:
             return dict(self.image_processor(images=image, return_tensors="pt"))
@@ -218,6 +220,6 @@ def _image_spec(processor: Any, config: Any) -> ImageSpec:
     fallback = getattr(getattr(config, "vision_config", None), "image_size", None) or 224
     return ImageSpec(
         size=max(sides, default=int(fallback)),
-        resize="shortest" if shortest else "squash",
+        resize="shortest_floor" if shortest else "squash",
         interpolation="bilinear" if resample == 2 else "bicubic",
     )

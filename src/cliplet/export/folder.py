@@ -12,20 +12,26 @@ from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput
 from cliplet.data.text import scrub
-from cliplet.encoders.base import Encoder
+from cliplet.encoders.base import Encoder, adapt
 from cliplet.encoders.onnx import OnnxEncoder, prepare_photo
 from cliplet.errors import InputError
 from cliplet.export.graph import Precision, write
 from cliplet.export.parity import ParityReport, measure_parity
 from cliplet.export.same_padding import fix_same_padding
 from cliplet.export.towers import Towers, read_towers
-from cliplet.models.multiplexed import without_closed_repeats
 
 _PRECISIONS = {
     "fp32": "fp32",
     "fp16": "fp16 weights, fp32 compute",
     "int8": "int8 weights, fp32 compute",
 }
+
+
+PLAIN_RUNTIME = (
+    "plain ONNX Runtime on x86 processors without VNNI, where its 8-bit sums overflow: set "
+    "session.x64quantprecision to 1 there, as cliplet does"
+)
+"""What a card says of graphs that compute in 8 bits."""
 
 
 def export(
@@ -78,6 +84,8 @@ def export(
         towers.tokenizer.save(str(part / "tokenizer.json"), pretty=False)
         spoken = _spoken(precision, text_precision or precision, bool(seen), bool(read))
         card = dataclasses.replace(towers.card, name=name or towers.card.name, precision=spoken)
+        if seen or read:
+            card = dataclasses.replace(card, bad_at=[*card.bad_at, PLAIN_RUNTIME])
         card.save(part)
         report = measure_parity(encoder, OnnxEncoder(part), photos, captions)
         results = {**card.results, "parity": report.summary()}
@@ -127,7 +135,7 @@ def write_graphs(
         ids[row, : len(found)] = found
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     axes = {name: {0: "n", 1: "t"} for name in inputs}
-    text_tower = without_closed_repeats(towers.text).eval()
+    text_tower = towers.text.eval()
     read = _token_batches(towers, captions)
     write(text_tower, inputs, axes, folder / "text.onnx", text, read, integers="products")
 
@@ -158,9 +166,9 @@ def _whole_batches(rows: Sequence[NDArray[Any]], batch: int) -> list[NDArray[Any
 
 
 def _save_weights(encoder: Encoder, folder: Path) -> None:
-    from cliplet.encoders.torch import TorchEncoder
     from cliplet.models.dual import save_weights
 
-    if not isinstance(encoder, TorchEncoder):
+    source = adapt(encoder)
+    if source.library != "cliplet":
         raise InputError("keep_weights works for cliplet's own PyTorch models only")
-    save_weights(encoder.model, folder)
+    save_weights(source.model, folder)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cliplet.errors import MissingExtraError, ModelError
 from cliplet.export.integers import Kind, compute_in_integers
 from cliplet.export.products import fuse_products
-from cliplet.export.same_padding import fuse_constant_pads
+from cliplet.export.same_padding import drop_unused, fuse_constant_pads
 
 Precision = Literal["fp32", "fp16", "int8"]
 """How weights are stored; the products are computed in fp32 whatever they are."""
@@ -306,6 +306,7 @@ def write(
         if integers == "products":
             fuse_products(model)
     store_weights(model, precision)
+    drop_unused(model.graph)  # ONNX Runtime warns of each constant that nobody uses
     shorten_names(model)
     del model.metadata_props[:]
     model.producer_name, model.producer_version = "cliplet", ""

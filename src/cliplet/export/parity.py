@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput
-from cliplet.encoders.base import Encoder
+from cliplet.encoders.base import Encoder, adapt
 from cliplet.encoders.onnx import OnnxEncoder
 
 SENTENCES = (
@@ -105,7 +105,7 @@ def measure_parity(
         captions: any number of captions.
     """
     started = time.perf_counter()
-    after._image_session, after._text_session  # noqa: B018 (loads both)
+    after.load()
     load_seconds = time.perf_counter() - started
     pictures = list(photos) if photos is not None else _patterns()
     sentences = list(captions) if captions is not None else list(SENTENCES)
@@ -115,7 +115,7 @@ def measure_parity(
     gaps = np.abs(scores[0] - scores[1])
     image_speed = (_image_speed(before, pictures), _image_speed(after, pictures))
     text_speed = (_text_speed(before, sentences), _text_speed(after, sentences))
-    model: Any = getattr(before, "model", None)
+    model = adapt(before).model
     size = 0 if model is None else 4 * sum(p.numel() for p in model.parameters())
     names = ("card.json", "tokenizer.json", "image.onnx", "text.onnx")
     return ParityReport(

@@ -87,7 +87,7 @@ def fuse_constant_pads(model: Any) -> None:
             fused.append(pad)
     for node in fused:
         graph.node.remove(node)
-    _drop_unused(graph)
+    drop_unused(graph)
 
 
 def _add_pads(convolution: Any, extra: list[int]) -> None:
@@ -130,7 +130,7 @@ def _constant_value(model: Any, name: str) -> Any:
     return values[0]
 
 
-def _drop_unused(graph: Any) -> None:
+def drop_unused(graph: Any) -> None:
     """Remove nodes whose results nobody uses any more."""
     while True:
         used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}

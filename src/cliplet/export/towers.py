@@ -1,14 +1,18 @@
 """Any encoder's two towers as modules with the model folder's inputs and outputs."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliplet.encoders.base import Encoder
+from cliplet.data.images import resize_rgb
+from cliplet.encoders.base import Encoder, adapt
 from cliplet.encoders.card import ModelCard
 from cliplet.errors import ModelError
 from cliplet.export.tokenizers import clip_bpe_tokenizer, fast_tokenizer
@@ -92,16 +96,9 @@ def read_towers(encoder: Encoder) -> Towers:
     Raises:
         ModelError: an encoder of another kind, or preprocessing that a model folder cannot describe.
     """
-    from cliplet.encoders.open_clip import OpenClipEncoder
-    from cliplet.encoders.torch import TorchEncoder
-    from cliplet.encoders.transformers import TransformersEncoder
-
-    if isinstance(encoder, TorchEncoder):
-        return _own(encoder)
-    if isinstance(encoder, OpenClipEncoder):
-        return _open_clip(encoder)
-    if isinstance(encoder, TransformersEncoder):
-        return _transformers(encoder)
+    library = adapt(encoder).library
+    if library in _READERS:
+        return _READERS[library](encoder)
     raise ModelError(
         f"{encoder.card.name} cannot be exported: it is a {type(encoder).__name__}, not a model of PyTorch towers, "
         "open_clip or Transformers"
@@ -113,19 +110,16 @@ def _own(encoder: Any) -> Towers:
     return Towers(
         PixelTower(encoder.model.image.eval(), spec.mean, spec.std),
         TokenTower(encoder.model.text.eval(), 0, 0),
-        encoder._tokenizer,
+        encoder.tokenizer,
         encoder.card,
     )
 
 
 def _open_clip(encoder: Any) -> Towers:
     settings = getattr(encoder.model.visual, "preprocess_cfg", {})
-    if settings.get("resize_mode", "shortest") not in ("shortest", "squash"):
-        raise ModelError(
-            f"{encoder.card.name} resizes by {settings['resize_mode']!r}, which cannot be exported"
-        )
     mean = settings.get("mean") or (0.48145466, 0.4578275, 0.40821073)
     std = settings.get("std") or (0.26862954, 0.26130258, 0.27577711)
+    _refuse_other_pixels(encoder, lambda pixels: pixels, mean, std)
     tokenizer, pad_id = (
         fast_tokenizer(encoder.tokenizer)
         if hasattr(encoder.tokenizer, "tokenizer")
@@ -146,6 +140,8 @@ def _transformers(encoder: Any) -> Towers:
     siglip = "siglip" in model.config.model_type
     if "naflex" in str(type(encoder.image_processor)).lower() or model.config.model_type == "siglip2":
         raise ModelError(f"{encoder.card.name}: images of varying patch counts cannot be exported")
+    mean, std = settings.get("image_mean", 0), settings.get("image_std", 1)
+    _refuse_other_pixels(encoder, lambda prepared: prepared["pixel_values"][0], mean, std)
 
     masked = "attention_mask" in encoder.tokenizer.model_input_names  # SigLIP lets padding take part
 
@@ -158,13 +154,42 @@ def _transformers(encoder: Any) -> Towers:
     return Towers(
         PixelTower(
             _Call(model, lambda model, x: model.get_image_features(pixel_values=x)),
-            settings["image_mean"],
-            settings["image_std"],
+            mean,
+            std,
         ),
         TokenTower(text, context if siglip else 0, pad_id),
         tokenizer,
         _own_prefix(encoder.card),
     )
+
+
+def _refuse_other_pixels(encoder: Any, pixels_of: Callable[[Any], Tensor], mean: Any, std: Any) -> None:
+    """Raise ModelError where a library prepares photos as no card can say, judged by the pixels of one image.
+
+    Its blocks have sharp edges and its cropped margin is odd, so that another filter, size or crop shows; the same
+    resize on Pillow and on torchvision differs by a level or two.
+    """
+    spec, rng = encoder.card.image, np.random.default_rng(0)
+    blocks = Image.fromarray(rng.integers(0, 256, (9, 13, 3), dtype=np.uint8))
+    image = blocks.resize((2 * spec.size + 30, 2 * spec.size), Image.Resampling.NEAREST)
+    theirs = pixels_of(encoder.prepare_image(image)).float().cpu()  # [3, h, w]
+    ours = torch.from_numpy(resize_rgb(image, spec.size, spec.resize, spec.interpolation).copy())  # [h, w, 3]
+    if theirs.shape == (3, spec.size, spec.size):
+        levels = (theirs.permute(1, 2, 0) * torch.as_tensor(std) + torch.as_tensor(mean)) * 255
+        if (levels - ours).abs().max() < 8:
+            return
+    raise ModelError(
+        f"{encoder.card.name} cannot be exported: its library gives other pixels {list(theirs.shape)} than "
+        f"{spec.resize} to {spec.size}, {spec.interpolation}, which is how a model folder would prepare photos"
+    )
+
+
+_READERS: dict[str, Callable[[Any], Towers]] = {
+    "cliplet": _own,
+    "open_clip": _open_clip,
+    "transformers": _transformers,
+}
+"""How each library's encoder is read."""
 
 
 def _own_prefix(card: ModelCard) -> ModelCard:

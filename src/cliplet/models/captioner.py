@@ -1,7 +1,7 @@
 """The captioner in PyTorch: a small pre-LN transformer decoder that looks at the cells of a photo's grid.
 
-Shapes: ``n`` photos, ``N`` cells, ``C`` channels of the grid, ``D`` width, ``L`` layers, ``V`` pieces, ``k``
-hypotheses of a photo in decoding, ``S`` pieces of all captions of a photo put end to end in training.
+Shapes: ``n`` photos, ``N`` cells, ``C`` channels of the grid, ``D`` width, ``L`` layers, ``V`` tokens, ``k``
+hypotheses of a photo in decoding, ``S`` tokens of all captions of a photo put end to end in training.
 """
 
 import json
@@ -63,13 +63,13 @@ class DecoderBlock(nn.Module):
         return x + self.drop(self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x)))))
 
     def forward(self, x: Tensor, cells: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        """Whole captions: ``x`` ``[n, S, D]``, ``mask`` ``[n, 1, S, S]`` True where a piece may look."""
+        """Whole captions: ``x`` ``[n, S, D]``, ``mask`` ``[n, 1, S, S]`` True where a token may look."""
         q, k, v = (self.split(part) for part in self.qkv(self.self_norm(x)).chunk(3, dim=-1))
         seen = attend(q, k, v, mask).transpose(1, 2).flatten(2)
         return self.after_self(x + self.drop(self.self_out(seen)), cells)
 
     def step(self, x: Tensor, cells: tuple[Tensor, Tensor], past: Tensor) -> tuple[Tensor, Tensor]:
-        """One more piece of each hypothesis: ``x`` ``[n, k, D]``, ``past`` ``[2, n, k, t, D]``, returned longer."""
+        """One more token of each hypothesis: ``x`` ``[n, k, D]``, ``past`` ``[2, n, k, t, D]``, returned longer."""
         q, k, v = self.qkv(self.self_norm(x)).chunk(3, dim=-1)  # [n, k, D] each
         present = torch.cat([past, torch.stack([k, v]).unsqueeze(3)], dim=3)  # [2, n, k, t + 1, D]
         keys, values = (self.split(part.flatten(0, 1)) for part in (present[0], present[1]))
@@ -80,7 +80,7 @@ class DecoderBlock(nn.Module):
 
 
 class CaptionDecoder(nn.Module):
-    """Grid features in, logits of the next piece out; the output matrix is the embedding.
+    """Grid features in, logits of the next token out; the output matrix is the embedding.
 
     Args:
         config: sizes; ``vocab_size`` must be set.
@@ -127,17 +127,17 @@ class CaptionDecoder(nn.Module):
 
         Args:
             memory: ``[n, L, 2, N, D]``.
-            tokens: pieces so far ``[n, S]``, each caption from its start token on.
-            caption: number of each piece's caption ``[n, S]``, rising; negative for padding.
+            tokens: tokens so far ``[n, S]``, each caption from its start token on.
+            caption: number of each token's caption ``[n, S]``, rising; negative for padding.
 
         Returns:
-            ``[n, S, D]``; a piece sees itself and the earlier ones of its own caption.
+            ``[n, S, D]``; a token sees itself and the earlier ones of its own caption.
         """
-        place = torch.arange(tokens.shape[1], device=tokens.device)
+        position = torch.arange(tokens.shape[1], device=tokens.device)
         same = caption[:, :, None] == caption[:, None, :]  # [n, S, S]
-        mask = same & (place[:, None] >= place[None, :])
-        first = same.int().argmax(dim=2)  # [n, S] where each piece's caption begins
-        at = (place - first).clamp_max(self.config.max_tokens - 1)
+        mask = same & (position[:, None] >= position[None, :])
+        first = same.int().argmax(dim=2)  # [n, S] where each token's caption begins
+        at = (position - first).clamp_max(self.config.max_tokens - 1)
         x = self.embedding(tokens) + self.positions[at]
         x = F.dropout(x, self.config.dropout, self.training)
         for i, block in enumerate(self.blocks):
@@ -153,11 +153,11 @@ class CaptionDecoder(nn.Module):
 
         Args:
             memory: ``[n, L, 2, N, D]``.
-            tokens: last piece of each hypothesis ``[n, k]``.
-            past: keys and values of the pieces before ``[L, 2, n, k, t, D]``; t is 0 at the start.
+            tokens: last token of each hypothesis ``[n, k]``.
+            past: keys and values of the tokens before ``[L, 2, n, k, t, D]``; t is 0 at the start.
 
         Returns:
-            logits ``[n, k, V]`` and the cache with one more piece.
+            logits ``[n, k, V]`` and the cache with one more token.
         """
         x = self.embedding(tokens) + self.positions[past.shape[4]]
         presents = []

@@ -41,9 +41,9 @@ class CaptionerConfig:
     feature_dropout: float = 0.1
     """Dropout of the projected grid in training."""
     vocab_size: int = 0
-    """Pieces of the tokeniser; 0 takes the trained tokeniser's."""
+    """Tokens of the tokeniser; 0 takes the trained tokeniser's."""
     max_tokens: int = 40
-    """Longest caption in pieces, the end token included."""
+    """Longest caption in tokens, the end token included."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

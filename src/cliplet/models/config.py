@@ -5,7 +5,7 @@ import difflib
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from cliplet.errors import InputError
 
@@ -43,9 +43,8 @@ class TransformerConfig:
     activation: Literal["gelu", "relu"] = "gelu"
     """Between the products of the MLP: the exact GELU, or a ReLU and no bias in front of it, which computes sooner in
     8 bits."""
-    gates: bool = False
-    """A private gate for every repeat, open for the first and closed for the others at the start, so that a tower with
-    inherited layers starts as their plain sequence and learns what to repeat."""
+    GONE: ClassVar[dict[str, Any]] = {"gates": False}
+    """Settings of earlier ``model.json`` files, which are read where they have this value."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -172,12 +171,6 @@ class DualConfig:
 
 PRESETS: dict[str, DualConfig] = {
     "lclip": DualConfig(),
-    "lclip-undecomposed": DualConfig(text=TextConfig(embedding_rank=0)),
-    "lclip-masked": DualConfig(text=TextConfig(mask="padding")),
-    "lclip-small": DualConfig(
-        image=VisionConfig(width=384, heads=12, embedding_dim=256),
-        text=TextConfig(width=384, heads=6, embedding_rank=64, mask="padding", embedding_dim=256),
-    ),
     "tiny": DualConfig(
         image=VisionConfig(width=32, heads=4, blocks=1, image_size=64, embedding_dim=16),
         text=TextConfig(
@@ -205,29 +198,45 @@ def to_dict(config: Any) -> dict[str, Any]:
     return result
 
 
-def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
+def from_dict(cls: type[T], values: dict[str, Any], where: str = "", base: T | None = None) -> T:
     """Build the dataclass ``cls`` from a dictionary, checking names and types.
 
     Args:
         cls: a dataclass, possibly with dataclass fields.
         values: as read from TOML or JSON; missing fields keep their defaults.
         where: prefix that error messages put before a field's name.
+        base: what missing fields are taken from instead of their defaults.
 
     Raises:
         InputError: a name is unknown (the nearest known one is offered) or a value has another type.
     """
     hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    gone = getattr(cls, "GONE", {})
+    values = {k: v for k, v in values.items() if k not in gone or v != gone[k]}
     for name in values:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
             raise InputError(f"unknown setting {where}{name}; {hint}")
-    return cls(**{name: _convert(hints[name], value, where + name) for name, value in values.items()})
+    given = {
+        name: _convert(
+            hints[name], value, where + name, getattr(base, name) if base else _default(fields[name])
+        )
+        for name, value in values.items()
+    }
+    return cls(**given) if base is None else dataclasses.replace(base, **given)  # type: ignore[type-var]
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
-    """``value`` as the annotated type ``kind`` wants it."""
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    """A field's default, None where it has none."""
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return field.default_factory() if callable(field.default_factory) else None
+
+
+def _convert(kind: Any, value: Any, where: str, base: Any = None) -> Any:
+    """``value`` as the annotated type ``kind`` wants it; of a table, what it does not say is taken from ``base``."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(args, value, where)
@@ -236,7 +245,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             return value
         if not isinstance(value, dict):
             raise InputError(f"{where} must be a table of settings, not {value!r}")
-        return from_dict(kind, value, where + ".")  # type: ignore[arg-type]
+        return from_dict(kind, value, where + ".", base if type(base) is kind else None)  # type: ignore[arg-type]
     if origin is Literal:
         if value not in args:
             raise InputError(f"{where}={value!r} is not one of {', '.join(map(str, args))}")
@@ -248,6 +257,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return tuple(
             _convert(t, v, f"{where}[{i}]") for i, (t, v) in enumerate(zip(inner, value, strict=True))
         )
+    if origin is dict and isinstance(value, dict):
+        return {str(k): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     wanted = origin or kind

@@ -5,9 +5,6 @@ projections of the attention and the MLP; private to each of its repeats are two
 heads and, as an option for images, a depth-wise convolution before the MLP.
 """
 
-import copy
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -138,7 +135,6 @@ class Repeat(nn.Module):
         self.before = HeadMixer(config.heads) if config.mixers else None
         self.after = HeadMixer(config.heads) if config.mixers else None
         self.transform = PatchConv(config.width, grid) if grid is not None else None
-        self.gate = nn.Parameter(torch.ones(config.width)) if config.gates else None
 
 
 class MultiplexedBlock(nn.Module):
@@ -146,8 +142,6 @@ class MultiplexedBlock(nn.Module):
 
     For repeat r: ``x = x + Attn(LN1_r(x); F_r, G_r)``, then ``x = x + MLP(C_r(LN2_r(x)))`` where C_r is the
     optional convolution. With ``norm="post"``: ``x = LN1_r(x + Attn(x))``, then ``x = LN2_r(x + MLP(C_r(x)))``.
-    With ``gates`` a repeat's result is ``x + g_r * (result - x)``; the vector g_r starts at 1 for the first repeat
-    and at 0 for the others.
     """
 
     def __init__(self, config: TransformerConfig, grid: int | None = None) -> None:
@@ -156,15 +150,11 @@ class MultiplexedBlock(nn.Module):
         self.attention = Attention(config.width, config.heads, config.qkv_bias)
         self.mlp = MLP(config.width, int(config.width * config.mlp_ratio), config.activation)
         self.repeats = nn.ModuleList(Repeat(config, grid) for _ in range(config.repeats))
-        for repeat in list(self.repeats)[1:]:
-            if config.gates:
-                nn.init.zeros_(repeat.gate)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """``[B, N, D] -> [B, N, D]``."""
         for repeat in self.repeats:
             assert isinstance(repeat, Repeat)
-            before = x
             hidden = x if self.post else repeat.norm1(x)
             x = x + self.attention(hidden, visible, repeat.before, repeat.after)
             x = repeat.norm1(x) if self.post else x
@@ -173,25 +163,7 @@ class MultiplexedBlock(nn.Module):
                 hidden = repeat.transform(hidden)
             x = x + self.mlp(hidden)
             x = repeat.norm2(x) if self.post else x
-            x = x if repeat.gate is None else before + repeat.gate * (x - before)
         return x
-
-
-CLOSED = 1e-3
-"""A repeat whose gate is smaller everywhere changes nothing that a score would show."""
-
-
-def without_closed_repeats(module: nn.Module) -> nn.Module:
-    """A copy of a tower in which repeats behind closed gates are left out: the same result sooner."""
-    lean = copy.deepcopy(module)
-    for block in lean.modules():
-        if isinstance(block, MultiplexedBlock):
-            gates = [cast(Repeat, repeat).gate for repeat in block.repeats]
-            open_ones = [g is None or float(g.detach().abs().max()) >= CLOSED for g in gates]
-            block.repeats = nn.ModuleList(
-                r for r, is_open in zip(block.repeats, open_ones, strict=True) if is_open
-            )
-    return lean
 
 
 class MultiplexedTransformer(nn.Module):

@@ -103,10 +103,14 @@ class TransformersTextTower(nn.Module):
         self.body = AutoModel.from_config(library, attn_implementation="eager")
         self.head = nn.Linear(int(library.hidden_size), config.embedding_dim)
 
+    def states(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """All token states after the last layer ``[B, T, D]``, and the mask they go with."""
+        return self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state, attention_mask
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """``[B, T]`` int64 ids and mask -> ``[B, d]``."""
-        states = self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return self.head(pool(states, attention_mask, self.config.pooling))  # type: ignore[no-any-return]
+        states, mask = self.states(input_ids, attention_mask)
+        return self.head(pool(states, mask, self.config.pooling))  # type: ignore[no-any-return]
 
 
 def build_text_tower(config: TextTowerConfig) -> TextTower | TransformersTextTower:

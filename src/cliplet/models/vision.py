@@ -15,6 +15,8 @@ class VisionTower(nn.Module):
     The published L-CLIP image student is ``VisionTower(VisionConfig())``: 24,074,240 parameters.
     """
 
+    body = None  # of another library
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.config = config

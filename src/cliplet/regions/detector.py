@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cliplet.encoders.sessions import open_session
 from cliplet.errors import InputError, ModelError
 from cliplet.regions.base import Floats, Regions, clipped
 from cliplet.regions.coco import COCO_CLASSES
@@ -54,16 +55,12 @@ class OnnxDetector:
         size: int = 640,
         limit: int = 100,
     ) -> None:
-        import onnxruntime
-
         self.path, self.score, self.iou, self.limit = Path(path), score, iou, limit
         try:
             content = self.path.read_bytes()
-            self._session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-        except Exception as error:  # ONNX Runtime raises its own kinds
-            raise ModelError(f"{path} is no ONNX file that can run: {error}") from error
+        self._session = open_session(content, name=str(path))
         taken, given = self._session.get_inputs(), self._session.get_outputs()
         if len(taken) != 1 or len(taken[0].shape) != 4 or len(given[0].shape) != 3:
             raise ModelError(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cliplet.data.images import load_rgb
+from cliplet.data.ragged import Arrays, Ragged, kept_blocks
 from cliplet.errors import InputError
 from cliplet.regions.base import Ints, RegionProposer, Regions, clipped, whole_photo
 
@@ -82,12 +82,7 @@ class StoredRegions:
 
         A photo without regions has one zero vector, as released.
         """
-        counts = np.maximum(self.starts[photos + 1] - self.starts[photos], 1)
-        out = np.zeros((len(photos), int(counts.max()), self.embeddings.shape[1]), dtype=np.float32)
-        for i, photo in enumerate(photos):
-            rows = self.rows(int(photo))
-            out[i, : rows.stop - rows.start] = self.embeddings[rows]
-        return out, np.arange(out.shape[1])[None] < counts[:, None]
+        return Ragged(self.embeddings, self.starts).padded(photos)
 
 
 def compute_regions(
@@ -118,17 +113,23 @@ def compute_regions(
     kept = [settings.most, settings.smallest, settings.whole, settings.raw_crops]
     key = json.dumps([proposer.name, encoder_fingerprint, kept, step, list(map(str, photos))])
     place = folder / f"regions-{hashlib.blake2b(key.encode('utf-8', 'replace'), digest_size=8).hexdigest()}"
-    place.mkdir(parents=True, exist_ok=True)
-    files = []
-    for start in range(0, len(photos), step):
-        stop = min(start + step, len(photos))
-        file = place / f"{start:08d}.npz"
-        if not file.exists():
-            _write(file, _compute(photos[start:stop], names[start:stop], proposer, settings, embed))
-        files.append(file)
-        if progress is not None:
-            progress(stop, len(photos))
-    return _joined(files, step)
+
+    def compute(start: int, stop: int) -> Arrays:
+        return _compute(photos[start:stop], names[start:stop], proposer, settings, embed)
+
+    blocks: dict[str, list[NDArray[Any]]] = {}
+    failures: dict[int, str] = {}
+    for number, arrays in enumerate(kept_blocks(place, len(photos), step, compute, progress)):
+        failures |= {number * step + i: str(r) for i, r in enumerate(arrays.pop("reasons")) if r}
+        for name, array in arrays.items():
+            if name != "embeddings" or len(array):
+                blocks.setdefault(name, []).append(array)
+    if "counts" not in blocks:
+        raise InputError("there are no photos to find regions on")
+    whole = {name: np.concatenate(arrays) for name, arrays in blocks.items()}
+    starts = np.concatenate([[0], np.cumsum(whole.pop("counts"))]).astype(np.int64)
+    whole.setdefault("embeddings", np.zeros((0, 1), np.float16))
+    return StoredRegions(**whole, starts=starts, failures=failures)
 
 
 def _compute(
@@ -137,7 +138,7 @@ def _compute(
     proposer: RegionProposer,
     settings: RegionSettings,
     embed: EmbedCrops,
-) -> dict[str, NDArray[Any]]:
+) -> Arrays:
     """The arrays of one file."""
     boxes, scores, labels, counts, crops, reasons = [], [], [], [], [], []
     for photo, name in zip(photos, names, strict=True):
@@ -163,34 +164,3 @@ def _compute(
         "counts": np.array(counts, dtype=np.int64),
         "reasons": np.array(reasons, dtype=np.str_),
     }
-
-
-def _write(file: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """The file appears whole or not at all."""
-    part = file.with_suffix(".part")
-    with part.open("wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
-    os.replace(part, file)
-
-
-def _joined(files: Sequence[Path], step: int) -> StoredRegions:
-    """All files as one."""
-    blocks: dict[str, list[NDArray[Any]]] = {}
-    failures: dict[int, str] = {}
-    for number, file in enumerate(files):
-        try:
-            with np.load(file, allow_pickle=False) as loaded:
-                arrays = dict(loaded)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{file} is damaged ({error}); remove it and run again") from error
-        failures |= {number * step + i: str(r) for i, r in enumerate(arrays.pop("reasons")) if r}
-        for name, array in arrays.items():
-            if name != "embeddings" or len(array):
-                blocks.setdefault(name, []).append(array)
-    if "counts" not in blocks:
-        raise InputError("there are no photos to find regions on")
-    whole = {name: np.concatenate(arrays) for name, arrays in blocks.items()}
-    counts = whole.pop("counts")
-    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    whole.setdefault("embeddings", np.zeros((0, 1), np.float16))
-    return StoredRegions(**whole, starts=starts, failures=failures)

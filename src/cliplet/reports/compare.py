@@ -57,10 +57,10 @@ def _values(comparison: Comparison) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in comparison.names)
     rows = []
     for metric, intervals in comparison.intervals.items():
-        best = max(i.value for i in intervals)
+        best = max((i.value for i in intervals if not np.isnan(i.value)), default=None)
         cells = "".join(
             f"<td>{'<b>' if i.value == best else ''}{i.value:.4f}{'</b>' if i.value == best else ''}"
-            f"<small>{i.low:.4f} to {i.high:.4f}</small></td>"
+            f"<small>{_range(i.low, i.high)}</small></td>"
             for i in intervals
         )
         rows.append(f"<tr><td>{escape(metric)}</td>{cells}</tr>")
@@ -73,10 +73,15 @@ def _values(comparison: Comparison) -> str:
     out = f" Images left out because another file has no scored caption for them: {left}." if left else ""
     return (
         f"<p>{len(comparison.images)} images that all captioners have.{out} Small print: 95 % bootstrap intervals, "
-        "images resampled. From mean length down: all scored captions of each file.</p>"
+        "images resampled. From mean length down: all scored captions of each file. A caption that is empty or no text "
+        "counts 0 in what the model scores; the rows called answered leave it out.</p>"
         f'<table class="numbers"><thead><tr><th>metric</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def _range(low: float, high: float, sign: str = "") -> str:
+    return "" if np.isnan(low) else f"{low:{sign}.4f} to {high:{sign}.4f}"
 
 
 def better(difference: Difference) -> str | None:
@@ -89,15 +94,17 @@ def better(difference: Difference) -> str | None:
 def _tests(comparison: Comparison) -> str:
     rows = "".join(
         f"<tr><td>{escape(d.metric)}</td><td>{escape(d.first)} &minus; {escape(d.second)}</td>"
-        f"<td>{d.test.difference:+.4f}<small>{d.test.low:+.4f} to {d.test.high:+.4f}</small></td>"
+        f"<td>{d.test.difference:+.4f}<small>{_range(d.test.low, d.test.high, '+')}</small></td>"
         f"<td>{d.p_adjusted:.4f}<small>{d.test.p_value:.4f} alone</small></td>"
         f"<td>{d.wins} / {d.losses} / {d.ties}</td><td>{escape(better(d) or 'no clear difference')}</td></tr>"
         for d in comparison.differences
     )
     return (
         "<section><h2>Differences</h2><p>Paired bootstrap intervals; permutation p-values, corrected for all rows of "
-        "this table (Holm). Wins, losses and ties are images.</p><table><thead><tr><th>metric</th><th>pair</th>"
-        "<th>difference</th><th>p, corrected</th><th>wins / losses / ties</th><th>higher</th></tr></thead>"
+        "this table (Holm). Wins, losses and ties are images. The intervals are not corrected, so one may exclude 0 "
+        "beside 'no clear difference'. Near copies of one metric (BLEU-1 to 4, CLIPScore and cosine) each count as a "
+        "test, which makes the correction strict: choose the metrics beforehand.</p><table><thead><tr><th>metric</th>"
+        "<th>pair</th><th>difference</th><th>p, corrected</th><th>wins / losses / ties</th><th>higher</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></section>"
     )
 
@@ -108,12 +115,12 @@ def _gallery(comparison: Comparison, metric: str, better: int, worse: int, photo
     gap = values[:, better] - values[:, worse]
     cards = []
     for i in np.argsort(-gap, kind="stable")[:SHOWN]:
-        if gap[i] <= 0:
+        if not gap[i] > 0:  # nor where this metric has no value
             break
         row = comparison.rows[better][i][0]
         lines = "".join(
             f"<div><b>{values[i, k]:.3f}</b> {escape(comparison.names[k])}: "
-            f"{escape(comparison.tables[k].rows[comparison.rows[k][i][0]]['caption'])}</div>"
+            f"{escape(comparison.tables[k].rows[comparison.rows[k][i][0]]['caption'] or '(no caption)')}</div>"
             for k in (better, worse)
         )
         name = comparison.images[i]

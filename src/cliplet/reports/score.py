@@ -44,9 +44,8 @@ def score_page(table: ScoreTable) -> str:
     """The report: corpus values, distribution, worst and best captions with photos, failures, all rows searchable."""
     main = next(iter(table.intervals))
     field = MODEL_SCORES[main]
-    scored = sorted(
-        (i for i, row in enumerate(table.rows) if row["reason"] is None), key=lambda i: table.rows[i][field]
-    )
+    scored = [i for i, row in enumerate(table.rows) if row["reason"] is None and row[field] is not None]
+    scored.sort(key=lambda i: table.rows[i][field])
     photos = Photos(table.photos)
     values = [table.rows[i][field] for i in scored]
     parts = [_corpus(table), _notes(table)]

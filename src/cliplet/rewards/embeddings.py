@@ -1,7 +1,6 @@
 """Embeddings for rewards: those of images made once, those of captions made once for each different caption."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from cliplet.data.images import ImageInput
 from cliplet.data.text import scrub
 from cliplet.encoders.base import Embeddings, Encoder, unit_norm
 from cliplet.encoders.batching import encode_images_safely
-from cliplet.errors import InputError
+from cliplet.errors import InputError, ModelError
 
 REMEMBERED = 16_384
 """Captions whose embeddings are kept between calls (512 float32 values each: 32 MB)."""
@@ -83,7 +82,8 @@ class ImageEmbeddings:
 class CaptionEmbeddings:
     """An encoder's text side with the model's prompt prefix, and a bounded memory of captions already seen.
 
-    Rewards that share one object encode a caption once between them. Threads may share it too.
+    Rewards that share one object encode a caption once between them. Threads may share it too; a forked or spawned
+    process starts with what was remembered or with nothing.
 
     Args:
         encoder: any Encoder.
@@ -94,28 +94,42 @@ class CaptionEmbeddings:
         self.encoder = encoder
         self._prefix = encoder.card.text.prompt_prefix
         self._remember = remember
-        self._memory: dict[str, Embeddings] = {}
-        self._lock = Lock()
+        self._memory: dict[str, Embeddings] = {}  # without a lock, which a fork could copy while it is held
 
     def __call__(self, captions: Sequence[str]) -> Embeddings:
-        """Unit vectors ``[n, d]``; equal captions are encoded once, remembered ones not at all."""
+        """Unit vectors ``[n, d]``; equal captions are encoded once, remembered ones not at all.
+
+        Raises:
+            ModelError: the model gives NaN for a caption, or another number of vectors than captions.
+        """
         places: dict[str, int] = {}
         rows = [
             places.setdefault(caption, len(places)) for caption in captions
         ]  # [n] among the different ones
-        with self._lock:
-            known = {caption: self._memory[caption] for caption in places if caption in self._memory}
+        memory = self._memory
+        known = {caption: vector for caption in places if (vector := memory.get(caption)) is not None}
         new = [caption for caption in places if caption not in known]
         if new:
             vectors = self.encoder.encode_texts([self._prefix + scrub(caption) for caption in new])
+            self._check(vectors, new)
             known.update(zip(new, vectors, strict=True))
-            self._keep(dict(zip(new, vectors, strict=True)))
+            self._keep(new, vectors)
         different = np.stack([known[caption] for caption in places])
         return different[rows]
 
-    def _keep(self, new: dict[str, Embeddings]) -> None:
-        with self._lock:
-            if len(self._memory) + len(new) > self._remember:
-                self._memory.clear()
-            room = max(0, self._remember - len(self._memory))
-            self._memory.update((caption, new[caption].copy()) for caption in list(new)[:room])
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_memory": {}}
+
+    def _check(self, vectors: Embeddings, captions: list[str]) -> None:
+        name = self.encoder.card.name
+        if len(vectors) != len(captions):
+            raise ModelError(f"{name} gave {len(vectors)} embeddings for {len(captions)} captions")
+        bad = ~np.isfinite(vectors).all(axis=1)
+        if bad.any():
+            raise ModelError(f"{name} gave NaN for the caption {captions[int(np.flatnonzero(bad)[0])]!r}")
+
+    def _keep(self, new: list[str], vectors: Embeddings) -> None:
+        memory = self._memory if len(self._memory) + len(new) <= self._remember else {}
+        room = max(0, self._remember - len(memory))
+        memory.update((caption, vector.copy()) for caption, vector in zip(new[:room], vectors, strict=False))
+        self._memory = memory

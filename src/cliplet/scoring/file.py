@@ -26,7 +26,7 @@ from cliplet.metrics.registry import (
     row_fields,
 )
 from cliplet.scoring.scorer import Scorer, ScoreResult
-from cliplet.statistics.corpus import CorpusStatistic, corpus_interval
+from cliplet.statistics.corpus import CorpusStatistic, corpus_interval, interval_notes
 from cliplet.statistics.resampling import Interval
 
 Progress = Callable[[int, int], None]
@@ -79,7 +79,7 @@ class ScoreTable:
                 name: {"mean": _plain(i.value), "low": _plain(i.low), "high": _plain(i.high), "n": i.n}
                 for name, i in self.intervals.items()
             },
-            "diversity": dict(self.diversity),
+            "diversity": {name: _plain(value) for name, value in self.diversity.items()},
             "notes": self.notes,
         }
 
@@ -137,13 +137,14 @@ def score_file(
     } | compared.statistics
     columns |= compared.per_caption
     used = {name for name in names if name is not None}
+    intervals = _intervals(statistics, groups, scored)
     return ScoreTable(
         rows=_rows(entries, columns, MODEL_SCORES | row_fields(chosen), scored, reasons),
         photos=photos,
         photo_names=names,
         columns=columns,
         statistics=statistics,
-        intervals=_intervals(statistics, groups, scored),
+        intervals=intervals,
         provenance=scored.provenance
         | {
             "captions": str(captions),
@@ -151,7 +152,7 @@ def score_file(
             "references": None if references is None else str(references),
         },
         images_without_caption=[name for name in index.names() if name not in used],
-        notes=[*notes, *_cut(scored), *compared.notes],
+        notes=[*notes, *_cut(scored), *scored.notes, *compared.notes, *interval_notes(intervals.values())],
         without_references=sum(
             not refs and entry.reason is None for refs, entry in zip(row_refs or (), entries, strict=False)
         ),
@@ -267,12 +268,12 @@ def _compare_with_references(
     metrics: Sequence[ReferenceMetric],
     document_frequencies: DocumentFrequencies | None,
 ) -> ReferenceScores:
-    """Metrics that need no photo, for every row with a caption (an empty one too) and references."""
-    rows = [i for i, refs in enumerate(references) if refs and isinstance(entries[i].caption, str)]
+    """Metrics that need no photo, for every row with references; a caption that is no text counts as an empty one."""
+    rows = [i for i, refs in enumerate(references) if refs]
     if not rows or not metrics:
         return ReferenceScores()
     scores = reference_scores(
-        [scrub(entries[i].caption) for i in rows],
+        [scrub(c) if isinstance(c := entries[i].caption, str) else "" for i in rows],
         [references[i] for i in rows],
         [groups[i] for i in rows],
         metrics,
@@ -330,4 +331,4 @@ def _finite(value: Any) -> Any:
 
 def _plain(value: float) -> float | None:
     """A number for JSON: None for NaN, six decimals."""
-    return None if math.isnan(value) else round(value, 6)
+    return round(value, 6) if math.isfinite(value) else None

@@ -1,105 +1,35 @@
 """Scoring: images, captions and optional references in; one number a caption out."""
 
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from cliplet.data.images import ImageInput, StoredPhoto
+from cliplet.data.images import ImageInput, noted
 from cliplet.data.text import caption_problem
-from cliplet.encoders.base import Embeddings, Encoder
+from cliplet.encoders.base import Embeddings, Encoder, adapt
 from cliplet.encoders.batching import encode_images_safely, encode_texts_counted
-from cliplet.encoders.card import ModelCard
 from cliplet.encoders.registry import load
-from cliplet.errors import InputError
+from cliplet.errors import InputError, ModelError
 from cliplet.metrics.clipscore import Preset, find_preset, pair_cosines, ref_clip_score, ref_mix_score
-from cliplet.versions import versions
+from cliplet.scoring.inputs import Photos, check_labels, read_rows, row_count, text_pairs
+from cliplet.scoring.result import Floats, ScoreResult
+from cliplet.scoring.totals import Totals, of_all_processes
 
 CHUNK = 1024
 """Rows scored together; memory does not grow with the number of rows beyond their scores."""
 REMEMBERED = 16_384
 """Embeddings of images, and of texts, remembered between chunks so that repeats are encoded once."""
+NAN = "the model gave NaN for this {}"
+"""Why a row has no score although its image and caption are good."""
 
-Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class ScoreResult:
-    """Scores of n captions; a row that could not be scored is NaN and its reason stands in ``failures``."""
-
-    score: Floats
-    """The preset's score, float32 ``[n]``."""
-    cosine: Floats
-    """Cosine of caption and image, float32 ``[n]``, -1 to 1."""
-    failures: list[str | None]
-    """Why a row has no score; None where it has one."""
-    truncated: NDArray[np.bool_]
-    """Whether the caption was longer than the model's context, bool ``[n]``."""
-    preset: Preset
-    """How ``score`` was made from ``cosine``."""
-    card: ModelCard
-    """The model's card."""
-    reference_cosine: Floats | None = None
-    """Largest cosine of caption and any reference, float32 ``[n]``; NaN without references."""
-    ref_clip_score: Floats | None = None
-    """RefCLIPScore, float32 ``[n]``."""
-    ref_mix_score: Floats | None = None
-    """RefMixScore, float32 ``[n]``."""
-
-    @cached_property
-    def provenance(self) -> dict[str, Any]:
-        """Model, fingerprint, preset, w, prefix, preprocessing, precision, versions, and counts of rows."""
-        card = self.card
-        facts: dict[str, Any] = {
-            "model": card.name,
-            "fingerprint": card.fingerprint,
-            "preset": self.preset.name,
-            "score": self.preset.column,
-            "w": card.score.w if self.preset.factor is None else self.preset.factor,
-            "prompt_prefix": card.text.prompt_prefix if self.preset.with_prefix else "",
-            "preprocessing": {
-                "image": f"{card.image.resize} {card.image.size} {card.image.interpolation}",
-                "context_length": card.text.context_length,
-            },
-            "precision": card.precision,
-            "versions": versions(),
-            "rows": len(self.failures),
-            "failed": sum(f is not None for f in self.failures),
-            "truncated": int(self.truncated.sum()),
-        }
-        if self.reference_cosine is not None:
-            scored = np.array([f is None for f in self.failures], dtype=bool)
-            facts["reference_weight"] = card.score.reference_weight
-            facts["without_references"] = int((scored & np.isnan(self.reference_cosine)).sum())
-        return facts
-
-    @property
-    def mean(self) -> float:
-        """The corpus score over rows that could be scored."""
-        return self.preset.corpus(self.score)
-
-    def columns(self) -> dict[str, Floats]:
-        """Every score by its name in outputs."""
-        named: dict[str, Floats] = {self.preset.column: self.score, "cosine": self.cosine}
-        if (
-            self.reference_cosine is not None
-            and self.ref_clip_score is not None
-            and self.ref_mix_score is not None
-        ):
-            named |= {
-                "RefCLIPScore": self.ref_clip_score,
-                "RefMixScore": self.ref_mix_score,
-                "reference cosine": self.reference_cosine,
-            }
-        return named
 
 
 class Scorer:
@@ -123,92 +53,213 @@ class Scorer:
         cache: bool | str | Path | None = None,
     ) -> None:
         self.preset = find_preset(preset)
-        self.encoder: Encoder = load(model) if model is None or isinstance(model, (str, Path)) else model
-        if hasattr(self.encoder, "preload"):
-            self.encoder.preload()
+        self.encoder = adapt(load(model) if model is None or isinstance(model, (str, Path)) else model)
+        self.encoder.preload()
         if cache:
             from cliplet.encoders.cache import CachedEncoder, EmbeddingCache
 
             self.encoder = CachedEncoder(self.encoder, EmbeddingCache(None if cache is True else cache))
+        self.reset()
 
     def score(
         self,
-        images: ImageInput | Sequence[ImageInput],
-        captions: str | Sequence[str],
-        references: Sequence[Sequence[str] | None] | None = None,
+        images: ImageInput | Iterable[ImageInput],
+        captions: str | Iterable[str],
+        references: str | Iterable[str | Iterable[str] | None] | None = None,
         progress: Progress | None = None,
     ) -> ScoreResult:
         """Score captions against images, row by row.
 
+        Lists, NumPy and PyTorch arrays, Series, columns and generators are read by position, in order and once.
+
         Args:
-            images: n images (paths, PIL images, arrays, encoded bytes), or one image for all captions.
-            captions: n captions, or one.
-            references: for each row its reference captions (None or empty: it has none).
+            images: n images (paths, PIL images, arrays, tensors, encoded bytes, ...), or one for all captions.
+            captions: n captions, or one for all images.
+            references: for each row its reference captions (None or empty: it has none; a string: one). For one caption
+                a flat list of strings is its references.
             progress: called with (rows done, rows in all) now and then.
 
         Returns:
-            A ScoreResult of n rows, in order. Bad rows are NaN with their reason; nothing is raised for them.
+            A ScoreResult of n rows, in order. Bad rows are NaN with their reason; nothing is raised for them, not even
+            where all fail alike.
+
+        Raises:
+            InputError: the lengths do not match, a container has no order, or its rows may belong together in two ways.
+            ModelError: the model gives another number of embeddings than it was asked for.
+        """
+        given = read_rows(images, captions, references)
+        n, notes = len(given.captions), given.notes
+        cosine, best = np.full(n, np.nan, dtype=np.float32), np.full(n, np.nan, dtype=np.float32)
+        truncated = np.zeros(n, dtype=bool)
+        failures: list[str | None] = [caption_problem(c) for c in given.captions]
+        image_memory, text_memory = _Memory(), _Memory()
+        for start in range(0, n, CHUNK):
+            chunk = range(start, min(start + CHUNK, n))
+            photos = self._photos(given.images, chunk, failures, image_memory)
+            rows = list(photos)
+            if rows:
+                vectors, cut = self._texts([given.captions[i] for i in rows], text_memory)  # [rows, d]
+                cosine[rows], truncated[rows] = pair_cosines(np.stack(list(photos.values())), vectors), cut
+                _fail_nan(rows, vectors, failures, cosine)
+                if given.references is not None:
+                    groups = [given.references[i] for i in rows]
+                    best[rows] = self._best_reference(vectors, groups, text_memory)
+            if progress is not None:
+                progress(chunk.stop, n)
+        given.images.finish()
+        if text_memory.bad_references:
+            notes.append(
+                f"the model gave NaN for {text_memory.bad_references} references, which were left out"
+            )
+        notes += [f"{count} photos: {note}" for note, count in image_memory.notes.items()]
+        with_references = best if given.references is not None else None
+        return self._result(cosine, with_references, truncated, failures, notes)
+
+    def text_similarity(self, first: str | Iterable[str], second: str | Iterable[str]) -> ScoreResult:
+        """Cosines of pairs of texts, with the model's prompt prefix where the preset has it.
+
+        Args:
+            first: n texts, or one.
+            second: n texts, or one for all.
+
+        Returns:
+            A ScoreResult whose ``score`` and ``cosine`` are the cosines, -1 to 1, float32 ``[n]``. For a caption and a
+            reference it is the ``reference_cosine`` of :meth:`score`.
 
         Raises:
             InputError: the lengths do not match.
         """
-        captions = [captions] if isinstance(captions, str) else captions
-        if _is_one_image(images):
-            images = [cast(ImageInput, images)] * len(captions)
-        images = cast(Sequence[ImageInput], images)
-        _check_lengths(images, captions, references)
-        n, with_references = len(captions), references is not None
-        cosine = np.full(n, np.nan, dtype=np.float32)
-        best = np.full(n, np.nan, dtype=np.float32)
-        truncated = np.zeros(n, dtype=bool)
-        failures: list[str | None] = [caption_problem(c) for c in captions]
-        image_memory, text_memory = _Memory(), _Memory()
-        for start in range(0, n, CHUNK):
-            rows = [i for i in range(start, min(start + CHUNK, n)) if failures[i] is None]
-            photos = self._images([images[i] for i in rows], image_memory)
-            for i, photo in zip(rows, photos, strict=True):
-                failures[i] = photo if isinstance(photo, str) else None
-            rows, photos = _drop_failed(rows, photos)
+        notes = check_labels({"the first texts": first, "the second texts": second})
+        a, b = text_pairs(first, second)
+        cosine: Floats = np.full(len(a), np.nan, dtype=np.float32)
+        truncated = np.zeros(len(a), dtype=bool)
+        failures = [caption_problem(x) or caption_problem(y) for x, y in zip(a, b, strict=True)]
+        memory = _Memory()
+        for start in range(0, len(a), CHUNK):
+            rows = [i for i in range(start, min(start + CHUNK, len(a))) if failures[i] is None]
             if rows:
-                texts = self._texts([captions[i] for i in rows], text_memory)
-                vectors = np.stack([t.vector for t in texts])  # [rows, d]
-                cosine[rows] = pair_cosines(np.stack(photos), vectors)
-                truncated[rows] = [t.truncated for t in texts]
-                if references is not None:
-                    best[rows] = self._best_reference(vectors, [references[i] for i in rows], text_memory)
-            if progress is not None:
-                progress(min(start + CHUNK, n), n)
-        return self._result(cosine, best if with_references else None, truncated, failures)
+                (x, cut), (y, also_cut) = (self._texts([t[i] for i in rows], memory) for t in (a, b))
+                cosine[rows], truncated[rows] = pair_cosines(x, y), cut | also_cut
+                _fail_nan(rows, x + y, failures, cosine)
+        return self._result(cosine, None, truncated, failures, notes, self._cosine_preset())
 
-    def _images(self, images: list[ImageInput], memory: "_Memory") -> list[Any]:
-        """Each image's unit vector, or the reason why it has none; repeats are encoded once."""
-        keys = [_image_identity(image) for image in images]
-        new = {key: image for key, image in zip(keys, images, strict=True) if key not in memory}
-        if new:
-            vectors, reasons = encode_images_safely(self.encoder, list(new.values()))
-            memory.update((key, reasons.get(i, vectors[i])) for i, key in enumerate(new))
-        return memory.take(keys)
+    def image_similarity(
+        self, first: ImageInput | Iterable[ImageInput], second: ImageInput | Iterable[ImageInput]
+    ) -> ScoreResult:
+        """Cosines of pairs of images.
 
-    def _texts(self, texts: Iterable[str], memory: "_Memory") -> list["_Text"]:
+        Args:
+            first: n images of any kind that :meth:`score` takes, or one.
+            second: n images, or one for all.
+
+        Returns:
+            A ScoreResult whose ``score`` and ``cosine`` are the cosines, -1 to 1, float32 ``[n]``.
+
+        Raises:
+            InputError: the lengths do not match.
+        """
+        notes = check_labels({"the first images": first, "the second images": second})
+        n = row_count(first, second)
+        a, b = Photos(first, n, "others"), Photos(second, n, "others")
+        cosine, memory = np.full(n, np.nan, dtype=np.float32), _Memory()
+        failures: list[str | None] = [None] * n
+        for start in range(0, n, CHUNK):
+            chunk = range(start, min(start + CHUNK, n))
+            x, y = (self._photos(images, chunk, failures, memory) for images in (a, b))
+            rows = [i for i in x if i in y]
+            if rows:
+                cosine[rows] = pair_cosines(np.stack([x[i] for i in rows]), np.stack([y[i] for i in rows]))
+        a.finish()
+        b.finish()
+        notes += [f"{count} photos: {note}" for note, count in memory.notes.items()]
+        return self._result(cosine, None, np.zeros(n, dtype=bool), failures, notes, self._cosine_preset())
+
+    def update(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        captions: str | Iterable[str],
+        references: str | Iterable[str | Iterable[str] | None] | None = None,
+    ) -> ScoreResult:
+        """Score a batch as :meth:`score` does and add it to the running totals that :meth:`compute` reads."""
+        result = self.score(images, captions, references)
+        self._totals.add(result)
+        return result
+
+    def compute(self) -> dict[str, float]:
+        """The mean of each score over all rows added since the last :meth:`reset`, with ``rows`` and ``failed``.
+
+        Where torch.distributed is initialised, the totals of all processes are summed (each must call this) and every
+        process gets the same values. Rows that a distributed sampler repeats to even out the processes count twice.
+        """
+        return Totals.together(of_all_processes(self._totals)).means(self.preset)
+
+    def reset(self) -> None:
+        """Forget the running totals."""
+        self._totals = Totals()
+
+    def _photos(
+        self, images: Photos, rows: range, failures: list[str | None], memory: "_Memory"
+    ) -> dict[int, Embeddings]:
+        """Unit vectors by row, in order; why a row has none goes into ``failures``. Repeats are encoded once."""
+        found: dict[int, Embeddings] = {}
+        for block, items, keys in images.blocks(rows, failures):
+            new = {key: item for key, item in zip(keys, items, strict=True) if key not in memory}
+            unread = {key: str(item) for key, item in new.items() if isinstance(item, InputError)}
+            memory.update(unread)
+            new = {key: item for key, item in new.items() if key not in unread}
+            if new:
+                with noted(new.values()) as heard:
+                    vectors, reasons = encode_images_safely(self.encoder, list(new.values()))
+                good = _finite(self._as_asked(vectors, len(new), "images"))
+                memory.notes.update(note for note in heard.values() if note)
+                for i, key in enumerate(new):
+                    memory[key] = vectors[i] if good[i] else reasons.get(i, NAN.format("image"))
+            for i, vector in zip(block, memory.take(keys), strict=True):
+                if isinstance(vector, str):
+                    failures[i] = vector
+                else:
+                    found[i] = vector
+            del items, new  # before the next block is drawn
+        return found
+
+    def _texts(self, texts: Iterable[str], memory: "_Memory") -> tuple[Embeddings, NDArray[np.bool_]]:
+        """Unit vectors ``[n, d]`` and which texts were cut; repeats are encoded once."""
         prefix = self.encoder.card.text.prompt_prefix if self.preset.with_prefix else ""
         keys = [prefix + text for text in texts]
         new = list(dict.fromkeys(key for key in keys if key not in memory))
         if new:
             vectors, truncated = encode_texts_counted(self.encoder, new)
-            memory.update((key, _Text(vectors[i], bool(truncated[i]))) for i, key in enumerate(new))
-        return memory.take(keys)
+            self._as_asked(vectors, len(new), "texts")
+            memory.update((key, (vectors[i], bool(truncated[i]))) for i, key in enumerate(new))
+        found = memory.take(keys)
+        return np.stack([vector for vector, _ in found]), np.array([cut for _, cut in found], dtype=bool)
 
-    def _best_reference(
-        self, captions: Embeddings, references: list[Sequence[str] | None], memory: "_Memory"
-    ) -> Floats:
-        usable = [[r for r in (refs or ()) if caption_problem(r) is None] for refs in references]
-        texts = iter(self._texts([r for refs in usable for r in refs], memory))
-        best = np.full(len(usable), np.nan, dtype=np.float32)
-        for row, refs in enumerate(usable):
-            vectors = [next(texts).vector for _ in refs]
-            if vectors:
-                best[row] = (np.stack(vectors) @ captions[row]).max()
+    def _best_reference(self, captions: Embeddings, groups: list[list[str]], memory: "_Memory") -> Floats:
+        best = np.full(len(groups), np.nan, dtype=np.float32)
+        texts = [r for refs in groups for r in refs]
+        if not texts:
+            return best
+        vectors, _ = self._texts(texts, memory)
+        good = _finite(vectors)
+        memory.bad_references += int((~good).sum())
+        start = 0
+        for row, refs in enumerate(groups):
+            own = vectors[start : start + len(refs)][good[start : start + len(refs)]]
+            if len(own):
+                best[row] = (own @ captions[row]).max()
+            start += len(refs)
         return best
+
+    def _as_asked(self, vectors: Embeddings, n: int, what: str) -> Embeddings:
+        if np.ndim(vectors) != 2 or len(vectors) != n:
+            raise ModelError(
+                f"{self.encoder.card.name} gave embeddings of shape {np.shape(vectors)} for {n} {what}: one row for "
+                "each is needed"
+            )
+        return vectors
+
+    def _cosine_preset(self) -> Preset:
+        return replace(find_preset("cosine"), with_prefix=self.preset.with_prefix)
 
     def _result(
         self,
@@ -216,20 +267,23 @@ class Scorer:
         best: Floats | None,
         truncated: NDArray[np.bool_],
         failures: list[str | None],
+        notes: list[str],
+        preset: Preset | None = None,
     ) -> ScoreResult:
-        spec = self.encoder.card.score
+        preset, spec = preset or self.preset, self.encoder.card.score
         with_references = {
             "reference_cosine": best,
             "ref_clip_score": ref_clip_score(cosine, best, spec.w),
             "ref_mix_score": ref_mix_score(cosine, best, spec.reference_weight, spec.w),
         } if best is not None else {}  # fmt: skip
         return ScoreResult(
-            score=self.preset.apply(cosine, spec.w),
+            score=preset.apply(cosine, spec.w),
             cosine=cosine,
             failures=failures,
             truncated=truncated,
-            preset=self.preset,
+            preset=preset,
             card=self.encoder.card,
+            notes=notes,
             **with_references,
         )
 
@@ -237,15 +291,15 @@ class Scorer:
 def score(
     image: ImageInput,
     caption: str,
-    model: str | Path | None = None,
+    model: Encoder | str | Path | None = None,
     preset: str = "paper",
 ) -> float:
     """Score one caption against one image.
 
     Args:
-        image: a path, a PIL image, an array or encoded bytes.
+        image: a path, a PIL image, an array, a tensor or encoded bytes.
         caption: the caption.
-        model: what :func:`cliplet.load` takes; default the packaged model.
+        model: an Encoder, or what :func:`cliplet.load` takes; default the packaged model.
         preset: ``paper``, ``torchmetrics`` or ``cosine``.
 
     Returns:
@@ -258,25 +312,29 @@ def score(
         >>> import cliplet
         >>> cliplet.score("dog.jpg", "a dog on the beach")  # doctest: +SKIP
     """
-    result = _scorer(None if model is None else str(model), preset).score([image], [caption])
+    if model is None or isinstance(model, (str, Path)):
+        scorer = _scorer(None if model is None else str(model), preset, os.getpid())
+    else:
+        scorer = Scorer(model, preset)
+    result = scorer.score([image], [caption])
     if result.failures[0] is not None:
         raise InputError(result.failures[0])
     return float(result.score[0])
 
 
 @lru_cache(maxsize=4)
-def _scorer(model: str | None, preset: str) -> Scorer:
+def _scorer(model: str | None, preset: str, process: int) -> Scorer:
+    """One a process: a forked child must not wait for threads that only its parent has."""
     return Scorer(model, preset)
 
 
-@dataclass(frozen=True)
-class _Text:
-    vector: Embeddings
-    truncated: bool
-
-
 class _Memory(OrderedDict[Hashable, Any]):
-    """The embeddings used last, at most REMEMBERED beyond the chunk in hand."""
+    """The embeddings used last, at most REMEMBERED beyond those in hand, and what was noticed on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: Counter[str] = Counter()
+        self.bad_references = 0
 
     def take(self, keys: list[Any]) -> list[Any]:
         values = [self[key] for key in keys]
@@ -285,33 +343,12 @@ class _Memory(OrderedDict[Hashable, Any]):
         return values
 
 
-def _drop_failed(rows: list[int], photos: list[Any]) -> tuple[list[int], list[Any]]:
-    kept = [(i, photo) for i, photo in zip(rows, photos, strict=True) if not isinstance(photo, str)]
-    return [i for i, _ in kept], [photo for _, photo in kept]
+def _finite(vectors: Embeddings) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(vectors).all(axis=1))
 
 
-def _is_one_image(images: object) -> bool:
-    return isinstance(
-        images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, StoredPhoto)
-    ) and not (isinstance(images, np.ndarray) and images.ndim == 4)
-
-
-def _image_identity(image: ImageInput) -> Hashable:
-    if isinstance(image, (str, os.PathLike)):
-        return os.fspath(image)
-    if isinstance(image, bytes):
-        return image
-    return id(image)
-
-
-def _check_lengths(images: Sequence[Any], captions: Sequence[Any], references: Sequence[Any] | None) -> None:
-    if len(images) != len(captions):
-        raise InputError(
-            f"{len(images)} images but {len(captions)} captions: give one image for each caption"
-        )
-    if references is not None and len(references) != len(captions):
-        raise InputError(
-            f"{len(references)} lists of references but {len(captions)} captions: give one list for each caption"
-        )
-    if references is not None and any(isinstance(r, str) for r in references):
-        raise InputError("each row's references must be a list of strings, not one string")
+def _fail_nan(rows: list[int], texts: Embeddings, failures: list[str | None], cosine: Floats) -> None:
+    """Rows whose text has no finite embedding fail."""
+    for i, good in zip(rows, _finite(texts), strict=True):
+        if not good:
+            failures[i], cosine[i] = NAN.format("caption"), np.nan

@@ -5,14 +5,14 @@ addends a caption, such a value can be recomputed on any resample of the corpus,
 test here do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.statistics.resampling import Interval, PairedTest, resample_weights
+from cliplet.statistics.resampling import Interval, PairedTest, percentile_interval, resample_weights
 
 Floats = NDArray[np.float64]
 Value = Callable[[Floats], Floats]
@@ -33,6 +33,11 @@ class CorpusStatistic:
         values = np.asarray(per_caption, dtype=np.float64)
         known = ~np.isnan(values)
         return cls(np.stack([np.where(known, values, 0), known], axis=1).astype(np.float64), _ratio)
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the value is the mean over captions."""
+        return self.value is _ratio
 
     def corpus(self) -> float:
         """The value of the whole corpus."""
@@ -79,11 +84,13 @@ def corpus_interval(
 def grouped_interval(
     groups: Floats, value: Value, n: int, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """As :func:`corpus_interval`, from sums by image ``[images, k]`` of ``n`` captions."""
+    """As :func:`corpus_interval`, from sums by image ``[images, k]`` of ``n`` captions; NaN ends for one image."""
     if not len(groups):
         return Interval(float("nan"), float("nan"), float("nan"), n)
+    if len(groups) == 1:  # one image says nothing of others
+        return Interval(float(value(groups[0])), float("nan"), float("nan"), n)
     samples = np.concatenate([value(w @ groups) for w in resample_weights(len(groups), resamples, seed)])
-    return Interval(float(value(groups.sum(axis=0))), *_percentiles(samples, level), n)
+    return Interval(float(value(groups.sum(axis=0))), *percentile_interval(samples, level), n)
 
 
 def paired_corpus_test(
@@ -114,10 +121,15 @@ def paired_corpus_test(
         moved = gap[kept].sum(axis=0)
         null.append(value(total + moved) - value(total + gap.sum(axis=0) - moved))
     extreme = np.count_nonzero(np.abs(np.array(null)) >= abs(observed) - 1e-12)
-    return PairedTest(observed, *_percentiles(samples, level), (1 + extreme) / (1 + resamples), len(first))
+    ends = percentile_interval(samples if len(first) > 1 else samples[:0], level)
+    return PairedTest(observed, *ends, (1 + extreme) / (1 + resamples), len(first))
 
 
-def _percentiles(samples: Floats, level: float) -> tuple[float, float]:
-    tail = (1 - level) / 2 * 100
-    low, high = np.nanpercentile(samples, [tail, 100 - tail])
-    return float(low), float(high)
+def interval_notes(intervals: Iterable[Interval]) -> list[str]:
+    """What to say where a value has no interval: it is of one image."""
+    one = any(not np.isnan(i.value) and np.isnan(i.low) for i in intervals)
+    return (
+        ["scores of one image have no interval: it takes two or more images to see how much they vary"]
+        if one
+        else []
+    )

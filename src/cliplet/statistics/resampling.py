@@ -3,11 +3,13 @@
 Everything is a pure function of arrays. Values lie in [-1, 1] (correlations) or [0, 1] (accuracies); reports
 multiply by 100. NaN: a statistic of data that hold a NaN is NaN, unless ``nan="omit"`` drops these rows first.
 Intervals come from resampling whole *groups* (images): ratings of one photo are not independent, and intervals that
-pretend they are come out too narrow.
+pretend they are come out too narrow. One image gives no interval (NaN ends). Shares of 0 and of 100 %, where every
+resample is the same, get Wilson's interval by images.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -30,9 +32,9 @@ class Interval:
     value: float
     """The statistic on the data as they are."""
     low: float
-    """Lower end of the percentile interval."""
+    """Lower end of the interval; NaN where one image cannot give one."""
     high: float
-    """Upper end of the percentile interval."""
+    """Upper end of it."""
     n: int
     """Rows (or comparisons) the value was computed from."""
 
@@ -194,6 +196,23 @@ def percentile_interval(samples: Floats, level: float = 0.95) -> tuple[float, fl
     return float(low), float(high)
 
 
+def wilson_interval(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's (1927) score interval of a share of n independent cases, in [0, 1]; never empty, even at 0 and 1."""
+    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    middle, half = share + z2 / (2 * n), (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5
+    return max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n))
+
+
+def _mean_ends(values: Floats, samples: Floats, n_groups: int, level: float) -> tuple[float, float]:
+    """The interval of a mean: Wilson's by groups where all values are 0 or all are 1, else of the resamples."""
+    if n_groups < 2 or not len(samples):
+        return float("nan"), float("nan")
+    share = round(float(values[0]))
+    if share in (0, 1) and np.allclose(values, share, rtol=0, atol=1e-9):
+        return wilson_interval(share, n_groups, level)
+    return percentile_interval(samples, level)
+
+
 def bootstrap_samples(
     statistic: Statistic,
     x: ArrayLike,
@@ -204,12 +223,14 @@ def bootstrap_samples(
 ) -> Floats:
     """The statistic on ``resamples`` resamples of whole groups; one seed draws the same groups for every metric.
 
-    A resample in which the statistic is undefined (a constant column) gives NaN.
+    A resample in which the statistic is undefined (a constant column) gives NaN; one group gives NaN alone.
     """
     a, b, bad = _clean(x, y, "propagate")
     if bad:
         raise InputError("a column to resample holds NaN; drop the rows whose score failed first")
     codes, n_groups = group_codes(groups, len(a))
+    if n_groups < 2:
+        return np.full(resamples, np.nan)
     function = weighted_statistic(statistic, a, b, codes, n_groups)
     return np.concatenate([np.empty(0), *(function(w) for w in resample_weights(n_groups, resamples, seed))])
 
@@ -246,14 +267,16 @@ def bootstrap_mean(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """A mean (or a share, for values 0 and 1) with its percentile interval by group; NaN values are left out."""
+    """A mean (or a share, for values 0 and 1) with its interval by group; NaN values are left out.
+
+    The interval is the percentile bootstrap's, Wilson's where all values are 0 or all are 1, and NaN for one group.
+    """
     v, sums, counts = _group_means(values, groups)
     if len(v) == 0:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     blocks = [(w @ sums) / (w @ counts) for w in resample_weights(len(sums), resamples, seed)]
-    return Interval(
-        float(v.mean()), *percentile_interval(np.concatenate([np.empty(0), *blocks]), level), len(v)
-    )
+    samples = np.concatenate([np.empty(0), *blocks])
+    return Interval(float(v.mean()), *_mean_ends(v, samples, len(sums), level), len(v))
 
 
 def bootstrap_means(
@@ -274,8 +297,8 @@ def bootstrap_means(
     blocks = [(w @ sums) / (w @ counts)[:, None] for w in resample_weights(n_groups, resamples, seed)]
     samples = np.concatenate(blocks)  # [resamples, k]
     return [
-        Interval(float(m), *percentile_interval(s, level), len(rows))
-        for m, s in zip(means, samples.T, strict=True)
+        Interval(float(m), *_mean_ends(column, s, n_groups, level), len(rows))
+        for m, column, s in zip(means, rows.T, samples.T, strict=True)
     ]
 
 
@@ -391,7 +414,8 @@ def paired_mean_test(
         return PairedTest(float("nan"), float("nan"), float("nan"), float("nan"), 0)
     means = [(w @ sums) / (w @ counts) for w in resample_weights(len(sums), resamples, seed)]
     flips = [np.where(swap, -1.0, 1.0) @ sums / len(d) for swap in _swaps(len(sums), resamples, seed)]
-    low, high = percentile_interval(np.concatenate([np.empty(0), *means]), level)
+    samples = np.concatenate([np.empty(0), *means])
+    low, high = percentile_interval(samples if len(sums) > 1 else samples[:0], level)
     return PairedTest(
         float(d.mean()), low, high, _p_value(float(d.mean()), np.concatenate([np.empty(0), *flips])), len(d)
     )

@@ -1,6 +1,5 @@
 """State of a run as safetensors and JSON: written whole or not at all, never a pickle."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -11,24 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from cliplet.errors import ModelError
-from cliplet.training.student import MovingAverage
+from cliplet.training.task import MovingAverage
 
 FOLDER = "checkpoint"
 
 
-def weights_fingerprint(module: nn.Module, facts: str = "") -> str:
-    """16 hexadecimal digits of a module's weights, and of what else decides its results; names files that keep them."""
-    digest = hashlib.blake2b(facts.encode(), digest_size=8)
-    for key, value in module.state_dict().items():
-        digest.update(key.encode())
-        content = value.detach().cpu().contiguous()
-        digest.update(content.view(torch.uint8).numpy().tobytes() if value.ndim else b"")
-    return digest.hexdigest()
-
-
 def save_checkpoint(
     out: Path,
-    student: nn.Module,
+    task: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: MovingAverage | None,
     progress: dict[str, Any],
@@ -37,14 +26,14 @@ def save_checkpoint(
 
     Args:
         out: the run's folder.
-        student: module whose whole state is kept.
+        task: module whose whole state is kept.
         optimizer: its state is kept.
         average: its state is kept.
         progress: JSON values: where the run stands.
     """
     from safetensors.torch import save_file
 
-    tensors = {f"student.{k}": v for k, v in student.state_dict().items()}
+    tensors = {f"student.{k}": v for k, v in task.state_dict().items()}
     numbers: dict[str, float] = {}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
@@ -82,40 +71,77 @@ def _folder(out: Path) -> Path | None:
 
 
 def read_progress(out: Path) -> dict[str, Any] | None:
-    """Where the run stands, or None before its first checkpoint."""
+    """Where the run stands, or None before its first checkpoint.
+
+    Raises:
+        ModelError: the checkpoint is damaged.
+    """
     folder = _folder(out)
     if folder is None:
         return None
-    progress: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    return progress
+    try:
+        progress: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return {**progress}
+    except (ValueError, TypeError, OSError) as error:
+        raise _damaged(folder / "state.json", error) from error
+
+
+def _damaged(file: Path, error: Exception) -> ModelError:
+    """One line about a file or folder of a run."""
+    text = " ".join(str(error).split())
+    return ModelError(f"{file} is damaged or of another recipe ({text}); begin anew with --restart")
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file of a run.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(file, error) from error
 
 
 def load_checkpoint(
-    out: Path, student: nn.Module, optimizer: torch.optim.Optimizer | None, average: MovingAverage | None
+    out: Path, task: nn.Module, optimizer: torch.optim.Optimizer | None, average: MovingAverage | None
 ) -> dict[str, Any]:
     """Bring back what :func:`save_checkpoint` kept, and return its progress.
 
     Raises:
-        ModelError: the checkpoint does not fit.
+        ModelError: the checkpoint is damaged, or does not fit.
     """
-    from safetensors.torch import load_file
-
     folder, progress = _folder(out), read_progress(out)
     assert folder is not None
     assert progress is not None
-    tensors = load_file(folder / "state.safetensors")
+    tensors = read_weights(folder / "state.safetensors")
+    try:
+        _restore(tensors, progress, task, optimizer, average)
+    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise _damaged(folder, error) from error
+    return progress
+
+
+def _restore(
+    tensors: dict[str, Tensor], progress: dict[str, Any], task: nn.Module, optimizer: Any,
+    average: MovingAverage | None,
+) -> None:  # fmt: skip
+    """Put a checkpoint's tensors in their places."""
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-    try:
-        student.load_state_dict(part("student."))
-    except RuntimeError as error:
-        raise ModelError(f"{folder} does not fit this recipe: {error}") from error
+    task.load_state_dict(part("student."))
     if average is not None:
         average.updates = progress["average_updates"]
-        for name, value in part("average.").items():
-            average.state[name].copy_(value)
+        # "/": in checkpoints of DCLIP's students until 0.1
+        known = {k.replace("/", "."): v for k, v in part("average.").items()}
+        for name, value in average.state.items():
+            value.copy_(known[name])
     if optimizer is not None:
         states: dict[int, dict[str, Any]] = {}
         values: dict[str, Any] = {**part("optimizer."), **progress["optimizer"]}
@@ -126,4 +152,3 @@ def load_checkpoint(
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
-    return progress

@@ -1,13 +1,16 @@
 """Distillation recipes: frozen dataclasses, read from TOML, changed by ``key=value``."""
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from cliplet.errors import InputError
+from cliplet.errors import InputError, MissingExtraError
 from cliplet.models.config import DualConfig, from_dict
+from cliplet.training.recipe_file import read_settings
+
+if TYPE_CHECKING:
+    from cliplet.training.losses import Loss
 
 
 @dataclass(frozen=True)
@@ -74,50 +77,13 @@ class InheritConfig:
 
 
 @dataclass(frozen=True)
-class LossWeights:
-    """Weight of each loss; 0 leaves it out."""
+class Schedule:
+    """What the training loop reads of a stage."""
 
-    l1: float = 0.0
-    """L1 to the teacher's embedding, for each trained tower."""
-    cosine: float = 0.0
-    """Cosine loss to the teacher's embedding, for each trained tower."""
-    feature_mse: float = 0.0
-    """MSE of unit embeddings, for each trained tower (CLIP-KD weighs it by 2000)."""
-    sr: float = 0.0
-    """Similarity Regulator between the towers."""
-    contrastive: float = 0.0
-    """Contrastive cross-entropy between the towers."""
-    affinity: float = 0.0
-    """Affinity mimicking between the towers."""
-    interactive: float = 0.0
-    """Interactive contrastive loss."""
-
-    @property
-    def pairs(self) -> bool:
-        """Whether a loss needs both an image and a text."""
-        return any((self.sr, self.contrastive, self.affinity, self.interactive))
-
-    @property
-    def scaled(self) -> bool:
-        """Whether a loss has a logit scale."""
-        return any((self.contrastive, self.affinity, self.interactive))
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """One stage of training."""
-
-    name: str = "both"
+    name: str = ""
     """Name in logs and folders."""
-    towers: tuple[Literal["image", "text"], ...] = ("image", "text")
-    """Towers that learn. Where a loss compares both and one does not learn, the teacher's embedding stands in for
-    it, which needs the same width."""
-    losses: LossWeights = field(default_factory=LossWeights)
-    """Loss weights."""
-    data: DataConfig | None = None
-    """Data of this stage; the recipe's ``train`` when left out."""
     epochs: int = 10
-    """Passes over the photos (over the captions where the text tower learns alone)."""
+    """Passes over the training data."""
     batch_size: int = 128
     """Items a step in each process."""
     accumulate: int = 1
@@ -134,10 +100,83 @@ class StageConfig:
     """Largest gradient norm; 0 does not clip."""
     ema: float = 0.0
     """Decay of the moving average of the weights that is evaluated and saved; 0 for none."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("epochs", 0),
+            ("batch_size", 1),
+            ("accumulate", 1),
+            ("weight_decay", 0),
+            ("clip", 0),
+        ):
+            self.refuse_below(name, least)
+        self.refuse(not self.lr > 0, "lr", "above 0")
+        self.refuse(not 0 <= self.warmup <= 1, "warmup", "in 0..1, a share of the steps")
+        self.refuse(not 0 <= self.ema < 1, "ema", "at least 0 and below 1")
+
+    def refuse_below(self, name: str, least: float) -> None:
+        """Raise an InputError where a setting is less than ``least``."""
+        self.refuse(not getattr(self, name) >= least, name, f"at least {least}")
+
+    def refuse(self, wrong: bool, name: str, rule: str) -> None:
+        """Raise an InputError about a setting where it is ``wrong``."""
+        if wrong:
+            stage = f" of stage {self.name}" if self.name else ""
+            raise InputError(f"{name}={getattr(self, name)}{stage} must be {rule}")
+
+
+def _loss_help() -> dict[str, str]:
+    """What ``--settings`` lists below ``losses``."""
+    from cliplet.training.losses import LOSSES
+
+    return {name: loss.help for name, loss in LOSSES.items()}
+
+
+@dataclass(frozen=True)
+class DistillStage(Schedule):
+    """One stage of distillation."""
+
+    name: str = "both"
+    """Name in logs and folders."""
+    epochs: int = 10
+    """Passes over the photos (over the captions where the text tower learns alone)."""
+    towers: tuple[Literal["image", "text"], ...] = ("image", "text")
+    """Towers that learn. Where a loss compares both and one does not learn, the teacher's embedding stands in for
+    it, which needs the same width."""
+    losses: dict[str, float] = field(default_factory=dict, metadata={"entries": _loss_help})
+    """Weight of each loss; what is left out has none. Your own function is named as ``"module:attribute"``."""
+    data: DataConfig | None = None
+    """Data of this stage; the recipe's ``train`` when left out."""
     logit_scale: float = 14.0
     """Start of the logit scale; it is learnt and stays at most 100."""
     teacher_scale: float = 50.0
     """The teacher's logit scale in affinity mimicking."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse_below("epochs", 1)
+        if not self.towers:
+            raise InputError(f"stage {self.name} trains no tower; give towers")
+        object.__setattr__(self, "losses", {name: w for name, w in self.losses.items() if w})
+        self.chosen_losses()
+
+    def chosen_losses(self) -> "dict[str, Loss]":
+        """The losses that have a weight.
+
+        Raises:
+            InputError: an unknown one.
+            MissingExtraError: PyTorch is not installed.
+        """
+        try:
+            from cliplet.training.losses import find_losses
+        except ImportError as error:
+            raise MissingExtraError("distillation", "train") from error
+        return find_losses(self.losses)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a loss compares photos with captions."""
+        return any(loss.pairs for loss in self.chosen_losses().values())
 
 
 @dataclass(frozen=True)
@@ -179,7 +218,7 @@ class DistillConfig:
     """Data that chooses the best epoch; the last is kept as well."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Views of training photos."""
-    stages: tuple[StageConfig, ...] = ()
+    stages: tuple[DistillStage, ...] = ()
     """In order; each starts from the best weights of the one before."""
     export: Literal["none", "fp32", "fp16", "int8"] = "int8"
     """Precision of the ONNX folder written at the end."""
@@ -196,9 +235,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         for stage in self.stages:
-            if not stage.towers:
-                raise InputError(f"stage {stage.name} trains no tower; give towers")
-            if not any(vars(stage.losses).values()):
+            if not stage.losses:
                 raise InputError(f"stage {stage.name} has no loss; give at least one a weight")
 
 
@@ -213,47 +250,3 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> DistillConfi
         InputError: the file or a setting is wrong; the message names it.
     """
     return from_dict(DistillConfig, read_settings(path, overrides))
-
-
-def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A recipe's TOML with ``key=value`` changes, before it becomes a configuration."""
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"there is no recipe {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {path} is not valid TOML: {error}") from error
-    for change in overrides:
-        key, separator, text = change.partition("=")
-        if not separator or not key:
-            raise InputError(f"{change!r} is not key=value, such as stages.0.lr=1e-3")
-        _set(values, key.strip().split("."), _value(text), change)
-    return values
-
-
-def _value(text: str) -> Any:
-    """A TOML value, or the text itself."""
-    try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _set(values: Any, keys: list[str], value: Any, change: str) -> None:
-    """Set a nested entry; ``*`` stands for every entry of a list."""
-    key, rest = keys[0], keys[1:]
-    if isinstance(values, list):
-        if key != "*" and not (key.isdecimal() and int(key) < len(values)):
-            raise InputError(f"{change}: {key} is no entry of a list of {len(values)}; use 0, 1, ... or *")
-        for i in range(len(values)) if key == "*" else [int(key)]:
-            if rest:
-                _set(values[i], rest, value, change)
-            else:
-                values[i] = value
-        return
-    if not isinstance(values, dict):
-        raise InputError(f"{change}: there are no settings below {key!r}")
-    if rest:
-        _set(values.setdefault(key, {}), rest, value, change)
-    else:
-        values[key] = value

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ class RunLog:
         self.path = folder / "log.jsonl"
         self.silent = silent
         self._writer: Any = None
+        self._stage = ""
+        self._observe: Callable[[dict[str, Any]], list[str]] | None = None
         if silent:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,6 +48,18 @@ class RunLog:
                 raise MissingExtraError("logging for TensorBoard", "train") from error
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)  # type: ignore[no-untyped-call]
 
+    def watch(self, stage: str, observe: Callable[[dict[str, Any]], list[str]] | None) -> None:
+        """Let ``observe`` see each training line of a stage, those of before a resume too.
+
+        What it returns becomes a line of kind ``warning`` and is said on standard error.
+        """
+        self._stage, self._observe = stage, observe
+        if observe is not None and not self.silent:
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                values = json.loads(line)
+                if values["kind"] == "train" and values.get("stage") == stage:
+                    observe(values)
+
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """One line: ``{"kind": ..., "step": ..., ...}``."""
         if self.silent:
@@ -55,6 +70,10 @@ class RunLog:
             for name, value in values.items():
                 if isinstance(value, int | float) and name not in ("epoch", "seconds"):
                     self._writer.add_scalar(f"{kind}/{name}", value, step)
+        if kind == "train" and self._observe is not None:
+            for text in self._observe(values):
+                self.write("warning", step, {"stage": self._stage, "text": text})
+                print(f"stage {self._stage}, step {step}: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Close the files."""

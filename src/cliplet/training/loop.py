@@ -1,23 +1,24 @@
-"""The one training loop: a stage of distillation on Accelerate, with exact resume."""
+"""The one training loop: a stage on Accelerate, with exact resume."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import cos, pi
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cliplet.training.checkpoint import load_checkpoint, save_checkpoint
-from cliplet.training.config import StageConfig
+from cliplet.training.config import Schedule
 from cliplet.training.logs import Progress, RunLog
-from cliplet.training.student import MovingAverage, Student
+from cliplet.training.task import MovingAverage, Task
 
 Evaluate = Callable[[], dict[str, float]]
-"""Measures the student's current weights on dev: named numbers, the deciding one under ``score``."""
+"""Measures the task's current weights on dev: named numbers, the deciding one under ``score``."""
+Batch = dict[str, Tensor]
 
 
 @dataclass
@@ -35,29 +36,63 @@ class RunState:
     best: float | None = None
     """Best dev score of the stage."""
 
+    @classmethod
+    def of(cls, progress: dict[str, Any] | None) -> "RunState":
+        """From what a checkpoint says."""
+        names = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in (progress or {}).items() if k in names})
+
+
+class Batches(Protocol):
+    """Batches of a stage."""
+
+    @property
+    def batches(self) -> int:
+        """Batches an epoch."""
+
+    @property
+    def load(self) -> Callable[[int, int], Iterable[Batch]]:
+        """``load(epoch, first)`` iterates over the epoch's batches from number ``first`` on."""
+
 
 @dataclass
 class StageData:
-    """Batches of a stage."""
+    """Batches of a stage from a function."""
 
     batches: int
     """Batches an epoch."""
-    load: Callable[[int, int], Any]
-    """``load(epoch, first)`` iterates over the epoch's batches from ``first`` on: dictionaries of tensors."""
+    load: Callable[[int, int], Iterable[Batch]]
+    """As :attr:`Batches.load`."""
 
 
 @dataclass
-class Hooks:
-    """What the loop asks its caller for."""
+class Part:
+    """One stage, ready to train."""
 
-    evaluate: Evaluate | None
-    """Measure the student on dev."""
+    task: Task
+    """What learns."""
+    stage: Schedule
+    """How."""
+    data: Batches
+    """From what."""
     save: Callable[[bool, dict[str, float]], None]
-    """Write the student's current weights; True when they are the best so far."""
+    """Writes the task's current weights, with what was measured; True when they are the best so far."""
+    evaluate: Evaluate | None = None
+    """Measures the task on dev."""
+    measure_start: bool = False
+    """Measure before the first step too."""
+    watch: Callable[[dict[str, Any]], list[str]] | None = None
+    """Sees each training line of the stage's log, those before a resume too; returns warnings."""
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """How often a run does what."""
+
     evaluate_every: int = 1
-    """Epochs between evaluations."""
+    """Epochs between evaluations; the last epoch is always evaluated."""
     save_every: int = 200
-    """Steps between checkpoints."""
+    """Steps between checkpoints; the end of an epoch is always one."""
     log_every: int = 1
     """Steps between lines."""
 
@@ -73,9 +108,9 @@ def lr_share(step: int, total: int, warmup: float, schedule: str) -> float:
     return 1 - share if schedule == "linear" else 1.0
 
 
-def make_optimizer(student: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
+def make_optimizer(task: nn.Module, stage: Schedule) -> torch.optim.AdamW:
     """AdamW; matrices decay, vectors (biases, norms, scales) do not."""
-    learning = [p for p in student.parameters() if p.requires_grad]
+    learning = [p for p in task.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learning if p.ndim >= 2], "weight_decay": stage.weight_decay},
         {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
@@ -84,34 +119,25 @@ def make_optimizer(student: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
 
 
 def run_stage(
-    accelerator: Any,
-    student: Student,
-    stage: StageConfig,
-    data: StageData,
-    state: RunState,
-    hooks: Hooks,
-    log: RunLog,
-    out: Path,
-    resume: bool,
+    accelerator: Any, part: Part, state: RunState, every: Intervals, log: RunLog, out: Path, resume: bool
 ) -> None:
     """Train one stage to its end.
 
     Args:
         accelerator: of Accelerate.
-        student: after :meth:`Student.begin`.
-        stage: the stage.
-        data: its batches.
+        part: the stage, whose task has begun it.
         state: where to begin; changed as training goes on.
-        hooks: evaluation and saving.
+        every: evaluations, checkpoints and lines.
         log: takes a line a step.
         out: folder of the checkpoint.
         resume: bring the stage's state back from the checkpoint.
     """
-    optimizer = make_optimizer(student, stage)
-    wrapped, optimizer = accelerator.prepare(student, optimizer)
-    average = MovingAverage(student.model, stage.ema) if stage.ema else None
+    task, stage, data = part.task, part.stage, part.data
+    optimizer = make_optimizer(task, stage)
+    wrapped, optimizer = accelerator.prepare(task, optimizer)
+    average = MovingAverage(task, stage.ema) if stage.ema else None
     if resume:
-        scaler = load_checkpoint(out, student, optimizer.optimizer, average)["scaler"]
+        scaler = load_checkpoint(out, task, optimizer.optimizer, average)["scaler"]
         if scaler and accelerator.scaler:
             accelerator.scaler.load_state_dict(scaler)
     plan = _Plan(stage, data.batches)
@@ -122,7 +148,7 @@ def run_stage(
     def checkpoint() -> None:
         if accelerator.is_main_process:
             scaler = accelerator.scaler.state_dict() if accelerator.scaler else None
-            save_checkpoint(out, student, optimizer.optimizer, average, {**vars(state), "scaler": scaler})
+            save_checkpoint(out, task, optimizer.optimizer, average, {**vars(state), "scaler": scaler})
         accelerator.wait_for_everyone()
 
     due = False
@@ -132,18 +158,21 @@ def run_stage(
             lr, size, update = plan.at(state.epoch, state.batch)
             values = train_step(accelerator, wrapped, optimizer, stage, batch, lr, size, update)
             if average is not None and update:
-                average.update(student.model)
+                average.update()
             state.batch, state.step = state.batch + 1, state.step + 1
-            due = due or state.step % hooks.save_every == 0
-            if state.step % hooks.log_every == 0 or state.batch == data.batches:
+            due = due or state.step % every.save_every == 0
+            if state.step % every.log_every == 0 or state.batch == data.batches:
                 log.write("train", state.step, {"stage": stage.name, "epoch": state.epoch, **values})
             bar.update(state.epoch * data.batches + state.batch, f", loss {values['loss']:.4f}")
             if due and update and state.batch < data.batches:  # between updates gradients would be lost
                 checkpoint()
                 due = False
         state.epoch, state.batch = state.epoch + 1, 0
-        seconds = time.perf_counter() - started
-        _end_epoch(accelerator, student, average, stage, state, hooks, log, seconds)
+        if state.epoch == stage.epochs or state.epoch % every.evaluate_every == 0:
+            with average.in_place() if average is not None else nullcontext():
+                if accelerator.is_main_process:
+                    _end_epoch(part, state, log, time.perf_counter() - started)
+            accelerator.wait_for_everyone()
         checkpoint()
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     accelerator.free_memory()
@@ -152,7 +181,7 @@ def run_stage(
 class _Plan:
     """When the weights change, and with which learning rate."""
 
-    def __init__(self, stage: StageConfig, batches: int) -> None:
+    def __init__(self, stage: Schedule, batches: int) -> None:
         self.stage, self.batches = stage, batches
         self.updates = -(-batches // stage.accumulate)  # an epoch
 
@@ -174,7 +203,7 @@ def train_step(
     accelerator: Any,
     wrapped: nn.Module,
     optimizer: Any,
-    stage: StageConfig,
+    stage: Schedule,
     batch: dict[str, Tensor],
     lr: float,
     size: int,
@@ -199,34 +228,14 @@ def train_step(
     return {**dict(zip(terms, means.tolist(), strict=True)), **values}
 
 
-def _end_epoch(
-    accelerator: Any,
-    student: Student,
-    average: MovingAverage | None,
-    stage: StageConfig,
-    state: RunState,
-    hooks: Hooks,
-    log: RunLog,
-    seconds: float,
-) -> None:
+def _end_epoch(part: Part, state: RunState, log: RunLog, seconds: float) -> None:
     """Evaluate on dev, keep the best and the last weights."""
-    last = state.epoch == stage.epochs
     values: dict[str, float] = {}
-    if not (last or state.epoch % hooks.evaluate_every == 0):
-        return
-    current = {k: v.detach().clone() for k, v in student.model.state_dict().items()} if average else None
-    if average is not None:
-        student.model.load_state_dict(average.state)
-    if hooks.evaluate is not None and accelerator.is_main_process:
-        values = hooks.evaluate()
-        log.write(
-            "dev", state.step, {"stage": stage.name, "epoch": state.epoch, **values, "seconds": seconds}
-        )
-    if accelerator.is_main_process:
-        better = "score" not in values or state.best is None or values["score"] > state.best
-        if better:
-            state.best = values.get("score")
-        hooks.save(better, values)
-    if current is not None:
-        student.model.load_state_dict(current)
-    accelerator.wait_for_everyone()
+    if part.evaluate is not None:
+        values = part.evaluate()
+        line = {"stage": part.stage.name, "epoch": state.epoch, **values, "seconds": seconds}
+        log.write("dev", state.step, line)
+    better = "score" not in values or state.best is None or values["score"] > state.best
+    if better:
+        state.best = values.get("score")
+    part.save(better, values)

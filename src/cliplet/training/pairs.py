@@ -1,4 +1,4 @@
-"""Training data: photos and captions from any source, deterministic views, deterministic order."""
+"""Training data: photos and captions from any source, in a deterministic order."""
 
 import hashlib
 import re
@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance
 
 from cliplet.data.captions import read_captions
-from cliplet.data.images import ImageInput, load_rgb
 from cliplet.data.names import NameIndex
 from cliplet.data.photos import PhotoStore, TarPhoto, open_photos
 from cliplet.data.text import read_names
 from cliplet.errors import InputError
-from cliplet.training.config import AugmentConfig, DataConfig
+from cliplet.training.config import DataConfig
 
 
 @dataclass
@@ -35,6 +33,29 @@ class PairSet:
     """Photo of each caption, -1 where the set has no photos: ``[captions]``."""
     skipped: list[str] = field(default_factory=list)
     """What was left out, with its reason."""
+
+    def keep(self, photos: NDArray[np.bool_], reasons: Iterable[str] = ()) -> "PairSet":
+        """The set without some photos and without their captions; the photos are numbered anew.
+
+        Args:
+            photos: which stay ``[photos]``.
+            reasons: join ``skipped``: which photos go and why.
+        """
+        number = np.append(np.where(photos, np.cumsum(photos) - 1, -1), -1)
+        rows = np.flatnonzero(self.captions_with(photos))
+        stay = np.flatnonzero(photos)
+        return PairSet(
+            [self.names[i] for i in stay],
+            [self.photos[i] for i in stay],
+            [self.captions[i] for i in rows],
+            number[self.photo_of[rows]],
+            [*self.skipped, *reasons],
+        )
+
+    def captions_with(self, photos: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which captions stay with some of the photos: theirs, and those that have none ``[captions]``."""
+        found: NDArray[np.bool_] = np.append(photos, True)[self.photo_of]
+        return found
 
     def captions_of(self) -> list[NDArray[np.int64]]:
         """The captions of each photo."""
@@ -158,31 +179,6 @@ def fingerprint(items: Sequence[Any]) -> str:
         else:
             digest.update(str(item).encode("utf-8", "replace") + b"\n")
     return digest.hexdigest()
-
-
-def photo_source(photo: Any) -> ImageInput:
-    """What an encoder takes: bytes for a photo in a tar."""
-    return photo.read_bytes() if isinstance(photo, TarPhoto) else photo
-
-
-def photo_view(photo: Any, config: AugmentConfig, seed: int, index: int, view: int) -> Image.Image:
-    """View ``view`` of a photo: 0 is the photo, others are crops that depend on seed, index and view alone."""
-    image = load_rgb(photo_source(photo))
-    if view == 0:
-        return image
-    rng = np.random.default_rng([seed, index, view])
-    share = rng.uniform(config.smallest_crop, 1.0)
-    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-    width = min(image.width, max(1, round(image.width * np.sqrt(share * ratio))))
-    height = min(image.height, max(1, round(image.height * np.sqrt(share / ratio))))
-    left, top = rng.integers(0, image.width - width + 1), rng.integers(0, image.height - height + 1)
-    image = image.crop((int(left), int(top), int(left) + width, int(top) + height))
-    if config.flip and rng.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if config.colour:
-        for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-            image = change(image).enhance(1 + rng.uniform(-config.colour, config.colour))
-    return image
 
 
 def epoch_batches(

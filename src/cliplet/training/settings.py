@@ -8,8 +8,6 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from cliplet.training.config import DistillConfig
-
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -39,13 +37,15 @@ def field_docs(cls: type) -> dict[str, str]:
     return found
 
 
-def all_settings(cls: type = DistillConfig, prefix: str = "") -> Iterator[Setting]:
+def all_settings(cls: type, prefix: str = "") -> Iterator[Setting]:
     """Every setting below a dataclass, tables before what they hold; of a choice of tables, each in turn."""
     docs, hints = field_docs(cls), typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         name = prefix + field.name
         inner = list(_tables(hints[field.name]))
         yield Setting(name, "" if inner else _default(field), docs.get(field.name, ""))
+        for key, text in field.metadata.get("entries", dict)().items():
+            yield Setting(f"{name}.{key}", "0.0", text)
         listed = typing.get_origin(hints[field.name]) is tuple
         for table in inner:
             kind = f" (kind {table.kind})" if len(inner) > 1 else ""  # type: ignore[attr-defined]
@@ -69,10 +69,19 @@ def _default(field: "dataclasses.Field[Any]") -> str:
     return repr(field.default_factory()) if callable(field.default_factory) else ""
 
 
-def settings_text(cls: type = DistillConfig) -> str:
-    """All settings of a recipe for a terminal."""
+def settings_text(cls: type, kind: str) -> str:
+    """All settings of a kind of recipe for a terminal.
+
+    Args:
+        cls: dataclass of its settings.
+        kind: its name.
+    """
+    common = (
+        Setting("kind", repr(kind), "Which kind of recipe: this one."),
+        Setting("data", "''", "Folder of the data: it stands for {data} at the beginning of paths."),
+    )
     lines = []
-    for setting in all_settings(cls):
+    for setting in (*common, *all_settings(cls)):
         lines.append(setting.name + (f" = {setting.default}" if setting.default else ""))
         lines.append(textwrap.indent(textwrap.fill(setting.help, 96), "    "))
     return "\n".join(lines)

@@ -9,7 +9,8 @@ from cliplet.captioner.decoding import DecodeConfig
 from cliplet.errors import InputError
 from cliplet.models.captioner_config import CaptionerConfig
 from cliplet.models.config import from_dict
-from cliplet.training.config import DataConfig, StageConfig, read_settings
+from cliplet.training.config import DataConfig, Schedule
+from cliplet.training.recipe_file import read_settings
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class RewardWeight:
 
 
 @dataclass(frozen=True)
-class CaptionStage:
+class CaptionStage(Schedule):
     """One stage of training."""
 
     kind: Literal["cross_entropy", "self_critical"] = "cross_entropy"
@@ -36,18 +37,6 @@ class CaptionStage:
     """Batches an epoch; 0 is one pass over the photos."""
     batch_size: int = 32
     """Photos a batch."""
-    lr: float = 1e-3
-    """Highest learning rate (AdamW)."""
-    weight_decay: float = 0.01
-    """Weight decay of matrices."""
-    warmup: float = 0.05
-    """Share of the updates in which the learning rate rises."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How it falls afterwards."""
-    clip: float = 1.0
-    """Largest gradient norm; 0 does not clip."""
-    ema: float = 0.0
-    """Decay of the moving average of the weights that is evaluated and saved; 0 for none."""
     label_smoothing: float = 0.0
     """Of cross-entropy."""
     consensus: float = 0.0
@@ -70,9 +59,14 @@ class CaptionStage:
     baseline: Literal["leave_one_out", "greedy"] = "leave_one_out"
     """What a sample's reward is compared with: the mean of the photo's other samples, or the greedy caption's."""
     kl: float = 0.0
-    """Weight of the divergence from the model that the stage began with, per piece."""
+    """Weight of the divergence from the model that the stage began with, per token."""
 
     def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.kind)
+        super().__post_init__()
+        self.refuse_below("epochs", 1)
+        self.refuse(self.temperature <= 0, "temperature", "above 0")
         if self.kind == "self_critical":
             if not any(part.weight for part in self.rewards):
                 raise InputError(
@@ -80,21 +74,6 @@ class CaptionStage:
                 )
             if self.samples < (2 if self.baseline == "leave_one_out" else 1):
                 raise InputError(f"samples={self.samples}: the leave-one-out baseline needs at least 2")
-        if self.temperature <= 0:
-            raise InputError(f"temperature={self.temperature} must be above 0")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} of a stage must be at least 1")
-
-    @property
-    def title(self) -> str:
-        """The stage's name."""
-        return self.name or self.kind
-
-    def for_loop(self) -> StageConfig:
-        """What the training loop asks of a stage."""
-        same = ("epochs", "batch_size", "lr", "weight_decay", "warmup", "schedule", "clip", "ema")
-        return StageConfig(name=self.title, **{name: getattr(self, name) for name in same})
 
 
 @dataclass(frozen=True)
@@ -120,7 +99,7 @@ class CaptionRecipe:
     tokenizer: str = "train"
     """``train`` (byte pairs from the training captions), or a tokenizer.json of an earlier run."""
     tokenizer_size: int = 4000
-    """Pieces that ``train`` learns, at most."""
+    """Tokens that ``train`` learns, at most."""
     train: DataConfig = field(default_factory=DataConfig)
     """Training photos with captions."""
     dev: DataConfig = field(default_factory=DataConfig)
@@ -170,4 +149,4 @@ def load_caption_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Capt
     Raises:
         InputError: the file or a setting is wrong; the message names it.
     """
-    return from_dict(CaptionRecipe, read_settings(path, overrides))
+    return from_dict(CaptionRecipe, read_settings(path, overrides, "captioner"))

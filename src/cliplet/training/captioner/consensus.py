@@ -31,13 +31,13 @@ def consensus_weights(captions: Sequence[Sequence[str]], power: float) -> list[N
     words = [[caption.split() for caption in group] for group in captions]
     frequencies = DocumentFrequencies.from_references(words)
     scores = [np.zeros(len(group)) for group in words]
-    for place in range(max(map(len, words))):
-        photos = [i for i, group in enumerate(words) if place < len(group) > 1]
+    for position in range(max(map(len, words))):
+        photos = [i for i, group in enumerate(words) if position < len(group) > 1]
         if not photos:
             continue
-        others: References = {i: words[i][:place] + words[i][place + 1 :] for i in photos}
-        found = CiderReward(others, frequencies).of_words(photos, [words[i][place] for i in photos])
+        others: References = {i: words[i][:position] + words[i][position + 1 :] for i in photos}
+        found = CiderReward(others, frequencies).of_words(photos, [words[i][position] for i in photos])
         for i, value in zip(photos, found, strict=True):
-            scores[i][place] = value
+            scores[i][position] = value
     raised = [(group + LEAST) ** power for group in scores]
     return [(group / group.mean()).astype(np.float32) for group in raised]

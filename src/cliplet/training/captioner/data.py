@@ -55,19 +55,19 @@ def pack(photos: Sequence[Sequence[Sequence[int]]], limits: Limits) -> dict[str,
     """Captions of each photo end to end.
 
     Args:
-        photos: for each photo its captions, each a list of pieces; longer ones than ``limits.max_tokens`` with the
+        photos: for each photo its captions, each a list of tokens; longer ones than ``limits.max_tokens`` with the
             end are cut (and then have no end to learn).
-        limits: special pieces.
+        limits: special tokens.
 
     Returns:
-        ``tokens``, ``targets`` and ``caption`` ``[n, S]``: the pieces so far from the start token on, the piece that
+        ``tokens``, ``targets`` and ``caption`` ``[n, S]``: the tokens so far from the start token on, the token that
         follows each, and the caption's number in its photo (-1 for padding).
     """
     rows: list[list[tuple[int, int, int]]] = []
     for captions in photos:
         row: list[tuple[int, int, int]] = []
-        for number, pieces in enumerate(captions):
-            following = [*pieces, limits.end_id][: limits.max_tokens]
+        for number, tokens in enumerate(captions):
+            following = [*tokens, limits.end_id][: limits.max_tokens]
             before = [limits.start_id, *following[:-1]]
             row += [(b, f, number) for b, f in zip(before, following, strict=True)]
         rows.append(row)
@@ -112,13 +112,13 @@ def stage_data(
     seed: int,
     weights: Sequence[NDArray[np.float32]] | None = None,
 ) -> StageData:
-    """The batches of a stage, which depend on seed, epoch and place alone.
+    """The batches of a stage, which depend on seed, epoch and position alone.
 
     Args:
         stage: the stage.
-        tokens: for each photo its captions, each a list of pieces.
+        tokens: for each photo its captions, each a list of tokens.
         read: the photos.
-        limits: special pieces.
+        limits: special tokens.
         seed: of order and views.
         weights: for each photo the weights of its captions in cross-entropy.
     """
@@ -134,10 +134,10 @@ def stage_data(
         return groups if stage.kind == "self_critical" else alike(groups, total, seed, epoch)
 
     def load(epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
-        for place, photos in enumerate(batches_of(epoch)[first:], first):
-            rng = np.random.default_rng([seed, epoch, place])
+        for position, photos in enumerate(batches_of(epoch)[first:], first):
+            rng = np.random.default_rng([seed, epoch, position])
             batch = {"image": read(photos, rng.integers(0, read.views, len(photos))),
-                     "photo": torch.from_numpy(photos), "draw": torch.tensor([seed, epoch, place])}  # fmt: skip
+                     "photo": torch.from_numpy(photos), "draw": torch.tensor([seed, epoch, position])}  # fmt: skip
             if stage.kind == "cross_entropy":
                 batch |= pack([tokens[p] for p in photos], limits)
                 if weights is not None:

@@ -41,8 +41,8 @@ class DevCheck:
     Args:
         split: photos with plain captions.
         read: their grids or pixels.
-        limits: special pieces.
-        say: pieces to captions.
+        limits: special tokens.
+        say: tokens to captions.
         measured: rewards that are measured on dev's photos (none: only n-gram metrics).
     """
 
@@ -70,8 +70,8 @@ class DevCheck:
         return values | shape_of(texts, ended)
 
 
-def dev_embeddings(encoder: Any, photos: Sequence[Any]) -> NDArray[np.float32]:
+def photo_embeddings(encoder: Any, photos: Sequence[Any]) -> NDArray[np.float32]:
     """Unit embeddings of photos by the reward's model."""
-    from cliplet.training.pairs import photo_source
+    from cliplet.training.views import photo_source
 
     return np.asarray(encoder.encode_images([photo_source(p) for p in photos]))

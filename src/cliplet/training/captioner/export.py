@@ -1,6 +1,5 @@
 """Writing a captioner's folder: ``grid.onnx``, ``decoder.onnx``, vocabulary and card."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from cliplet.encoders.card import ImageSpec
 from cliplet.errors import InputError, ModelError
 from cliplet.export.graph import Precision, write
 from cliplet.export.same_padding import fix_same_padding
+from cliplet.files import whole
 from cliplet.models.captioner import CaptionDecoder
 from cliplet.training.captioner.onnx_grid import OnnxGrid, inline_towers
 from cliplet.training.captioner.towers import GridTower
@@ -64,7 +64,7 @@ def export_captioner(
         about: further fields of :class:`~cliplet.captioner.folder.CaptionerCard`.
 
     Returns:
-        Largest difference of a first piece's logit between the folder and PyTorch on two drawn photos.
+        Largest difference of a first token's logit between the folder and PyTorch on two drawn photos.
 
     Raises:
         InputError: ``out`` exists and is something else.
@@ -73,11 +73,9 @@ def export_captioner(
     out = Path(out)
     if out.exists() and not ((out / CARD).is_file() or (out.is_dir() and not any(out.iterdir()))):
         raise InputError(f"{out} exists and is not a captioner's folder; name another one or remove it")
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     tower, decoder = tower.eval().cpu(), decoder.eval().cpu()
-    try:
+    with whole(out) as part:
+        part.mkdir(parents=True)
         _write_graphs(tower, decoder, part, precision)
         tokenizer.save(str(part / "tokenizer.json"), pretty=False)
         spec = tower.config
@@ -94,11 +92,6 @@ def export_captioner(
         difference = _difference(tower, decoder, part)
         if difference > TOLERANCE[precision]:
             raise ModelError(f"the exported captioner's logits differ by {difference:.3g} from PyTorch's")
-        shutil.rmtree(out, ignore_errors=True)
-        part.rename(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return difference
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cliplet.encoders.sessions import open_session
 from cliplet.errors import InputError, ModelError
 from cliplet.export.graph import import_onnx
 
@@ -29,16 +30,11 @@ class OnnxGrid(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        import onnxruntime
-
         self.graph = before_pooling(path)
         content = self.graph.SerializeToString()
         found = hashlib.blake2b(content, digest_size=8).digest()
         self.register_buffer("digest", torch.tensor(list(found), dtype=torch.uint8))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.session = open_session(content, torch.get_num_threads(), str(path))
         self.sides = list(self.session.get_inputs()[0].shape[1:])  # [H, W, 3]
 
     @property

@@ -15,9 +15,11 @@ from cliplet.training.captioner.config import CaptionStage
 from cliplet.training.captioner.data import pack
 from cliplet.training.captioner.shape import shape_of
 from cliplet.training.captioner.towers import GridTower
+from cliplet.training.config import Schedule
+from cliplet.training.task import Task
 
 Say = Callable[[Sequence[Sequence[int]]], list[str]]
-"""Pieces of captions -> captions."""
+"""Tokens of captions -> captions."""
 
 
 class CaptionModel(nn.Module):
@@ -43,50 +45,48 @@ class CaptionModel(nn.Module):
         return self
 
 
-class CaptionStudent(nn.Module):
+class CaptionStudent(Task):
     """A captioner that computes its own loss, so that the one training loop trains it too.
 
-    Cross-entropy (Vinyals et al. 2015): ``-log p(next piece)``, mean over the pieces of all captions, weighted by the
+    Cross-entropy (Vinyals et al. 2015): ``-log p(next token)``, mean over the tokens of all captions, weighted by the
     captions' :func:`~cliplet.training.captioner.consensus.consensus_weights` where the stage asks for it.
 
     Self-critical (Rennie et al., CVPR 2017): for each photo k captions are drawn, and
-    ``loss = -sum_i (r_i - b_i) log p(caption_i) / pieces``, where b is the mean reward of the photo's other samples
+    ``loss = -sum_i (r_i - b_i) log p(caption_i) / tokens``, where b is the mean reward of the photo's other samples
     or the reward of its greedy caption, and p may be tempered; plus ``kl`` times the divergence from the model of the
-    stage's beginning, ``KL(p || p_0)`` over all pieces that could have come, mean over places. Samples and loss come
+    stage's beginning, ``KL(p || p_0)`` over all tokens that could have come, mean over positions. Samples and loss come
     from the same distribution: the model in evaluation mode, on grids with the same ``grid_dropout``.
 
     Args:
         model: decoder and, if it learns, tower.
-        limits: special pieces, greatest length.
+        limits: special tokens, greatest length.
         names: of the training photos, as the reward knows them.
-        say: turns pieces into captions.
+        say: turns tokens into captions.
+        reward: of a self-critical stage.
+        before: the decoder that ``kl`` holds on to.
     """
 
-    def __init__(self, model: CaptionModel, limits: Limits, names: Sequence[Hashable], say: Say) -> None:
+    def __init__(
+        self, model: CaptionModel, limits: Limits, names: Sequence[Hashable], say: Say,
+        reward: MixedReward | None = None, before: CaptionDecoder | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.limits, self.names, self.say = model, limits, list(names), say
         self.stage = CaptionStage()
-        self.reward: MixedReward | None = None
+        self.reward: MixedReward | None = reward
         self.register_buffer("reward_state", torch.zeros(0, dtype=torch.float64))
-        self._before: list[CaptionDecoder] = []  # a list, so that it is no part of the state
-
-    def begin(
-        self, stage: CaptionStage, reward: MixedReward | None = None, before: CaptionDecoder | None = None
-    ) -> None:
-        """Prepare for a stage.
-
-        Args:
-            stage: the stage.
-            reward: of a self-critical stage.
-            before: the decoder that ``kl`` holds on to.
-        """
-        self.stage, self.reward = stage, reward
+        # a list, so that it is no part of the state
         self._before = [] if before is None else [before.eval().requires_grad_(False)]
+
+    def begin(self, stage: Schedule, reward: MixedReward | None = None) -> None:
+        """Prepare for a stage; a self-critical one follows a reward."""
+        assert isinstance(stage, CaptionStage)
+        self.stage, self.reward = stage, reward or self.reward
         for parameter in self.model.decoder.parameters():
             parameter.requires_grad_(True)
         if self.model.tower is not None:
             self.model.tower.requires_grad_(stage.finetune)
-        parts = 0 if reward is None else len(reward.weights)
+        parts = 0 if self.reward is None else len(self.reward.weights)
         device = next(self.model.parameters()).device
         self.reward_state = torch.zeros(3 * parts, dtype=torch.float64, device=device)
 
@@ -106,10 +106,10 @@ class CaptionStudent(nn.Module):
         decoder = self.model.decoder
         states = decoder.states(self.model.memory(batch["image"]), batch["tokens"], batch["caption"])
         real = batch["caption"] >= 0
-        logits, targets = decoder.logits(states[real]), batch["targets"][real]  # [pieces, V], [pieces]
+        logits, targets = decoder.logits(states[real]), batch["targets"][real]  # [tokens, V], [tokens]
         smoothing = self.stage.label_smoothing
         if "weight" in batch:
-            weight = batch["weight"].gather(1, batch["caption"].clamp_min(0))[real]  # [pieces]
+            weight = batch["weight"].gather(1, batch["caption"].clamp_min(0))[real]  # [tokens]
             each = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
             loss = (weight * each).sum() / weight.sum()
         else:
@@ -123,7 +123,7 @@ class CaptionStudent(nn.Module):
         memory = self.model.decoder.memory(grid, self.stage.grid_dropout)  # [n, L, 2, N, D]
         photos, k = batch["photo"].cpu().numpy(), self.stage.samples
         drawn = self._draw(memory.detach(), batch["draw"].tolist(), k)
-        captions = [pieces for found in drawn for pieces in found.tokens]  # [n k]
+        captions = [tokens for found in drawn for tokens in found.tokens]  # [n k]
         texts = self.say(captions)
         names = [self.names[p] for p in photos for _ in range(k)]
         greedy: list[str] = []
@@ -177,7 +177,7 @@ class CaptionStudent(nn.Module):
         decoder = self.model.decoder
         real = caption >= 0
         logits = decoder.logits(decoder.states(memory, tokens, caption)[real]) / self.stage.temperature
-        log_p = logits.log_softmax(dim=1)  # [pieces, V]
+        log_p = logits.log_softmax(dim=1)  # [tokens, V]
         chosen = log_p.gather(1, targets[real][:, None])[:, 0]
         weight = advantage.gather(1, caption.clamp_min(0))[real]
         loss = -(weight * chosen).mean()

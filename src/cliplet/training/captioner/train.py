@@ -1,12 +1,9 @@
 """Training of a captioner from a recipe: vocabulary, grids, stages with exact resume, model folder."""
 
 import dataclasses
-import json
-import os
-import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,24 +13,23 @@ from cliplet.captioner.decoding import Limits
 from cliplet.encoders.base import Encoder
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError
+from cliplet.files import whole
 from cliplet.models.captioner import CaptionDecoder, load_decoder, save_decoder
-from cliplet.models.config import from_dict, to_dict
+from cliplet.models.config import to_dict
 from cliplet.rewards import MixedReward, build_reward, sees_photos
 from cliplet.training.captioner.config import CaptionRecipe, CaptionStage
 from cliplet.training.captioner.consensus import consensus_weights
 from cliplet.training.captioner.data import CaptionSplit, Reader, cache_folder, stage_data
-from cliplet.training.captioner.evaluate import DevCheck, dev_embeddings
+from cliplet.training.captioner.evaluate import DevCheck, photo_embeddings
 from cliplet.training.captioner.export import export_captioner
-from cliplet.training.captioner.features import kept_array, kept_grids, kept_pixels
+from cliplet.training.captioner.features import kept_grids, kept_pixels
 from cliplet.training.captioner.shape import CollapseWatch
 from cliplet.training.captioner.student import CaptionModel, CaptionStudent
 from cliplet.training.captioner.towers import GridTower
 from cliplet.training.captioner.vocabulary import END, START, open_vocabulary, train_vocabulary
-from cliplet.training.checkpoint import read_progress
-from cliplet.training.config import DistillConfig
-from cliplet.training.distill import make_accelerator
-from cliplet.training.logs import RunLog
-from cliplet.training.loop import Hooks, RunState, run_stage
+from cliplet.training.computed import computed
+from cliplet.training.fit import fit, make_accelerator
+from cliplet.training.loop import Intervals, Part
 from cliplet.training.pairs import fingerprint, read_pairs
 from cliplet.training.run_folder import claim_folder
 
@@ -68,13 +64,13 @@ class CaptionRun:
     def __init__(self, recipe: CaptionRecipe, restart: bool = False) -> None:
         self.recipe, self.out = recipe, Path(recipe.out)
         free = ("out", "cpu", "cache", "decode", "export")
-        claim_folder(self.out, to_dict(recipe), free, restart, _with_newer_settings)
+        claim_folder(self.out, recipe, free, restart)
         self.cache = cache_folder(recipe.cache, self.out)
-        self.accelerator = make_accelerator(DistillConfig(cpu=recipe.cpu, precision=recipe.precision))
+        self.accelerator = make_accelerator(recipe.cpu, recipe.precision)
         self.train_split = CaptionSplit.of(read_pairs(recipe.train))
         self.dev_split = CaptionSplit.of(read_pairs(recipe.dev)).first(recipe.dev_photos)
         self.tokenizer = self._vocabulary()
-        start, end = (self.tokenizer.token_to_id(piece) for piece in (START, END))
+        start, end = (self.tokenizer.token_to_id(token) for token in (START, END))
         self.limits = Limits(start, end, recipe.model.max_tokens)
         self.tokens = [
             [e.ids for e in self.tokenizer.encode_batch(captions)] for captions in self.train_split.captions
@@ -97,69 +93,38 @@ class CaptionRun:
     # ------------------------------------------------------------------ training
     def train(self) -> None:
         """All stages that are not done yet."""
-        progress = read_progress(self.out)
-        state = RunState(**{k: progress[k] for k in vars(RunState())}) if progress else RunState()
-        log = RunLog(self.out, state.step, self.recipe.tensorboard, not self.accelerator.is_main_process)
-        try:
-            for index in range(state.stage, len(self.recipe.stages)):
-                resume = progress is not None and index == state.stage
-                if not resume:
-                    state = RunState(stage=index, step=state.step)
-                self._start_from(index)
-                self._run_stage(index, self.recipe.stages[index], state, log, resume)
-        finally:
-            log.close()
+        parts = [partial(self.part, index) for index in range(len(self.recipe.stages))]
+        every = Intervals(save_every=self.recipe.save_every, log_every=self.recipe.log_every)
+        fit(self.accelerator, self.out, parts, every, self.recipe.tensorboard)
 
-    def _start_from(self, index: int) -> None:
-        """The best weights of the stage before."""
+    def part(self, index: int) -> Part:
+        """A stage, which starts from the best weights of the one before."""
+        stage = self.recipe.stages[index]
         if index:
             self._load(self._folder(index - 1) / "best")
-
-    def _run_stage(self, index: int, stage: CaptionStage, state: RunState, log: RunLog, resume: bool) -> None:
-        tuned = stage.finetune
-        model = CaptionModel(self.decoder, self.tower if tuned else None).to(self.accelerator.device)
-        student = CaptionStudent(model, self.limits, self.train_split.names, self.say)
+        model = CaptionModel(self.decoder, self.tower if stage.finetune else None).to(self.accelerator.device)
         before = None
         if stage.kind == "self_critical" and stage.kl:
             before = CaptionDecoder(self.config, self.decoder.cells, self.decoder.channels)
             before.load_state_dict(self.decoder.state_dict())
             before.to(self.accelerator.device)
-        student.begin(stage, self._reward(stage), before)
+        names = self.train_split.names
+        task = CaptionStudent(model, self.limits, names, self.say, self._reward(stage), before)
         weights = None
         if stage.kind == "cross_entropy" and stage.consensus:
             weights = consensus_weights(self.train_split.captions, stage.consensus)
-        read = self._reader(self.train_split, tuned, True)
         order = self.recipe.seed + index  # a second stage of a kind sees another order and other samples
+        read = self._reader(self.train_split, stage.finetune, True)
         data = stage_data(stage, self.tokens, read, self.limits, order, weights)
-        check = DevCheck(
-            self.dev_split,
-            self._reader(self.dev_split, tuned, False),
-            self.limits,
-            self.say,
-            self._measured(stage),
-        )
-        watched = _WatchedLog(log, CollapseWatch() if stage.kind == "self_critical" else None, stage.title)
-        hooks = Hooks(
-            evaluate=partial(check, model),
-            save=partial(self._save, model, self._folder(index)),
-            save_every=self.recipe.save_every,
-            log_every=self.recipe.log_every,
-        )
-        if not resume and (index or self.recipe.start):
-            log.write("dev", state.step, {"stage": stage.title, "epoch": 0, **check(model)})
+        read = self._reader(self.dev_split, stage.finetune, False)
+        check = DevCheck(self.dev_split, read, self.limits, self.say, self._measured(stage))
         # whatever was drawn before, such as by computing grids that another run finds computed
         torch.manual_seed(1000 * self.recipe.seed + index)
-        run_stage(
-            self.accelerator,
-            cast(Any, student),
-            stage.for_loop(),
-            data,
-            state,
-            hooks,
-            cast(RunLog, watched),
-            self.out,
-            resume,
-        )
+        return Part(
+            task, stage, data, partial(self._save, model, self._folder(index)), partial(check, model),
+            measure_start=bool(index or self.recipe.start),
+            watch=CollapseWatch().observe if stage.kind == "self_critical" else None,
+        )  # fmt: skip
 
     def _save(self, model: CaptionModel, folder: Path, best: bool, values: dict[str, float]) -> None:
         for name in ("last", "best") if best else ("last",):
@@ -167,9 +132,8 @@ class CaptionRun:
             if model.tower is not None:
                 from safetensors.torch import save_file
 
-                part = folder / name / (TOWER_WEIGHTS + ".part")
-                save_file({k: v.cpu().contiguous() for k, v in model.tower.state_dict().items()}, part)
-                os.replace(part, folder / name / TOWER_WEIGHTS)
+                with whole(folder / name / TOWER_WEIGHTS) as part:
+                    save_file({k: v.cpu().contiguous() for k, v in model.tower.state_dict().items()}, part)
 
     def _load(self, folder: Path) -> None:
         self.decoder.load_state_dict(load_decoder(folder).state_dict())
@@ -192,12 +156,12 @@ class CaptionRun:
 
     # ------------------------------------------------------------------ parts
     def say(self, captions: Any) -> list[str]:
-        """Pieces -> captions."""
+        """Tokens -> captions."""
         found = self.tokenizer.decode_batch([list(c) for c in captions], skip_special_tokens=True)
         return [" ".join(text.split()) for text in found]
 
     def _folder(self, index: int) -> Path:
-        return self.out / f"{index}-{self.recipe.stages[index].title}"
+        return self.out / f"{index}-{self.recipe.stages[index].name}"
 
     def _vocabulary(self) -> Any:
         path = self.out / "tokenizer.json"
@@ -207,8 +171,8 @@ class CaptionRun:
                 tokenizer = train_vocabulary(flat, self.recipe.tokenizer_size)
             else:
                 tokenizer = open_vocabulary(self.recipe.tokenizer)
-            tokenizer.save(str(path.with_suffix(".part")))
-            os.replace(path.with_suffix(".part"), path)
+            with whole(path) as part:
+                tokenizer.save(str(part))
         return open_vocabulary(str(path))
 
     def _reader(self, split: CaptionSplit, pixels: bool, training: bool) -> Reader:
@@ -223,9 +187,9 @@ class CaptionRun:
         self._encoder = self._encoder or load(self.recipe.reward_model or None)
         encoder = self._encoder
         name = f"photos-{fingerprint(split.photos)}-{encoder.card.fingerprint}.npy"
-        return kept_array(
-            self.cache / name, len(split.photos), np.float32,
-            lambda a, b: dev_embeddings(encoder, split.photos[a:b]),
+        return computed(
+            self.cache / name, len(split.photos), lambda a, b: photo_embeddings(encoder, split.photos[a:b]), 16,
+            what="photos, by the reward's model",
         )  # fmt: skip
 
     def _build(self, weights: dict[str, float], split: CaptionSplit, normalise: bool) -> MixedReward:
@@ -252,28 +216,3 @@ class CaptionRun:
             return None
         self._embeddings(self.dev_split)
         return self._build({"lclipscore": 1.0}, self.dev_split, False)
-
-
-class _WatchedLog:
-    """A run's log that also looks for signs of collapse, and says them on standard error."""
-
-    def __init__(self, log: RunLog, watch: CollapseWatch | None, stage: str) -> None:
-        self.log, self.watch, self.stage = log, watch, stage
-        if watch is not None and not log.silent and log.path.exists():
-            for line in log.path.read_text(encoding="utf-8").splitlines():  # of this stage, before a resume
-                values = json.loads(line)
-                if values["kind"] == "train" and values.get("stage") == stage:
-                    watch.observe(values)
-
-    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """A line of the log, and a line more for each new sign."""
-        self.log.write(kind, step, values)
-        if kind == "train" and self.watch is not None and not self.log.silent:
-            for text in self.watch.observe(values):
-                self.log.write("warning", step, {"stage": self.stage, "text": text})
-                print(f"stage {self.stage}, step {step}: {text}", file=sys.stderr, flush=True)
-
-
-def _with_newer_settings(known: dict[str, Any]) -> dict[str, Any]:
-    """A recipe's settings by way of the dataclass, so that those which are newer than the run have their defaults."""
-    return to_dict(from_dict(CaptionRecipe, known))

@@ -21,7 +21,7 @@ def train_vocabulary(captions: Iterable[str], size: int) -> Any:
 
     Args:
         captions: plain captions.
-        size: pieces at most, the four special ones included.
+        size: tokens at most, the four special ones included.
 
     Raises:
         InputError: ``size`` is too small to hold the letters.
@@ -48,7 +48,7 @@ def open_vocabulary(path: str) -> Any:
     """A tokenizer.json of an earlier run.
 
     Raises:
-        InputError: it is missing, cannot be read, or lacks the special pieces.
+        InputError: it is missing, cannot be read, or lacks the special tokens.
     """
     from tokenizers import Tokenizer
 
@@ -58,7 +58,7 @@ def open_vocabulary(path: str) -> Any:
         tokenizer = Tokenizer.from_file(path)
     except Exception as error:  # tokenizers raises plain Exception
         raise InputError(f"{path} is not a tokenizer.json: {error}") from error
-    missing = [piece for piece in (PAD, START, END) if tokenizer.token_to_id(piece) is None]
+    missing = [token for token in (PAD, START, END) if tokenizer.token_to_id(token) is None]
     if missing:
-        raise InputError(f"{path} has no pieces {', '.join(missing)}: it is not a captioner's vocabulary")
+        raise InputError(f"{path} has no tokens {', '.join(missing)}: it is not a captioner's vocabulary")
     return tokenizer

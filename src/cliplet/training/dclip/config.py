@@ -1,21 +1,37 @@
 """Settings of a DCLIP recipe: a CLIP tuned for retrieval with a teacher that sees regions."""
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal
 
 from cliplet.errors import InputError
-from cliplet.models.config import SentenceModel, from_dict
+from cliplet.models.config import from_dict, to_dict
 from cliplet.regions.store import RegionSettings
-from cliplet.training.config import AugmentConfig, DataConfig, StageConfig, read_settings
+from cliplet.training.config import AugmentConfig, DataConfig, Schedule
+from cliplet.training.recipe_file import apply_changes, read_settings
 
-Control = Literal["dclip", "no_regions", "caption_target", "infonce", "no_distillation", "grid"]
-BUILT = ("lite0-minilm", "lite1-minilm", "lite2-minilm")
-"""Base models that are made from parts which install with pip."""
-BASE_NAMING = 3.0
-"""``naming`` of those base models."""
+MAY_VARY = (
+    "base", "base_options", "spans", "regions", "augment", "teacher", "student", "teacher_stage", "student_stage",
+)  # fmt: skip
+"""Settings that a variant may change; the others, such as data and seeds, are those of the whole run."""
+RENAMED = {
+    "draws": "resamples",
+    "student.weights.naming": "student.weights.anchoring",
+    "student.weights.stay": "student.weights.l2_sp",
+}
+"""Settings of earlier recipes that are read under their new name."""
+GONE = {
+    "controls": 'write [[variants]], each with a name and set = ["key=value", ...] (docs/retrieval.md shows them); '
+    "only = [...] names those to train",
+    "control": "write [[variants]], or only = [...] with the names of those to train",
+    "grid": 'write a variant with set = ["regions.proposer=grid:2"]',
+    "naming": "base_options.anchoring is its name in recipes/dclip_flickr8k",
+    "text_teachers": "base_options.text_teachers is its name in recipes/dclip_flickr8k",
+    "text_stage": "base_options.text_stage is its name in recipes/dclip_flickr8k",
+}
+"""Settings of earlier recipes that are no more, and what to write."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,12 @@ class ZeroShotConfig:
     """File with the class names, one a line; else the labels are the names."""
     templates: tuple[str, ...] = ("a photo of a {}.",)
     """Prompts, ``{}`` for the class."""
+
+    def __post_init__(self) -> None:
+        if not self.templates or not all("{}" in t for t in self.templates):
+            raise InputError(
+                f"zeroshot.templates={list(self.templates)} must be prompts with {{}} for the class"
+            )
 
 
 @dataclass(frozen=True)
@@ -80,12 +102,27 @@ class StudentWeights:
     """Cosine between the photo's embedding and the base model's of the same view."""
     prompts: float = 0.0
     """Divergence of the classes that the student sees in a photo from those that the base model sees."""
-    naming: float = 0.0
-    """Cross-entropy of the ``prototypes`` to their classes' names: a typical photo of a class stays nearest to its
-    name. With ``prompt_scale``."""
-    stay: float = 0.0
+    anchoring: float = 0.0
+    """Class-name anchoring: cross-entropy of the ``prototypes`` to their classes' names, so that a typical photo of a
+    class stays nearest to its name. With ``prompt_scale``."""
+    l2_sp: float = 0.0
     """Squared distance of the learning weights from the base model's, over the base model's squared length (L2-SP, Li
     et al. 2018): what the training photos do not show stays as it was."""
+
+    @property
+    def names(self) -> bool:
+        """Whether a loss needs the classes' names."""
+        return bool(self.prompts or self.anchoring)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a loss needs what the base model sees."""
+        return bool(self.anchor or self.names)
+
+    @property
+    def teacher(self) -> bool:
+        """Whether a loss needs the teacher's target."""
+        return bool(self.image or self.relation)
 
 
 @dataclass(frozen=True)
@@ -101,6 +138,9 @@ class StudentSettings:
     """Of the InfoNCE and of ``relation``."""
     relation_temperature: float = 0.1
     """Of the teacher's side of ``relation``: the softmax of the cosines between the batch's targets."""
+    teacher: Literal["cross_modal", "text"] = "cross_modal"
+    """Who says what a photo shall learn: the cross-modal teacher, as published, or the base model's text tower, whose
+    target is its embedding of the caption."""
     target: Literal["caption", "photo"] = "caption"
     """The teacher's embedding of the photo with the batch's caption, as published, or its mean over the photo's
     captions."""
@@ -116,26 +156,28 @@ class StudentSettings:
     """Further photos, which need no captions, for ``anchor`` and ``prompts``: what the model knew of them stays. Any
     varied photos do, such as some of the pictures that the base model was made for."""
     prototypes: bool = False
-    """Count the base model's ImageNet class prototypes as such photos (``lite0-minilm``): what its pooled features are
-    for a typical photo of each class. Only ``image.head.*`` learns from them."""
+    """Count the base model's class prototypes as such photos: its pooled features of a typical photo of each ImageNet
+    class, where it has them (that of recipes/dclip_flickr8k has). Only ``image.head.*`` learns from them."""
     average: float = 1.0
     """WiSE-FT: share of the tuned weights in the result, the rest are the base model's. 1 is plain tuning."""
 
 
-def _text_stage() -> StageConfig:
-    return StageConfig(
-        name="text", epochs=6, batch_size=256, lr=4e-4, weight_decay=0.01, warmup=0.06, clip=1.0, ema=0.99
-    )
+@dataclass(frozen=True)
+class Variant:
+    """The recipe with some changes: an ablation, or a baseline."""
+
+    name: str = ""
+    """What it is called in the table; its folders are called ``NAME-seedN``."""
+    set: tuple[str, ...] = ()
+    """Changes, each as ``key=value``; none for the recipe as it is."""
 
 
-def _teacher_stage() -> StageConfig:
-    return StageConfig(
-        name="teacher", epochs=5, batch_size=32, lr=1e-5, weight_decay=0.0, warmup=0.0, clip=0.0
-    )
+def _teacher_stage() -> Schedule:
+    return Schedule(name="teacher", epochs=5, batch_size=32, lr=1e-5, weight_decay=0.0, warmup=0.0, clip=0.0)
 
 
-def _student_stage() -> StageConfig:
-    return StageConfig(
+def _student_stage() -> Schedule:
+    return Schedule(
         name="student",
         epochs=2,
         batch_size=32,
@@ -149,32 +191,35 @@ def _student_stage() -> StageConfig:
 
 @dataclass(frozen=True)
 class DclipConfig:
-    """A whole run: base model and pairs in, tuned model and a table with its controls out."""
+    """A whole run: base model and pairs in, a tuned model of each variant and a table that compares them out."""
 
-    kind: Literal["dclip"] = "dclip"
-    """Which kind of recipe: this one."""
     name: str = "dclip"
     """Name of the tuned model."""
     out: str = "runs/dclip"
     """Folder of the run; a run that was interrupted goes on from there."""
     features: str = ""
-    """Folder of what is computed once (regions, views, captions, the base model where it is made), which several
-    recipes may share; ``features`` in the run's folder when left out."""
+    """Folder of what is computed once (regions, views, captions, base models that are made), which several recipes
+    may share; ``features`` in the run's folder when left out."""
     license: str = ""
     """Licence of the weights, for the model card."""
     base: str = "open_clip:ViT-B-32/openai"
-    """The model to tune: ``open_clip:ARCHITECTURE/TAG``, a model folder with PyTorch weights, or ``lite0-minilm`` (to
-    ``lite2-``), made from parts that install with pip."""
+    """The model to tune: ``open_clip:ARCHITECTURE/TAG``, a model folder with PyTorch weights, or ``module:attribute``
+    that makes one from the training data (:class:`~cliplet.training.dclip.base.BaseMaker`)."""
+    base_options: dict[str, Any] = field(default_factory=dict)
+    """Settings of a base of the form ``module:attribute``."""
     seeds: tuple[int, ...] = (0,)
     """One run a seed, of the teacher's weights, order and views."""
     soup: bool = False
-    """Also measure and write one model of the seeds' averaged weights, for each entry of ``controls``. They start
-    alike, so their mean is a model too, mostly a better one (model soup, Wortsman et al. 2022)."""
-    control: Control = "dclip"
-    """What to train when ``controls`` is empty: ``dclip``, or a control in its place; also what the table compares the
-    others with."""
-    controls: tuple[Control, ...] = ()
-    """Train all of these and compare them with the base model and with ``control`` in one table."""
+    """Also measure and write one model of the seeds' averaged weights, for each variant. They start alike, so their
+    mean is a model too, mostly a better one (model soup, Wortsman et al. 2022)."""
+    variants: tuple[Variant, ...] = (Variant("dclip"),)
+    """What to train and compare, as ``[[variants]]``: each a name and its changes."""
+    only: tuple[str, ...] = ()
+    """Names of the variants to train in this call; all when left out."""
+    main: str = ""
+    """Name of the variant that the table compares the others with; the first when left out."""
+    baseline: str = "base"
+    """The row that decides whether ``main`` is worth its cost, ``base`` or a variant's name: bold in the table."""
     cpu: bool = False
     """Train on the CPU although there is an accelerator."""
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -194,8 +239,6 @@ class DclipConfig:
     """Zero-shot accuracy."""
     regions: RegionSettings = field(default_factory=RegionSettings)
     """Where regions come from."""
-    grid: str = "grid:2"
-    """Regions of the control ``grid``."""
     spans: Literal["tokens", "phrases"] = "tokens"
     """Spans of a caption: its token states, as released, or its noun phrases."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -204,24 +247,14 @@ class DclipConfig:
     """The cross-modal teacher."""
     student: StudentSettings = field(default_factory=StudentSettings)
     """The student."""
-    text_teachers: tuple[str, ...] = ()
-    """Sentence encoders (``minilm-l3``, ``minilm-l6``, ``mpnet``) whose common space of captions the text tower learns
-    before anything else, from training captions and the names of the ImageNet classes; the image tower's projection is
-    then fitted to it anew. For ``lite0-minilm`` (to ``lite2-``) alone."""
-    text_stage: StageConfig = field(default_factory=_text_stage)
-    """That training: epochs, batch_size (captions), lr, ..."""
-    naming: float = BASE_NAMING
-    """Weight of the ImageNet classes' names beside the photos in the fit that links the towers of ``lite0-minilm`` (to
-    ``lite2-``) where students start. The base model itself has 3: with more it names classes better and retrieves
-    worse, which tuning mends."""
-    teacher_stage: StageConfig = field(default_factory=_teacher_stage)
-    """The teacher's training: epochs, batch_size, lr, ... (losses and towers are not read)."""
-    student_stage: StageConfig = field(default_factory=_student_stage)
+    teacher_stage: Schedule = field(default_factory=_teacher_stage)
+    """The teacher's training: epochs, batch_size, lr, ..."""
+    student_stage: Schedule = field(default_factory=_student_stage)
     """The student's training."""
     export: Literal["none", "fp32", "fp16", "int8"] = "none"
     """Precision of the ONNX folder written at the end (our own towers only)."""
-    draws: int = 1000
-    """Bootstrap draws of the intervals."""
+    resamples: int = 1000
+    """Bootstrap resamples of the intervals."""
     evaluate_every: int = 1
     """Epochs between measurements on dev, which choose the weights to keep; the last epoch is always measured."""
     save_every: int = 200
@@ -230,23 +263,32 @@ class DclipConfig:
     def __post_init__(self) -> None:
         if not self.seeds:
             raise InputError("seeds is empty; give at least one, such as seeds=[0]")
-        if not 0 <= self.student.average <= 1:
-            raise InputError(f"student.average={self.student.average} must be in 0..1")
-        if not any(vars(self.student.weights).values()):
-            raise InputError("the student has no loss; give at least one of student.weights a weight")
+        for stage in (self.teacher_stage, self.student_stage):
+            stage.refuse_below("epochs", 1)
         student = self.student
-        if student.weights.naming and (not student.prototypes or student.prompt_names):
+        if not 0 <= student.average <= 1:
+            raise InputError(f"student.average={student.average} must be in 0..1")
+        if not any(vars(student.weights).values()):
+            raise InputError("the student has no loss; give at least one of student.weights a weight")
+        if student.weights.anchoring and (not student.prototypes or student.prompt_names):
             raise InputError(
-                "student.weights.naming needs student.prototypes = true, and the ImageNet classes' names, so no "
+                "student.weights.anchoring needs student.prototypes = true, and the ImageNet classes' names, so no "
                 "student.prompt_names"
             )
-        known = get_args(SentenceModel)
-        unknown = [name for name in self.text_teachers if name not in known]
-        if unknown:
-            raise InputError(f"text_teachers: {unknown[0]!r} is none of {', '.join(known)}")
-        for name, default in (("text_teachers", ()), ("naming", BASE_NAMING)):
-            if getattr(self, name) != default and self.base not in BUILT:
-                raise InputError(f"{name} needs a base of {', '.join(BUILT)}, not {self.base}; leave it out")
+        names = [v.name for v in self.variants]
+        if not names or not all(names) or len(set(names)) < len(names) or "base" in names:
+            raise InputError(
+                f"variants are called {names}: give each a name of its own, and none the name base"
+            )
+        for setting, wanted in (("only", self.only), ("main", (self.main,)), ("baseline", (self.baseline,))):
+            for name in wanted:
+                if name and name not in names and (setting, name) != ("baseline", "base"):
+                    raise InputError(f"{setting}: there is no variant {name!r}; there are {', '.join(names)}")
+
+    @property
+    def trained(self) -> tuple[Variant, ...]:
+        """The variants that this call trains."""
+        return tuple(v for v in self.variants if not self.only or v.name in self.only)
 
 
 def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
@@ -255,52 +297,58 @@ def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
     Raises:
         InputError: the file or a setting is wrong; the message names it.
     """
-    values = read_settings(path, overrides)
-    stages = (
-        ("text_stage", _text_stage()),
-        ("teacher_stage", _teacher_stage()),
-        ("student_stage", _student_stage()),
-    )
-    for name, default in stages:
-        stage = values.get(name)
-        if isinstance(stage, dict):  # what is not said keeps this recipe's defaults
-            known = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
-            values[name] = {**{k: v for k, v in known.items() if k not in ("losses", "data")}, **stage}
-    return from_dict(DclipConfig, values)
+    return dclip_config(read_settings(path, overrides, "dclip"))
 
 
-def controlled(config: DclipConfig, control: Control) -> DclipConfig:
-    """The recipe as a control runs it: all else stays equal.
+def dclip_config(values: Mapping[str, Any]) -> DclipConfig:
+    """The configuration from a recipe's settings.
 
-    - ``no_regions``: the photo learns the caption embedding from which the cross-modal teacher would start; no regions.
-    - ``caption_target``: the photo learns the base model's embedding of the caption; no teacher of any kind.
-    - ``infonce``: plain InfoNCE tuning of the base model: no teacher of any kind, no anchors, no averaging.
-    - ``no_distillation``: the recipe without any teacher's target; anchors and averaging stay.
-    - ``grid``: the recipe with tiles instead of the detector's boxes.
-
-    Without ``text_teachers``, ``no_regions`` and ``caption_target`` are the same.
+    Raises:
+        InputError: a setting, also one that a variant changes, is unknown, wrong, or of an earlier version that can no
+            longer be read.
     """
-    student, regions = config.student, config.regions
-    if control == "infonce":
-        only = StudentWeights(
-            image=0.0, relation=0.0, text=0.0, contrastive=student.weights.contrastive or 1.0
+    values = deepcopy(dict(values))
+    values.pop("kind", None)
+    for name, advice in GONE.items():
+        if name in values:
+            raise InputError(f"{name} is no setting of a recipe any more: {advice}")
+    _rename(values)
+    config = from_dict(DclipConfig, values)
+    for variant in config.variants:
+        variant_config(config, variant)
+    return config
+
+
+def variant_config(config: DclipConfig, variant: Variant) -> DclipConfig:
+    """The recipe as a variant runs it: all else stays equal.
+
+    Raises:
+        InputError: a change is wrong, or of a setting that belongs to the whole run.
+    """
+    where = f"variant {variant.name}: "
+    for change in variant.set:
+        key = change.partition("=")[0].strip().split(".")[0]
+        if key not in MAY_VARY:
+            raise InputError(
+                f"{where}{change} changes what all variants share; change one of {', '.join(MAY_VARY)}"
+            )
+    values = to_dict(config)
+    try:
+        apply_changes(values, variant.set)
+        _rename(values)
+        return from_dict(
+            DclipConfig, {**values, "variants": (variant,), "only": (), "main": "", "baseline": "base"}
         )
-        student = dataclasses.replace(student, weights=only, average=1.0)
-    elif control == "no_distillation":
-        weights = dataclasses.replace(
-            student.weights, image=0.0, relation=0.0, contrastive=student.weights.contrastive or 1.0
-        )
-        student = dataclasses.replace(student, weights=weights)
-    elif control == "grid":
-        regions = dataclasses.replace(regions, proposer=config.grid)
-    teachers = config.text_teachers if control in ("dclip", "no_regions", "grid") else ()
-    naming = BASE_NAMING if control == "infonce" else config.naming
-    return dataclasses.replace(
-        config,
-        control=control,
-        controls=(),
-        student=student,
-        regions=regions,
-        text_teachers=teachers,
-        naming=naming,
-    )
+    except InputError as error:
+        raise InputError(f"{where}{error}") from error
+
+
+def _rename(values: dict[str, Any]) -> None:
+    """Give settings of earlier versions their present names."""
+    for old, new in RENAMED.items():
+        *tables, key = old.split(".")
+        inner: Any = values
+        for name in tables:
+            inner = inner.get(name, {}) if isinstance(inner, dict) else {}
+        if isinstance(inner, dict) and key in inner:
+            inner[new.rpartition(".")[2]] = inner.pop(key)

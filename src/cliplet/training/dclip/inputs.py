@@ -1,8 +1,8 @@
-"""All that the student of a DCLIP run learns from, put together from what is kept."""
+"""Photos and captions of a set as the part of a model that learns reads them; what stays before it is computed once."""
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,120 +12,182 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cliplet.encoders.base import unit_norm
-from cliplet.errors import InputError
-from cliplet.evaluation.zeroshot import read_class_names
+from cliplet.export.frozen import frozen
+from cliplet.models.fingerprint import state_fingerprint
+from cliplet.training.computed import computed
 from cliplet.training.config import AugmentConfig
-from cliplet.training.dclip.config import DclipConfig
-from cliplet.training.dclip.features import Features, Halves, kept_rows, view_images
-from cliplet.training.dclip.setup import readable
-from cliplet.training.dclip.starts import start_name
-from cliplet.training.dclip.student import Anchors, StudentData, encode_maps, text_mode
-from cliplet.training.dclip.tunable import POOLED, Tunable
-from cliplet.training.pairs import PairSet, fingerprint, photo_source, read_pairs
+from cliplet.training.dclip.trainable import TrainableClip
+from cliplet.training.pairs import fingerprint
+from cliplet.training.views import photo_source, view_images
 
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Kept = NDArray[np.float16]
+"""Rows on disk."""
 
 
-class StudentInputs:
-    """Gathers a student's inputs; the model must have the base model's weights meanwhile.
+class Learner:
+    """A model of which some parameters learn.
 
     Args:
-        base: the base model.
-        learning: names of the parameters that learn.
-        features: of the training pairs.
+        clip: the model.
+        patterns: which parameters, as in ``student.train``.
+
+    Raises:
+        InputError: a pattern matches nothing.
     """
 
-    def __init__(self, base: Tunable, learning: Sequence[str], features: Features) -> None:
-        self.base, self.learning, self.features = base, learning, features
-        self.train = features.pairs
-        self.mode = text_mode(base, learning)
+    def __init__(self, clip: TrainableClip, patterns: Sequence[str]) -> None:
+        self.clip = clip
+        self.names = clip.named(patterns)
+        self.early, self.first = clip.early(self.names)
+        text = {n for n in self.names if not n.startswith(clip.image_prefix)}
+        self.text_mode = "frozen" if not text else "head" if text <= set(clip.head) else "all"
+        """What of captions is kept: embeddings, states before the last projection, or nothing."""
 
-    def data(self, config: DclipConfig, target: Floats | None) -> StudentData:
-        """What one student learns from; ``target`` is what the teacher sets, ``[captions, d]``."""
-        views = self.features.views(config.augment, 0, self.learning)
-        states = self.features.text_states() if self.mode == "head" else None
-        w = config.student.weights
-        base_image = classes = anchors = None
-        if w.anchor or w.prompts or w.naming:
-            base_image = self._base_images(config, views)
-            anchors = self.anchors(config)
-        if w.prompts or w.naming:
-            classes = self._prompt_features(config).texts()
-        texts = self.features.texts()
-        return StudentData(self.train, views, base_image, texts, states, target, classes, anchors)
+    def encode_images(self, batch: dict[str, Tensor], dropout: float = 0.0, quick: bool = False) -> Tensor:
+        """Embeddings of what :meth:`Photos.batch` gave ``[B, d]``, unnormalised."""
+        if "maps" in batch:
+            return self.clip.encode_late(batch["maps"].float(), self.first, dropout, quick).float()
+        return self.clip.encode_image(batch["pixels"]).float()
 
-    def anchors(self, config: DclipConfig) -> Anchors | None:
-        """The further photos for the anchors, with the base model's embeddings."""
-        blocks: list[Any] = []
-        pairs, first, label = PairSet(), self.base.early(self.learning)[1], np.zeros(0, dtype=np.int64)
-        if config.student.anchors.photos or config.student.anchors.captions:
-            pairs = readable(read_pairs(config.student.anchors))
-            features = Features(self.base, pairs, self.features.folder)
-            views = features.views(AugmentConfig(1), 0, self.learning)
-            if views is None:
-                images = [photo_source(p) for p in pairs.photos]
-                embedded = self.base.encoder.encode_images(images)
-                return Anchors(pairs, None, embedded, np.full(len(images), -1, dtype=np.int64))
-            blocks.append(np.asarray(views[0]))
-            label = np.full(len(pairs.photos), -1, dtype=np.int64)
-        if config.student.prototypes:
-            from cliplet.training.dclip.lite_base import PROTOTYPES
+    def encode_texts(self, batch: dict[str, Tensor]) -> Tensor:
+        """Embeddings of what :meth:`Captions.batch` gave ``[B, d]``, unnormalised."""
+        if self.text_mode == "frozen":
+            return batch["base_text"]
+        if self.text_mode == "head":
+            return self.clip.project_text(batch["text_states"].float()).float()
+        return self.clip.encode_text(batch["input_ids"], batch["attention_mask"]).float()
 
-            file = Path(start_name(config)) / PROTOTYPES
-            if not file.exists() or (blocks and first != POOLED):
-                raise InputError(
-                    "student.prototypes needs base = 'lite0-minilm' (to lite2), and no student.anchors where more of "
-                    "the image tower than image.head.* learns"
-                )
-            blocks.append(np.load(file))
-            label = np.concatenate([label, np.arange(len(blocks[-1]))])
-        if not blocks:
-            return None
-        maps = np.concatenate(blocks)
-        return Anchors(pairs, maps, encode_maps(self.base, maps, first), label)
 
-    def _base_images(self, config: DclipConfig, views: list[Halves] | None) -> list[Floats]:
-        """The base model's embedding of every view."""
-        first = self.base.early(self.learning)[1]
+class Photos:
+    """Views of some photos, from the first stage that learns on.
 
-        def compute(start: int, stop: int, view: int) -> Any:
-            if views is not None:
-                return encode_maps(self.base, views[view][start:stop], first, quick=True)
-            images = view_images(self.train, config.augment, 0, range(start, stop), view)
-            return self.base.encoder.encode_images(images)
+    Args:
+        learner: the model.
+        photos: where to read them.
+        augment: the views.
+        kept: each view's maps ``[photos, C, h, w]`` or pooled features ``[photos, D]``; None reads the photos anew.
+    """
 
-        crops = fingerprint([dataclasses.replace(config.augment, views=0), views is None])
-        key = f"images-{self.features.key}-{self.features.photos_key}-{crops}"
-        found = []
-        for view in range(config.augment.views):
-            file = self.features.folder / f"{key}-{view}.npy"
-            count = len(self.train.photos)
-            rows = kept_rows(file, count, partial(compute, view=view), 64, f"base model, view {view + 1}")
-            found.append(unit_norm(rows))
+    def __init__(
+        self, learner: Learner, photos: Sequence[Any], augment: AugmentConfig, kept: list[Kept] | None
+    ) -> None:
+        self.learner, self.photos, self.augment, self.kept = learner, photos, augment, kept
+        self.key = fingerprint(photos)
+
+    @classmethod
+    def compute(
+        cls, learner: Learner, photos: Sequence[Any], folder: Path, augment: AugmentConfig = AugmentConfig()  # noqa: B008
+    ) -> "Photos":  # fmt: skip
+        """With the maps of each view, computed once where no stage before them learns.
+
+        Raises:
+            InputError: a photo cannot be read.
+        """
+        found = cls(learner, photos, augment, None)
+        if learner.early is None:
+            return found
+        # models that differ later on share them
+        place = folder / f"maps{learner.first}-{state_fingerprint(learner.early)}"
+        run = frozen(learner.early, learner.clip.encoder.card.image.size, place.with_suffix(".onnx"))
+
+        def maps(start: int, stop: int, view: int) -> NDArray[Any]:
+            images = view_images(photos, augment, 0, range(start, stop), view)
+            return run(learner.clip.pixels(images).numpy())
+
+        found.kept = []
+        for view in range(augment.views):
+            crop = fingerprint([dataclasses.replace(augment, views=0), 0]) if view else "whole"
+            file, what = f"{place.name}-{found.key}-{crop}-{view}.npy", f"view {view + 1} of {augment.views}"
+            rows = computed(folder / file, len(photos), partial(maps, view=view), 16, np.float16, what)
+            found.kept.append(rows)
         return found
 
-    def _prompt_features(self, config: DclipConfig) -> Features:
-        """The sentences that name the classes of ``prompts``."""
-        if config.student.prompt_names:
-            names = read_class_names(Path(config.student.prompt_names))
-        else:
-            from cliplet.models.pretrained import imagenet_names
+    def batch(self, rows: Ints, views: Ints) -> dict[str, Tensor]:
+        """``maps`` or ``pixels`` of one view of some photos."""
+        pairs = list(zip(rows.tolist(), views.tolist(), strict=True))
+        if self.kept is not None:
+            return {"maps": torch.from_numpy(np.stack([self.kept[v][p] for p, v in pairs]))}
+        images = [view_images(self.photos, self.augment, 0, [p], v)[0] for p, v in pairs]
+        return {"pixels": self.learner.clip.pixels(images)}
 
-            names = imagenet_names()
-        texts = [config.zeroshot.templates[0].replace("{}", n) for n in names]
-        return Features(self.base, PairSet(captions=texts), self.features.folder)
+    @torch.inference_mode()
+    def embed(self, start: int, stop: int, view: int = 0, quick: bool = False) -> Floats:
+        """Embeddings of one view of photos ``start`` to ``stop`` by the present weights ``[n, d]``, unit norm."""
+        clip, blocks = self.learner.clip, []
+        if self.kept is None:
+            seen = self.photos[start:stop] if not view else view_images(
+                self.photos, self.augment, 0, range(start, stop), view
+            )  # fmt: skip
+            return clip.encoder.encode_images([photo_source(p) for p in seen])
+        for first in range(start, stop, 64):
+            maps = torch.from_numpy(np.array(self.kept[view][first : min(first + 64, stop)])).to(clip.device)
+            blocks.append(self.learner.encode_images({"maps": maps}, quick=quick).cpu().numpy())
+        return unit_norm(np.concatenate(blocks))
 
-    def prompts(self, config: DclipConfig) -> dict[str, Tensor] | None:
-        """The classes as the student reads them: tokens, states where its text projection learns, or embeddings."""
-        if not (config.student.weights.prompts or config.student.weights.naming):
-            return None
-        if config.student.weights.naming and self.mode == "all":
-            raise InputError(
-                "student.weights.naming needs all classes in every batch: of the text tower, let only text.head.* learn"
-            )
-        features = self._prompt_features(config)
-        if self.mode == "all":
-            return self.base.tokens(features.pairs.captions)
-        if self.mode == "head":
-            return {"text_states": torch.from_numpy(features.text_states().astype(np.float32))}
-        return {"base_text": torch.from_numpy(features.texts())}
+    def embeddings(self) -> Floats:
+        """Embeddings of all photos as they are by the present weights ``[photos, d]``, unit norm."""
+        return self.embed(0, len(self.photos) if self.kept is None else len(self.kept[0]))
+
+
+class Captions:
+    """Some captions, from the first parameter that learns on.
+
+    Args:
+        learner: the model.
+        captions: the captions.
+        folder: where to keep what is computed once.
+    """
+
+    def __init__(self, learner: Learner, captions: Sequence[str], folder: Path) -> None:
+        self.learner, self.captions, self.folder = learner, captions, folder
+        self.name = f"{fingerprint([learner.clip.encoder.card.fingerprint])}-{fingerprint(captions)}.npy"
+
+    def _computed(self, kind: str, compute: Any, what: str) -> Kept:
+        return computed(
+            self.folder / f"{kind}-{self.name}", len(self.captions), compute, 2048, np.float16, what
+        )
+
+    @cached_property
+    def states(self) -> Kept:
+        """States before the text tower's last projection ``[captions, w]``."""
+        pooled = self.learner.clip.pooled_text
+        return self._computed("states", lambda a, b: pooled(self.captions[a:b]), "caption states")
+
+    @cached_property
+    def base(self) -> Floats:
+        """The base model's embeddings ``[captions, d]``, unit norm; it must have its own weights when first asked."""
+        clip, file = self.learner.clip, self.folder / f"states-{self.name}"
+        kept = np.load(file, mmap_mode="r", allow_pickle=False) if file.exists() else None
+
+        def compute(start: int, stop: int) -> Floats:
+            if kept is None:
+                return clip.encoder.encode_texts(self.captions[start:stop])
+            with torch.inference_mode():  # only the projection is missing
+                rows = torch.from_numpy(kept[start:stop].astype(np.float32)).to(clip.device)
+                return unit_norm(clip.project_text(rows).cpu().numpy())
+
+        return unit_norm(self._computed("texts", compute, "captions"))
+
+    def batch(self, rows: Ints) -> dict[str, Tensor]:
+        """What the model reads of some captions: ``text_states``, or ``input_ids`` and ``attention_mask``."""
+        if self.learner.text_mode == "head":
+            return {"text_states": torch.from_numpy(np.asarray(self.states[rows]))}
+        if self.learner.text_mode == "all":
+            return self.learner.clip.tokens([self.captions[i] for i in rows])
+        return {}
+
+    @torch.inference_mode()
+    def embeddings(self) -> Floats:
+        """Embeddings by the present weights ``[captions, d]``, unit norm."""
+        clip = self.learner.clip
+        if self.learner.text_mode == "frozen":
+            return self.base
+        if self.learner.text_mode == "all":
+            return clip.encoder.encode_texts(self.captions)
+        blocks = []
+        for start in range(0, len(self.captions), 4096):
+            rows = np.array(self.states[start : start + 4096], dtype=np.float32)
+            blocks.append(clip.project_text(torch.from_numpy(rows).to(clip.device)).cpu().numpy())
+        return unit_norm(np.concatenate(blocks))

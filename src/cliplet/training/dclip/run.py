@@ -1,11 +1,11 @@
 """DCLIP: tune a CLIP for retrieval with a cross-modal teacher that sees regions, and compare it with simpler ways.
 
-``cliplet distill recipes/dclip_flickr8k.toml [key=value ...]`` goes through
+``cliplet distill RECIPE [key=value ...]`` with a recipe of ``kind = "dclip"`` goes through
 
 1. data: training photos that are also in dev, tests or ``exclude`` are left out;
 2. what is computed once: regions and their crops' embeddings, spans, views, the base model's embeddings;
 3. the teacher, one a seed, and its embedding of every pair;
-4. the student: ``dclip``, and each control;
+4. the student, of each variant and seed;
 5. measuring: retrieval on dev and tests, zero-shot accuracy, one table.
 
 Everything is kept in the recipe's folder; an interrupted run goes on where it stopped.
@@ -13,23 +13,33 @@ Everything is kept in the recipe's folder; an interrupted run goes on where it s
 Source: DCLIP (arXiv 2505.21549).
 """
 
-import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from cliplet.training.dclip.config import DclipConfig, controlled
-from cliplet.training.dclip.eval import SOUP, Columns, table_text
-from cliplet.training.dclip.fit import Fitter
-from cliplet.training.dclip.setup import claim, training_pairs
-from cliplet.training.dclip.starts import open_start, start_name
-from cliplet.training.dclip.tunable import Tunable
-from cliplet.training.dclip.tuning import Tuning
-from cliplet.training.pairs import read_pairs
+from cliplet.errors import InputError
+from cliplet.files import write_atomically
+from cliplet.models.config import to_dict
+from cliplet.training.dclip.base import base_maker, base_name, open_base
+from cliplet.training.dclip.config import DclipConfig, dclip_config, variant_config
+from cliplet.training.dclip.finetuning import FineTuning
+from cliplet.training.dclip.measure import Columns
+from cliplet.training.dclip.overlap import readable, training_pairs
+from cliplet.training.dclip.table import SOUP, table_text
+from cliplet.training.dclip.trainable import TrainableClip
+from cliplet.training.fit import fit_part, make_accelerator
+from cliplet.training.loop import Intervals
+from cliplet.training.pairs import fingerprint, read_pairs
+from cliplet.training.run_folder import claim_folder
 
-TAUGHT = "taught_text"
-"""Row of the base model after ``text_teachers``, before anything else learns."""
+FREE = (
+    "variants", "only", "main", "baseline", "seeds", "soup", "tests", "zeroshot", "resamples", "cpu", "save_every",
+    "out", "export", "name", "license",
+)  # fmt: skip
+"""Settings that may change between two calls with the same folder."""
 
 
-def dclip(config: DclipConfig, base: Tunable | None = None, restart: bool = False) -> str:
+def dclip(config: DclipConfig, base: TrainableClip | None = None, restart: bool = False) -> str:
     """Run a recipe to its end, from where it stopped if it was interrupted.
 
     Args:
@@ -38,7 +48,7 @@ def dclip(config: DclipConfig, base: Tunable | None = None, restart: bool = Fals
         restart: remove an earlier run in ``config.out`` first.
 
     Returns:
-        The table, also in ``table.md`` of the run's folder. The tuned models are in ``NAME-seedN/model``.
+        The table, also in ``table.md`` of the run's folder. The tuned models are in ``VARIANT-seedN/model``.
 
     Raises:
         InputError: data, a setting, or a folder with another run.
@@ -49,50 +59,71 @@ def dclip(config: DclipConfig, base: Tunable | None = None, restart: bool = Fals
 class DclipRun:
     """A recipe under way; :func:`dclip` is its short form."""
 
-    def __init__(self, config: DclipConfig, base: Tunable | None = None, restart: bool = False) -> None:
-        from accelerate import Accelerator
-
+    def __init__(self, config: DclipConfig, base: TrainableClip | None = None, restart: bool = False) -> None:
         self.config, self.out = config, Path(config.out)
+        self.variants = [variant_config(config, v) for v in config.trained]
+        for one in (config, *self.variants):
+            base_maker(one)  # what is wrong with it is said before anything begins
         claim(self.out, config, restart)
-        self.fit = Fitter(config, Accelerator(cpu=config.cpu, mixed_precision=config.precision))
-        self.sets = {"dev": read_pairs(config.dev)} if config.dev.captions else {}
-        self.sets |= {t.name: read_pairs(t) for t in config.tests}
-        self.train = training_pairs(config, list(self.sets.values()), self.out)
-        self._tunings: dict[str, Tuning] = {}
-        if base is not None:
-            self._tunings[config.base] = Tuning(config, base, self.train, self.sets, self.fit)
+        accelerator = make_accelerator(config.cpu, config.precision)
+        self.device = accelerator.device
+        every = Intervals(config.evaluate_every, config.save_every, log_every=10)
+        self.fit = partial(fit_part, accelerator, every=every)
+        data = ({"dev": config.dev} if config.dev.captions else {}) | {t.name: t for t in config.tests}
+        self.sets = {name: readable(read_pairs(one)) for name, one in data.items()}
+        self.train = training_pairs(config, self.sets, self.out)
+        self._given = {base_name(config): base} if base is not None else {}
+        self._tunings: dict[Any, FineTuning] = {}
 
-    def tuning(self, config: DclipConfig) -> Tuning:
-        """The students that start where this recipe, or a control of it, starts."""
-        name = start_name(config)
-        if name not in self._tunings:
-            start = open_start(config, self.train, self.fit)
-            self._tunings[name] = Tuning(config, start, self.train, self.sets, self.fit)
-        return self._tunings[name]
+    def fine_tuning(self, config: DclipConfig) -> FineTuning:
+        """Where students of a variant begin; variants that begin alike share it."""
+        name = base_name(config)
+        key = (name, config.student.train)
+        if key not in self._tunings:
+            base = self._given.get(name) or open_base(config, self.train, self.fit)
+            self._tunings[key] = FineTuning(config, base, self.train, self.sets, self.fit, self.device)
+        return self._tunings[key]
 
     def run(self) -> str:
-        """All controls and seeds; returns the table."""
-        config = self.config
-        plain = controlled(config, "infonce")  # no teacher of any kind: it starts from the base model
-        base = self.tuning(plain).measured(self.out / "base-result", None)
-        results: dict[str, list[Columns]] = {"base": [base]}
-        for control in config.controls or (config.control,):
-            one = controlled(config, control)
-            tuning = self.tuning(one)
-            if one.text_teachers and TAUGHT not in results:
-                results[TAUGHT] = [tuning.measured(self.out / f"{TAUGHT}-result", None)]
+        """All variants and seeds; returns the table."""
+        config, start = self.config, base_name(self.config)
+        base = self.fine_tuning(config).measured(self.out / "base-result", None)
+        rows: dict[str, list[Columns]] = {"base": [base]}
+        begun = {start}
+        for one in self.variants:
+            name, tuning, start = one.variants[0].name, self.fine_tuning(one), base_name(one)
+            if start not in begun:
+                begun.add(start)
+                folder = self.out / f"base-result-{fingerprint([start])}"
+                rows[f"{name}, before tuning"] = [tuning.measured(folder, None)]
             for seed in config.seeds:
-                print(f"{control}, seed {seed}", flush=True)
+                print(f"{name}, seed {seed}", flush=True)
                 folder = tuning.student(one, seed)
-                results.setdefault(control, []).append(tuning.measured(folder, one.student.average))
+                rows.setdefault(name, []).append(tuning.measured(folder, one.student.average))
                 tuning.write(folder, one, [seed])
             if config.soup and len(config.seeds) > 1:
                 folder = tuning.soup(one)
-                results[control + SOUP] = [tuning.measured(folder, one.student.average)]
+                rows[name + SOUP] = [tuning.measured(folder, one.student.average)]
                 tuning.write(folder, one, config.seeds)
             tuning.reset()
-        text = table_text(results, list(self.sets), config.draws, config.control)
-        part = self.out / "table.part"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, self.out / "table.md")
+        main = config.main or config.variants[0].name
+        text = table_text(rows, list(self.sets), main, config.baseline, config.resamples)
+        write_atomically(self.out / "table.md", text)
         return text
+
+
+def claim(out: Path, config: DclipConfig, restart: bool) -> None:
+    """Take the run's folder, or say that it holds another run."""
+    for what, path in (
+        ("zeroshot.photos", config.zeroshot.photos),
+        ("zeroshot.class_names", config.zeroshot.class_names),
+    ):
+        if path and not Path(path).exists():
+            raise InputError(f"{what}: there is no {path}")
+    wanted = to_dict(config)
+
+    def averaged_alike(known: dict[str, Any]) -> dict[str, Any]:  # averaging comes after training
+        known = to_dict(dclip_config(known))  # settings newer than the run have their defaults
+        return {**known, "student": {**known["student"], "average": wanted["student"]["average"]}}
+
+    claim_folder(out, wanted, FREE, restart, averaged_alike)

@@ -1,28 +1,35 @@
-"""Training of DCLIP's teacher, and the embeddings that it sets as targets."""
+"""DCLIP's teacher: the spans and regions that it reads, its training, and the embeddings that it sets as targets."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from cliplet.data.ragged import Arrays, Ragged, kept_blocks
+from cliplet.data.spans import noun_phrases
 from cliplet.encoders.base import unit_norm
+from cliplet.encoders.batching import BatchedEncoder
 from cliplet.evaluation.retrieval import recall_at_k
 from cliplet.models.cross_modal import CrossModalConfig, CrossModalTeacher
-from cliplet.regions.store import StoredRegions
+from cliplet.regions.registry import make_proposer
+from cliplet.regions.store import RegionSettings, StoredRegions, compute_regions
 from cliplet.training import losses
+from cliplet.training.computed import computed
 from cliplet.training.dclip.config import TeacherSettings
-from cliplet.training.dclip.features import Spans
+from cliplet.training.dclip.trainable import TrainableClip, crop_embedder
 from cliplet.training.logs import Progress
-from cliplet.training.pairs import PairSet
+from cliplet.training.pairs import PairSet, fingerprint
+from cliplet.training.task import Task
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
-class TeacherTrainee(nn.Module):
+class TeacherTask(Task):
     """The teacher with its loss: InfoNCE between its embedding of a pair and the frozen embedding of a caption.
 
     Args:
@@ -48,6 +55,61 @@ def scaled(vectors: Floats) -> Floats:
     return result
 
 
+def caption_spans(
+    clip: TrainableClip, captions: Sequence[str], kind: str, padding: bool, folder: Path
+) -> Ragged:
+    """Embeddings of every caption's spans, at least one each, unit norm; computed once.
+
+    Args:
+        clip: the base model.
+        captions: the captions.
+        kind: ``tokens`` or ``phrases``.
+        padding: the positions after a text are tokens too.
+        folder: where to keep them.
+    """
+    key = f"{fingerprint([clip.encoder.card.fingerprint])}-{fingerprint(captions)}"
+    name = f"{kind}{'-padded' if padding else ''}-{key}"
+    if kind == "phrases":
+        phrases = [[s.text for s in noun_phrases(c)] or [c] for c in captions]
+        distinct = list(dict.fromkeys(p for several in phrases for p in several))
+        number = {p: i for i, p in enumerate(distinct)}
+        rows = computed(
+            folder / f"{name}.npy", len(distinct), lambda a, b: clip.encoder.encode_texts(distinct[a:b]), 2048,
+            np.float16, "noun phrases",
+        )  # fmt: skip
+        order = [number[p] for several in phrases for p in several]
+        return Ragged.of(np.asarray(rows)[order], np.array([len(p) for p in phrases]))
+
+    def states(start: int, stop: int) -> Arrays:
+        """Captions of like length are computed together."""
+        block = captions[start:stop]
+        order = sorted(range(len(block)), key=lambda i: len(block[i]))
+        found: list[Floats] = [np.zeros((0, 0), np.float32)] * len(block)
+        for first in range(0, len(order), 64):
+            rows = order[first : first + 64]
+            for i, own in zip(rows, clip.token_states([block[i] for i in rows], padding)[1], strict=True):
+                found[i] = unit_norm(own.numpy())
+        counts = np.array([len(f) for f in found], dtype=np.int64)
+        return {"rows": np.concatenate(found).astype(np.float16), "counts": counts}
+
+    progress = Progress("token states", len(captions)).done
+    blocks = list(kept_blocks(folder / name, len(captions), 1024, states, progress))
+    return Ragged.of(*(np.concatenate([b[k] for b in blocks]) for k in ("rows", "counts")))
+
+
+def photo_regions(
+    clip: TrainableClip, encoder: BatchedEncoder, pairs: PairSet, settings: RegionSettings, folder: Path
+) -> StoredRegions:
+    """Regions of every photo with their crops' embeddings by ``encoder``, which is the base model; computed once."""
+    proposer = make_proposer(settings.proposer, settings.score, settings.iou)
+    progress = Progress(f"regions, {settings.proposer.rsplit('/', 1)[-1]}", len(pairs.photos)).done
+    embed = crop_embedder(clip, encoder, settings.raw_crops)
+    key = clip.encoder.card.fingerprint
+    return compute_regions(
+        folder, pairs.photos, pairs.names, proposer, settings, embed, key, progress=progress
+    )
+
+
 class TeacherData:
     """Pairs as the teacher reads them.
 
@@ -58,7 +120,7 @@ class TeacherData:
         texts: the base model's embedding of every caption ``[captions, d]``.
     """
 
-    def __init__(self, pairs: PairSet, spans: Spans, regions: StoredRegions, texts: Floats) -> None:
+    def __init__(self, pairs: PairSet, spans: Ragged, regions: StoredRegions, texts: Floats) -> None:
         self.pairs, self.spans, self.regions, self.texts = pairs, spans, regions, texts
         self.captions = pairs.captions_of()
 

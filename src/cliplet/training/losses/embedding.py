@@ -93,6 +93,10 @@ class FeatureMSE(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss, a scalar."""
-        mapped = self.map(student)
-        _same_shape(mapped, teacher)
-        return F.mse_loss(F.normalize(mapped, dim=-1), F.normalize(teacher, dim=-1))
+        return feature_mse(self.map(student), teacher)
+
+
+def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """:class:`FeatureMSE` of embeddings ``[B, d]`` of the same width, without a map."""
+    _same_shape(student, teacher)
+    return F.mse_loss(F.normalize(student, dim=-1), F.normalize(teacher, dim=-1))

@@ -1,0 +1,118 @@
+"""The packaged model's image tower in training: an embedding of two halves, and its losses.
+
+The first half, *meaning*, is pulled to the teacher's caption space, where distances follow how people rate captions.
+The second half, *matching*, is trained by comparison with all other photos, which finds the right caption among similar
+ones. The cosine of the whole is the weighted mean of the halves' cosines.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cliplet.training.task import Task
+from cliplet.training.text_distillation import meaning_of
+
+MAX_LOGIT_SCALE = 100.0
+
+
+def halves(embedding: Tensor) -> tuple[Tensor, Tensor]:
+    """``[n, 2 d]`` -> meaning and matching, each ``[n, d]`` of length 1."""
+    meaning, matching = embedding.float().chunk(2, dim=1)
+    return F.normalize(meaning, dim=1), F.normalize(matching, dim=1)
+
+
+def soft_targets(similarity: Tensor, own: Tensor, share: float, temperature: float = 0.1) -> Tensor:
+    """Who should match whom: ``(1 - share) * own + share * softmax(similarity / temperature)``, rows sum to 1.
+
+    A caption of another photo that means nearly the same is no full negative.
+
+    Args:
+        similarity: cosines of the photos' targets ``[B, n]``; -1e4 where a photo cannot be compared yet.
+        own: column of each row's own photo ``[B]``.
+        share: weight of the similar ones, 0..1.
+        temperature: of their softmax.
+    """
+    result = share * (similarity / temperature).softmax(dim=1)
+    rows = torch.arange(len(own), device=own.device)
+    return result.index_put((rows, own), result.new_tensor(1 - share), accumulate=True)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of the rows of ``logits`` ``[B, n]`` against soft targets, mean over the rows.
+
+    Args:
+        logits: scaled cosines.
+        targets: ``[B, n]``, rows sum to 1.
+    """
+    return -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+
+
+class PairStudent(Task):
+    """Photos against the teacher's captions.
+
+    ``3 image + 10 cosines + contrastive``. *image*: the cosine distance of the meaning half to the photo's target.
+    *cosines*: squared differences of the batch's cosines between photos and captions to those of the targets.
+    *contrastive*: the matching half of a photo against one caption of every training photo, and of a caption against
+    all photos as they were when last seen; the matching half of a caption is a linear map of its target, the link,
+    which learns too. What is alike counts as partly right (:func:`soft_targets`).
+
+    Args:
+        late: the image tower's last stages.
+        link: matching half of a caption's target, ``[D] -> [d]``.
+        captions: the teacher's targets of all captions ``[N, D]``, unit norm.
+        photos: targets of the photos ``[P, d]``, unit norm.
+        soft: weight of similar captions in the contrastive targets.
+    """
+
+    captions: Tensor
+    photos: Tensor
+    bank: Tensor
+    seen: Tensor
+
+    def __init__(
+        self, late: nn.Module, link: nn.Linear, captions: Tensor, photos: Tensor, soft: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.model = nn.ModuleDict({"image": late, "link": link})
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(14.0)))
+        self.soft = soft
+        self.register_buffer("captions", captions, persistent=False)
+        self.register_buffer("photos", photos, persistent=False)
+        self.register_buffer("bank", torch.zeros(len(photos), link.out_features))
+        self.register_buffer("seen", torch.zeros(len(photos), dtype=torch.bool))
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        ``maps`` ``[B, C, h, w]`` of the photos ``photo`` ``[B]``, and one caption of every training photo,
+        ``columns`` ``[P]``.
+        """
+        rows, dim = batch["photo"], self.bank.shape[1]
+        meaning, matching = halves(self.model["image"](batch["maps"]))
+        photo, columns = self.photos[rows], self.captions[batch["columns"]]
+        caption = meaning_of(columns[rows], dim)
+        dropout = 0.1 if self.training else 0.0
+        columns = F.normalize(self.model["link"](F.dropout(columns, dropout)), dim=1)  # [P, d]
+        terms = {
+            "image": (1 - (meaning * photo).sum(dim=1)).mean(),
+            "cosines": (meaning @ caption.T - photo @ caption.T).square().mean(),
+            "contrastive": self._contrastive(rows, photo, matching, columns),
+        }
+        loss = 3 * terms["image"] + 10 * terms["cosines"] + terms["contrastive"]
+        return {"loss": loss, **{k: v.detach() for k, v in terms.items()}}
+
+    def _contrastive(self, rows: Tensor, photo: Tensor, matching: Tensor, columns: Tensor) -> Tensor:
+        """Photos against a caption of every photo, captions against every photo seen so far."""
+        scale = self.logit_scale.exp().clamp_max(MAX_LOGIT_SCALE)
+        similarity = photo @ self.photos.T  # [B, P]
+        to_text = soft_cross_entropy(scale * matching @ columns.T, soft_targets(similarity, rows, self.soft))
+        with torch.no_grad():
+            self.bank[rows] = matching.detach()
+            self.seen[rows] = True
+        hidden = ~self.seen
+        bank = self.bank.clone().index_copy(0, rows, matching)
+        logits = (scale * columns[rows] @ bank.T).masked_fill(hidden, -1e4)
+        targets = soft_targets(similarity.masked_fill(hidden, -1e4), rows, self.soft)
+        return (to_text + soft_cross_entropy(logits, targets)) / 2

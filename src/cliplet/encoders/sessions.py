@@ -1,0 +1,89 @@
+"""The only place that opens an ONNX Runtime session, with the settings that keep integer graphs right everywhere."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from cliplet.errors import ModelError
+
+
+class Session:
+    """An ONNX graph, opened on the CPU; a forked or unpickled process opens it anew when it first runs it."""
+
+    def __init__(self, model: str | Path | bytes, threads: int, name: str) -> None:
+        self.name, self._model, self._threads = name, model, threads
+        self._process, self._session = os.getpid(), self._open()
+
+    @property
+    def opened(self) -> Any:
+        """This process's ``onnxruntime.InferenceSession``: a parent's has threads that a child has not."""
+        if self._process != os.getpid():
+            self._session = self._open()
+            self._process = os.getpid()
+        return self._session
+
+    def run(self, outputs: Sequence[str] | None, inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
+        """The outputs of these names, or all, for arrays by input name; raises ModelError where the graph fails."""
+        try:
+            return self.opened.run(outputs, inputs)  # type: ignore[no-any-return]
+        except Exception as error:  # onnxruntime raises its own unrelated classes
+            raise ModelError(f"{self.name} cannot run on these inputs: {error}") from error
+
+    def get_inputs(self) -> list[Any]:
+        """Inputs with ``name``, ``shape`` and ``type``."""
+        return self.opened.get_inputs()  # type: ignore[no-any-return]
+
+    def get_outputs(self) -> list[Any]:
+        """Outputs with ``name``, ``shape`` and ``type``."""
+        return self.opened.get_outputs()  # type: ignore[no-any-return]
+
+    def get_modelmeta(self) -> Any:
+        """What the file says of itself, such as ``custom_metadata_map``."""
+        return self.opened.get_modelmeta()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_process": 0, "_session": None}
+
+    def _open(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = 3  # errors: its warnings are about its own optimisations
+        if integer_products_may_overflow():
+            options.add_session_config_entry("session.x64quantprecision", "1")  # slower there, but right
+        model = self._model if isinstance(self._model, bytes) else str(self._model)
+        try:
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises its own unrelated classes
+            raise ModelError(f"{self.name} cannot be loaded: {error}") from error
+
+
+def open_session(model: str | Path | bytes, threads: int = 0, name: str = "the graph") -> Session:
+    """Open an ONNX graph.
+
+    Args:
+        model: path of the file, or its content.
+        threads: threads inside one call; 0: as many as cores; 1 where callers run whole batches beside each other.
+        name: what errors call a graph that is given by its content.
+
+    Raises:
+        ModelError: no such file, or ONNX Runtime cannot load it.
+    """
+    return Session(model, threads, name if isinstance(model, bytes) else str(model))
+
+
+@lru_cache(maxsize=1)
+def integer_products_may_overflow() -> bool:
+    """True unless the processor is known to add 8-bit products exactly: x86 with VNNI, or another family."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        return "vnni" not in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux: not known
+        return True

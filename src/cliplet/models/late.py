@@ -1,0 +1,227 @@
+"""An EfficientNet cut in two: early stages that stay, whose maps can be kept, and late stages that learn on them.
+
+Training the last stages alone is cheap where the maps before them are computed once. Batch norms keep their statistics,
+so they are folded into the convolutions; 1x1 convolutions are matrix products, which a processor with AMX does in bf16.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from cliplet.models.quick_products import has_amx
+
+POOLED = -1
+"""Where the rest of a network begins when none of its stages learns: at the pooled features."""
+_PARTS = ("conv_stem", "bn1", "blocks", "conv_head", "bn2")
+_CONVOLUTIONS = (
+    ("expand", "conv_pw", "bn1"),
+    ("depthwise", "conv_dw", "bn2"),
+    ("project", "conv_pwl", "bn3"),
+)
+"""A folded block's name of each convolution, timm's, and timm's of the batch norm behind it."""
+
+
+def can_be_cut(body: nn.Module) -> bool:
+    """Whether a network of timm has an EfficientNet's stages."""
+    return all(hasattr(body, name) for name in _PARTS)
+
+
+def first_late_stage(body: Any, learning: Sequence[str]) -> int | None:
+    """The first stage of a network in which a parameter learns; None where the stem does.
+
+    Args:
+        body: the network, which :func:`can_be_cut`.
+        learning: names of the network's parameters that learn, such as ``blocks.6.0.conv_pw.weight``.
+
+    Returns:
+        The stage; the number of stages where only the last convolution learns, and :data:`POOLED` where nothing does.
+    """
+    if any(name.startswith(("conv_stem", "bn1")) for name in learning):
+        return None
+    stages = [int(name.split(".")[1]) for name in learning if name.startswith("blocks.")]
+    return min(stages, default=len(body.blocks) if learning else POOLED)
+
+
+def early_stages(body: Any, first: int) -> nn.Module:
+    """What comes before stage ``first``, in evaluation mode: pixels ``[n, 3, s, s]`` -> maps ``[n, C, h, w]``.
+
+    For :data:`POOLED` the whole network, pixels -> pooled features ``[n, D]``.
+    """
+    if first == POOLED:
+        return body.eval()  # type: ignore[no-any-return]
+    return nn.Sequential(body.conv_stem, body.bn1, *body.blocks[:first]).eval()
+
+
+def late_blocks(body: Any, first: int) -> list[Any]:
+    """The blocks of the stages from ``first`` on."""
+    return [block for stage in body.blocks[first:] for block in stage]
+
+
+class LateTower(nn.Module):
+    """The last stages of an EfficientNet-Lite and a linear projection, as a module of their own with folded weights.
+
+    :meth:`write_back` returns the weights to the network.
+
+    Args:
+        body: the whole network of timm; what comes before ``blocks[first]`` stays as it is.
+        first: first stage that learns.
+        dim: width of the embedding.
+        dropout: share of pooled features that are left out in training.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, body: Any, first: int, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_LateBlock(block) for block in late_blocks(body, first))
+        self.last = _folded(body.conv_head, body.bn2)
+        width = int(body.num_features)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, dim)
+
+    def features(self, maps: Tensor) -> Tensor:
+        """Kept maps ``[n, C, h, w]`` -> pooled features ``[n, width]``."""
+        x = maps.float().permute(0, 2, 3, 1).contiguous()  # [n, h, w, C]
+        for block in self.blocks:
+            x = block(x)
+        return F.relu6(_product(x, self.last)).float().mean(dim=(1, 2))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """``[n, C, h, w] -> [n, dim]``."""
+        return self.head(self.dropout((self.features(maps) - self.mean) / self.deviation))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def write_back(self, body: Any, first: int) -> None:
+        """Put the weights into the network they came from; its batch norms keep their statistics."""
+        for late, block in zip(self.blocks, late_blocks(body, first), strict=True):
+            for part, conv, norm in _CONVOLUTIONS:
+                _unfold(getattr(late, part), getattr(block, conv), getattr(block, norm))
+        _unfold(self.last, body.conv_head, body.bn2)
+
+
+class LateStages:
+    """The stages from ``first`` on and the pooling, with gradients for the network's own weights.
+
+    Args:
+        body: timm's EfficientNet, which :func:`can_be_cut`.
+        first: see :func:`first_late_stage`.
+        lite: the network is an EfficientNet-Lite, whose stages may be computed as :class:`LateTower` does.
+    """
+
+    def __init__(self, body: Any, first: int, lite: bool) -> None:
+        self.body, self.first = body, first
+        self.tower = None
+        if lite and first != POOLED:
+            # whoever calls first: later calls may want gradients, and no random number is to be used up
+            with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+                self.tower = LateTower(body, first, 1, 0.0).requires_grad_(False)
+                self.tower.head = nn.Identity()  # type: ignore[assignment]
+
+    def __call__(self, maps: Tensor, quick: bool = False) -> Tensor:
+        """Kept maps ``[n, C, h, w]`` -> pooled features ``[n, D]``; pooled features stay as they are.
+
+        Args:
+            maps: what :func:`early_stages` gave.
+            quick: products may be rounded as bf16 does (EfficientNet-Lite on a CPU).
+        """
+        if maps.ndim == 2:
+            return maps
+        if quick and self.tower is not None and maps.device.type == "cpu":
+            return functional_call(self.tower, self._folded_weights(), (maps,))  # type: ignore[no-any-return]
+        x = self.body.blocks[self.first :](maps.contiguous(memory_format=torch.channels_last))
+        return self.body.bn2(self.body.conv_head(x)).mean(dim=(2, 3))  # type: ignore[no-any-return]
+
+    def _folded_weights(self) -> dict[str, Tensor]:
+        """The tower's weights from the network's present ones."""
+        weights = _fold_as("last", self.body.conv_head, self.body.bn2)
+        for i, block in enumerate(late_blocks(self.body, self.first)):
+            for part, conv, norm in _CONVOLUTIONS:
+                weights |= _fold_as(f"blocks.{i}.{part}", getattr(block, conv), getattr(block, norm))
+        return weights
+
+
+@torch.inference_mode()
+def late_outputs(late: LateTower, maps: NDArray[np.float16], batch: int = 64) -> NDArray[np.float32]:
+    """Outputs of a late tower for kept maps ``[n, dim]``, unnormalised."""
+    late.eval()
+    blocks = [
+        late(torch.from_numpy(np.array(maps[i : i + batch]))).numpy() for i in range(0, len(maps), batch)
+    ]
+    return np.concatenate(blocks)
+
+
+class _LateBlock(nn.Module):
+    """An inverted residual block of EfficientNet-Lite with its batch norms folded; ``[n, h, w, C]`` in and out."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.expand = _folded(block.conv_pw, block.bn1)
+        self.depthwise = _folded(block.conv_dw, block.bn2)
+        self.project = _folded(block.conv_pwl, block.bn3)
+        self.skip = bool(block.has_skip)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Expand, look around, project."""
+        y = F.relu6(_product(x, self.expand)).permute(0, 3, 1, 2).float()
+        stride, kernel = self.depthwise.stride[0], self.depthwise.kernel_size[0]
+        size = y.shape[-1]
+        padding = max(0, (-(-size // stride) - 1) * stride + kernel - size)  # "same", the odd one at the end
+        before, after = padding // 2, padding - padding // 2
+        if before == after:
+            y = self._look(y, before)
+        else:
+            y = self._look(F.pad(y, (before, after, before, after)), 0)
+        y = _product(F.relu6(y).permute(0, 2, 3, 1), self.project)
+        return x + y if self.skip else y
+
+    def _look(self, y: Tensor, padding: int) -> Tensor:
+        conv = self.depthwise
+        return F.conv2d(y, conv.weight, conv.bias, conv.stride, padding, groups=conv.groups)
+
+
+def _fold(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with the batch norm behind it."""
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+
+
+def _fold_as(name: str, conv: Any, norm: Any) -> dict[str, Tensor]:
+    """The same as a folded convolution's parameters, with gradients."""
+    weight, bias = _fold(conv, norm)
+    return {f"{name}.weight": weight, f"{name}.bias": bias}
+
+
+def _folded(conv: Any, norm: Any) -> nn.Conv2d:
+    """A convolution and the batch norm behind it as one convolution with a bias."""
+    result = nn.Conv2d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, groups=conv.groups, bias=True
+    )
+    with torch.no_grad():
+        for own, value in zip((result.weight, result.bias), _fold(conv, norm), strict=True):
+            own.copy_(value)  # type: ignore[union-attr]
+    return result
+
+
+def _unfold(folded: nn.Module, conv: Any, norm: Any) -> None:
+    """The inverse of :func:`_folded`: a batch norm that changes nothing but adds the bias."""
+    conv.weight.copy_(folded.weight)
+    norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+    norm.bias.copy_(folded.bias + norm.running_mean)
+
+
+def _product(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution of ``[n, h, w, C]``."""
+    weight, bias = conv.weight[:, :, 0, 0], conv.bias
+    assert bias is not None
+    if x.device.type == "cpu" and has_amx():
+        return F.linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
+    return F.linear(x.float(), weight, bias)

@@ -1,0 +1,87 @@
+"""What scoring gives: one number a row, with what it is made of and what went wrong."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliplet.encoders.card import ModelCard
+from cliplet.metrics.clipscore import Preset
+from cliplet.versions import versions
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """Scores of n captions; a row that could not be scored is NaN and its reason stands in ``failures``."""
+
+    score: Floats
+    """The preset's score, float32 ``[n]``."""
+    cosine: Floats
+    """Cosine of caption and image, float32 ``[n]``, -1 to 1."""
+    failures: list[str | None]
+    """Why a row has no score; None where it has one."""
+    truncated: NDArray[np.bool_]
+    """Whether the caption was longer than the model's context, bool ``[n]``."""
+    preset: Preset
+    """How ``score`` was made from ``cosine``."""
+    card: ModelCard
+    """The model's card."""
+    reference_cosine: Floats | None = None
+    """Largest cosine of caption and any reference, float32 ``[n]``; NaN without references."""
+    ref_clip_score: Floats | None = None
+    """RefCLIPScore, float32 ``[n]``."""
+    ref_mix_score: Floats | None = None
+    """RefMixScore, float32 ``[n]``."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the scores must know, such as photos whose values are suspect."""
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Model, fingerprint, preset, w, prefix, preprocessing, precision, versions, and counts of rows."""
+        card = self.card
+        facts: dict[str, Any] = {
+            "model": card.name,
+            "fingerprint": card.fingerprint,
+            "preset": self.preset.name,
+            "score": self.preset.column,
+            "w": card.score.w if self.preset.factor is None else self.preset.factor,
+            "prompt_prefix": card.text.prompt_prefix if self.preset.with_prefix else "",
+            "preprocessing": {
+                "image": f"{card.image.resize} {card.image.size} {card.image.interpolation}",
+                "context_length": card.text.context_length,
+            },
+            "precision": card.precision,
+            "versions": versions(),
+            "rows": len(self.failures),
+            "failed": sum(f is not None for f in self.failures),
+            "truncated": int(self.truncated.sum()),
+        }
+        if self.reference_cosine is not None:
+            scored = np.array([f is None for f in self.failures], dtype=bool)
+            facts["reference_weight"] = card.score.reference_weight
+            facts["without_references"] = int((scored & np.isnan(self.reference_cosine)).sum())
+        return facts
+
+    @property
+    def mean(self) -> float:
+        """The corpus score over rows that could be scored."""
+        return self.preset.corpus(self.score)
+
+    def columns(self) -> dict[str, Floats]:
+        """Every score by its name in outputs."""
+        named: dict[str, Floats] = {self.preset.column: self.score, "cosine": self.cosine}
+        if (
+            self.reference_cosine is not None
+            and self.ref_clip_score is not None
+            and self.ref_mix_score is not None
+        ):
+            named |= {
+                "RefCLIPScore": self.ref_clip_score,
+                "RefMixScore": self.ref_mix_score,
+                "reference cosine": self.reference_cosine,
+            }
+        return named

@@ -1,0 +1,116 @@
+"""What a DCLIP recipe will compute: its data, its models, its trainings and steps, and their time if it is known."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from cliplet.errors import InputError
+from cliplet.training.dclip.base import base_maker, base_name
+from cliplet.training.dclip.config import DclipConfig, variant_config
+from cliplet.training.dclip.finetuning import run_folder, teacher_folder
+from cliplet.training.dclip.inputs import Learner
+from cliplet.training.dclip.trainable import open_trainable
+from cliplet.training.logs import duration
+from cliplet.training.pairs import PairSet, read_pairs
+
+Rows = list[tuple[str, str]]
+
+
+def describe(config: DclipConfig) -> Rows:
+    """Read a recipe's data and open its base models; nothing is trained or written.
+
+    Args:
+        config: the recipe.
+
+    Returns:
+        Rows of a table: what, and how much. Data that is not there is named in its row.
+
+    Raises:
+        InputError: a setting is wrong.
+        ModelError: a base model cannot be opened.
+    """
+    rows: Rows = []
+    sets = {"train": config.train, "dev": config.dev, **{t.name: t for t in config.tests}}
+    train = PairSet()
+    for name, data in sets.items():
+        if not (data.captions or data.photos):
+            continue
+        try:
+            pairs = read_pairs(data)
+        except InputError as error:
+            rows.append((name, f"not found: {error}"))
+            continue
+        left_out = f", {len(pairs.skipped)} left out ({pairs.skipped[0]})" if pairs.skipped else ""
+        rows.append((name, f"{len(pairs.photos):,} photos, {len(pairs.captions):,} captions{left_out}"))
+        train = pairs if name == "train" else train
+    photos = config.zeroshot.photos
+    if photos:
+        rows.append(("zero-shot photos", photos if Path(photos).exists() else f"not found: {photos}"))
+    variants = [variant_config(config, v) for v in config.trained]
+    with_captions = sum(len(rows) > 0 for rows in train.captions_of())
+    return [
+        *rows,
+        *_base_rows([config, *variants], len(train.photos)),
+        *_training_rows(config, variants, with_captions),
+    ]
+
+
+def _base_rows(configs: list[DclipConfig], photos: int) -> Iterator[tuple[str, str]]:
+    """Each base model with its parameters, and what is kept of the photos."""
+    for name, one in {base_name(c): c for c in configs}.items():
+        if base_maker(one) is not None and not Path(name).exists():
+            yield "base model", f"{one.base} with {one.base_options}, to be made in {name}"
+            continue
+        learner = Learner(open_trainable(name), one.student.train)
+        sizes = {n: p.numel() for n, p in learner.clip.model.named_parameters()}
+        learn = sum(sizes[n] for n in learner.names)
+        yield "base model", f"{name}: {sum(sizes.values()):,} parameters, {learn:,} of them learn"
+        views = f"{one.augment.views} views of each training photo"
+        if learner.early is None:
+            yield "views", f"{views}, encoded anew in every epoch"
+            continue
+        side = learner.clip.encoder.card.image.size
+        with torch.inference_mode():
+            shape = learner.early(torch.zeros(1, 3, side, side)).shape[1:]
+        size, numbers = 2 * one.augment.views * photos * shape.numel(), " x ".join(map(str, shape))
+        yield (
+            "views",
+            f"{views}, encoded once up to the part that learns: {numbers} each, {size / 1e9:.2f} GB on disk",
+        )
+
+
+def _training_rows(
+    config: DclipConfig, variants: list[DclipConfig], photos: int
+) -> Iterator[tuple[str, str]]:
+    """How often teachers and students are trained, and for how long."""
+    teachers, students = {}, {}
+    for one in variants:
+        for seed in config.seeds:
+            students[run_folder(one, seed)] = one.student_stage
+            if one.student.teacher == "cross_modal" and one.student.weights.teacher:
+                teachers[teacher_folder(one, seed)] = one.teacher_stage
+    yield (
+        "variants",
+        f"{', '.join(c.variants[0].name for c in variants)}; seeds {', '.join(map(str, config.seeds))}",
+    )
+    seconds, unknown = 0.0, False
+    for what, trainings in (("teachers", teachers), ("students", students)):
+        steps = sum(s.epochs * (photos // s.batch_size) for s in trainings.values())
+        yield what, f"{len(trainings)} trainings, {steps:,} steps in all"
+        known = [s for folder in trainings for s in _epoch_seconds(folder)]
+        unknown |= bool(trainings) and not known
+        seconds += median(known or [0.0]) * sum(s.epochs for s in trainings.values())
+    if not unknown:
+        yield "time expected", f"{duration(seconds)} for all trainings, from the epochs that are done"
+
+
+def _epoch_seconds(folder: Path) -> Iterator[float]:
+    """Seconds of the epochs of a training that has begun."""
+    log = folder / "log.jsonl"
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
+        values = json.loads(line)
+        if values["kind"] == "dev":
+            yield float(values["seconds"])

