@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from benchmarks import fuzz_inputs
 
 import cliplet
-from benchmarks import fuzz_inputs
 from tests.tiny_model import build_tiny_model
 
 pytestmark = pytest.mark.skipif(not hasattr(fuzz_inputs.signal, "SIGALRM"), reason="no alarm here")
