@@ -2,6 +2,7 @@
 
 Policy: the first frame of an animated file; EXIF orientation applied; wide integers and floats as
 :mod:`cliplet.data.pixels` reads them; then ``convert("RGB")``, which drops transparency, as CLIP pipelines do.
+(Models of Transformers get the image with its transparency: their library's processors lay it on white.)
 """
 
 import errno
