@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +61,32 @@ def test_the_shown_rewards_work(workplace: Path, monkeypatch: pytest.MonkeyPatch
     assert list(found) == list(weights)
     assert found["mine:shape"].tolist() == [10.0, 7.0]
     assert found["mine:brevity"].tolist() == [-3.0, -2.0]
+
+
+def test_the_shown_encoder_scores(workplace: Path) -> None:
+    (command,) = re.findall(r"```sh\n(.*)\n```", PAGE)
+    (workplace / "photos/0.png").unlink()
+    Image.new("RGB", (12, 12), (200, 20, 20)).save(workplace / "photos/0.png")
+    done = subprocess.run(
+        [sys.executable, "-m", *shlex.split(command)],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    red, blue = (done.stdout.index(caption) for caption in ("a red car", "a blue sky"))
+    assert red < blue
+
+
+def test_the_shown_loss_is_found(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from cliplet.training.losses import find_losses
+
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (shown,) = re.findall(r"```toml\n(.*)\n```", PAGE)
+    (losses,) = tomllib.loads(shown).values()
+    loss = find_losses(losses)["mine:apart"]
+    assert loss.needs == ("student_image", "student_text")
+    assert loss.function(torch.ones(2, 4), torch.zeros(2, 4)) == 4
