@@ -20,7 +20,7 @@ from cliplet.training.dclip.finetuning import teacher_folder
 from cliplet.training.dclip.inputs import Learner, Photos
 from cliplet.training.dclip.measure import load_columns, retrieval_columns
 from cliplet.training.dclip.overlap import without_overlap
-from cliplet.training.dclip.run import DclipRun, dclip
+from cliplet.training.dclip.run import dclip
 from cliplet.training.dclip.student import DclipStudent, average_weights
 from cliplet.training.dclip.table import make_rows, table_text
 from cliplet.training.dclip.teacher import photo_regions
@@ -36,8 +36,11 @@ REAL = ROOT / "recipes" / "dclip_flickr8k"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("dclip"))
+
+
+def write_data(folder):
     """Training and dev drawings, a base model, and drawings in folders by class."""
-    folder = tmp_path_factory.mktemp("dclip")
     make.dataset(folder / "train", 32)
     make.dataset(folder / "dev", 16, seed=1)
     for photo in (folder / "dev" / "photos").iterdir():
@@ -155,31 +158,6 @@ def test_the_seeds_weights_are_averaged(data, tmp_path):
     first, second, mean = (dict(load_weights(tmp_path / "run" / f).named_parameters()) for f in folders)
     assert any(not torch.equal(first[k], second[k]) for k in first)
     assert all(torch.allclose((first[k] + second[k]) / 2, mean[k], atol=1e-6) for k in first)
-
-
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(data, tmp_path, monkeypatch):
-    from cliplet.training import loop
-
-    changes = ("save_every=1", 'student.train=["image.head.*", "text.head.*"]', "student_stage.ema=0.9",
-               "student_stage.accumulate=1")  # fmt: skip
-    whole = DclipRun(recipe(data, tmp_path / "a", *changes))
-    whole.run()
-    real, calls = loop.train_step, []
-
-    def dies(*arguments, **named):
-        calls.append(1)
-        if len(calls) in (3, 13):  # in the teacher, then in the student
-            raise KeyboardInterrupt
-        return real(*arguments, **named)
-
-    monkeypatch.setattr(loop, "train_step", dies)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            dclip(recipe(data, tmp_path / "b", *changes))
-    dclip(recipe(data, tmp_path / "b", *changes))
-    assert len(calls) == 8 + 8 + 2
-    a, b = (load_weights(tmp_path / r / "dclip-seed0" / "model").state_dict() for r in "ab")
-    assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_another_recipe_in_the_same_folder_is_refused(data, tmp_path):

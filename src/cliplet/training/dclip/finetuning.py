@@ -57,7 +57,6 @@ from cliplet.training.pairs import PairSet, fingerprint, read_pairs
 from cliplet.training.run_folder import claim_folder
 from cliplet.training.task import put_weights
 from cliplet.training.teacher_space import group_means
-from cliplet.training.views import photo_source
 
 
 def run_folder(config: DclipConfig, seed: int) -> Path:
@@ -312,7 +311,7 @@ class FineTuning:
             from cliplet.encoders.torch import TorchEncoder
             from cliplet.export import export
 
-            photos = [photo_source(p) for p in self.train.photos[:64]]
+            photos = self.train.photos[:64]
             export(TorchEncoder.from_folder(final), folder / "onnx", config.export, photos=photos,
                    captions=self.train.captions[:256])  # fmt: skip
 

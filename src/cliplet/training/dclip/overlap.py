@@ -13,7 +13,6 @@ from cliplet.files import write_atomically
 from cliplet.training.dclip.config import DclipConfig
 from cliplet.training.logs import Progress
 from cliplet.training.pairs import PairSet, read_pairs
-from cliplet.training.views import photo_source
 
 
 def file_name(name: str) -> str:
@@ -61,7 +60,7 @@ def readable(pairs: PairSet) -> PairSet:
     bar = Progress("reading photos", len(pairs.photos))
     for i, photo in enumerate(pairs.photos):
         try:
-            load_rgb(photo_source(photo), at_least=64)
+            load_rgb(photo, at_least=64)
         except InputError as error:
             bad[i] = f"{pairs.names[i]}: {error}"
         bar.update(i + 1)
