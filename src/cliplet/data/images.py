@@ -171,10 +171,17 @@ def load_rgb(source: ImageInput, at_least: int | None = None) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """``convert("RGB")``, by way of RGBA for palettes with transparency."""
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    """``convert("RGB")``, by way of RGBA for palettes with transparency.
+
+    Raises:
+        InputError: Pillow cannot convert the image's mode.
+    """
+    try:
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except ValueError as error:
+        raise InputError(f"an image of mode {image.mode} cannot become RGB: {error}") from None
 
 
 def resize_rgb(
