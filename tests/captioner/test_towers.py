@@ -9,9 +9,9 @@ import torch
 from cliplet.captioner import Captioner
 from cliplet.encoders.registry import packaged_models
 from cliplet.errors import InputError, ModelError
+from cliplet.export.onnx_grid import before_pooling
 from cliplet.models.captioner_config import CaptionerConfig, GridConfig
 from cliplet.training.captioner.export import export_captioner
-from cliplet.training.captioner.onnx_grid import before_pooling
 from cliplet.training.captioner.towers import GridTower
 from cliplet.training.captioner.train import CaptionRun
 from cliplet.training.captioner.vocabulary import plain, train_vocabulary

@@ -201,11 +201,22 @@ def test_photos_without_captions_are_said(tmp_path):
         ({"kind": "self_critical"}, "needs rewards"),
         ({"kind": "self_critical", "rewards": (RewardWeight("cider"),), "samples": 1}, "at least 2"),
         ({"epochs": 0}, "at least 1"),
+        ({"epochs": -1}, "epochs=-1 of stage cross_entropy must be at least"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"temperature": 0.0}, "temperature=0.0 of stage cross_entropy must be above 0"),
     ],
 )
 def test_impossible_stages(change, message):
     with pytest.raises(InputError, match=message):
         CaptionStage(**change)
+
+
+def test_what_a_later_stage_would_stumble_over_is_said_at_once(tmp_path):
+    with pytest.raises(InputError, match="unknown reward 'cidre'"):
+        RewardWeight("cidre")
+    stages = (make.cross_entropy(), make.self_critical(batch_size=64))
+    with pytest.raises(InputError, match="16 items do not fill one batch of 64; lower batch_size"):
+        CaptionRun(make.recipe(tmp_path, stages))
 
 
 def test_once_tuned_always_tuned():

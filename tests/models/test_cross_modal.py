@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from cliplet.errors import InputError
-from cliplet.models.cross_modal import CrossModalConfig, CrossModalTeacher, pool_by_similarity
+from cliplet.models.config import CrossModalConfig
+from cliplet.models.cross_modal import CrossModalTeacher, pool_by_similarity
 
 D = 8
 
@@ -19,7 +20,7 @@ def inputs(batch=3, spans=4, regions=5, seed=0):
 
 def teacher(**settings):
     torch.manual_seed(1)
-    return CrossModalTeacher(CrossModalConfig(D, heads=2, **settings)).eval()
+    return CrossModalTeacher(CrossModalConfig(heads=2, **settings), D).eval()
 
 
 def test_pooling_by_hand():
@@ -108,4 +109,4 @@ def test_order_of_regions_does_not_matter():
 @pytest.mark.parametrize(("change", "message"), [({"heads": 3}, "heads"), ({"layers": 0}, "layer")])
 def test_wrong_settings(change, message):
     with pytest.raises(InputError, match=message):
-        CrossModalConfig(D, **{"heads": 2, **change})
+        CrossModalTeacher(CrossModalConfig(**{"heads": 2, **change}), D)

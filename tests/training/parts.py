@@ -6,8 +6,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from cliplet.models import pretrained
 from tests.training import make
@@ -59,3 +62,29 @@ def _l3() -> dict[str, Any]:
     torch.manual_seed(1)
     config = BertConfig(num_hidden_layers=3, hidden_size=384, num_attention_heads=12, intermediate_size=1536)
     return BertModel(config, add_pooling_layer=False).state_dict()
+
+
+def write_detector(file: Path) -> Path:
+    """Three boxes of two classes, the same for every photo, and the photo itself as the tensor ``inner``."""
+    boxes = np.array(
+        [[[0, 0, 9, 9, 1.0, 0.5, 0.0], [0, 0, 9, 9, 0.8, 0.5, 0.1], [0, 0, 9, 9, 0.5, 0.0, 0.2]]]
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mul", ["photo", "one"], ["inner"]),
+            helper.make_node("ReduceMean", ["inner"], ["mean"], keepdims=0),
+            helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+            helper.make_node("Add", ["boxes", "nothing"], ["output"]),
+        ],
+        "detector",
+        [helper.make_tensor_value_info("photo", TensorProto.FLOAT, [1, 3, 32, 32])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3, 7])],
+        [
+            helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
+            helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
+            helper.make_tensor("boxes", TensorProto.FLOAT, [1, 3, 7], boxes.ravel()),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, str(file))
+    return file

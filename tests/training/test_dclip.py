@@ -12,18 +12,16 @@ from PIL import Image
 from cliplet.data.duplicates import difference_hash
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError, ModelError
+from cliplet.evaluation.comparison import load_columns, make_rows, retrieval_columns, table_text
 from cliplet.models.dual import load_weights
 from cliplet.regions.store import RegionSettings
 from cliplet.training.dclip.config import DclipConfig, StudentWeights, load_dclip, variant_config
 from cliplet.training.dclip.cost import describe
-from cliplet.training.dclip.finetuning import teacher_folder
+from cliplet.training.dclip.data import without_overlap
 from cliplet.training.dclip.inputs import Learner, Photos
-from cliplet.training.dclip.measure import load_columns, retrieval_columns
-from cliplet.training.dclip.overlap import without_overlap
-from cliplet.training.dclip.run import DclipRun, dclip
+from cliplet.training.dclip.run import dclip
 from cliplet.training.dclip.student import DclipStudent, average_weights
-from cliplet.training.dclip.table import make_rows, table_text
-from cliplet.training.dclip.teacher import photo_regions
+from cliplet.training.dclip.teacher import photo_regions, teacher_folder
 from cliplet.training.dclip.trace import follow, trace_text
 from cliplet.training.dclip.trainable import TrainableDual, TrainableOpenClip, open_trainable
 from cliplet.training.pairs import PairSet, read_pairs
@@ -36,8 +34,11 @@ REAL = ROOT / "recipes" / "dclip_flickr8k"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("dclip"))
+
+
+def write_data(folder):
     """Training and dev drawings, a base model, and drawings in folders by class."""
-    folder = tmp_path_factory.mktemp("dclip")
     make.dataset(folder / "train", 32)
     make.dataset(folder / "dev", 16, seed=1)
     for photo in (folder / "dev" / "photos").iterdir():
@@ -157,31 +158,6 @@ def test_the_seeds_weights_are_averaged(data, tmp_path):
     assert all(torch.allclose((first[k] + second[k]) / 2, mean[k], atol=1e-6) for k in first)
 
 
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(data, tmp_path, monkeypatch):
-    from cliplet.training import loop
-
-    changes = ("save_every=1", 'student.train=["image.head.*", "text.head.*"]', "student_stage.ema=0.9",
-               "student_stage.accumulate=1")  # fmt: skip
-    whole = DclipRun(recipe(data, tmp_path / "a", *changes))
-    whole.run()
-    real, calls = loop.train_step, []
-
-    def dies(*arguments, **named):
-        calls.append(1)
-        if len(calls) in (3, 13):  # in the teacher, then in the student
-            raise KeyboardInterrupt
-        return real(*arguments, **named)
-
-    monkeypatch.setattr(loop, "train_step", dies)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            dclip(recipe(data, tmp_path / "b", *changes))
-    dclip(recipe(data, tmp_path / "b", *changes))
-    assert len(calls) == 8 + 8 + 2
-    a, b = (load_weights(tmp_path / r / "dclip-seed0" / "model").state_dict() for r in "ab")
-    assert all(torch.equal(a[k], b[k]) for k in a)
-
-
 def test_another_recipe_in_the_same_folder_is_refused(data, tmp_path):
     dclip(recipe(data, tmp_path / "run", 'only=["infonce"]'))
     with pytest.raises(InputError, match=r"holds a run of another recipe \(other: student_stage\)"):
@@ -253,6 +229,7 @@ def test_a_variant_is_the_recipe_with_its_changes(data, tmp_path):
         ("zeroshot.templates=['a photo']", r"must be prompts with \{\}"),
         ("base_options.size=1", r"base_options need a base of the form module:attribute"),
         ("base=nowhere:Base", "base 'nowhere:Base': there is no module 'nowhere'"),
+        ("base=json:dumps", "base 'json:dumps' is no dataclass with a method make"),
         ("student.prototypes=true", r"student\.prototypes needs a base model that knows"),
     ],
 )
@@ -295,6 +272,55 @@ def test_a_dry_run_says_what_will_be_computed(data, tmp_path):
     assert not (tmp_path / "run").exists()
     dclip(recipe(data, tmp_path / "run"))
     assert "time expected" in dict(describe(config))
+
+
+# ---------------------------------------------------------------- a base model of your own
+OWN = '''
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Copied:
+    """Copies a model folder."""
+
+    source: str = ""
+    prototypes: bool = False
+
+    def make(self, pairs, folder, kept, fit):
+        assert kept.is_dir() and callable(fit)
+        shutil.copytree(self.source, folder)
+        (folder / "photos.txt").write_text(str(len(pairs.photos)))
+        if self.prototypes:
+            np.save(folder / "prototypes.npy", np.zeros((4, 8), np.float16))
+'''
+
+
+def test_a_base_model_made_by_a_class_of_your_own(data, tmp_path, monkeypatch):
+    (tmp_path / "own_base.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    changes = ("base=own_base:Copied", 'only=["infonce"]', f"base_options.source={data}/base")
+    config = recipe(data, tmp_path / "run", *changes)
+    assert "to be made by own_base:Copied" in dict(describe(config))["base model"]
+    text = dclip(config)
+    (made,) = (tmp_path / "run" / "features").glob("Copied-*")
+    assert (made / "photos.txt").read_text() == "32"
+    shutil.rmtree(tmp_path / "plain", ignore_errors=True)
+    assert dclip(recipe(data, tmp_path / "plain", 'only=["infonce"]')) == text  # it is the same model
+    other = (f"features={tmp_path}/run/features", f'train.captions=["{data}/dev/captions.jsonl"]',
+             f'train.photos=["{data}/dev/photos"]', "dev.captions=[]")  # fmt: skip
+    with pytest.raises(InputError, match="was made from other training data"):
+        dclip(recipe(data, tmp_path / "shared", *changes, *other))
+    with pytest.raises(InputError, match=r"unknown setting base_options\.sorce; did you mean source"):
+        dclip(recipe(data, tmp_path / "other", "base=own_base:Copied", "base_options.sorce=x"))
+    variants = 'variants.2.set=["base_options.prototypes=true", "student.weights={contrastive = 1.0}"]'
+    rows = dclip(recipe(data, tmp_path / "two", *changes, variants)).splitlines()
+    assert any(
+        row.startswith("| infonce, before tuning |") for row in rows
+    )  # another base than the recipe's own
 
 
 # ---------------------------------------------------------------- the parts

@@ -222,7 +222,7 @@ def test_bad_photos_and_captions_are_left_out_and_listed(folder, tmp_path):
     skipped = (tmp_path / "run" / "skipped.txt").read_text()
     assert "000.png" in skipped
     assert "nowhere.png" in skipped
-    assert "the caption is no text" in skipped
+    assert "the caption is not a string but 7" in skipped
     assert len(skipped.splitlines()) == 3
 
 

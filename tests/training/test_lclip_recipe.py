@@ -4,10 +4,8 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
 from torch import nn
 
 from cliplet.errors import InputError
@@ -21,6 +19,7 @@ from lclip_flickr8k.recipe import Settings
 from lclip_flickr8k.run import Run
 from tests.shared_data import ROOT
 from tests.training import make
+from tests.training.parts import write_detector
 
 PHOTOS = [make.drawing(colour, shape, 1) for colour in list(make.COLOURS)[:3] for shape in make.SHAPES]
 
@@ -49,29 +48,7 @@ def test_outputs_are_those_of_the_module_and_are_kept(tmp_path: Path) -> None:
 
 @pytest.fixture
 def detector(tmp_path: Path) -> Path:
-    """Three boxes of two classes whose scores do not depend on the photo, and the photo itself as an inner tensor."""
-    boxes = np.array(
-        [[[0, 0, 9, 9, 1.0, 0.5, 0.0], [0, 0, 9, 9, 0.8, 0.5, 0.1], [0, 0, 9, 9, 0.5, 0.0, 0.2]]]
-    )
-    graph = helper.make_graph(
-        [
-            helper.make_node("Mul", ["photo", "one"], ["inner"]),
-            helper.make_node("ReduceMean", ["inner"], ["mean"], keepdims=0),
-            helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
-            helper.make_node("Add", ["boxes", "nothing"], ["output"]),
-        ],
-        "detector",
-        [helper.make_tensor_value_info("photo", TensorProto.FLOAT, [1, 3, 32, 32])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3, 7])],
-        [
-            helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
-            helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
-            helper.make_tensor("boxes", TensorProto.FLOAT, [1, 3, 7], boxes.ravel()),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, str(tmp_path / "detector.onnx"))
-    return tmp_path / "detector.onnx"
+    return write_detector(tmp_path / "detector.onnx")
 
 
 def test_detector_features_by_hand(detector: Path, tmp_path: Path) -> None:

@@ -174,8 +174,8 @@ def test_missing_data_is_one_line(tmp_path, monkeypatch):
     assert str(shown.exception) == (
         "data=~/none lacks Flickr8k.token.txt (train.captions, dev.captions), images_train.tar or Flicker8k_Dataset "
         "(train.photos), split_train.txt or Flickr_8k.trainImages.txt (train.names), images_dev.tar or "
-        "Flicker8k_Dataset (dev.photos); docs/data.md says how to lay it out, and the settings in brackets take other "
-        "places"
+        "Flicker8k_Dataset (dev.photos); docs/data.md (data.md beside a copied recipe) says how to lay it out, and the "
+        "settings in brackets take other places"
     )
     with pytest.raises(InputError, match="give data=FOLDER"):
         read_recipe(ROOT / "recipes" / "caption_flickr8k.toml", ["data=''"])

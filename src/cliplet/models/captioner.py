@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from cliplet.errors import ModelError
 from cliplet.models.captioner_config import CaptionerConfig
 from cliplet.models.config import from_dict, to_dict
+from cliplet.models.dual import fill
 
 WEIGHTS = "captioner.safetensors"
 CONFIG = "captioner_config.json"
@@ -217,8 +218,6 @@ def load_decoder(folder: str | Path) -> CaptionDecoder:
     Raises:
         ModelError: a file is missing, or the weights do not fit the sizes.
     """
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
@@ -226,8 +225,5 @@ def load_decoder(folder: str | Path) -> CaptionDecoder:
     content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     config = from_dict(CaptionerConfig, content["config"])
     decoder = CaptionDecoder(config, content["cells"], content["channels"])
-    try:
-        decoder.load_state_dict(load_file(folder / WEIGHTS))
-    except RuntimeError as error:
-        raise ModelError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from error
+    fill(decoder, folder / WEIGHTS)
     return decoder.eval()

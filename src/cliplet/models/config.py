@@ -153,6 +153,31 @@ TextTowerConfig = TextConfig | TransformersTextConfig
 
 
 @dataclass(frozen=True)
+class CrossModalConfig:
+    """DCLIP's cross-modal teacher; the defaults are as released, except that padding is masked."""
+
+    layers: int = 1
+    """Bidirectional cross-attention layers."""
+    heads: int = 8
+    """Heads of each attention; must divide the embedding's width."""
+    pool_temperature: float = 2.0
+    """Of the softmax that pools by similarity to the mean; large values give the plain mean."""
+    fusion: Literal["fixed", "learned"] = "fixed"
+    """``fixed``: half text, half image; ``learned``: a gate decides the share for each pair, half at the start."""
+    mask: bool = True
+    """Leave padding out of the attentions and the pooling; the released code does not."""
+
+    def __post_init__(self) -> None:
+        if self.layers < 1 or self.pool_temperature <= 0:
+            raise InputError("the teacher needs at least one layer and a temperature above 0")
+
+    def check(self, dim: int) -> None:
+        """Raise an InputError where the heads do not divide the width."""
+        if dim % self.heads:
+            raise InputError(f"teacher heads={self.heads} does not divide dim={dim}; choose heads that do")
+
+
+@dataclass(frozen=True)
 class DualConfig:
     """An image tower and a text tower that share one space."""
 

@@ -3,40 +3,13 @@
 Source: DCLIP (arXiv 2505.21549), with what its public code does where the paper could not be read.
 """
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliplet.errors import InputError
-
-
-@dataclass(frozen=True)
-class CrossModalConfig:
-    """The teacher; the defaults are as released, except that padding is masked."""
-
-    dim: int = 512
-    """Width of the region and span embeddings."""
-    layers: int = 1
-    """Bidirectional cross-attention layers."""
-    heads: int = 8
-    """Heads of each attention; must divide the width."""
-    temperature: float = 2.0
-    """Of the softmax that pools by similarity to the mean; large values give the plain mean."""
-    fusion: Literal["fixed", "learned"] = "fixed"
-    """``fixed``: half text, half image; ``learned``: a gate decides the share for each pair, half at the start."""
-    mask: bool = True
-    """Leave padding out of the attentions and the pooling; the released code does not."""
-
-    def __post_init__(self) -> None:
-        if self.dim % self.heads:
-            raise InputError(
-                f"teacher heads={self.heads} does not divide dim={self.dim}; choose heads that do"
-            )
-        if self.layers < 1 or self.temperature <= 0:
-            raise InputError("the teacher needs at least one layer and a temperature above 0")
+from cliplet.models.config import CrossModalConfig
 
 
 class CrossModalOutput(NamedTuple):
@@ -111,15 +84,18 @@ class CrossModalTeacher(nn.Module):
 
     With zero attention output (``out_proj`` zero) and one region and one span it returns the mean of their
     LayerNorms: the attention refines, it does not start from nothing.
+
+    Args:
+        config: the settings.
+        dim: width of the region and span embeddings.
     """
 
-    def __init__(self, config: CrossModalConfig) -> None:
+    def __init__(self, config: CrossModalConfig, dim: int) -> None:
         super().__init__()
+        config.check(dim)
         self.config = config
-        self.layers = nn.ModuleList(
-            CrossAttentionLayer(config.dim, config.heads) for _ in range(config.layers)
-        )
-        self.gate = nn.Linear(2 * config.dim, 1) if config.fusion == "learned" else None
+        self.layers = nn.ModuleList(CrossAttentionLayer(dim, config.heads) for _ in range(config.layers))
+        self.gate = nn.Linear(2 * dim, 1) if config.fusion == "learned" else None
         if self.gate is not None:
             nn.init.zeros_(self.gate.weight)
             nn.init.zeros_(self.gate.bias)
@@ -140,10 +116,9 @@ class CrossModalTeacher(nn.Module):
         attention = spans.new_zeros(0)
         for layer in self.layers:
             spans, regions, attention = layer(spans, regions, span_padding, region_padding)
-        text, span_weights = pool_by_similarity(spans, span_mask if masked else None, self.config.temperature)
-        image, region_weights = pool_by_similarity(
-            regions, region_mask if masked else None, self.config.temperature
-        )
+        temperature = self.config.pool_temperature
+        text, span_weights = pool_by_similarity(spans, span_mask if masked else None, temperature)
+        image, region_weights = pool_by_similarity(regions, region_mask if masked else None, temperature)
         share: Tensor | float = 0.5
         if self.gate is not None:
             share = self.gate(torch.cat([text, image], dim=1)).sigmoid()  # [B, 1]

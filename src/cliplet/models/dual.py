@@ -89,16 +89,28 @@ def load_weights(folder: str | Path, device: str | torch.device = "cpu") -> Dual
     Raises:
         ModelError: a file is missing, or the weights do not fit the configuration.
     """
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
             raise ModelError(f"{folder} has no {name}; give the folder of a trained cliplet model")
     config = from_dict(DualConfig, json.loads((folder / CONFIG).read_text(encoding="utf-8")))
     model = DualModel(config)
-    try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except RuntimeError as error:
-        raise ModelError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from error
+    fill(model, folder / WEIGHTS)
     return model.to(device).eval()
+
+
+def fill(module: nn.Module, file: Path) -> None:
+    """Give a module the weights of a safetensors file.
+
+    Raises:
+        ModelError: the file is damaged, or holds the weights of another module.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        module.load_state_dict(load_file(file))
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{file} is damaged or does not fit its model: {' '.join(str(error).split())}"
+        ) from error

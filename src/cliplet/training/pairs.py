@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.captions import read_captions
+from cliplet.data.images import load_rgb
 from cliplet.data.names import NameIndex
+from cliplet.data.parquet import TablePhoto
 from cliplet.data.photos import PhotoStore, TarPhoto, open_photos
 from cliplet.data.text import read_names
 from cliplet.errors import InputError
 from cliplet.training.config import DataConfig
+from cliplet.training.logs import Progress
 
 
 @dataclass
@@ -168,17 +172,25 @@ def _read_caption_files(files: list[Path], roots: list[Path], split: str, result
 
 
 def fingerprint(items: Sequence[Any]) -> str:
-    """16 hexadecimal digits of a list of captions or of photos (names, sizes, times)."""
+    """16 hexadecimal digits of a list of captions or of photos (names, sizes, times; content of those in tables)."""
     digest = hashlib.blake2b(digest_size=8)
+    stamp = cache(_stamp)
     for item in items:
+        text = f"{item}"
         if isinstance(item, TarPhoto):
-            digest.update(f"{item} {item.offset} {item.size}\n".encode("utf-8", "replace"))
+            text += f" {item.offset} {item.size} {stamp(Path(item.tar.path))}"
+        elif isinstance(item, TablePhoto):
+            text += f" {item.digest}"
         elif isinstance(item, Path):
-            stat = item.stat() if item.exists() else None
-            digest.update(f"{item} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode("utf-8", "replace"))
-        else:
-            digest.update(str(item).encode("utf-8", "replace") + b"\n")
+            text += f" {_stamp(item)}"
+        digest.update(f"{text}\n".encode("utf-8", "replace"))
     return digest.hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file."""
+    stat = path.stat() if path.exists() else None
+    return stat and (stat.st_size, stat.st_mtime_ns)
 
 
 def epoch_batches(
@@ -204,3 +216,22 @@ def chosen(seed: int, epoch: int, items: NDArray[np.int64], what: int) -> Iterat
     for item in items:
         mixed = hashlib.blake2b(f"{seed} {epoch} {item} {what}".encode(), digest_size=8).digest()
         yield int.from_bytes(mixed, "little") / 2**64
+
+
+def unreadable(photos: Sequence[Any], names: Sequence[str]) -> dict[int, str]:
+    """Why some photos cannot be decoded, by their position."""
+    bad: dict[int, str] = {}
+    bar = Progress("reading photos", len(photos))
+    for i, photo in enumerate(photos):
+        try:
+            load_rgb(photo, at_least=64)
+        except InputError as error:
+            bad[i] = f"{names[i]}: {error}"
+        bar.update(i + 1)
+    return bad
+
+
+def readable(pairs: PairSet) -> PairSet:
+    """The pairs whose photo can be decoded; the others join ``skipped``."""
+    bad = unreadable(pairs.photos, pairs.names)
+    return pairs.keep(np.array([i not in bad for i in range(len(pairs.photos))], dtype=bool), bad.values())

@@ -42,8 +42,8 @@ class RecipeFile:
         """
         if self.missing:
             raise InputError(
-                f"data={self.data} lacks {', '.join(self.missing)}; docs/data.md says how to lay it out, and the "
-                "settings in brackets take other places"
+                f"data={self.data} lacks {', '.join(self.missing)}; docs/data.md (data.md beside a copied "
+                "recipe) says how to lay it out, and the settings in brackets take other places"
             )
 
 

@@ -40,13 +40,13 @@ def claim_folder(
         kind: Any = type(recipe)
         wanted, known_as = to_dict(recipe), known_as or (lambda known: to_dict(from_dict(kind, known)))
     if file.exists() and not restart:
-        known = json.loads(file.read_text(encoding="utf-8"))
         try:
+            known = json.loads(file.read_text(encoding="utf-8"))
             known = json.loads(json.dumps(known_as(known))) if known_as else known
-        except InputError as error:
+        except (InputError, ValueError) as error:  # ValueError: no JSON
             raise InputError(
-                f"{out} holds a run of another version or recipe ({error}); name another out, or give --restart to "
-                "remove it"
+                f"{out} holds a run of another version or recipe, or a damaged recipe.json ({error}); name "
+                "another out, or give --restart to remove it"
             ) from error
         new = json.loads(json.dumps(wanted))
         changed = [k for k in new if new[k] != known.get(k) and k not in free]

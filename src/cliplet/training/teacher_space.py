@@ -1,9 +1,9 @@
-"""The teacher of the packaged model: a space of captions, and where a photo lies in it.
+"""A space of captions from sentence encoders, for towers to learn, and where a photo lies in it.
 
 A caption's target is its sentence embedding by several encoders, end to end, seen so that captions of one photo lie
 close: within-class covariance normalisation, then the directions in which captions of different photos differ.
-A photo's target is the mean of its captions, mixed with what an ensemble of ImageNet features predicts for it when
-it has not seen the photo.
+A photo's target is the mean of its captions, mixed with what features of other networks predict for it when it has
+not been seen.
 """
 
 from collections.abc import Sequence

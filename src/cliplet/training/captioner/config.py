@@ -9,6 +9,7 @@ from cliplet.captioner.decoding import DecodeConfig
 from cliplet.errors import InputError
 from cliplet.models.captioner_config import CaptionerConfig
 from cliplet.models.config import from_dict
+from cliplet.rewards.build import find_reward
 from cliplet.training.config import DataConfig, Schedule
 from cliplet.training.recipe_file import read_settings
 
@@ -21,6 +22,9 @@ class RewardWeight:
     """``lclipscore``, ``ref_lclipscore``, ``cider``, ``bleu``, ``meteor``, ``length``, ``repetition``, ``fluency``."""
     weight: float = 1.0
     """Its weight; 0 only measures it, for the log."""
+
+    def __post_init__(self) -> None:
+        find_reward(self.name)
 
 
 @dataclass(frozen=True)

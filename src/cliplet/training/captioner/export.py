@@ -13,10 +13,10 @@ from cliplet.captioner.model import Captioner
 from cliplet.encoders.card import ImageSpec
 from cliplet.errors import InputError, ModelError
 from cliplet.export.graph import Precision, write
+from cliplet.export.onnx_grid import OnnxGrid, inline_towers
 from cliplet.export.same_padding import fix_same_padding
 from cliplet.files import whole
 from cliplet.models.captioner import CaptionDecoder
-from cliplet.training.captioner.onnx_grid import OnnxGrid, inline_towers
 from cliplet.training.captioner.towers import GridTower
 from cliplet.training.captioner.vocabulary import END, START
 

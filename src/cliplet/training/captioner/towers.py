@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from cliplet.encoders.registry import packaged_models
 from cliplet.errors import InputError, MissingExtraError, ModelError
+from cliplet.export.onnx_grid import OnnxGrid
 from cliplet.models.captioner_config import GridConfig
 from cliplet.models.compat import prepare_torchvision
-from cliplet.training.captioner.onnx_grid import OnnxGrid
 
 
 class GridTower(nn.Module):

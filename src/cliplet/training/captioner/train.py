@@ -16,6 +16,7 @@ from cliplet.errors import InputError
 from cliplet.files import whole
 from cliplet.models.captioner import CaptionDecoder, load_decoder, save_decoder
 from cliplet.models.config import to_dict
+from cliplet.models.dual import fill
 from cliplet.rewards import MixedReward, build_reward, sees_photos
 from cliplet.training.captioner.config import CaptionRecipe, CaptionStage
 from cliplet.training.captioner.consensus import consensus_weights
@@ -30,7 +31,7 @@ from cliplet.training.captioner.vocabulary import END, START, open_vocabulary, t
 from cliplet.training.computed import computed
 from cliplet.training.fit import fit, make_accelerator
 from cliplet.training.loop import Intervals, Part
-from cliplet.training.pairs import fingerprint, read_pairs
+from cliplet.training.pairs import epoch_batches, fingerprint, read_pairs
 from cliplet.training.run_folder import claim_folder
 
 END_WORD = "</s>"
@@ -75,6 +76,8 @@ class CaptionRun:
         self.tokens = [
             [e.ids for e in self.tokenizer.encode_batch(captions)] for captions in self.train_split.captions
         ]
+        for stage in recipe.stages:
+            epoch_batches(len(self.tokens), stage.batch_size, 0, 0)  # raises where there are too few photos
         torch.manual_seed(recipe.seed)
         self.tower = GridTower(recipe.model.grid)
         if any(stage.finetune for stage in recipe.stages) and not self.tower.can_learn:
@@ -138,9 +141,7 @@ class CaptionRun:
     def _load(self, folder: Path) -> None:
         self.decoder.load_state_dict(load_decoder(folder).state_dict())
         if (folder / TOWER_WEIGHTS).is_file():
-            from safetensors.torch import load_file
-
-            self.tower.load_state_dict(load_file(folder / TOWER_WEIGHTS))
+            fill(self.tower, folder / TOWER_WEIGHTS)
 
     def finish(self) -> Path:
         """Write the model folder from the last stage's best weights."""

@@ -1,5 +1,6 @@
 """The model that a DCLIP run begins with: opened by its name, or made from the training data by a class of your own."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from cliplet.training.loop import Batches
 from cliplet.training.pairs import PairSet, fingerprint
 from cliplet.training.task import Task
 
+MADE_OF = "made_of.txt"
+"""In the folder of a base model that was made: a fingerprint of the training data."""
 LIBRARIES = ("open_clip", "hf", "onnx", "torch")
 """What stands before the colon of names that are no module's."""
 
@@ -54,7 +57,10 @@ def base_maker(config: DclipConfig) -> Any:
     """
     own = is_own(config.base) and config.base.partition(":")[0] not in LIBRARIES
     if own and not Path(config.base).exists():
-        return from_dict(resolve(config.base, "base"), config.base_options, "base_options.")
+        kind: Any = resolve(config.base, "base")
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and hasattr(kind, "make")):
+            raise InputError(f"base {config.base!r} is no dataclass with a method make (docs/retrieval.md)")
+        return from_dict(kind, config.base_options, "base_options.")
     if config.base_options:
         raise InputError(
             f"base_options need a base of the form module:attribute, not {config.base}; leave them out"
@@ -80,10 +86,19 @@ def open_base(config: DclipConfig, pairs: PairSet, fit: Fit) -> TrainableClip:
         config: the recipe, as a variant runs it.
         pairs: training photos and captions.
         fit: trains.
+
+    Raises:
+        InputError: it was made, from other training data; or what :func:`base_maker` raises.
+        ModelError: there is no such model.
     """
-    maker, folder = base_maker(config), Path(base_name(config))
-    if maker is not None and not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with whole(folder) as part:
-            maker.make(pairs, part, features_folder(config), fit)
-    return open_trainable(base_name(config))
+    maker, name = base_maker(config), base_name(config)
+    if maker is not None:
+        folder, made_of = Path(name), fingerprint([*pairs.names, *pairs.captions])
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with whole(folder) as part:
+                maker.make(pairs, part, features_folder(config), fit)
+                (part / MADE_OF).write_text(made_of)
+        elif (folder / MADE_OF).read_text() != made_of:
+            raise InputError(f"{folder} was made from other training data; name another features folder")
+    return open_trainable(name)

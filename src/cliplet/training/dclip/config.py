@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cliplet.errors import InputError
-from cliplet.models.config import from_dict, to_dict
+from cliplet.models.config import CrossModalConfig, from_dict, to_dict
 from cliplet.regions.store import RegionSettings
 from cliplet.training.config import AugmentConfig, DataConfig, Schedule
 from cliplet.training.recipe_file import apply_changes, read_settings
@@ -65,19 +65,9 @@ class ZeroShotConfig:
 
 
 @dataclass(frozen=True)
-class TeacherSettings:
+class TeacherSettings(CrossModalConfig):
     """The cross-modal teacher and its training."""
 
-    layers: int = 1
-    """Bidirectional cross-attention layers."""
-    heads: int = 8
-    """Heads of each attention; must divide the embedding's width."""
-    pool_temperature: float = 2.0
-    """Of the softmax that pools by similarity to the mean."""
-    fusion: Literal["fixed", "learned"] = "fixed"
-    """Half text and half image, or a learned share for each pair."""
-    mask: bool = True
-    """Leave padding out; the released code does not."""
     temperature: float = 0.05
     """Of the InfoNCE against the caption embedding."""
     target: Literal["same", "other"] = "same"
@@ -300,14 +290,14 @@ def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
     return dclip_config(read_settings(path, overrides, "dclip"))
 
 
-def dclip_config(values: Mapping[str, Any]) -> DclipConfig:
+def dclip_config(settings: Mapping[str, Any]) -> DclipConfig:
     """The configuration from a recipe's settings.
 
     Raises:
         InputError: a setting, also one that a variant changes, is unknown, wrong, or of an earlier version that can no
             longer be read.
     """
-    values = deepcopy(dict(values))
+    values: dict[str, Any] = deepcopy(dict(settings))
     values.pop("kind", None)
     for name, advice in GONE.items():
         if name in values:

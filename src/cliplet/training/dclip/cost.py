@@ -8,15 +8,15 @@ from statistics import median
 import torch
 
 from cliplet.errors import InputError
+from cliplet.training.cost import Rows, pairs_row
 from cliplet.training.dclip.base import base_maker, base_name
 from cliplet.training.dclip.config import DclipConfig, variant_config
-from cliplet.training.dclip.finetuning import run_folder, teacher_folder
+from cliplet.training.dclip.finetuning import run_folder
 from cliplet.training.dclip.inputs import Learner
+from cliplet.training.dclip.teacher import teacher_folder
 from cliplet.training.dclip.trainable import open_trainable
 from cliplet.training.logs import duration
 from cliplet.training.pairs import PairSet, read_pairs
-
-Rows = list[tuple[str, str]]
 
 
 def describe(config: DclipConfig) -> Rows:
@@ -43,8 +43,7 @@ def describe(config: DclipConfig) -> Rows:
         except InputError as error:
             rows.append((name, f"not found: {error}"))
             continue
-        left_out = f", {len(pairs.skipped)} left out ({pairs.skipped[0]})" if pairs.skipped else ""
-        rows.append((name, f"{len(pairs.photos):,} photos, {len(pairs.captions):,} captions{left_out}"))
+        rows.append(pairs_row(name, pairs))
         train = pairs if name == "train" else train
     photos = config.zeroshot.photos
     if photos:
@@ -53,21 +52,24 @@ def describe(config: DclipConfig) -> Rows:
     with_captions = sum(len(rows) > 0 for rows in train.captions_of())
     return [
         *rows,
-        *_base_rows([config, *variants], len(train.photos)),
+        *_base_rows({"base": config} | {c.variants[0].name: c for c in variants}, len(train.photos)),
         *_training_rows(config, variants, with_captions),
     ]
 
 
-def _base_rows(configs: list[DclipConfig], photos: int) -> Iterator[tuple[str, str]]:
+def _base_rows(configs: dict[str, DclipConfig], photos: int) -> Iterator[tuple[str, str]]:
     """Each base model with its parameters, and what is kept of the photos."""
-    for name, one in {base_name(c): c for c in configs}.items():
+    names = {variant: base_name(config) for variant, config in configs.items()}
+    for name in dict.fromkeys(names.values()):
+        of = [variant for variant, other in names.items() if other == name]
+        one, what = configs[of[0]], f"{name} (of {', '.join(of)})"
         if base_maker(one) is not None and not Path(name).exists():
-            yield "base model", f"{one.base} with {one.base_options}, to be made in {name}"
+            yield "base model", f"{what}: to be made by {one.base}"
             continue
         learner = Learner(open_trainable(name), one.student.train)
         sizes = {n: p.numel() for n, p in learner.clip.model.named_parameters()}
         learn = sum(sizes[n] for n in learner.names)
-        yield "base model", f"{name}: {sum(sizes.values()):,} parameters, {learn:,} of them learn"
+        yield "base model", f"{what}: {sum(sizes.values()):,} parameters, {learn:,} of them learn"
         views = f"{one.augment.views} views of each training photo"
         if learner.early is None:
             yield "views", f"{views}, encoded anew in every epoch"

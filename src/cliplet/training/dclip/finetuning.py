@@ -1,7 +1,6 @@
 """Students from one base model: what is computed from it once, their teachers, their training, their measures."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,63 +12,31 @@ from torch import Tensor
 
 from cliplet.encoders.base import unit_norm
 from cliplet.errors import InputError
+from cliplet.evaluation.comparison import Columns, load_columns, retrieval_columns, save_columns
 from cliplet.evaluation.retrieval import recall_at_k
-from cliplet.evaluation.zeroshot import read_class_names
+from cliplet.evaluation.zeroshot import class_ranks, read_class_names
 from cliplet.files import whole, write_atomically
 from cliplet.models.config import to_dict
-from cliplet.models.cross_modal import CrossModalTeacher
 from cliplet.models.late import POOLED
 from cliplet.training.checkpoint import read_weights
 from cliplet.training.computed import computed
 from cliplet.training.config import AugmentConfig
-from cliplet.training.dclip.base import base_name, features_folder
+from cliplet.training.dclip.base import features_folder
 from cliplet.training.dclip.config import MAY_VARY, DclipConfig
+from cliplet.training.dclip.data import RunData
 from cliplet.training.dclip.inputs import Captions, Floats, Kept, Learner, Photos
-from cliplet.training.dclip.measure import (
-    ClassGallery,
-    Columns,
-    Gallery,
-    load_columns,
-    retrieval_columns,
-    save_columns,
-)
-from cliplet.training.dclip.overlap import readable
-from cliplet.training.dclip.student import (
-    Anchors,
-    DclipStudent,
-    StudentBatches,
-    StudentData,
-    average_weights,
-)
-from cliplet.training.dclip.teacher import (
-    TeacherBatches,
-    TeacherData,
-    TeacherTask,
-    caption_spans,
-    make_teacher,
-    photo_regions,
-    teach,
-    teacher_on_dev,
-)
+from cliplet.training.dclip.student import Anchors, DclipStudent, StudentBatches, StudentData, average_weights
+from cliplet.training.dclip.teacher import Teachers
 from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.fit import BEST
-from cliplet.training.pairs import PairSet, fingerprint, read_pairs
+from cliplet.training.pairs import fingerprint, read_pairs, readable
 from cliplet.training.run_folder import claim_folder
-from cliplet.training.task import put_weights
 from cliplet.training.teacher_space import group_means
-from cliplet.training.views import photo_source
 
 
 def run_folder(config: DclipConfig, seed: int) -> Path:
     """Where the student of a variant and a seed is trained."""
     return Path(config.out) / f"{config.variants[0].name}-seed{seed}"
-
-
-def teacher_folder(config: DclipConfig, seed: int) -> Path:
-    """Where the teacher of a variant and a seed is trained; variants whose teachers are alike share it."""
-    made_of = [config.spans, *map(to_dict, (config.regions, config.teacher, config.teacher_stage))]
-    key = fingerprint([base_name(config), json.dumps(made_of)])[:8]
-    return Path(config.out) / f"teacher-{key}-seed{seed}"
 
 
 class FineTuning:
@@ -78,93 +45,42 @@ class FineTuning:
     Args:
         config: the recipe, as a variant runs it.
         base: the base model; its weights change while students train, :meth:`reset` restores them.
-        train: training photos and captions.
-        sets: dev and tests by name.
+        data: the run's photos and captions.
         fit: trains, as :func:`~cliplet.training.fit.fit_part` without its first argument.
         device: where.
     """
 
     def __init__(
-        self,
-        config: DclipConfig,
-        base: TrainableClip,
-        train: PairSet,
-        sets: dict[str, PairSet],
-        fit: Any,
-        device: Any,
+        self, config: DclipConfig, base: TrainableClip, data: RunData, fit: Any, device: Any
     ) -> None:
-        _check(config, base)
-        self.folder, self.zeroshot = features_folder(config), config.zeroshot
-        self.base, self.train, self.sets, self.fit, self.device = base, train, sets, fit, device
+        self.base, self.data, self.fit, self.folder = base, data, fit, features_folder(config)
+        self.learner = Learner(base, config.student.train)
+        _check(config, self.learner)
         base.encoder.to(str(device))
         self.start = {k: v.detach().clone() for k, v in base.model.state_dict().items()}
-        self.learner = Learner(base, config.student.train)
-        self.captions = Captions(self.learner, train.captions, self.folder)
-        self._galleries: dict[str, Any] = {}
-        self._read: dict[str, TeacherData] = {}
+        self.captions = Captions(self.learner, data.train.captions, self.folder)
+        dev = data.sets.get("dev")
+        self.teachers = Teachers(self.learner, self.captions, data.train, dev, self.folder, fit)
+        self._sets: dict[str, tuple[Photos, Captions]] = {}
 
-    # ------------------------------------------------------------ teacher
-    def teacher_data(self, config: DclipConfig, pairs: PairSet, captions: Captions) -> TeacherData:
-        """Spans, regions and caption embeddings of a set; the model must have the base model's weights."""
-        key = fingerprint([config.spans, config.teacher.mask, config.regions, *pairs.photos])
-        if key not in self._read:
-            encoder = self.base.frozen_encoder(self.folder, self.train)
-            spans = caption_spans(
-                self.base, pairs.captions, config.spans, not config.teacher.mask, self.folder
-            )
-            regions = photo_regions(self.base, encoder, pairs, config.regions, self.folder)
-            self._read[key] = TeacherData(pairs, spans, regions, captions.base)
-        return self._read[key]
-
-    def teacher(self, config: DclipConfig, seed: int) -> CrossModalTeacher:
-        """The trained teacher of a seed."""
-        self.reset()
-        folder = teacher_folder(config, seed)
-        torch.manual_seed(seed)
-        teacher = make_teacher(config.teacher, self.base.encoder.card.embedding_dim)
-        task = TeacherTask(teacher, config.teacher.temperature)
-        if (folder / BEST).exists():
-            put_weights(task, read_weights(folder / BEST))
-            return teacher.to(self.device)
-        data, dev = self.teacher_data(config, self.train, self.captions), None
-        if "dev" in self.sets:
-            pairs = self.sets["dev"]
-            dev = self.teacher_data(config, pairs, Captions(self.learner, pairs.captions, self.folder))
-
-        def evaluate() -> dict[str, float]:
-            return teacher_on_dev(teacher, dev) if dev else {}
-
-        batches = TeacherBatches(data, config.teacher, config.teacher_stage.batch_size, seed)
-        self.fit(folder, task, config.teacher_stage, batches, evaluate)
-        return teacher.to(self.device)
-
+    # ------------------------------------------------------------ student
     def target(self, config: DclipConfig, seed: int) -> Floats | None:
         """What each photo shall learn with each of its captions ``[captions, d]``, unit norm; None for nothing."""
         if not config.student.weights.teacher:
             return None
-        if config.student.teacher == "text":
-            target = self.captions.base
-        else:
-            file = teacher_folder(config, seed) / "target.npy"
-            if not file.exists():
-                teacher = self.teacher(config, seed)
-                data = self.teacher_data(config, self.train, self.captions)
-                fused = teach(teacher, data, np.arange(len(self.train.captions)), "teacher's embeddings")
-                with whole(file) as part, part.open("wb") as stream:
-                    np.save(stream, fused.astype(np.float16))
-            target = unit_norm(np.load(file, allow_pickle=False))
+        self.reset()
+        by_text = config.student.teacher == "text"
+        target = self.captions.base if by_text else self.teachers.target(config, seed)
         if config.student.target == "photo":
-            target = unit_norm(group_means(target, self.train.photo_of))
+            target = unit_norm(group_means(target, self.data.train.photo_of))
         return target
 
-    # ------------------------------------------------------------ student
     def student(self, config: DclipConfig, seed: int) -> Path:
         """Train one student; its folder holds the tuned parameters."""
         folder = run_folder(config, seed)
         claim_folder(folder, _trained_with(config))
         if (folder / BEST).exists():
             return folder
-        self.reset()
         target = self.target(config, seed)
         self.reset()
         data, prompts = self.student_data(config, target), self.prompts(config)
@@ -176,10 +92,11 @@ class FineTuning:
 
     def student_data(self, config: DclipConfig, target: Floats | None) -> StudentData:
         """What one student learns from; the model must have the base model's weights."""
-        photos = Photos.compute(self.learner, self.train.photos, self.folder, config.augment)
+        train = self.data.train
+        photos = Photos.compute(self.learner, train.photos, self.folder, config.augment)
         if self.learner.text_mode == "head":
             _ = self.captions.states  # from which the embeddings follow
-        data = StudentData(self.train, photos, self.captions, self.captions.base, target)
+        data = StudentData(train, photos, self.captions, self.captions.base, target)
         if not config.student.weights.keeps:
             return data
         key = f"{self.captions.name.partition('-')[0]}-{photos.key}"
@@ -245,10 +162,10 @@ class FineTuning:
 
     def dev_score(self) -> dict[str, float]:
         """R@1 of the current weights on dev; the mean of both directions decides."""
-        if "dev" not in self.sets:
+        dev = self.data.sets.get("dev")
+        if dev is None:
             return {}
-        images, texts = self.gallery("dev").embeddings()
-        values = recall_at_k(images, texts, self.sets["dev"].photo_of, ks=(1,))
+        values = recall_at_k(*self.embedded("dev", dev.photos, dev.captions), dev.photo_of, ks=(1,))
         return {**values, "score": float(np.mean(list(values.values())))}
 
     def load_tuned(self, folder: Path, share: float) -> None:
@@ -262,27 +179,33 @@ class FineTuning:
         self.base.model.load_state_dict(self.start)
 
     # ------------------------------------------------------------ results
-    def gallery(self, name: str) -> Gallery:
-        """Photos and captions of dev or a test set."""
-        if name not in self._galleries:
-            self._galleries[name] = Gallery(self.learner, self.sets[name], self.folder)
-        return self._galleries[name]  # type: ignore[no-any-return]
+    def embedded(self, name: str, photos: Sequence[Any], captions: Sequence[str]) -> tuple[Floats, Floats]:
+        """Embeddings of a set's photos ``[n, d]`` and captions ``[m, d]`` by the present weights."""
+        if name not in self._sets:
+            kept = Photos.compute(self.learner, photos, self.folder)
+            self._sets[name] = kept, Captions(self.learner, captions, self.folder)
+        self.base.model.eval()
+        images, texts = self._sets[name]
+        return images.embeddings(), texts.embeddings()
 
     def measure(self) -> Columns:
         """Everything about the current weights, a value a query."""
         columns: Columns = {}
-        for name, pairs in self.sets.items():
-            columns |= retrieval_columns(name, *self.gallery(name).embeddings(), pairs.photo_of)
-        if not self.zeroshot.photos:
+        for name, pairs in self.data.sets.items():
+            embedded = self.embedded(name, pairs.photos, pairs.captions)
+            columns |= retrieval_columns(name, *embedded, pairs.photo_of)
+        known = self.data.labelled
+        if known is None:
             return columns
-        if "" not in self._galleries:
-            self._galleries[""] = ClassGallery(self.learner, self.zeroshot, self.folder)
-        return columns | self._galleries[""].columns()
+        images, texts = self.embedded("zero-shot", known.photos, known.prompts)
+        classes = unit_norm(texts.reshape(known.classes, -1, texts.shape[1]).mean(axis=1))
+        ranks, _ = class_ranks(images, classes, known.labels)
+        return columns | {f"zero-shot|top-{k}": (ranks <= k).astype(np.float32) for k in (1, 5)}
 
     def measured(self, folder: Path, share: float | None) -> Columns:
         """The columns of a run (of the base model without ``share``), measured once for each choice of sets."""
         file = folder / "result.npz"
-        wanted = [f"{name}|" for name in (*self.sets, *(["zero-shot"] if self.zeroshot.photos else []))]
+        wanted = [f"{name}|" for name in (*self.data.sets, *(["zero-shot"] if self.data.labelled else []))]
         if file.exists():
             columns = load_columns(file)
             same = float(columns.pop("average", -1.0)) == (share or 0.0)
@@ -307,24 +230,27 @@ class FineTuning:
         facts = {"base": self.base.encoder.card.name, "seeds": list(seeds), "recipe": to_dict(config)}
         with whole(final) as part:
             self.base.save(part, config.name, config.license, facts, results)
-        write_atomically(share, f"{config.student.average}\n")
         if config.export != "none":
             from cliplet.encoders.torch import TorchEncoder
             from cliplet.export import export
 
-            photos = [photo_source(p) for p in self.train.photos[:64]]
-            export(TorchEncoder.from_folder(final), folder / "onnx", config.export, photos=photos,
-                   captions=self.train.captions[:256])  # fmt: skip
+            train = self.data.train
+            encoder = TorchEncoder.from_folder(final)
+            captions = train.captions[:256]
+            export(encoder, folder / "onnx", config.export, photos=train.photos[:64], captions=captions)
+        write_atomically(share, f"{config.student.average}\n")
 
 
-def _check(config: DclipConfig, base: TrainableClip) -> None:
+def _check(config: DclipConfig, learner: Learner) -> None:
     """Say before anything is computed what a base model cannot do.
 
     Raises:
         InputError: the recipe asks for it.
     """
-    name, student = base.encoder.card.name, config.student
-    learner = Learner(base, student.train)
+    base, student = learner.clip, config.student
+    name = base.encoder.card.name
+    if student.weights.teacher and student.teacher == "cross_modal":
+        config.teacher.check(base.encoder.card.embedding_dim)
     if config.export != "none" and not base.can_export:
         raise InputError(f"export={config.export}: {name} has no export here; leave it out")
     if student.prototypes and base.prototypes is None:
@@ -332,11 +258,8 @@ def _check(config: DclipConfig, base: TrainableClip) -> None:
             f"student.prototypes needs a base model that knows its class prototypes, such as that of "
             f"recipes/dclip_flickr8k; {name} does not"
         )
-    if (
-        student.prototypes
-        and (student.anchors.photos or student.anchors.captions)
-        and learner.first != POOLED
-    ):
+    anchors = student.anchors.photos or student.anchors.captions
+    if student.prototypes and anchors and learner.first != POOLED:
         raise InputError(
             "student.prototypes and student.anchors go together only where no more of the image tower than its last "
             "projection learns"

@@ -1,7 +1,7 @@
 """Photos and captions of a set as the part of a model that learns reads them; what stays before it is computed once."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from cliplet.models.fingerprint import state_fingerprint
 from cliplet.training.computed import computed
 from cliplet.training.config import AugmentConfig
 from cliplet.training.dclip.trainable import TrainableClip
-from cliplet.training.pairs import fingerprint
-from cliplet.training.views import photo_source, view_images
+from cliplet.training.pairs import PairSet, fingerprint
+from cliplet.training.views import view_images
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -120,7 +120,7 @@ class Photos:
             seen = self.photos[start:stop] if not view else view_images(
                 self.photos, self.augment, 0, range(start, stop), view
             )  # fmt: skip
-            return clip.encoder.encode_images([photo_source(p) for p in seen])
+            return clip.encoder.encode_images(seen)
         for first in range(start, stop, 64):
             maps = torch.from_numpy(np.array(self.kept[view][first : min(first + 64, stop)])).to(clip.device)
             blocks.append(self.learner.encode_images({"maps": maps}, quick=quick).cpu().numpy())
@@ -191,3 +191,30 @@ class Captions:
             rows = np.array(self.states[start : start + 4096], dtype=np.float32)
             blocks.append(clip.project_text(torch.from_numpy(rows).to(clip.device)).cpu().numpy())
         return unit_norm(np.concatenate(blocks))
+
+
+class PhotoBatches:
+    """Batches of photos with captions, in an order that depends on seed and epoch alone; subclasses fill them.
+
+    Args:
+        pairs: training pairs.
+        size: photos a batch.
+        seed: of order and choices.
+    """
+
+    def __init__(self, pairs: PairSet, size: int, seed: int) -> None:
+        self.size, self.seed = size, seed
+        self.captions_of = pairs.captions_of()
+        self.photos = np.array([i for i, rows in enumerate(self.captions_of) if len(rows)], dtype=np.int64)
+        self.batches = len(self.photos) // size
+
+    def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
+        """The batches of an epoch from number ``first`` on."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.photos)
+        for number in range(first, self.batches):
+            rng = np.random.default_rng([self.seed, epoch, number])
+            yield self.batch(order[number * self.size : (number + 1) * self.size], rng)
+
+    def batch(self, photos: Ints, rng: np.random.Generator) -> dict[str, Tensor]:
+        """What the task reads of some photos."""
+        raise NotImplementedError

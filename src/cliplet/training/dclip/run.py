@@ -18,18 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from cliplet.errors import InputError
+from cliplet.evaluation.comparison import SOUP, Columns, table_text
 from cliplet.files import write_atomically
 from cliplet.models.config import to_dict
 from cliplet.training.dclip.base import base_maker, base_name, open_base
 from cliplet.training.dclip.config import DclipConfig, dclip_config, variant_config
+from cliplet.training.dclip.data import RunData
 from cliplet.training.dclip.finetuning import FineTuning
-from cliplet.training.dclip.measure import Columns
-from cliplet.training.dclip.overlap import readable, training_pairs
-from cliplet.training.dclip.table import SOUP, table_text
 from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.fit import fit_part, make_accelerator
 from cliplet.training.loop import Intervals
-from cliplet.training.pairs import fingerprint, read_pairs
+from cliplet.training.pairs import fingerprint
 from cliplet.training.run_folder import claim_folder
 
 FREE = (
@@ -69,9 +68,7 @@ class DclipRun:
         self.device = accelerator.device
         every = Intervals(config.evaluate_every, config.save_every, log_every=10)
         self.fit = partial(fit_part, accelerator, every=every)
-        data = ({"dev": config.dev} if config.dev.captions else {}) | {t.name: t for t in config.tests}
-        self.sets = {name: readable(read_pairs(one)) for name, one in data.items()}
-        self.train = training_pairs(config, self.sets, self.out)
+        self.data = RunData(config)
         self._given = {base_name(config): base} if base is not None else {}
         self._tunings: dict[Any, FineTuning] = {}
 
@@ -80,8 +77,8 @@ class DclipRun:
         name = base_name(config)
         key = (name, config.student.train)
         if key not in self._tunings:
-            base = self._given.get(name) or open_base(config, self.train, self.fit)
-            self._tunings[key] = FineTuning(config, base, self.train, self.sets, self.fit, self.device)
+            base = self._given.get(name) or open_base(config, self.data.train, self.fit)
+            self._tunings[key] = FineTuning(config, base, self.data, self.fit, self.device)
         return self._tunings[key]
 
     def run(self) -> str:
@@ -107,7 +104,7 @@ class DclipRun:
                 tuning.write(folder, one, config.seeds)
             tuning.reset()
         main = config.main or config.variants[0].name
-        text = table_text(rows, list(self.sets), main, config.baseline, config.resamples)
+        text = table_text(rows, list(self.data.sets), main, config.baseline, config.resamples)
         write_atomically(self.out / "table.md", text)
         return text
 

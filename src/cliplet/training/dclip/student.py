@@ -1,6 +1,5 @@
 """The student of DCLIP: a copy of the base model, some of whose parameters learn, with the hybrid loss."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch.nn import functional as F
 
 from cliplet.training import losses
 from cliplet.training.dclip.config import StudentSettings
-from cliplet.training.dclip.inputs import Captions, Floats, Ints, Learner, Photos
+from cliplet.training.dclip.inputs import Captions, Floats, Ints, Learner, PhotoBatches, Photos
 from cliplet.training.pairs import PairSet
 from cliplet.training.task import Task
 
@@ -171,7 +170,7 @@ class StudentData:
     """Further photos for the anchors."""
 
 
-class StudentBatches:
+class StudentBatches(PhotoBatches):
     """Random views of the batch's photos, each with one of its captions, and as many anchors.
 
     Args:
@@ -181,32 +180,26 @@ class StudentBatches:
     """
 
     def __init__(self, data: StudentData, size: int, seed: int) -> None:
-        self.data, self.size, self.seed = data, size, seed
-        self.captions = data.pairs.captions_of()
-        self.photos = np.array([i for i, rows in enumerate(self.captions) if len(rows)], dtype=np.int64)
-        self.batches = len(self.photos) // size
+        super().__init__(data.pairs, size, seed)
+        self.data = data
 
-    def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
-        """The batches of an epoch from number ``first`` on."""
-        d, augment = self.data, self.data.photos.augment
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.photos)
-        for number in range(first, self.batches):
-            rng = np.random.default_rng([self.seed, epoch, number])
-            photos = np.sort(order[number * self.size : (number + 1) * self.size])
-            captions = np.array([rng.choice(self.captions[p]) for p in photos])
-            views = rng.integers(augment.views, size=len(photos))
-            mirrored = torch.from_numpy(rng.random(len(photos)) < (0.5 if augment.flip else 0.0))
-            batch = d.photos.batch(photos, views) | d.captions.batch(captions)
-            if augment.views > 1 and "maps" in batch and batch["maps"].ndim == 4:
-                maps = batch["maps"]
-                batch["maps"] = torch.where(mirrored[:, None, None, None], maps.flip(3), maps)
-            batch["base_text"] = torch.from_numpy(d.base_text[captions])
-            if d.target is not None:
-                batch["target"] = torch.from_numpy(d.target[captions])
-            if d.base_image is not None:
-                base = np.stack([d.base_image[v][p] for v, p in zip(views, photos, strict=True)])
-                batch |= self._seen("base_image", "base_classes", base)
-            yield batch | self._anchors(rng)
+    def batch(self, photos: Ints, rng: np.random.Generator) -> dict[str, Tensor]:
+        """See :meth:`DclipStudent.forward`."""
+        d, augment, photos = self.data, self.data.photos.augment, np.sort(photos)
+        captions = np.array([rng.choice(self.captions_of[p]) for p in photos])
+        views = rng.integers(augment.views, size=len(photos))
+        mirrored = torch.from_numpy(rng.random(len(photos)) < (0.5 if augment.flip else 0.0))
+        batch = d.photos.batch(photos, views) | d.captions.batch(captions)
+        if augment.views > 1 and "maps" in batch and batch["maps"].ndim == 4:
+            maps = batch["maps"]
+            batch["maps"] = torch.where(mirrored[:, None, None, None], maps.flip(3), maps)
+        batch["base_text"] = torch.from_numpy(d.base_text[captions])
+        if d.target is not None:
+            batch["target"] = torch.from_numpy(d.target[captions])
+        if d.base_image is not None:
+            base = np.stack([d.base_image[v][p] for v, p in zip(views, photos, strict=True)])
+            batch |= self._seen("base_image", "base_classes", base)
+        return batch | self._anchors(rng)
 
     def _seen(self, name: str, classes: str, base: Floats) -> dict[str, Tensor]:
         """The base model's embeddings, and their cosines to the classes where they are wanted."""

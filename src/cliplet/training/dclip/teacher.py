@@ -1,11 +1,13 @@
 """DCLIP's teacher: the spans and regions that it reads, its training, and the embeddings that it sets as targets."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,19 +16,22 @@ from cliplet.data.spans import noun_phrases
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.batching import BatchedEncoder
 from cliplet.evaluation.retrieval import recall_at_k
-from cliplet.models.cross_modal import CrossModalConfig, CrossModalTeacher
+from cliplet.files import whole
+from cliplet.models.config import to_dict
+from cliplet.models.cross_modal import CrossModalTeacher
 from cliplet.regions.registry import make_proposer
 from cliplet.regions.store import RegionSettings, StoredRegions, compute_regions
 from cliplet.training import losses
+from cliplet.training.checkpoint import read_weights
 from cliplet.training.computed import computed
-from cliplet.training.dclip.config import TeacherSettings
+from cliplet.training.dclip.base import base_name
+from cliplet.training.dclip.config import DclipConfig
+from cliplet.training.dclip.inputs import Captions, Floats, Ints, Learner, PhotoBatches
 from cliplet.training.dclip.trainable import TrainableClip, crop_embedder
+from cliplet.training.fit import BEST
 from cliplet.training.logs import Progress
 from cliplet.training.pairs import PairSet, fingerprint
-from cliplet.training.task import Task
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+from cliplet.training.task import Task, put_weights
 
 
 class TeacherTask(Task):
@@ -122,7 +127,6 @@ class TeacherData:
 
     def __init__(self, pairs: PairSet, spans: Ragged, regions: StoredRegions, texts: Floats) -> None:
         self.pairs, self.spans, self.regions, self.texts = pairs, spans, regions, texts
-        self.captions = pairs.captions_of()
 
     def inputs(self, captions: Ints) -> dict[str, Tensor]:
         """Spans of some captions with the regions of their photos."""
@@ -134,46 +138,91 @@ class TeacherData:
         return {k: torch.from_numpy(v) for k, v in arrays.items()}
 
 
-class TeacherBatches:
+class TeacherBatches(PhotoBatches):
     """A random caption of each photo of the batch; its own embedding as target, or another caption's.
 
     Args:
         data: training pairs.
-        settings: the teacher's.
-        size: photos a batch.
+        config: the recipe.
         seed: of order and choice.
     """
 
-    def __init__(self, data: TeacherData, settings: TeacherSettings, size: int, seed: int) -> None:
-        self.data, self.settings, self.size, self.seed = data, settings, size, seed
-        self.photos = np.array([i for i, rows in enumerate(data.captions) if len(rows)], dtype=np.int64)
-        self.batches = len(self.photos) // size
+    def __init__(self, data: TeacherData, config: DclipConfig, seed: int) -> None:
+        super().__init__(data.pairs, config.teacher_stage.batch_size, seed)
+        self.data, self.other = data, int(config.teacher.target == "other")
 
-    def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
-        """The batches of an epoch from number ``first`` on."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.photos)
-        for batch in range(first, self.batches):
-            rng = np.random.default_rng([self.seed, epoch, batch])
-            photos = order[batch * self.size : (batch + 1) * self.size]
-            read, target = [], []
-            for photo in photos:
-                rows = self.data.captions[photo]
-                two = rng.choice(rows, 2, replace=len(rows) < 2)
-                read.append(two[0])
-                target.append(two[0] if self.settings.target == "same" else two[1])
-            yield {
-                **self.data.inputs(np.array(read)),
-                "target": torch.from_numpy(self.data.texts[target]),
-            }
+    def batch(self, photos: Ints, rng: np.random.Generator) -> dict[str, Tensor]:
+        """See :meth:`TeacherTask.forward`."""
+        captions = [self.captions_of[p] for p in photos]
+        two = np.array([rng.choice(rows, 2, replace=len(rows) < 2) for rows in captions])
+        return {
+            **self.data.inputs(two[:, 0]),
+            "target": torch.from_numpy(self.data.texts[two[:, self.other]]),
+        }
 
 
-def make_teacher(settings: TeacherSettings, dim: int) -> CrossModalTeacher:
-    """The teacher with random weights."""
-    return CrossModalTeacher(
-        CrossModalConfig(
-            dim, settings.layers, settings.heads, settings.pool_temperature, settings.fusion, settings.mask
-        )
-    )
+def teacher_folder(config: DclipConfig, seed: int) -> Path:
+    """Where the teacher of a variant and a seed is trained; variants whose teachers are alike share it."""
+    made_of = [config.spans, *map(to_dict, (config.regions, config.teacher, config.teacher_stage))]
+    key = fingerprint([base_name(config), json.dumps(made_of)])[:8]
+    return Path(config.out) / f"teacher-{key}-seed{seed}"
+
+
+class Teachers:
+    """Cross-modal teachers over one base model, which must have its own weights whenever they are asked.
+
+    Args:
+        learner: the base model.
+        train: training photos and captions.
+        dev: those that choose the best epoch, or None.
+        folder: of what is computed once.
+        fit: trains.
+    """
+
+    def __init__(
+        self, learner: Learner, train: Captions, pairs: PairSet, dev: PairSet | None, folder: Path, fit: Any
+    ) -> None:
+        self.learner, self.captions, self.pairs, self.dev = learner, train, pairs, dev
+        self.folder, self.fit = folder, fit
+        self._read: dict[str, TeacherData] = {}
+
+    def data(self, config: DclipConfig, pairs: PairSet, captions: Captions) -> TeacherData:
+        """Spans, regions and caption embeddings of a set."""
+        key = fingerprint([config.spans, config.teacher.mask, config.regions, *pairs.photos])
+        if key not in self._read:
+            clip = self.learner.clip
+            spans = caption_spans(clip, pairs.captions, config.spans, not config.teacher.mask, self.folder)
+            encoder = clip.frozen_encoder(self.folder, self.pairs)
+            regions = photo_regions(clip, encoder, pairs, config.regions, self.folder)
+            self._read[key] = TeacherData(pairs, spans, regions, captions.base)
+        return self._read[key]
+
+    def trained(self, config: DclipConfig, seed: int) -> CrossModalTeacher:
+        """The trained teacher of a seed."""
+        folder = teacher_folder(config, seed)
+        torch.manual_seed(seed)
+        teacher = CrossModalTeacher(config.teacher, self.learner.clip.encoder.card.embedding_dim)
+        task = TeacherTask(teacher, config.teacher.temperature)
+        if (folder / BEST).exists():
+            put_weights(task, read_weights(folder / BEST))
+        else:
+            data, dev = self.data(config, self.pairs, self.captions), None
+            if self.dev is not None:
+                dev = self.data(config, self.dev, Captions(self.learner, self.dev.captions, self.folder))
+            evaluate = partial(teacher_on_dev, teacher, dev) if dev else None
+            self.fit(folder, task, config.teacher_stage, TeacherBatches(data, config, seed), evaluate)
+        return teacher.to(self.learner.clip.device)
+
+    def target(self, config: DclipConfig, seed: int) -> Floats:
+        """The embedding of every training caption with its photo ``[captions, d]``, unit norm."""
+        file = teacher_folder(config, seed) / "target.npy"
+        if not file.exists():
+            teacher = self.trained(config, seed)
+            data = self.data(config, self.pairs, self.captions)
+            fused = teach(teacher, data, np.arange(len(self.pairs.captions)), "teacher's embeddings")
+            with whole(file) as part, part.open("wb") as stream:
+                np.save(stream, fused.astype(np.float16))
+        return unit_norm(np.load(file, allow_pickle=False))
 
 
 @torch.inference_mode()
@@ -199,7 +248,7 @@ def teacher_on_dev(model: CrossModalTeacher, data: TeacherData) -> dict[str, flo
     ``score`` is that R@1 over all other captions of dev; ``cosine`` the mean cosine to the caption's own embedding.
     A photo with one caption is left out.
     """
-    several = [rows for rows in data.captions if len(rows) > 1]
+    several = [rows for rows in data.pairs.captions_of() if len(rows) > 1]
     if not several:
         return {}
     first, others = [rows[0] for rows in several], np.concatenate([rows[1:] for rows in several])

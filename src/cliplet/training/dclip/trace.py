@@ -12,13 +12,14 @@ from cliplet.data.images import load_rgb
 from cliplet.data.spans import noun_phrases
 from cliplet.encoders.base import unit_norm
 from cliplet.errors import InputError
+from cliplet.models.cross_modal import CrossModalTeacher
 from cliplet.regions.base import Regions
 from cliplet.regions.registry import make_proposer
 from cliplet.training.checkpoint import read_weights
 from cliplet.training.dclip.base import base_name
 from cliplet.training.dclip.config import DclipConfig, dclip_config, variant_config
-from cliplet.training.dclip.finetuning import run_folder, teacher_folder
-from cliplet.training.dclip.teacher import make_teacher, scaled
+from cliplet.training.dclip.finetuning import run_folder
+from cliplet.training.dclip.teacher import scaled, teacher_folder
 from cliplet.training.dclip.trainable import TrainableClip, crop_embedder, open_trainable
 from cliplet.training.fit import BEST
 
@@ -91,7 +92,7 @@ def _taught(
         tokens, of_tokens = base.token_states([caption], padding=not config.teacher.mask)
         states = unit_norm(of_tokens[0].numpy())
         spans = [*tokens[0], *["(padding)"] * (len(states) - len(tokens[0]))]
-    teacher = make_teacher(config.teacher, width)
+    teacher = CrossModalTeacher(config.teacher, width)
     teacher.load_state_dict(read_weights(weights))
     teacher.eval()
     x, y = (torch.from_numpy(scaled(np.asarray(v, dtype=np.float32)))[None] for v in (states, crops))

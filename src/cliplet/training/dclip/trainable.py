@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliplet.encoders._torch_common import TorchModelEncoder
-from cliplet.encoders.base import adapt
 from cliplet.encoders.batching import BatchedEncoder
 from cliplet.encoders.open_clip import OpenClipEncoder
 from cliplet.encoders.registry import load
@@ -26,7 +25,6 @@ from cliplet.export.frozen import frozen_encoder
 from cliplet.models.dual import save_weights
 from cliplet.models.late import LateStages, can_be_cut, early_stages, first_late_stage
 from cliplet.training.pairs import PairSet
-from cliplet.training.views import photo_source
 
 Floats = NDArray[np.float32]
 
@@ -229,7 +227,7 @@ class TrainableDual(TrainableClip):
 
     def frozen_encoder(self, folder: Path, pairs: PairSet) -> BatchedEncoder:
         """The model on ONNX Runtime, four times faster on a CPU, where it can be exported."""
-        photos = [photo_source(p) for p in pairs.photos[:8]]
+        photos = pairs.photos[:8]
         return frozen_encoder(self.encoder, folder, photos, pairs.captions[:16]) or self.encoder
 
     def save(
@@ -325,7 +323,9 @@ def open_trainable(name: str) -> TrainableClip:
         file = folder / PROTOTYPES
         known = np.load(file, allow_pickle=False) if file.is_file() else None
         return TrainableDual(TorchEncoder.from_folder(folder), known)
-    encoder = adapt(load(name))
+    encoder = load(name)
+    if encoder.library == "cliplet":
+        return TrainableDual(cast(TorchEncoder, encoder))
     if encoder.library == "open_clip":
         return TrainableOpenClip(
             cast(OpenClipEncoder, encoder), name.removeprefix("open_clip:").split("/")[0]

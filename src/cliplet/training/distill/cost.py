@@ -1,53 +1,19 @@
 """What a recipe will cost: sizes, parameters, multiply-adds, memory, and time from a few timed steps."""
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from cliplet.errors import InputError
-from cliplet.models.dual import DualModel, count_parameters
+from cliplet.models.dual import count_parameters
 from cliplet.training.config import DistillConfig
 from cliplet.training.cost import Rows, memory_row, multiply_adds, pairs_row, seconds_a_step, steps_text
 from cliplet.training.distill import Run
 from cliplet.training.distill.batches import StageBatches
 from cliplet.training.distill.targets import Targets
 from cliplet.training.logs import duration
-from cliplet.training.views import photo_source
-
-
-@dataclass(frozen=True)
-class TowerCost:
-    """What one tower costs."""
-
-    parameters: int
-    """Stored parameters."""
-    multiply_adds: int
-    """For one photo, or one caption of ``tokens`` tokens."""
-    tokens: int = 0
-    """Tokens of the caption."""
-
-
-def tower_costs(model: DualModel, tokens: int = 0) -> dict[str, TowerCost]:
-    """Parameters and multiply-adds of both towers, for a photo and a caption.
-
-    Args:
-        model: the model.
-        tokens: length of the caption; the context length when 0.
-    """
-    size = model.config.image.image_size
-    length = tokens or model.config.text.context_length
-    device = next(model.parameters()).device
-    ids = torch.zeros(1, length, dtype=torch.long, device=device)
-    pixels = torch.zeros(1, 3, size, size, device=device)
-    return {
-        "image": TowerCost(count_parameters(model.image), multiply_adds(model.image, pixels)),
-        "text": TowerCost(
-            count_parameters(model.text), multiply_adds(model.text, ids, torch.ones_like(ids)), length
-        ),
-    }
 
 
 def dry_run(config: DistillConfig, teacher: Any = None) -> Rows:
@@ -85,16 +51,19 @@ def _data_rows(run: Run) -> Rows:
 def _model_rows(run: Run) -> Rows:
     captions = [c for p in run.pairs.values() for c in p.captions[:1000]]
     lengths = [len(t) for t in run.encoder.tokenize(captions)[0]] if captions else [0]
-    costs = tower_costs(run.student.model, int(np.ceil(np.mean(lengths))))
-    total = sum(c.parameters for c in costs.values())
-    rows = []
-    for name, cost in costs.items():
-        what = f"caption of {cost.tokens} tokens" if cost.tokens else "photo"
+    tokens, model = int(np.ceil(np.mean(lengths))), run.student.model
+    device = next(model.parameters()).device
+    ids = torch.zeros(1, tokens or model.config.text.context_length, dtype=torch.long, device=device)
+    pixels = torch.zeros(1, 3, *[model.config.image.image_size] * 2, device=device)
+    adds = multiply_adds(model.image, pixels), multiply_adds(model.text, ids, torch.ones_like(ids))
+    rows, total = [], 0
+    for name, count, what in zip(
+        ("image", "text"), adds, ("photo", f"caption of {ids.shape[1]} tokens"), strict=True
+    ):
+        parameters = count_parameters(model.get_submodule(name))
+        total += parameters
         rows.append(
-            (
-                f"{name} tower",
-                f"{cost.parameters:,} parameters, {cost.multiply_adds / 1e9:.3f} G multiply-adds a {what}",
-            )
+            (f"{name} tower", f"{parameters:,} parameters, {count / 1e9:.3f} G multiply-adds a {what}")
         )
     sizes = ", ".join(f"{total * b / 1e6:.1f} MB {n}" for n, b in (("fp32", 4), ("fp16", 2), ("int8", 1)))
     return [*rows, ("both towers", f"{total:,} parameters: {sizes}")]
@@ -130,7 +99,7 @@ def _teacher_seconds(run: Run) -> float:
         if key in seen:
             continue
         seen.add(key)
-        photos = [photo_source(p) for p in pairs.photos[:8]]
+        photos = pairs.photos[:8]
         if photos and (any("image" in s.towers or s.pairs for s in run.config.stages)):
             began = time.perf_counter()
             rows, reasons = run.teacher.images(photos)

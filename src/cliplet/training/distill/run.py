@@ -15,19 +15,20 @@ from cliplet.encoders.torch import TorchEncoder
 from cliplet.errors import InputError
 from cliplet.files import whole
 from cliplet.models.config import TextConfig, to_dict
-from cliplet.models.dual import DualModel, load_weights, save_weights
+from cliplet.models.dual import WEIGHTS, DualModel, save_weights
+from cliplet.training.checkpoint import read_weights
 from cliplet.training.config import DataConfig, DistillConfig
 from cliplet.training.distill.batches import StageBatches
 from cliplet.training.distill.dev import DevSet
 from cliplet.training.distill.student import Student
-from cliplet.training.distill.targets import UNKNOWN, TargetFiles, Targets
+from cliplet.training.distill.targets import TargetFiles, Targets
 from cliplet.training.distill.teacher import Teacher
 from cliplet.training.distill.tokenizer import make_tokenizer
 from cliplet.training.fit import fit, make_accelerator
 from cliplet.training.loop import Intervals, Part
 from cliplet.training.pairs import PairSet, expand_paths, read_pairs
-from cliplet.training.run_folder import claim_folder
-from cliplet.training.views import photo_source
+from cliplet.training.run_folder import claim_folder, list_left_out
+from cliplet.training.task import put_weights
 
 
 def distill(config: DistillConfig, teacher: Teacher | None = None, restart: bool = False) -> Path:
@@ -161,25 +162,10 @@ class Run:
             with self.accelerator.main_process_first():
                 found = self._target_files.of(pairs, views, texts)
             self._targets[key] = found
-            self._report_skipped(pairs, [f"{pairs.names[i]}: {found.bad[i]}" for i in sorted(found.bad)])
+            if self.main:
+                unread = [f"{pairs.names[i]}: {found.bad[i]}" for i in sorted(found.bad)]
+                list_left_out(self.out, [*pairs.skipped, *unread])
         return self._targets[key]
-
-    def _report_skipped(self, pairs: PairSet, more: list[str]) -> None:
-        """List what was left out, once."""
-        lines = pairs.skipped + more
-        if self.main and lines:
-            path = self.out / "skipped.txt"
-            known = set(path.read_text(encoding="utf-8").splitlines()) if path.exists() else set()
-            named = {line.partition(": ")[0] for line in known}
-            new = [
-                line
-                for line in dict.fromkeys(lines)
-                if line not in known and not (line.endswith(UNKNOWN) and line.partition(": ")[0] in named)
-            ]
-            with path.open("a", encoding="utf-8") as stream:
-                stream.writelines(line.encode("utf-8", "replace").decode() + "\n" for line in new)
-            if new:
-                print(f"{len(new)} photos or captions left out; see {path}", file=sys.stderr)
 
     def stage_batches(self, index: int) -> StageBatches:
         """The batches of a stage."""
@@ -213,8 +199,7 @@ class Run:
     def _part(self, index: int, dev: DevSet | None) -> Part:
         """A stage, which starts from the best weights of the one before."""
         if index:
-            best = load_weights(self.stage_folder(index - 1) / "best")
-            self.student.model.load_state_dict(best.state_dict())
+            put_weights(self.student, read_weights(self.stage_folder(index - 1) / "best" / WEIGHTS))
         stages = self.config.stages
         towers = frozenset(t for s in stages[: index + 1] for t in s.towers)
         evaluate = None if dev is None else partial(dev.measure, towers)
@@ -256,10 +241,8 @@ class Run:
         from cliplet.export import export
 
         pairs = self.dev or self.pairs[len(self.config.stages) - 1]
-        photos = [photo_source(p) for p in pairs.photos[:128]]
-        photos = [
-            p for p, row in zip(photos, self.teacher.images(photos)[0], strict=True) if row[0] == row[0]
-        ]
+        unread = self.teacher.images(pairs.photos[:128])[1]
+        photos = [p for i, p in enumerate(pairs.photos[:128]) if i not in unread]
         export(
             TorchEncoder.from_folder(source), result, self.config.export,  # type: ignore[arg-type]
             photos=photos or None, captions=pairs.captions[:256] or None,

@@ -1,5 +1,6 @@
 """The teacher's embeddings of photos and captions: computed once, kept on disk, shared by runs that need the same."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +12,6 @@ from cliplet.training.config import AugmentConfig
 from cliplet.training.distill.teacher import Floats, Teacher
 from cliplet.training.pairs import PairSet, fingerprint
 from cliplet.training.views import view_sources
-
-UNKNOWN = "could not be read when the teacher's embeddings were computed"
-"""Reason of a photo that another run has tried to read."""
 
 
 @dataclass
@@ -74,17 +72,24 @@ class TargetFiles:
         return fingerprint([self.teacher.fingerprint])
 
     def _view(self, pairs: PairSet, view: int, views: int, bad: dict[int, str]) -> NDArray[np.float32]:
+        crop = fingerprint([self.augment, self.seed]) if view else "whole"
+        file = self.folder / f"images-{self._key}-{fingerprint(pairs.photos)}-{crop}-{view}.npy"
+        reasons_file = file.with_suffix(".bad.jsonl")
+
         def encode(start: int, stop: int) -> Floats:
             sources = view_sources(pairs.photos, self.augment, self.seed, range(start, stop), view)
             rows, reasons = self.teacher.images(sources)
-            bad.update({start + i: reason for i, reason in reasons.items()})
+            if reasons:
+                with reasons_file.open("a", encoding="utf-8") as stream:
+                    stream.writelines(json.dumps([start + i, reason]) + "\n" for i, reason in reasons.items())
             return rows
 
-        crop = fingerprint([self.augment, self.seed]) if view else "whole"
         rows = computed(
-            self.folder / f"images-{self._key}-{fingerprint(pairs.photos)}-{crop}-{view}.npy", len(pairs.photos),
-            encode, 128, what=f"teacher, photos, view {view + 1} of {views}", silent=self.silent,
+            file, len(pairs.photos), encode, 128, what=f"teacher, photos, view {view + 1} of {views}",
+            silent=self.silent,
         )  # fmt: skip
+        if reasons_file.exists():
+            bad.update(map(json.loads, reasons_file.read_text(encoding="utf-8").splitlines()))
         for photo in np.flatnonzero(np.isnan(rows[:, 0])):
-            bad.setdefault(int(photo), UNKNOWN)
+            bad.setdefault(int(photo), "the teacher could not read it")
         return rows

@@ -1,17 +1,53 @@
-"""The table that compares the variants of a DCLIP run with its base model and with each other."""
+"""Models compared on the same queries: retrieval and zero-shot accuracy, intervals, paired differences, one table."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cliplet.encoders.base import Embeddings
+from cliplet.evaluation.retrieval import RetrievalProtocol, evaluate_retrieval
+from cliplet.files import write_atomically
 from cliplet.statistics.resampling import Interval, PairedTest, bootstrap_mean, paired_mean_test
-from cliplet.training.dclip.measure import I2T, SHOWN, T2I, Columns
 
+Columns = dict[str, NDArray[Any]]
+"""Values of a model, one a query, by ``SET|DIRECTION|METRIC``; ``SET|DIRECTION|photo`` is resampled together."""
+T2I, I2T = "text-to-image", "image-to-text"
 SOUP = ", seeds averaged"
 """End of the name of a row whose model has the mean of all seeds' weights; it is compared with its like."""
+SHOWN = ("R@1", "R@5", "R@10", "mAP", "MRR")
+
+
+def retrieval_columns(
+    name: str, images: Embeddings, texts: Embeddings, photo_of: NDArray[np.int64]
+) -> Columns:
+    """Per-query values of both directions over the whole gallery, and the photo that each query belongs to."""
+    found: Columns = {}
+    for direction in evaluate_retrieval(images, texts, photo_of, RetrievalProtocol(resamples=0)):
+        metrics = direction.folds[0]
+        columns = metrics.columns()
+        for metric in SHOWN:
+            found[f"{name}|{direction.name}|{metric}"] = columns[metric].astype(np.float32)
+        groups = metrics.queries if direction.name == I2T else photo_of[metrics.queries]
+        found[f"{name}|{direction.name}|photo"] = groups.astype(np.int64)
+    return found
+
+
+def save_columns(file: Path, columns: Columns) -> None:
+    """Write a run's per-query values; the file appears whole or not at all."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **columns)  # type: ignore[arg-type]
+    write_atomically(file, content.getvalue())
+
+
+def load_columns(file: Path) -> Columns:
+    """What :func:`save_columns` wrote."""
+    with np.load(file, allow_pickle=False) as loaded:
+        return dict(loaded)
 
 
 @dataclass(frozen=True)
