@@ -13,7 +13,7 @@ from cliplet.data.captions import CaptionEntry, Columns, read_captions, read_ref
 from cliplet.data.images import ImageInput
 from cliplet.data.names import NameIndex, image_name
 from cliplet.data.photos import PhotoFolder, PhotoIndex, PhotoPaths, TarPhoto, open_photos
-from cliplet.data.text import NOT_UTF8, caption_problem, scrub
+from cliplet.data.text import caption_problem, scrub
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies
 from cliplet.metrics.clipscore import MODEL_SCORES
@@ -181,20 +181,15 @@ def _photo_index(captions: Path, images: str | Path | None, entries: Sequence[Ca
 def _find_photos(
     entries: Sequence[CaptionEntry], index: PhotoIndex
 ) -> tuple[list[str | None], list[ImageInput | None], list[str | None]]:
-    """Each row's photo name and photo, or the reason why it has none; a broken caption's photo is found too."""
-    named = [entry.reason in (None, NOT_UTF8) for entry in entries]
-    found = index.find_all(
-        entry.image for entry, is_named in zip(entries, named, strict=True) if is_named and entry.photo is None
-    )
+    """Each row's photo name and photo, or the reason why it has none."""
+    found = index.find_all(entry.image for entry in entries if entry.photo is None and entry.image != "")
     names: list[str | None] = [None] * len(entries)
     photos: list[ImageInput | None] = [None] * len(entries)
     reasons: list[str | None] = [entry.reason for entry in entries]
     for i, entry in enumerate(entries):
-        if not named[i]:
-            continue
         if entry.photo is not None:
             names[i], photos[i] = str(entry.image), entry.photo
-        else:
+        elif entry.image != "":
             photo = found[entry.image]
             if isinstance(photo, InputError):
                 reasons[i] = reasons[i] or str(photo)
