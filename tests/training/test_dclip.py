@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -321,6 +322,11 @@ def test_a_base_model_made_by_a_class_of_your_own(data, tmp_path, monkeypatch):
     assert any(
         row.startswith("| infonce, before tuning |") for row in rows
     )  # another base than the recipe's own
+    dclip(recipe(data, tmp_path / "followed", *changes, 'only=["dclip"]', "student_stage.epochs=1"))
+    monkeypatch.delitem(sys.modules, "own_base")
+    (tmp_path / "own_base.py").unlink()  # a finished run needs it no more
+    trace, _ = follow(tmp_path / "followed", data / "dev" / "photos" / "d000.png", "a red bar")
+    assert trace["cosines"]
 
 
 # ---------------------------------------------------------------- the parts
