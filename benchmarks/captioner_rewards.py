@@ -40,7 +40,6 @@ from cliplet.training.captioner.student import CaptionModel
 from cliplet.training.captioner.train import CaptionRun
 from cliplet.training.computed import computed
 from cliplet.training.pairs import PairSet, fingerprint
-from cliplet.training.views import photo_source
 
 RECIPE = Path("recipes/caption_rewards.toml")
 DATA = Path("data/flickr8k")
@@ -135,7 +134,7 @@ class Experiment:
 
     def _by_encoder(self, texts: list[str]) -> tuple[Any, Any]:
         def compute(start: int, stop: int) -> Any:
-            return self.encoder.encode_images([photo_source(p) for p in self.judged.photos[start:stop]])
+            return self.encoder.encode_images(self.judged.photos[start:stop])
 
         name = f"photos-{fingerprint(self.judged.photos)}-{self.encoder.card.fingerprint}.npy"
         photos = computed(Path(self.recipe(FIRST, 0).cache) / name, len(texts), compute, 16)

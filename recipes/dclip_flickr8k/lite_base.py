@@ -48,7 +48,6 @@ from cliplet.training.text_distillation import (
     encode_all,
     start_text_head,
 )
-from cliplet.training.views import photo_source
 
 Ints = NDArray[np.int64]
 SIZE = 224
@@ -229,9 +228,7 @@ def _photo_features(body: Any, photos: Sequence[Any], file: Path) -> Floats:
     run = frozen(body, SIZE)
 
     def compute(start: int, stop: int) -> Floats:
-        squashed = [
-            resize_rgb(load_rgb(photo_source(p)), SIZE, "squash", "bicubic") for p in photos[start:stop]
-        ]
+        squashed = [resize_rgb(load_rgb(p), SIZE, "squash", "bicubic") for p in photos[start:stop]]
         pixels = np.stack([np.asarray(s, dtype=np.float32) for s in squashed])  # [n, h, w, 3]
         return run((pixels.transpose(0, 3, 1, 2) - np.float32(127.5)) / np.float32(127.5))
 

@@ -19,7 +19,7 @@ from cliplet.training.computed import computed
 from cliplet.training.config import AugmentConfig
 from cliplet.training.pairs import PairSet
 from cliplet.training.text_distillation import Captions
-from cliplet.training.views import photo_source, view_images
+from cliplet.training.views import view_images
 
 Floats = NDArray[np.float32]
 SIZE = 224
@@ -77,7 +77,7 @@ def detector_features(
     name, side = session.get_inputs()[0].name, session.get_inputs()[0].shape[-1]
 
     def row(photo: Any) -> Floats:
-        image = resize_rgb(load_rgb(photo_source(photo)), side, "squash", "bilinear")
+        image = resize_rgb(load_rgb(photo), side, "squash", "bilinear")
         bgr = np.asarray(image, dtype=np.float32)[:, :, ::-1].transpose(2, 0, 1)[None]
         boxes, *maps = session.run(None, {name: np.ascontiguousarray(bgr)})
         scores = boxes[0][:, 4:5] * boxes[0][:, 5:]  # [boxes, classes]

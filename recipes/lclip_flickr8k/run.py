@@ -48,7 +48,6 @@ from cliplet.training.text_distillation import (
     encode_all,
     start_text_head,
 )
-from cliplet.training.views import photo_source
 
 from .data import SIZE, PairBatches, detector_graph, outputs
 from .heads import anchor_classes, joined, split_text_head
@@ -241,8 +240,8 @@ class Run:
         step = max(1, len(self.pairs.photos) // 128)
         export(
             TorchEncoder.from_folder(folder), self.out / "onnx", "int8",
-            photos=[photo_source(p) for p in self.dev.photos[:64]], captions=self.dev.captions[:256],
-            calibration=[photo_source(p) for p in self.pairs.photos[::step]],
+            photos=self.dev.photos[:64], captions=self.dev.captions[:256],
+            calibration=self.pairs.photos[::step],
             calibration_captions=self.pairs.captions[:: max(1, step // 8)],
         )  # fmt: skip
         return self.out / "onnx"

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from numpy.typing import NDArray
 from cliplet.data.captions import read_captions
 from cliplet.data.images import load_rgb
 from cliplet.data.names import NameIndex
+from cliplet.data.parquet import TablePhoto
 from cliplet.data.photos import PhotoStore, TarPhoto, open_photos
 from cliplet.data.text import read_names
 from cliplet.errors import InputError
 from cliplet.training.config import DataConfig
 from cliplet.training.logs import Progress
-from cliplet.training.views import photo_source
 
 
 @dataclass
@@ -171,17 +172,25 @@ def _read_caption_files(files: list[Path], roots: list[Path], split: str, result
 
 
 def fingerprint(items: Sequence[Any]) -> str:
-    """16 hexadecimal digits of a list of captions or of photos (names, sizes, times)."""
+    """16 hexadecimal digits of a list of captions or of photos (names, sizes, times; content of those in tables)."""
     digest = hashlib.blake2b(digest_size=8)
+    stamp = cache(_stamp)
     for item in items:
+        text = f"{item}"
         if isinstance(item, TarPhoto):
-            digest.update(f"{item} {item.offset} {item.size}\n".encode("utf-8", "replace"))
+            text += f" {item.offset} {item.size} {stamp(Path(item.tar.path))}"
+        elif isinstance(item, TablePhoto):
+            text += f" {item.digest}"
         elif isinstance(item, Path):
-            stat = item.stat() if item.exists() else None
-            digest.update(f"{item} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode("utf-8", "replace"))
-        else:
-            digest.update(str(item).encode("utf-8", "replace") + b"\n")
+            text += f" {_stamp(item)}"
+        digest.update(f"{text}\n".encode("utf-8", "replace"))
     return digest.hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file."""
+    stat = path.stat() if path.exists() else None
+    return stat and (stat.st_size, stat.st_mtime_ns)
 
 
 def epoch_batches(
@@ -215,7 +224,7 @@ def unreadable(photos: Sequence[Any], names: Sequence[str]) -> dict[int, str]:
     bar = Progress("reading photos", len(photos))
     for i, photo in enumerate(photos):
         try:
-            load_rgb(photo_source(photo), at_least=64)
+            load_rgb(photo, at_least=64)
         except InputError as error:
             bad[i] = f"{names[i]}: {error}"
         bar.update(i + 1)

@@ -7,14 +7,8 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from cliplet.data.images import ImageInput, load_rgb
-from cliplet.data.photos import TarPhoto
 from cliplet.errors import InputError
 from cliplet.training.config import AugmentConfig
-
-
-def photo_source(photo: Any) -> ImageInput:
-    """What an encoder takes: bytes for a photo in a tar."""
-    return photo.read_bytes() if isinstance(photo, TarPhoto) else photo
 
 
 def photo_view(photo: Any, config: AugmentConfig, seed: int, index: int, view: int) -> Image.Image:
@@ -23,7 +17,7 @@ def photo_view(photo: Any, config: AugmentConfig, seed: int, index: int, view: i
     Raises:
         InputError: the photo cannot be read.
     """
-    image = load_rgb(photo_source(photo))
+    image = load_rgb(photo)
     if view == 0:
         return image
     rng = np.random.default_rng([seed, index, view])
@@ -59,8 +53,7 @@ def view_sources(
     found: list[ImageInput] = []
     for number in numbers:
         try:
-            seen = photo_view(photos[number], config, seed, number, view) if view else photos[number]
-            found.append(photo_source(seen))
+            found.append(photo_view(photos[number], config, seed, number, view) if view else photos[number])
         except InputError:
-            found.append(photo_source(photos[number]))
+            found.append(photos[number])
     return found

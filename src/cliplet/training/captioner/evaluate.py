@@ -72,6 +72,5 @@ class DevCheck:
 
 def photo_embeddings(encoder: Any, photos: Sequence[Any]) -> NDArray[np.float32]:
     """Unit embeddings of photos by the reward's model."""
-    from cliplet.training.views import photo_source
 
-    return np.asarray(encoder.encode_images([photo_source(p) for p in photos]))
+    return np.asarray(encoder.encode_images(photos))

@@ -32,7 +32,6 @@ from cliplet.training.fit import BEST
 from cliplet.training.pairs import fingerprint, read_pairs, readable
 from cliplet.training.run_folder import claim_folder
 from cliplet.training.teacher_space import group_means
-from cliplet.training.views import photo_source
 
 
 def run_folder(config: DclipConfig, seed: int) -> Path:
@@ -236,9 +235,8 @@ class FineTuning:
             from cliplet.export import export
 
             train = self.data.train
-            photos = [photo_source(p) for p in train.photos[:64]]
             encoder = TorchEncoder.from_folder(final)
-            export(encoder, folder / "onnx", config.export, photos=photos, captions=train.captions[:256])
+            export(encoder, folder / "onnx", config.export, photos=train.photos[:64], captions=train.captions[:256])
         write_atomically(share, f"{config.student.average}\n")
 
 

@@ -18,7 +18,7 @@ from cliplet.training.computed import computed
 from cliplet.training.config import AugmentConfig
 from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.pairs import PairSet, fingerprint
-from cliplet.training.views import photo_source, view_images
+from cliplet.training.views import view_images
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -120,7 +120,7 @@ class Photos:
             seen = self.photos[start:stop] if not view else view_images(
                 self.photos, self.augment, 0, range(start, stop), view
             )  # fmt: skip
-            return clip.encoder.encode_images([photo_source(p) for p in seen])
+            return clip.encoder.encode_images(seen)
         for first in range(start, stop, 64):
             maps = torch.from_numpy(np.array(self.kept[view][first : min(first + 64, stop)])).to(clip.device)
             blocks.append(self.learner.encode_images({"maps": maps}, quick=quick).cpu().numpy())

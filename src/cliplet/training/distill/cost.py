@@ -14,7 +14,6 @@ from cliplet.training.distill import Run
 from cliplet.training.distill.batches import StageBatches
 from cliplet.training.distill.targets import Targets
 from cliplet.training.logs import duration
-from cliplet.training.views import photo_source
 
 
 def dry_run(config: DistillConfig, teacher: Any = None) -> Rows:
@@ -100,7 +99,7 @@ def _teacher_seconds(run: Run) -> float:
         if key in seen:
             continue
         seen.add(key)
-        photos = [photo_source(p) for p in pairs.photos[:8]]
+        photos = pairs.photos[:8]
         if photos and (any("image" in s.towers or s.pairs for s in run.config.stages)):
             began = time.perf_counter()
             rows, reasons = run.teacher.images(photos)

@@ -12,7 +12,6 @@ from cliplet.evaluation.retrieval import recall_at_k
 from cliplet.training.distill.student import Student
 from cliplet.training.distill.targets import Targets
 from cliplet.training.pairs import PairSet
-from cliplet.training.views import photo_source
 
 KEEP_BYTES = 1 << 30
 """Prepared dev photos are kept in memory up to this size."""
@@ -79,9 +78,9 @@ class DevSet:
     def _images(self) -> NDArray[np.float32]:
         """The student's embeddings of the dev photos."""
         if not self._keep:
-            return self.encoder.encode_images([photo_source(p) for p in self.photos])
+            return self.encoder.encode_images(self.photos)
         if self._prepared is None:
-            self._prepared = [self.encoder.prepare_image(photo_source(p)) for p in self.photos]
+            self._prepared = [self.encoder.prepare_image(p) for p in self.photos]
         size = self.encoder.batch_size
         blocks = [
             self.encoder.embed_images(self._prepared[i : i + size])

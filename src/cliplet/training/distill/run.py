@@ -29,7 +29,6 @@ from cliplet.training.loop import Intervals, Part
 from cliplet.training.pairs import PairSet, expand_paths, read_pairs
 from cliplet.training.run_folder import claim_folder, list_left_out
 from cliplet.training.task import put_weights
-from cliplet.training.views import photo_source
 
 
 def distill(config: DistillConfig, teacher: Teacher | None = None, restart: bool = False) -> Path:
@@ -242,10 +241,8 @@ class Run:
         from cliplet.export import export
 
         pairs = self.dev or self.pairs[len(self.config.stages) - 1]
-        photos = [photo_source(p) for p in pairs.photos[:128]]
-        photos = [
-            p for p, row in zip(photos, self.teacher.images(photos)[0], strict=True) if row[0] == row[0]
-        ]
+        unread = self.teacher.images(pairs.photos[:128])[1]
+        photos = [p for i, p in enumerate(pairs.photos[:128]) if i not in unread]
         export(
             TorchEncoder.from_folder(source), result, self.config.export,  # type: ignore[arg-type]
             photos=photos or None, captions=pairs.captions[:256] or None,
