@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -321,6 +322,11 @@ def test_a_base_model_made_by_a_class_of_your_own(data, tmp_path, monkeypatch):
     assert any(
         row.startswith("| infonce, before tuning |") for row in rows
     )  # another base than the recipe's own
+    dclip(recipe(data, tmp_path / "followed", *changes, 'only=["dclip"]', "student_stage.epochs=1"))
+    monkeypatch.delitem(sys.modules, "own_base")
+    (tmp_path / "own_base.py").unlink()  # a finished run needs it no more
+    trace, _ = follow(tmp_path / "followed", data / "dev" / "photos" / "d000.png", "a red bar")
+    assert trace["cosines"]
 
 
 # ---------------------------------------------------------------- the parts
@@ -594,7 +600,7 @@ def test_region_settings_reach_the_crops(data, tmp_path):
 
 
 # ---------------------------------------------------------------- the real recipe, in small
-def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision):
+def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision, monkeypatch):
     from cliplet.models.pretrained import imagenet_names, package_file
 
     names = shared_data("flickr8k/split_train.txt").read_text().split()
@@ -615,14 +621,16 @@ def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision):
     )
     changes = [f"data={folder}", *(f"{s}.names={tmp_path}/{s}.txt" for s in ("train", "dev"))]
     assert len(imagenet_names()) == 1000
-    text = dclip(load_dclip(REAL, [
+    config = load_dclip(REAL, [
         *changes, f"out={tmp_path}/run", f"features={tmp_path}/features", "tests=[]", "seeds=[0]",
         'only=["dclip", "no_distillation"]', f"regions.proposer={detector}", "augment.views=2",
         'variants.0.set=["base_options.text_teachers=[\'minilm-l3\']", "base_options.anchoring=12.0"]',
         "base_options.text_stage.epochs=1", "base_options.text_stage.batch_size=64",
         "zeroshot.photos=''", "teacher_stage.batch_size=16",
         "student_stage.batch_size=16", "student_stage.epochs=2", "teacher_stage.epochs=1", "resamples=20",
-    ]))  # fmt: skip
+    ])  # fmt: skip
+    monkeypatch.setattr("dclip_flickr8k.lite_base.NAMES", 1)  # it takes minutes otherwise
+    text = dclip(config)
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     assert rows[1:6] == [
         "base",

@@ -198,7 +198,7 @@ class DclipConfig:
     base_options: dict[str, Any] = field(default_factory=dict)
     """Settings of a base of the form ``module:attribute``."""
     seeds: tuple[int, ...] = (0,)
-    """One run a seed, of the teacher's weights, order and views."""
+    """One run a seed, of the teacher's weights, the order and the choice of views; the views are the same for all."""
     soup: bool = False
     """Also measure and write one model of the seeds' averaged weights, for each variant. They start alike, so their
     mean is a model too, mostly a better one (model soup, Wortsman et al. 2022)."""

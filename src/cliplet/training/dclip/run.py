@@ -13,6 +13,7 @@ Everything is kept in the recipe's folder; an interrupted run goes on where it s
 Source: DCLIP (arXiv 2505.21549).
 """
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from cliplet.training.loop import Intervals
 from cliplet.training.pairs import fingerprint
 from cliplet.training.run_folder import claim_folder
 
+BASES = "bases.json"
+"""In the run's folder: the base model of each variant."""
 FREE = (
     "variants", "only", "main", "baseline", "seeds", "soup", "tests", "zeroshot", "resamples", "cpu", "save_every",
     "out", "export", "name", "license",
@@ -61,13 +64,14 @@ class DclipRun:
     def __init__(self, config: DclipConfig, base: TrainableClip | None = None, restart: bool = False) -> None:
         self.config, self.out = config, Path(config.out)
         self.variants = [variant_config(config, v) for v in config.trained]
-        for one in (config, *self.variants):
-            base_maker(one)  # what is wrong with it is said before anything begins
+        base_maker(config)  # what is wrong with it is said before anything begins
         claim(self.out, config, restart)
         accelerator = make_accelerator(config.cpu, config.precision)
         self.device = accelerator.device
         every = Intervals(config.evaluate_every, config.save_every, log_every=10)
         self.fit = partial(fit_part, accelerator, every=every)
+        names = {v.name: base_name(variant_config(config, v)) for v in config.variants}
+        write_atomically(self.out / BASES, json.dumps(names, indent=2) + "\n")
         self.data = RunData(config)
         self._given = {base_name(config): base} if base is not None else {}
         self._tunings: dict[Any, FineTuning] = {}

@@ -161,10 +161,13 @@ class TeacherBatches(PhotoBatches):
         }
 
 
-def teacher_folder(config: DclipConfig, seed: int) -> Path:
-    """Where the teacher of a variant and a seed is trained; variants whose teachers are alike share it."""
+def teacher_folder(config: DclipConfig, seed: int, base: str = "") -> Path:
+    """Where the teacher of a variant and a seed is trained; variants whose teachers are alike share it.
+
+    ``base`` spares finding out what the base model is called.
+    """
     made_of = [config.spans, *map(to_dict, (config.regions, config.teacher, config.teacher_stage))]
-    key = fingerprint([base_name(config), json.dumps(made_of)])[:8]
+    key = fingerprint([base or base_name(config), json.dumps(made_of)])[:8]
     return Path(config.out) / f"teacher-{key}-seed{seed}"
 
 

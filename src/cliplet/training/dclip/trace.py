@@ -16,9 +16,9 @@ from cliplet.models.cross_modal import CrossModalTeacher
 from cliplet.regions.base import Regions
 from cliplet.regions.registry import make_proposer
 from cliplet.training.checkpoint import read_weights
-from cliplet.training.dclip.base import base_name
 from cliplet.training.dclip.config import DclipConfig, dclip_config, variant_config
 from cliplet.training.dclip.finetuning import run_folder
+from cliplet.training.dclip.run import BASES
 from cliplet.training.dclip.teacher import scaled, teacher_folder
 from cliplet.training.dclip.trainable import TrainableClip, crop_embedder, open_trainable
 from cliplet.training.fit import BEST
@@ -50,21 +50,21 @@ def follow(
     run = Path(run)
     try:
         recipe = dclip_config(json.loads((run / "recipe.json").read_text(encoding="utf-8")))
+        bases = json.loads((run / BASES).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{run} holds no run of DCLIP: {error}") from error
     name = variant or recipe.main or recipe.variants[0].name
     chosen = next((v for v in recipe.variants if v.name == name), None)
     if chosen is None:
         raise InputError(f"{run} has no variant {name}; it has {', '.join(v.name for v in recipe.variants)}")
-    recipe = dataclasses.replace(recipe, out=str(run), features=recipe.features or str(run / "features"))
-    config = variant_config(recipe, chosen)
+    config = variant_config(dataclasses.replace(recipe, out=str(run)), chosen)
     seed = config.seeds[0] if seed is None else seed
-    weights = teacher_folder(config, seed) / BEST
+    weights = teacher_folder(config, seed, bases[name]) / BEST
     if not weights.exists():
         raise InputError(
             f"{run} has no trained teacher of variant {name}, seed {seed}; run cliplet distill on its recipe first"
         )
-    trace, found = _taught(config, open_trainable(base_name(config)), weights, Path(photo), caption)
+    trace, found = _taught(config, open_trainable(bases[name]), weights, Path(photo), caption)
     tuned = run_folder(config, seed) / "model"
     if (tuned / "model.safetensors").exists():
         student = open_trainable(str(tuned)).encoder
