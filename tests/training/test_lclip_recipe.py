@@ -12,7 +12,6 @@ from cliplet.errors import InputError
 from cliplet.models.config import TextConfig
 from cliplet.models.text import TextTower
 from cliplet.training.recipes import open_recipe
-from cliplet.training.run_folder import claim_folder
 from lclip_flickr8k.data import SIZE, detector_features, detector_graph, outputs
 from lclip_flickr8k.heads import anchor_classes, split_text_head
 from lclip_flickr8k.recipe import Settings
@@ -113,15 +112,3 @@ def test_anchoring_moves_classes_and_hardly_photos() -> None:
     assert moved.norm() < 0.05 * before.norm()
     for half, wanted in ((meaning, names[:, :6]), (matching, link(names))):
         assert nn.functional.cosine_similarity(half, wanted).min() > 0.95
-
-
-def test_a_folder_belongs_to_one_recipe(tmp_path: Path) -> None:
-    claim_folder(tmp_path / "run", {"a": 1, "b": (2, 3), "out": "x"})
-    claim_folder(tmp_path / "run", {"a": 1, "b": (2, 3), "out": "y"})
-    with pytest.raises(InputError, match=r"another recipe \(other: b\)"):
-        claim_folder(tmp_path / "run", {"a": 1, "b": (2, 4), "out": "x"})
-    claim_folder(tmp_path / "run", {"a": 1, "b": (2, 4), "out": "x"}, restart=True)
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "mine.txt").write_text("keep")
-    with pytest.raises(InputError, match="holds no run"):
-        claim_folder(tmp_path / "notes", {"a": 1}, restart=True)
