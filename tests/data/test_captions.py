@@ -90,6 +90,11 @@ def test_token_files_of_any_name(tmp_path, name):
         ("c.json", '{"image": "a.jpg", "caption": "A dog ."}\n{"image": "a.jpg", "caption": "A dog , asleep ."}\n'),
         ("c.jsonl", '[{"image": "a.jpg", "caption": "A dog ."},\n{"image": "a.jpg", "caption": "A dog , asleep ."}]'),
         ("c.ndjson", '{"a.jpg": ["A dog .", "A dog , asleep ."]}'),
+        ("c.json", '{"a.jpg": [{"id": 1, "caption": "A dog ."}, {"id": 2, "caption": "A dog , asleep ."}]}'),
+        ("c.json", '{"0": {"file_name": "a.jpg", "text": "A dog ."}, "1": {"file_name": "a.jpg", "text": '
+                   '"A dog , asleep ."}}'),
+        ("c.json", '{"train": [{"image": "a.jpg", "caption": "A dog ."}], "val": [{"image": "a.jpg", "caption": '
+                   '"A dog , asleep ."}]}'),
         ("c.jsonl", '{"image": "a.jpg", "caption": ["A dog .", "A dog , asleep ."]}'),
         ("c.json", '{"images": null, "annotations": [{"id": 3, "image_id": "a.jpg", "caption": "A dog ."}, '
                    '{"id": 4, "image_id": "a.jpg", "caption": "A dog , asleep ."}]}'),

@@ -7,7 +7,7 @@ from typing import Any
 
 from cliplet.data.names import is_photo_path
 from cliplet.data.records import CAPTION_FIELDS, IMAGE_FIELDS, CaptionEntry, Records, entry, texts_of
-from cliplet.data.tables import is_json_lines, json_error, json_lines, object_row
+from cliplet.data.tables import Row, is_json_lines, json_error, json_lines, object_row
 from cliplet.data.text import read_text
 from cliplet.errors import InputError
 
@@ -33,7 +33,13 @@ def read_json_captions(path: Path, records: Records) -> Iterator[CaptionEntry]:
         yield from found
         return
     for key, value, where in top:
-        yield from records(object_row(value, where)) if key is None else _of_image(key, value, where)
+        inner = value if isinstance(value, list) and value else [value]
+        if key is None:
+            yield from records(object_row(value, where))
+        elif not is_photo_path(key) and all(_is_record(item, records) for item in inner):
+            yield from (found for item in inner for found in records(object_row(item, where)))
+        else:
+            yield from _of_image(key, value, where)
 
 
 def _of_image(key: str, value: Any, where: str) -> Iterator[CaptionEntry]:
@@ -62,18 +68,18 @@ def _inside(path: Path, table: dict[str, Any], records: Records) -> Iterator[Cap
         raise InputError(
             f"{path} holds columns, as pandas' DataFrame.to_json() writes them; write it with orient='records'"
         )
-    lists = {name: value for name, value in table.items() if _is_records(value, records)}
-    if len(lists) == 1 and not is_photo_path(name := next(iter(lists))):
-        what = "image" if name == "images" else f"{name} entry"
-        rows = (object_row(value, f"{what} {number}") for number, value in enumerate(lists[name], 1))
+    lists = [name for name, v in table.items() if isinstance(v, list) and v and _is_record(v[0], records)]
+    if len(lists) == 1 and not is_photo_path(lists[0]):
+        what = "image" if lists == ["images"] else f"{lists[0]} entry"
+        rows = (object_row(value, f"{what} {number}") for number, value in enumerate(table[lists[0]], 1))
         return (found for row in rows for found in records(row))
     return None
 
 
-def _is_records(value: Any, records: Records) -> bool:
-    """Whether this is a list of records, each with an image of its own."""
-    first = value[0] if isinstance(value, list) and value else None
-    return isinstance(first, Mapping) and records.layout(object_row(first, "")).lacks() is None
+def _is_record(value: Any, records: Records) -> bool:
+    """Whether this is a record with an image of its own (an ``id`` alone may be the caption's)."""
+    layout = records.layout(Row(value, "")) if isinstance(value, Mapping) else None
+    return layout is not None and layout.lacks() is None and layout.images[0] != "id"
 
 
 def _coco_annotations(table: dict[str, Any], records: Records) -> Iterator[CaptionEntry]:
