@@ -13,6 +13,7 @@ import pytest
 import cliplet
 from cliplet.cli.main import cli
 from cliplet.scoring.demo import CAPTIONS, demo_photos
+from tests.test_layers import ROOMS, SOURCE
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/score.md")
@@ -77,6 +78,16 @@ def test_shown_commands_and_options_exist(page: str) -> None:
         known = {option for parameter in command.params for option in parameter.opts}
         for option in re.findall(r"(?<=\s)--?[a-z][\w-]*", " " + " ".join(words).partition(" #")[0]):
             assert option in known | {"--help"}, (line, option)
+
+
+def test_the_page_for_developers_shows_the_rooms_and_the_tables():
+    page = text_of("docs/develop.md")
+    there = [room for room in ROOMS if (SOURCE / room).is_dir()]
+    assert re.findall(r"^\| `(\w+)` \|", page, re.M) == there
+    tables = re.findall(r"\| `([A-Z]+)` in `([\w.]+)` \|", page)
+    assert len(tables) == 6
+    for name, module in tables:
+        assert is_there(f"{module}.{name}"), name
 
 
 def test_the_index_names_every_page():

@@ -43,10 +43,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_shown_command_runs(workplace: Path, command: str) -> None:
-    arguments = [sys.executable, "-m", *shlex.split(command), "--model", "model"]
+    model = [] if "--model" in command else ["--model", "model"]
+    arguments = [sys.executable, "-m", *shlex.split(command), *model]
     done = subprocess.run(arguments, cwd=workplace, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "overlap" in done.stdout or '"Letters"' in done.stdout
+    assert any(found in done.stdout for found in ("overlap", '"Letters"', '"model": "colours"'))
 
 
 def test_the_shown_rewards_work(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,6 +61,22 @@ def test_the_shown_rewards_work(workplace: Path, monkeypatch: pytest.MonkeyPatch
     assert list(found) == list(weights)
     assert found["mine:shape"].tolist() == [10.0, 7.0]
     assert found["mine:brevity"].tolist() == [-3.0, -2.0]
+
+
+def test_the_shown_encoder_scores(workplace: Path) -> None:
+    (command,) = re.findall(r"```sh\n(.*)\n```", PAGE)
+    (workplace / "photos/0.png").unlink()
+    Image.new("RGB", (12, 12), (200, 20, 20)).save(workplace / "photos/0.png")
+    done = subprocess.run(
+        [sys.executable, "-m", *shlex.split(command)],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    red, blue = (done.stdout.index(caption) for caption in ("a red car", "a blue sky"))
+    assert red < blue
 
 
 def test_the_shown_loss_works(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

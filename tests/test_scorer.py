@@ -184,7 +184,9 @@ def test_nan_from_a_model_is_null_in_every_output(photos, tmp_path):
     def refuse(name):
         raise AssertionError(f"{name} is no JSON")
 
-    rows = [json.loads(line, parse_constant=refuse) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line, parse_constant=refuse) for line in (tmp_path / "rows.jsonl").read_text().splitlines()
+    ]
     assert rows[1]["clip_score"] is None
     assert rows[1]["reason"] == "the model gave NaN for this image"
     json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)

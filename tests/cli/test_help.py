@@ -15,7 +15,9 @@ from cliplet.metrics.clipscore import PRESETS
 from cliplet.metrics.registry import METRICS
 
 
-def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def commands(
+    group: click.Group = cli, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Every command with the words that call it."""
     context = click.Context(group)
     for name in group.list_commands(context):

@@ -154,7 +154,9 @@ def test_other_columns_pass_through(here, score, model):
 
 def test_columns_can_be_named(here, score):
     (here / "c.csv").write_text("who;says\ndog.jpg;a dog, asleep\n")
-    with pytest.raises(InputError, match=r"no image and no caption: found the fields who, says; .*--image-column"):
+    with pytest.raises(
+        InputError, match=r"no image and no caption: found the fields who, says; .*--image-column"
+    ):
         score("c.csv", "--images", "photos")
     options = ("--image-column", "who", "--caption-column", "says", "--separator", ";")
     assert score("c.csv", "--images", "photos", *options)["rows"][0]["caption"] == "a dog, asleep"

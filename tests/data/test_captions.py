@@ -112,7 +112,7 @@ def test_files_that_people_bring(tmp_path, name, text):
          [None, "no caption: found the fields img_name", "expected an object", "the image is not a name .* None"]),
         ("a.json", '{"annotations": [{"id": 1, "image_id": 42, "caption": "x"}, {"id": 2, "caption": "y"}, null]}',
          [None, "no image", "expected an object"]),
-        ("a.txt", "a.jpg#0\tx\nno tab\n", [None, "expected image#number<TAB>caption"]),
+        ("a.txt", "a.jpg#0\tx\nno tab\n#0\ty\n", [None, "expected image#number<TAB>caption", "it names no image"]),
         ("a.json", '[{"image": "a", "caption": "x"}, {"image": "b", "caption": "\\udce9"}]', [None, "not valid UTF-8"]),
     ],
 )  # fmt: skip
@@ -257,6 +257,7 @@ def test_parquet_with_photos_inside(tmp_path):
         ("a.json", "[]", "holds no captions"),
         ("a.jsonl", '{"image": }', "line 1: not valid JSON: .* column 11"),
         ("a.jsonl", '"text"\n', "line 1: expected an object"),
+        ("a.jsonl", '{"file_name": "a.jpg", "prompt": "x"}', "no caption: found the fields file_name, prompt"),
         ("a.csv", "file name,words\na,b\n", "line 2: no image and no caption: .*file name, words.*--image-column"),
         ("a.csv", "image,caption,Caption\na,b,c\n", "two columns 'caption'"),
         ("a.csv", "image,caption\n", "holds no captions"),

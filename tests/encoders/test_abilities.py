@@ -15,6 +15,7 @@ from cliplet.encoders.cache import CachedEncoder, EmbeddingCache
 from cliplet.encoders.card import ModelCard
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.errors import InputError, ModelError
+from cliplet.evaluation.embed import embed_texts
 from cliplet.scoring.scorer import Scorer
 from tests.tiny_model import build_tiny_model
 
@@ -83,9 +84,9 @@ def test_a_stranger_has_every_ability_by_default():
 
 
 def test_a_stranger_whose_card_is_wrong_is_told():
-    with pytest.raises(ModelError, match=r"shape \[2, 3\] for 2 inputs.*embedding_dim 4"):
+    with pytest.raises(ModelError, match=r"shape \(2, 3\) for 2 texts: one row of 4"):
         adapt(Stranger(width=3)).encode_texts(["a", "b"])
-    with pytest.raises(ModelError, match="embedding_dim 4"):
+    with pytest.raises(ModelError, match="for 5 images: one row of 4"):
         adapt(Stranger(width=3)).encode_images_safely(PHOTOS)
 
 
@@ -159,14 +160,14 @@ def test_what_is_not_finite_is_a_failed_row(tmp_path, normalise):
     images = [PHOTOS[1], np.full((9, 9, 3), 100, np.uint8), PHOTOS[2]]
     for encoder in (Towers(), CachedEncoder(Towers(), EmbeddingCache(tmp_path))):
         vectors, reasons = encoder.encode_images_safely(images, normalise)
-        assert reasons == {1: "towers gives no finite embedding of it (NaN or infinity)"}
+        assert reasons == {1: "the model gave NaN for this image"}
         assert np.isnan(vectors).any(axis=1).tolist() == [False, True, False]
         vectors, truncated, reasons = encoder.encode_texts_safely(["a", "x" * 21, "nan"], normalise)
         assert list(reasons) == [2]
         assert truncated.tolist() == [False, True, False]
         assert np.isnan(vectors).any(axis=1).tolist() == [False, False, True]
         for call in (lambda e=encoder: e.encode_images(images), lambda e=encoder: e.encode_texts(["nan"])):
-            with pytest.raises(InputError, match="no finite embedding"):
+            with pytest.raises(InputError, match="the model gave NaN for this (image|text)"):
                 call()
 
 
@@ -180,6 +181,15 @@ def test_a_strangers_nan_is_a_failed_row():
     vectors, reasons = encode_images_safely(Broken(), PHOTOS)
     assert list(reasons) == [1]
     assert np.isfinite(vectors[[0, 2, 3, 4]]).all()
+
+
+def test_an_evaluation_never_ranks_nan():
+    class Broken(Stranger):
+        def encode_texts(self, texts):
+            return np.full((len(texts), 4), np.nan)
+
+    with pytest.raises(InputError, match="the model gave NaN for this text"):
+        embed_texts(Broken(), TEXTS)
 
 
 def test_no_caller_asks_for_attributes():

@@ -1,7 +1,10 @@
 """ONNX Runtime's sessions: opened in one place, right on every processor, good in forked and unpickled processes."""
 
+import os
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,9 +92,31 @@ def test_a_pickled_session_is_opened_where_it_is_used(graph):
     np.testing.assert_array_equal(again.run(None, feed())[0], session.run(None, feed())[0])
 
 
-def test_another_process_opens_its_own(graph, monkeypatch):
-    session = open_session(graph, 2)
-    first = session.opened
-    assert session.opened is first
-    monkeypatch.setattr(sessions.os, "getpid", lambda: -1)  # as in a forked child
-    assert session.opened is not first
+FORK = """
+import os, sys
+import numpy as np
+from cliplet.encoders.sessions import open_session
+
+session = open_session(sys.argv[1], 4)
+ids = np.array([[2, 5, 6, 3]], dtype=np.int64)
+feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+before = session.run(None, feed)[0]
+child = os.fork()
+if not child:
+    if sys.argv[2] == "use":
+        assert (session.run(None, feed)[0] == before).all()
+    elif sys.argv[2] == "drop":
+        del session
+    os._exit(7)  # as multiprocessing's and DataLoader's workers do: ONNX Runtime itself hangs at another exit
+assert (session.run(None, feed)[0] == before).all()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("what", ["use", "drop"])
+def test_a_forked_process_opens_its_own(graph, what):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK, graph, what], capture_output=True, text=True, timeout=120
+    )
+    assert (done.stdout.strip(), done.stderr) == ("7", "")

@@ -91,7 +91,9 @@ def test_names_are_found_in_the_order_of_the_table():
     assert [m.name for m in find_metrics(["cider", ROW, "BLEU", "bleu"])] == ["bleu", "cider", "mine"]
     assert find_metrics([]) == []
     assert row_fields([METRICS["bleu"], ROW])["BLEU-4"] == "bleu_4"
-    with pytest.raises(InputError, match=f"unknown metric 'blue': choose from {', '.join(METRICS)}, or name your own"):
+    with pytest.raises(
+        InputError, match=f"unknown metric 'blue': choose from {', '.join(METRICS)}, or name your own"
+    ):
         find_metrics(["blue"])
 
 
@@ -285,7 +287,10 @@ def test_own_metrics_and_benchmark_in_evaluate_human(folder):
     [
         ("mine:overlapp", "has no attribute 'overlapp'; it has overlap"),
         ("yours:overlap", "there is no module 'yours': install it, or run from the folder it is in"),
-        ("mine:number", "is of type int: it must be a ReferenceMetric, or a function of captions and their references"),
+        (
+            "mine:number",
+            "is of type int: it must be a ReferenceMetric, or a function of captions and their references",
+        ),
         ("mine:bleu", None),
         ("mine:cosine", "its column 'cosine' is that of a model's score already; give it another"),
         ("mine:short", "gave an array of shape (1,) for 3 captions: give 3 numbers"),

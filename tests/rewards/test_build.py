@@ -205,7 +205,9 @@ def test_meteor_without_its_tables_fails_before_photos_are_embedded(
 def test_a_metric_without_a_reward_of_its_own_is_one_too() -> None:
     mixed = build_reward({"rouge": 1.0, "cider": 0.0}, REFERENCES, normalise=False)
     words = tokenize_many(CAPTIONS, joined=False)
-    expected = rouge_l(words, [tokenize_many(REFERENCES[image], joined=False) for image in IMAGES]).per_caption
+    expected = rouge_l(
+        words, [tokenize_many(REFERENCES[image], joined=False) for image in IMAGES]
+    ).per_caption
     np.testing.assert_array_equal(mixed(IMAGES, CAPTIONS), expected)
     with pytest.raises(InputError, match="image 'bird' has no references in the reward 'rouge'"):
         mixed(["bird"], ["a bird"])
@@ -274,7 +276,9 @@ def test_who_sees_the_photos(own: str) -> None:
     assert not sees_photos([])
 
 
-def test_what_a_reward_needs_is_asked_before_anything_is_made(nobody: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_reward_needs_is_asked_before_anything_is_made(
+    nobody: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing() -> None:
         raise MissingExtraError("this", "hub")
 

@@ -81,7 +81,9 @@ def test_every_shown_command_is_run_here() -> None:
 
 
 def test_the_guide_shows_rows_of_the_notes() -> None:
-    rows = [row for row in re.findall(r"^\|.*$", PAGE, re.MULTILINE) if re.match(r"\| [\w ,+]+ \| \d+ \|", row)]
+    rows = [
+        row for row in re.findall(r"^\|.*$", PAGE, re.MULTILINE) if re.match(r"\| [\w ,+]+ \| \d+ \|", row)
+    ]
     assert len(rows) == 5
     assert all(row in NOTES for row in rows)
 

@@ -79,6 +79,31 @@ def _dclip(folder: Path, out: Path) -> None:
     dclip(recipe(folder, out, *changes))
 
 
+def _lclip_data(folder: Path) -> None:
+    make.dataset(folder / "data", count=16)
+    make.dataset(folder / "dev", count=8, seed=1)
+
+
+def _lclip(folder: Path, out: Path) -> None:
+    """The packaged model's recipe with small stand-ins of its pretrained parts."""
+    from cliplet.training.recipes import open_recipe
+    from tests.training.parts import use_stand_ins
+
+    changes = [f"out={out}", "data=.", "more_captions=[]", "detector=''", "detector_layers=[]", "first_stage=6",
+               'sentence_models=["minilm-l3"]', "ensemble=[0]", "space=24", "dim=12", "layers=[0]", "vocabulary=200",
+               "rank=8", "augment.views=2", "anchoring=0.0", "text_stage.ema=0.9"]  # fmt: skip
+    for name, place in (("train", "data"), ("dev", "dev")):
+        files = {"captions": [f"{folder}/{place}/captions.jsonl"], "photos": [f"{folder}/{place}/photos"]}
+        changes += [f"{name}.{key}={value}" for key, value in files.items()] + [f"{name}.names=''"]
+    for stage in ("text_stage", "image_stage", "relu_stage"):
+        changes += [f"{stage}.epochs=2", f"{stage}.batch_size=16", f"{stage}.lr=1e-3"]
+    _, kind, settings = open_recipe(ROOT / "recipes" / "lclip_flickr8k", changes)
+    with pytest.MonkeyPatch.context() as patch:
+        use_stand_ins(patch, folder / "parts")
+        patch.setattr("cliplet.export.export", lambda *_, **__: None)  # takes longer than all the rest
+        kind.run(settings, False)
+
+
 DRIVERS = {
     # in stage 2, which has a moving average, and in stage 3, which accumulates gradients
     "distill": Driver(_distill_data, _distill, (14, 12), kept="teacher"),
@@ -86,6 +111,8 @@ DRIVERS = {
     "captioner": Driver(_captioner_data, _captioner, (5, 8), kept="image grids"),
     # in the teacher and in the student
     "dclip": Driver(_dclip_data, _dclip, (2, 9), kept="token states"),
+    # in the text tower's training and in the second of the image tower's
+    "lclip": Driver(_lclip_data, _lclip, (3, 5), kept="maps"),
 }
 
 PROGRAM = """

@@ -93,7 +93,9 @@ def test_false_captions_score_below_true_ones_on_dev(tmp_path: Path) -> None:
     some = tmp_path / "some.txt"
     some.write_text("\n".join((data / "split_dev.txt").read_text().split()[::5]) + "\n")
     files, photos = [data / "Flickr8k.token.txt"], [data / "images_dev.tar"]
-    result = run_pairs("dev", cliplet.load(), files, photos, from_captions=True, split=str(some), resamples=10)
+    result = run_pairs(
+        "dev", cliplet.load(), files, photos, from_captions=True, split=str(some), resamples=10
+    )
     overall = next(e for e in result.entries if e.statistic == "accuracy")
     assert overall.n > 1000
     assert overall.value >= 80
@@ -103,7 +105,11 @@ def test_agreement_with_people_on_the_judged_half() -> None:
     data = _flickr8k()
     sources = ScoreSources(cliplet.load(), metrics=())
     result = evaluate_human(
-        ["flickr8k-expert", "flickr8k-cf"], data, sources, [data / "images_judged.tar"], changes={"resamples": 10}
+        ["flickr8k-expert", "flickr8k-cf"],
+        data,
+        sources,
+        [data / "images_judged.tar"],
+        changes={"resamples": 10},
     )
     values = {(e.benchmark, e.metric): e.value for e in result.entries}
     for (benchmark, metric), floor in JUDGED.items():

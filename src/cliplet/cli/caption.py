@@ -30,9 +30,13 @@ def train(recipe: str | None, changes: tuple[str, ...], dry_run: bool, restart: 
               help="File of captions, {image: caption}, for cliplet score and compare.")  # fmt: skip
 @click.option("--greedy", is_flag=True, help="Take the likeliest word each time.")
 @click.option("--beam", type=click.IntRange(1), help="Width of beam search.")
-@click.option("--nucleus", type=float, help="Probability that the tokens sampled from have in all (nucleus sampling).")
+@click.option(
+    "--nucleus", type=float, help="Probability that the tokens sampled from have in all (nucleus sampling)."
+)
 @click.option("--temperature", default=1.0, show_default=True, help="Temperature of --nucleus.")
-@click.option("--length-penalty", type=float, help="Length penalty of --beam: 0 prefers short captions, 1 does not.")
+@click.option(
+    "--length-penalty", type=float, help="Length penalty of --beam: 0 prefers short captions, 1 does not."
+)
 @click.option("--captions", default=1, show_default=True, type=click.IntRange(1),
               help="Number of captions a photo; more than one makes the file {image: [captions]}.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Random seed of --nucleus.")

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @options.as_json
 @click.option("--cache-dir", metavar="DIR", help="Folder that keeps embeddings between runs.")
 @options.resamples(2000, least=1)
-@click.option("--seed", default=0, show_default=True, help="Random seed of the resamples and the permutations.")
+@click.option(
+    "--seed", default=0, show_default=True, help="Random seed of the resamples and the permutations."
+)
 def compare(
     files: tuple[str, ...],
     images: str | None,
@@ -59,7 +61,9 @@ def compare(
     with tempfile.TemporaryDirectory() as passing, progress_bar("scoring") as progress:
         scorer = build_scorer(model, preset, cache_dir or passing)  # photos are encoded once for all files
         chosen, frequencies = options.metric_names(metrics), load_frequencies(df)
-        comparison = compare_files(files, images, scorer, refs, chosen, frequencies, resamples, seed, progress)
+        comparison = compare_files(
+            files, images, scorer, refs, chosen, frequencies, resamples, seed, progress
+        )
     if folder is not None:
         write_comparison(comparison, folder)
     if as_json:

@@ -57,7 +57,9 @@ class _HumanCommand(click.Command):
 
         rows = [(name, benchmark.title) for name, benchmark in BENCHMARKS.items()]
         with formatter.section("Benchmarks"):
-            formatter.write_dl([*rows, ("MODULE:ATTRIBUTE", "your own Benchmark, or a function that reads one")])
+            formatter.write_dl(
+                [*rows, ("MODULE:ATTRIBUTE", "your own Benchmark, or a function that reads one")]
+            )
         super().format_options(ctx, formatter)
 
 
@@ -75,7 +77,9 @@ class _HumanCommand(click.Command):
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE",
               help="Change a choice of the protocol, such as statistic=spearman, hide=judged, raters=mean, "
                    "references=1 or ties=loss; --set help lists them all.")  # fmt: skip
-@click.option("--against", metavar="METRIC", help="Metric that every other is compared with; default: the best.")
+@click.option(
+    "--against", metavar="METRIC", help="Metric that every other is compared with; default: the best."
+)
 @_common
 def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], metrics: str | None,
           scores: tuple[str, ...], preset: str, changes: tuple[str, ...], against: str | None,

@@ -11,7 +11,9 @@ from cliplet.errors import MissingExtraError
 @click.command()
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--int8", "precision", flag_value="int8", default=True, help="Store weights in 8 bits (default).")
+@click.option(
+    "--int8", "precision", flag_value="int8", default=True, help="Store weights in 8 bits (default)."
+)
 @click.option("--fp16", "precision", flag_value="fp16", help="Store weights in 16 bits.")
 @click.option("--fp32", "precision", flag_value="fp32", help="Store weights as they are.")
 @click.option(
@@ -25,7 +27,9 @@ from cliplet.errors import MissingExtraError
     "--calibrate-captions", type=click.Path(path_type=Path, exists=True),
     help="File of training captions (some thousand): the text tower's products then compute in 8 bits, faster.",
 )  # fmt: skip
-@click.option("--captions", type=click.Path(path_type=Path, exists=True), help="File of captions to compare on.")
+@click.option(
+    "--captions", type=click.Path(path_type=Path, exists=True), help="File of captions to compare on."
+)
 @click.option(
     "--limit",
     default=256,

@@ -27,7 +27,11 @@ class Names(click.ParamType):
         """The name, if it is one."""
         names = list(self.names())
         if value not in names and not (self.own and ":" in value):
-            self.fail(f"{value!r} is not one of {', '.join(names)}{' and no module:attribute' * self.own}", param, ctx)
+            self.fail(
+                f"{value!r} is not one of {', '.join(names)}{' and no module:attribute' * self.own}",
+                param,
+                ctx,
+            )
         return str(value)
 
 
@@ -76,13 +80,17 @@ def resamples(default: int, least: int) -> Callable[[Any], Any]:
                         show_default=True, help=f"Number of bootstrap resamples and permutations{more}.")  # fmt: skip
 
 
-refs = click.option("--refs", metavar="FILE", help="File of reference captions, in any format that captions may have.")
+refs = click.option(
+    "--refs", metavar="FILE", help="File of reference captions, in any format that captions may have."
+)
 metrics = click.option(
     "--metrics", cls=TableOption, fill=_metrics, metavar="LIST",
     help="Metrics that compare with references, parted by commas: {names}, your own module:attribute, or none; "
          "default: {default}.",
 )  # fmt: skip
-df = click.option("--df", metavar="FILE", help="File of CIDEr-D's document frequencies, as `cliplet df` saves it.")
+df = click.option(
+    "--df", metavar="FILE", help="File of CIDEr-D's document frequencies, as `cliplet df` saves it."
+)
 model = click.option(
     "--model", metavar="NAME|DIR",
     help="Model: a packaged name, a folder, open_clip:ARCHITECTURE/TAG, hf:OWNER/NAME or your own module:attribute; "
@@ -94,7 +102,11 @@ preset = click.option(
          "cosine.",
 )  # fmt: skip
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-cache = click.option("--cache", is_flag=True, help="Keep embeddings on disk: photos seen before cost nothing.")
+cache = click.option(
+    "--cache", is_flag=True, help="Keep embeddings on disk: photos seen before cost nothing."
+)
 cache_dir = click.option(
-    "--cache-dir", metavar="DIR", help="Folder of the embeddings kept; default: $CLIPLET_CACHE or ~/.cache/cliplet."
+    "--cache-dir",
+    metavar="DIR",
+    help="Folder of the embeddings kept; default: $CLIPLET_CACHE or ~/.cache/cliplet.",
 )

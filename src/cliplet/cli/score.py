@@ -161,6 +161,7 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
             "captions": len(rows),
             "failed": sum(map(bool, result.failures)),
             "best": rows[0]["caption"],
+            "notes": result.notes,
         }
         print_json({"summary": summary, "rows": rows, "provenance": result.provenance})
     else:
@@ -170,6 +171,8 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
             why = f"  [{result.failures[i]}]" if result.failures[i] else ""
             cut = "  [cut to the model's context]" if result.truncated[i] else ""
             click.echo(f"{shown:>9}  {one_line(captions[i])}{why}{cut}")
+        for note in result.notes:
+            click.echo(f"note: {note}")
     if strict and any(result.failures):
         sys.exit(1)
 

@@ -91,7 +91,7 @@ def _read_tokens(path: Path, records: Records, notes: list[str]) -> Iterator[Cap
     """``image#number<TAB>caption``, as Flickr8k has it."""
     for number, line in text_lines(path):
         name, tab, caption = line.partition("\t")
-        image, where = name.rpartition("#")[0] or name, f"line {number}"
+        image, where = name.rpartition("#")[0] if "#" in name else name, f"line {number}"
         if tab:
             yield entry(image, caption, where, None, None, name)
         else:

@@ -14,7 +14,10 @@ from cliplet.errors import InputError
 
 def read_json_captions(path: Path, records: Records) -> Iterator[CaptionEntry]:
     """The captions of a JSON file, by content: one object a line, or one document."""
-    if is_json_lines(path):
+    by_line = is_json_lines(path)
+    if by_line is None and path.suffix.lower() != ".json":
+        by_line = bool(records.layout(next(json_lines(path))).images)
+    if by_line:
         for row in json_lines(path):
             yield from records(row)
         return

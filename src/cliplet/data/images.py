@@ -2,6 +2,7 @@
 
 Policy: the first frame of an animated file; EXIF orientation applied; wide integers and floats as
 :mod:`cliplet.data.pixels` reads them; then ``convert("RGB")``, which drops transparency, as CLIP pipelines do.
+(Models of Transformers get the image with its transparency: their library's processors lay it on white.)
 """
 
 import errno
@@ -117,11 +118,12 @@ def is_one_image(source: object) -> bool:
             if source.ndim == 1
             else source.dtype.kind not in "OUST" and source.ndim != 4
         )
-    if is_tensor(source):
-        return source.ndim != 4  # type: ignore[attr-defined]
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, StoredPhoto)
     if isinstance(source, kinds) or hasattr(source, "as_py") or _is_file(source):
         return True
+    if hasattr(source, "__array__") and not hasattr(source, "iloc"):  # a tensor, but no table of pandas
+        axes = getattr(source, "ndim", 1)
+        return axes in (2, 3) or (axes < 2 and is_tensor(source))
     return isinstance(source, Mapping) and ("bytes" in source or "path" in source)
 
 
@@ -169,10 +171,17 @@ def load_rgb(source: ImageInput, at_least: int | None = None) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """``convert("RGB")``, by way of RGBA for palettes with transparency."""
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    """``convert("RGB")``, by way of RGBA for palettes with transparency.
+
+    Raises:
+        InputError: Pillow cannot convert the image's mode.
+    """
+    try:
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except ValueError as error:
+        raise InputError(f"an image of mode {image.mode} cannot become RGB: {error}") from None
 
 
 def resize_rgb(

@@ -71,6 +71,8 @@ def entry(image: ImageKey, caption: Any, where: str, *more: Any) -> CaptionEntry
 
     ``more``: the fields after ``reason``.
     """
+    if image == "":
+        return CaptionEntry(image, None, where, "it names no image", *more)
     if isinstance(caption, str) and not is_utf8(caption):
         return CaptionEntry(image, None, where, NOT_UTF8, *more)
     return CaptionEntry(image, caption, where, None, *more)

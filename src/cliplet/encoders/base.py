@@ -108,9 +108,9 @@ class BaseEncoder:
         return np.full((n, self.card.embedding_dim), np.nan, dtype=np.float32)
 
     def checked(
-        self, vectors: NDArray[Any], count: int, normalise: bool
+        self, vectors: NDArray[Any], count: int, what: str, normalise: bool
     ) -> tuple[Embeddings, dict[int, str]]:
-        """What a tower gave for ``count`` inputs as float32 rows, and why some of them cannot be used.
+        """What a tower gave for ``count`` images or texts (``what``) as float32 rows, and why some are NaN.
 
         Raises:
             ModelError: it is not ``count`` rows of the card's width.
@@ -121,16 +121,15 @@ class BaseEncoder:
         rows = np.asarray(vectors, dtype=np.float32)
         if rows.shape != (count, self.card.embedding_dim):
             raise ModelError(
-                f"{self.card.name} gave embeddings of shape {list(rows.shape)} for {count} inputs, but its card says "
-                f"embedding_dim {self.card.embedding_dim}"
+                f"{self.card.name} gave embeddings of shape {rows.shape} for {count} {what}s: one row of "
+                f"{self.card.embedding_dim} (its card's embedding_dim) for each is needed"
             )
         finite = np.isfinite(rows).all(axis=1)
         if finite.all():
             return (unit_norm(rows) if normalise else rows), {}
         out = self.no_rows(count)
         out[finite] = unit_norm(rows[finite]) if normalise else rows[finite]
-        reason = f"{self.card.name} gives no finite embedding of it (NaN or infinity)"
-        return out, dict.fromkeys(np.flatnonzero(~finite).tolist(), reason)
+        return out, dict.fromkeys(np.flatnonzero(~finite).tolist(), f"the model gave NaN for this {what}")
 
 
 class WrappedEncoder(BaseEncoder):
@@ -180,14 +179,14 @@ class _Stranger(BaseEncoder):
             if decoded:
                 places = list(decoded)
                 rows = self.encoder.encode_images(list(decoded.values()))
-                out[places], wrong = self.checked(rows, len(places), normalise)
+                out[places], wrong = self.checked(rows, len(places), "image", normalise)
                 reasons.update({places[i]: reason for i, reason in wrong.items()})
         return out, reasons
 
     def encode_texts_safely(
         self, texts: Sequence[str], normalise: bool = True
     ) -> tuple[Embeddings, NDArray[np.bool_], dict[int, str]]:
-        rows, reasons = self.checked(self.encoder.encode_texts(texts), len(texts), normalise)
+        rows, reasons = self.checked(self.encoder.encode_texts(texts), len(texts), "text", normalise)
         return rows, np.zeros(len(texts), dtype=bool), reasons
 
 

@@ -151,7 +151,7 @@ def embedded_images(
         reasons = {i: str(error) for i, error in failures.items()}
         if not prepared:
             return positions, encoder.no_rows(), reasons
-        vectors, wrong = encoder.checked(encoder.embed_images(prepared), len(prepared), normalise)
+        vectors, wrong = encoder.checked(encoder.embed_images(prepared), len(prepared), "image", normalise)
         return positions, vectors, reasons | {positions[i]: reason for i, reason in wrong.items()}
 
     yield from _in_threads(embed, prepared_batches(encoder, images), encoder.tower_threads)
@@ -164,7 +164,7 @@ def embedded_texts(
 
     def embed(batch: _TextBatch) -> tuple[NDArray[np.int64], Embeddings, NDArray[np.bool_], dict[int, str]]:
         rows, tokens, truncated = batch
-        vectors, wrong = encoder.checked(encoder.embed_tokens(tokens), len(tokens), normalise)
+        vectors, wrong = encoder.checked(encoder.embed_tokens(tokens), len(tokens), "text", normalise)
         return rows, vectors, truncated, {int(rows[i]): reason for i, reason in wrong.items()}
 
     yield from _in_threads(embed, text_batches(encoder, texts), encoder.tower_threads)

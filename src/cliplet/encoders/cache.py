@@ -288,7 +288,11 @@ class CachedEncoder(WrappedEncoder):
                 return self._key(f"{kind} pil", about, source.tobytes())
             if isinstance(source, StoredPhoto) and not isinstance(source, os.PathLike):
                 return self._key(f"{kind} file", source.read_bytes())
-            return self._key(f"{kind} file", read_file(source)) if isinstance(source, (str, os.PathLike)) else None
+            return (
+                self._key(f"{kind} file", read_file(source))
+                if isinstance(source, (str, os.PathLike))
+                else None
+            )
         except (OSError, ValueError, TypeError, InputError):
             return None
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from numpy.typing import NDArray
 
@@ -13,18 +14,21 @@ from cliplet.errors import ModelError
 
 
 class Session:
-    """An ONNX graph, opened on the CPU; a forked or unpickled process opens it anew when it first runs it."""
+    """An ONNX graph, opened on the CPU; a forked or unpickled process has its own."""
 
     def __init__(self, model: str | Path | bytes, threads: int, name: str) -> None:
         self.name, self._model, self._threads = name, model, threads
-        self._process, self._session = os.getpid(), self._open()
+        self._session: Any = self._open()
+        _LIVE.add(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Session, (self._model, self._threads, self.name)
 
     @property
     def opened(self) -> Any:
-        """This process's ``onnxruntime.InferenceSession``: a parent's has threads that a child has not."""
-        if self._process != os.getpid():
+        """This process's ``onnxruntime.InferenceSession``."""
+        if self._session is None:
             self._session = self._open()
-            self._process = os.getpid()
         return self._session
 
     def run(self, outputs: Sequence[str] | None, inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
@@ -46,9 +50,6 @@ class Session:
         """What the file says of itself, such as ``custom_metadata_map``."""
         return self.opened.get_modelmeta()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_process": 0, "_session": None}
-
     def _open(self) -> Any:
         import onnxruntime
 
@@ -62,6 +63,22 @@ class Session:
             return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises its own unrelated classes
             raise ModelError(f"{self.name} cannot be loaded: {error}") from error
+
+
+_LIVE: "WeakSet[Session]" = WeakSet()
+
+
+def _forget_in_child() -> None:
+    """A forked child has not the threads of its parent's sessions: to use or even to destroy one would hang."""
+    import ctypes
+
+    for session in _LIVE:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session._session))  # never destroyed
+        session._session = None
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def open_session(model: str | Path | bytes, threads: int = 0, name: str = "the graph") -> Session:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cliplet.data.images import ImageInput
-from cliplet.encoders.base import Embeddings, Encoder
+from cliplet.encoders.base import Embeddings, Encoder, adapt
 from cliplet.encoders.batching import encode_images_safely
 from cliplet.errors import InputError
 
@@ -60,7 +60,8 @@ def embed_photos(
 def embed_texts(
     encoder: Encoder, texts: Sequence[str], prefix: str = "", progress: Progress | None = None
 ) -> Embeddings:
-    """Embed texts [n, d]; equal texts are encoded once."""
+    """Embed texts [n, d]; equal texts are encoded once. Raises InputError where the model gives NaN."""
+    encoder = adapt(encoder)
     distinct = list(dict.fromkeys(texts))
     step = 8 * CHUNK
     blocks = []

@@ -232,7 +232,9 @@ def evaluate_ratings(
         value = correlation(statistic, x, ratings)
         low = high = float("nan")
         if protocol.resamples:
-            samples[name] = bootstrap_samples(statistic, x, ratings, groups, protocol.resamples, protocol.seed)
+            samples[name] = bootstrap_samples(
+                statistic, x, ratings, groups, protocol.resamples, protocol.seed
+            )
             low, high = percentile_interval(samples[name])
         metrics.append(MetricResult(name, statistic, Interval(value, low, high, len(points))))
     result = HumanResult(

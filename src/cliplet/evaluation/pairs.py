@@ -266,7 +266,10 @@ def _by_category(
 
 
 def _quartet_results(
-    quartets: Sequence[Quartet], cosines: dict[tuple[str, str], tuple[float, float]], resamples: int, seed: int
+    quartets: Sequence[Quartet],
+    cosines: dict[tuple[str, str], tuple[float, float]],
+    resamples: int,
+    seed: int,
 ) -> list[PairResult]:
     """Winoground's scores (Thrush et al. 2022): text, image and group; every comparison must be won outright."""
     rows, scores = [], []

@@ -113,7 +113,9 @@ def _summary(
         ]
     )
     table *= len(table) / len(folds)
-    intervals = bootstrap_means(table, np.concatenate(groups), resamples=protocol.resamples, seed=protocol.seed)
+    intervals = bootstrap_means(
+        table, np.concatenate(groups), resamples=protocol.resamples, seed=protocol.seed
+    )
     values = dict(zip(names, intervals, strict=True))
     median = float(np.mean([np.median(f.best_rank) for f in folds]))
     values["median rank"] = Interval(median, float("nan"), float("nan"), len(table))

@@ -57,7 +57,9 @@ class ReferenceScores:
         except (TypeError, ValueError) as error:
             raise InputError(f"the scores {column!r} are no numbers ({error})") from None
         if values.ndim != 1:
-            raise InputError(f"the scores {column!r} have the shape {values.shape}: give one number a caption")
+            raise InputError(
+                f"the scores {column!r} have the shape {values.shape}: give one number a caption"
+            )
         self.per_caption[column] = values
         self.statistics[column] = statistic or CorpusStatistic.mean(values)
 
@@ -120,7 +122,9 @@ class ReferenceMetric:
 
         def compute(corpus: Corpus) -> ReferenceScores:
             found = ReferenceScores()
-            found.add(column, function(_texts(corpus.captions), [_texts(group) for group in corpus.references]))
+            found.add(
+                column, function(_texts(corpus.captions), [_texts(group) for group in corpus.references])
+            )
             return found
 
         return cls(name, (column,), (column.lower().strip("_"),), compute)

@@ -295,7 +295,9 @@ def _intervals(measured: dict[str, _Measured], resamples: int, seed: int) -> dic
     return found
 
 
-def _differences(names: list[str], measured: dict[str, _Measured], resamples: int, seed: int) -> list[Difference]:
+def _differences(
+    names: list[str], measured: dict[str, _Measured], resamples: int, seed: int
+) -> list[Difference]:
     found = []
     for metric, m in measured.items():
         for a, b in combinations(range(len(names)), 2):

@@ -182,18 +182,17 @@ def _find_photos(
     entries: Sequence[CaptionEntry], index: PhotoIndex
 ) -> tuple[list[str | None], list[ImageInput | None], list[str | None]]:
     """Each row's photo name and photo, or the reason why it has none."""
-    wanted = [entry.image for entry in entries if entry.reason is None and entry.photo is None]
-    found = index.find_all(wanted)
+    found = index.find_all(entry.image for entry in entries if entry.photo is None and entry.image != "")
     names: list[str | None] = [None] * len(entries)
     photos: list[ImageInput | None] = [None] * len(entries)
     reasons: list[str | None] = [entry.reason for entry in entries]
     for i, entry in enumerate(entries):
-        if entry.photo is not None and entry.reason is None:
+        if entry.photo is not None:
             names[i], photos[i] = str(entry.image), entry.photo
-        elif entry.reason is None:
+        elif entry.image != "":
             photo = found[entry.image]
             if isinstance(photo, InputError):
-                reasons[i] = str(photo)
+                reasons[i] = reasons[i] or str(photo)
             else:
                 names[i], photos[i] = photo
     if not any(names):

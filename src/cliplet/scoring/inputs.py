@@ -109,6 +109,7 @@ class Photos:
     def __init__(self, source: Any, n: int, beside: str = "captions") -> None:
         self.n, self._unequal = n, f"images but {n} {beside}: give one image for each"
         self.held: list[Any] | None = None
+        self._contents: dict[int, Hashable] = {}
         self._lazy: Any = None
         self._iterator: Iterator[Any] | None = None
         if is_one_image(source):
@@ -122,7 +123,7 @@ class Photos:
         if is_tensor(source):
             source = tensor_array(source)
         if isinstance(source, (np.ndarray, list, tuple)) or hasattr(source, "iloc"):
-            self.held = list(source)
+            self.held = list(_iterator(source, "images"))
         elif length is not None and hasattr(source, "__getitem__"):
             self._lazy = source
         else:
@@ -137,7 +138,7 @@ class Photos:
         if self.held is not None:
             wanted = [i for i in rows if failures[i] is None]
             items = [self.held[i] for i in wanted]
-            yield wanted, items, [_identity(item, 0) for item in items]
+            yield wanted, items, [self._held_identity(item) for item in items]
             return
         block, items, size = [], [], 0
         for i in rows:
@@ -152,6 +153,13 @@ class Photos:
                 yield block, items, _identities(items)
                 block, items, size = [], [], 0
         yield block, items, _identities(items)
+
+    def _held_identity(self, item: Any) -> Hashable:
+        if not isinstance(item, bytes):
+            return _identity(item, 0)
+        if id(item) not in self._contents:  # one photo for many captions is hashed once
+            self._contents[id(item)] = _identity(item, 0)
+        return self._contents[id(item)]
 
     def finish(self) -> None:
         """Raise InputError when an iterator holds more than n images."""
@@ -238,7 +246,8 @@ def _check_ordered(values: Any, what: str) -> None:
     columns = getattr(values, "column_names", None) if columns is None else columns
     if columns is not None:
         shown = ", ".join(map(str, list(columns)[:6]))
-        raise InputError(f"{what} are a whole table ({name}) with the columns {shown}: give one column")
+        way = "list(table.to_numpy())" if what == "references" else "one column"
+        raise InputError(f"{what} are a whole table ({name}) with the columns {shown}: give {way}")
 
 
 def _iterator(values: Any, what: str) -> Iterator[Any]:

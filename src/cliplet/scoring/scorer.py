@@ -16,7 +16,7 @@ from cliplet.data.text import caption_problem
 from cliplet.encoders.base import Embeddings, Encoder, adapt
 from cliplet.encoders.batching import encode_images_safely, encode_texts_counted
 from cliplet.encoders.registry import load
-from cliplet.errors import InputError, ModelError
+from cliplet.errors import InputError
 from cliplet.metrics.clipscore import Preset, find_preset, pair_cosines, ref_clip_score, ref_mix_score
 from cliplet.scoring.inputs import Photos, check_labels, read_rows, row_count, text_pairs
 from cliplet.scoring.result import Floats, ScoreResult
@@ -26,8 +26,8 @@ CHUNK = 1024
 """Rows scored together; memory does not grow with the number of rows beyond their scores."""
 REMEMBERED = 16_384
 """Embeddings of images, and of texts, remembered between chunks so that repeats are encoded once."""
-NAN = "the model gave NaN for this {}"
-"""Why a row has no score although its image and caption are good."""
+NAN = "the model gave NaN for this caption"
+"""Why a row has no score although its caption is good; its image's reason comes from the encoder."""
 
 Progress = Callable[[int, int], None]
 
@@ -210,10 +210,8 @@ class Scorer:
             if new:
                 with noted(new.values()) as heard:
                     vectors, reasons = encode_images_safely(self.encoder, list(new.values()))
-                good = _finite(self._as_asked(vectors, len(new), "images"))
                 memory.notes.update(note for note in heard.values() if note)
-                for i, key in enumerate(new):
-                    memory[key] = vectors[i] if good[i] else reasons.get(i, NAN.format("image"))
+                memory.update((key, reasons.get(i, vectors[i])) for i, key in enumerate(new))
             for i, vector in zip(block, memory.take(keys), strict=True):
                 if isinstance(vector, str):
                     failures[i] = vector
@@ -229,7 +227,6 @@ class Scorer:
         new = list(dict.fromkeys(key for key in keys if key not in memory))
         if new:
             vectors, truncated = encode_texts_counted(self.encoder, new)
-            self._as_asked(vectors, len(new), "texts")
             memory.update((key, (vectors[i], bool(truncated[i]))) for i, key in enumerate(new))
         found = memory.take(keys)
         return np.stack([vector for vector, _ in found]), np.array([cut for _, cut in found], dtype=bool)
@@ -249,14 +246,6 @@ class Scorer:
                 best[row] = (own @ captions[row]).max()
             start += len(refs)
         return best
-
-    def _as_asked(self, vectors: Embeddings, n: int, what: str) -> Embeddings:
-        if np.ndim(vectors) != 2 or len(vectors) != n:
-            raise ModelError(
-                f"{self.encoder.card.name} gave embeddings of shape {np.shape(vectors)} for {n} {what}: one row for "
-                "each is needed"
-            )
-        return vectors
 
     def _cosine_preset(self) -> Preset:
         return replace(find_preset("cosine"), with_prefix=self.preset.with_prefix)
@@ -351,4 +340,4 @@ def _fail_nan(rows: list[int], texts: Embeddings, failures: list[str | None], co
     """Rows whose text has no finite embedding fail."""
     for i, good in zip(rows, _finite(texts), strict=True):
         if not good:
-            failures[i], cosine[i] = NAN.format("caption"), np.nan
+            failures[i], cosine[i] = NAN, np.nan

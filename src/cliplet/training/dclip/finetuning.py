@@ -236,7 +236,8 @@ class FineTuning:
 
             train = self.data.train
             encoder = TorchEncoder.from_folder(final)
-            export(encoder, folder / "onnx", config.export, photos=train.photos[:64], captions=train.captions[:256])
+            captions = train.captions[:256]
+            export(encoder, folder / "onnx", config.export, photos=train.photos[:64], captions=captions)
         write_atomically(share, f"{config.student.average}\n")
 
 
