@@ -215,6 +215,14 @@ def test_dark_16_bit_photos_are_noted(model):
     assert result.notes[0].startswith("2 photos: 16-bit values below 4,096")
 
 
+def test_a_note_is_heard_again_where_embeddings_are_kept(model, tmp_path):
+    dark = tmp_path / "dark.png"
+    Image.fromarray(np.full((20, 20), 900, np.uint16)).save(dark)
+    for _ in range(2):
+        result = cliplet.Scorer(model, cache=tmp_path / "cache").score([dark], ["a dog"])
+        assert result.notes[0].startswith("1 photo: 16-bit values below 4,096")
+
+
 def test_texts_and_images_are_compared_with_each_other(model, photos, tmp_path):
     scorer, encoder = cliplet.Scorer(model), OnnxEncoder(model)
     texts = encoder.encode_texts(["a photo of " + c for c in CAPTIONS])

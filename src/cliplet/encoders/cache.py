@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cliplet.data.images import ImageInput, StoredPhoto, read_file
+from cliplet.data.images import ImageInput, StoredPhoto, noted, read_file
 from cliplet.encoders.base import Embeddings, Encoder, WrappedEncoder
 from cliplet.encoders.batching import decoding_threads
 from cliplet.errors import InputError
@@ -226,9 +226,12 @@ class CachedEncoder(WrappedEncoder):
                 keys = list(pool.map(partial(self._image_key, kind), block))
             found = self._lookup([key for key in keys if key is not None])
             missing = [i for i, key in enumerate(keys) if key is None or key not in found]
-            fresh, reasons = self.encoder.encode_images_safely([block[i] for i in missing], normalise)
+            with noted(block[i] for i in missing) as notes:
+                fresh, reasons = self.encoder.encode_images_safely([block[i] for i in missing], normalise)
             failures.update({start + missing[i]: reason for i, reason in reasons.items()})
-            self._store({keys[i]: fresh[j] for j, i in enumerate(missing) if j not in reasons})
+            good = [(j, i) for j, i in enumerate(missing) if j not in reasons]
+            # what has a note is decoded each time, so that the note is heard each time
+            self._store({keys[i]: fresh[j] for j, i in good if not notes[id(block[i])]})
             for i, key in enumerate(keys):
                 if key in found:
                     out[start + i] = np.frombuffer(found[key], dtype=np.float32)

@@ -111,7 +111,7 @@ class Scorer:
             notes.append(
                 f"the model gave NaN for {text_memory.bad_references} references, which were left out"
             )
-        notes += [f"{count} photos: {note}" for note, count in image_memory.notes.items()]
+        notes += image_memory.heard()
         with_references = best if given.references is not None else None
         return self._result(cosine, with_references, truncated, failures, notes)
 
@@ -171,7 +171,7 @@ class Scorer:
                 cosine[rows] = pair_cosines(np.stack([x[i] for i in rows]), np.stack([y[i] for i in rows]))
         a.finish()
         b.finish()
-        notes += [f"{count} photos: {note}" for note, count in memory.notes.items()]
+        notes += memory.heard()
         return self._result(cosine, None, np.zeros(n, dtype=bool), failures, notes, self._cosine_preset())
 
     def update(
@@ -324,6 +324,10 @@ class _Memory(OrderedDict[Hashable, Any]):
         super().__init__()
         self.notes: Counter[str] = Counter()
         self.bad_references = 0
+
+    def heard(self) -> list[str]:
+        """What decoding said, with how many photos it was said of."""
+        return [f"{n} photo{'s' if n > 1 else ''}: {note}" for note, n in self.notes.items()]
 
     def take(self, keys: list[Any]) -> list[Any]:
         values = [self[key] for key in keys]
