@@ -263,7 +263,7 @@ def test_parquet_with_photos_inside(tmp_path):
         ("a.csv", "image,caption\n", "holds no captions"),
         ("a.txt", "no tab here\n", "line 1: expected image#number<TAB>caption"),
         ("a.docx", "x", "captions are read from folders .*; JSON .*, .jsonl"),
-        ("a.tar", "not a tar", "not a readable uncompressed tar"),
+        ("a.tar", "not a tar", "not a readable tar"),
     ],
 )
 def test_broken_files_are_named_with_their_place(tmp_path, name, content, message):

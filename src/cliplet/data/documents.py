@@ -5,6 +5,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cliplet.data.dialogues import unfolded
 from cliplet.data.names import is_photo_path
 from cliplet.data.records import CAPTION_FIELDS, IMAGE_FIELDS, CaptionEntry, Records, entry, texts_of
 from cliplet.data.tables import is_json_lines, json_error, json_lines, object_row
@@ -16,7 +17,7 @@ def read_json_captions(path: Path, records: Records) -> Iterator[CaptionEntry]:
     """The captions of a JSON file, by content: one object a line, or one document."""
     by_line = is_json_lines(path)
     if by_line is None and path.suffix.lower() != ".json":
-        by_line = bool(records.layout(next(json_lines(path))).images)
+        by_line = bool(records.layout(unfolded(next(json_lines(path)))[0]).images)
     if by_line:
         for row in json_lines(path):
             yield from records(row)
@@ -73,7 +74,7 @@ def _inside(path: Path, table: dict[str, Any], records: Records) -> Iterator[Cap
 def _is_records(value: Any, records: Records) -> bool:
     """Whether this is a list of records, each with an image of its own."""
     first = value[0] if isinstance(value, list) and value else None
-    return isinstance(first, Mapping) and records.layout(object_row(first, "")).lacks() is None
+    return isinstance(first, Mapping) and records.layout(unfolded(object_row(first, ""))[0]).lacks() is None
 
 
 def _coco_annotations(table: dict[str, Any], records: Records) -> Iterator[CaptionEntry]:
