@@ -147,7 +147,7 @@ def test_conversations_give_what_the_model_says(tmp_path):
 
 @pytest.mark.parametrize("rows", [1, 2])
 def test_samples_of_lmms_eval(tmp_path, rows):
-    doc = {"img_id": "a.jpg", "caption": ["a dog", "a brown dog"], "sentids": [1, 2]}
+    doc = {"img_id": "7", "filename": "a.jpg", "caption": ["a dog", "a brown dog"], "sentids": [1, 2]}
     row = {
         "doc_id": 0,
         "doc": doc,

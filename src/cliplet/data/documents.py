@@ -9,7 +9,7 @@ from cliplet.data.dialogues import unfolded
 from cliplet.data.names import is_photo_path
 from cliplet.data.records import CAPTION_FIELDS, IMAGE_FIELDS, CaptionEntry, Records, entry, texts_of
 from cliplet.data.tables import is_json_lines, json_error, json_lines, object_row
-from cliplet.data.text import read_text
+from cliplet.data.text import read_text, shown
 from cliplet.errors import InputError
 
 
@@ -52,6 +52,8 @@ def _inside(path: Path, table: dict[str, Any], records: Records) -> Iterator[Cap
     """The entries of an object that holds records; None when it is a map of images to captions."""
     if isinstance(table.get("annotations"), list):
         return _coco_annotations(table, records)
+    if "annotations" in table and "images" in table:
+        raise InputError(f"{path}: annotations, COCO's list of captions, is {shown(table['annotations'])}")
     names = {name.lower(): value for name, value in table.items()}
     image, caption = (
         next((names[n] for n in fields if n in names), None) for fields in (IMAGE_FIELDS, CAPTION_FIELDS)

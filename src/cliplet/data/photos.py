@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cliplet.data.images import ImageInput
 from cliplet.data.names import ImageKey, NameIndex, find_each, is_photo_path
+from cliplet.data.text import shown
 from cliplet.errors import InputError
 
 TARS = (".tar", ".tar.gz", ".tgz")
@@ -84,7 +85,7 @@ class PhotoIndex:
         more = ""
         if "://" in str(key):
             more = "; web addresses are not fetched: download the photos and name their folder with --images"
-        return InputError(f"there is no photo {str(key)!r} in {self.root}{more}")
+        return InputError(f"there is no photo {shown(str(key), 200)} in {self.root}{more}")
 
     @cached_property
     def _index(self) -> NameIndex:

@@ -13,7 +13,7 @@ from cliplet.data.text import NOT_UTF8, caption_problem, decode, is_utf8, shown
 
 IMAGE_FIELDS = (
     "image", "image_id", "filename", "file_name", "file", "path", "image_path", "img", "imgid", "image_file",
-    "img_path", "image_name", "img_name", "img_id", "filepath", "id",
+    "img_path", "image_name", "img_name", "filepath", "id",
 )  # fmt: skip
 """Field names taken for the image, in this order."""
 CAPTION_FIELDS = (
