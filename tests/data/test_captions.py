@@ -262,13 +262,21 @@ def test_parquet_with_photos_inside(tmp_path):
         ("a.json", "[]", "holds no captions"),
         ("a.jsonl", '{"image": }', "line 1: not valid JSON: .* column 11"),
         ("a.jsonl", '"text"\n', "line 1: expected an object"),
-        ("a.jsonl", '{"file_name": "a.jpg", "prompt": "x"}', "no caption: found the fields file_name, prompt"),
-        ("a.csv", "file name,words\na,b\n", "line 2: no image and no caption: .*file name, words.*--image-column"),
+        (
+            "a.jsonl",
+            '{"file_name": "a.jpg", "prompt": "x"}',
+            "no caption: found the fields file_name, prompt",
+        ),
+        (
+            "a.csv",
+            "file name,words\na,b\n",
+            "line 2: no image and no caption: .*file name, words.*--image-column",
+        ),
         ("a.csv", "image,caption,Caption\na,b,c\n", "two columns 'caption'"),
         ("a.csv", "image,caption\n", "holds no captions"),
         ("a.txt", "no tab here\n", "line 1: expected image#number<TAB>caption"),
         ("a.docx", "x", "captions are read from folders .*; JSON .*, .jsonl"),
-        ("a.tar", "not a tar", "not a readable uncompressed tar"),
+        ("a.tar", "not a tar", "not a readable tar"),
     ],
 )
 def test_broken_files_are_named_with_their_place(tmp_path, name, content, message):

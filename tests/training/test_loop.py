@@ -1,6 +1,8 @@
 """Schedules, optimiser, moving average, checkpoints."""
 
 import dataclasses
+import resource
+import signal
 
 import pytest
 import torch
@@ -114,8 +116,27 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint"]
 
 
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    student, optimizer = new()
+    steps(student, optimizer, 1)
+    save_checkpoint(tmp_path, student, optimizer, None, {"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"state\.safetensors cannot be written \(.*goes on") as caught:
+            save_checkpoint(tmp_path, student, optimizer, None, {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, old)
+    assert "\n" not in str(caught.value)
+    assert load_checkpoint(tmp_path, student, optimizer, None)["step"] == 1
+
+
 @pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"{}", b"not what it was"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"not what it was", b"[1]", b'{"step": "3"}', b"[" * 100_000]
+)
 def test_a_damaged_checkpoint_is_said_in_one_line(tmp_path, name, content):
     student, optimizer = new()
     steps(student, optimizer, 1)

@@ -88,7 +88,7 @@ def _print(comparison: "Comparison", report: str | None) -> None:
     for name in comparison.names:
         values.add_column(escape(name), justify="right")
     for metric, intervals in comparison.intervals.items():
-        values.add_row(metric, *(f"{i.value:.4f}" for i in intervals))
+        values.add_row(escape(metric), *(f"{i.value:.4f}" for i in intervals))
     for measure in comparison.tables[0].diversity:
         values.add_row(
             measure, *(f"{t.diversity[measure]:.4g}" for t in comparison.tables if measure in t.diversity)

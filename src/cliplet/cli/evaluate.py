@@ -383,7 +383,7 @@ def _print_table(run: "Evaluation", checks: "list[Check]") -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    grid = Table(title=run.title, box=None, pad_edge=False, header_style="bold")
+    grid = Table(title=escape(run.title), box=None, pad_edge=False, header_style="bold")
     for name in header:
         grid.add_column(
             name, justify="right" if name in ("value", "n", "published") else "left", no_wrap=name == "value"

@@ -1,5 +1,6 @@
 """``cliplet score``: one image with captions, or a captioner's output file."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from cliplet.cli.console import one_line, print_json, progress_bar
 from cliplet.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cliplet.data.captions import Columns
     from cliplet.metrics.cider import DocumentFrequencies
     from cliplet.scoring.file import ScoreTable
@@ -24,7 +27,11 @@ SHOWN_FAILURES = 10
 @click.command()
 @click.argument("target")
 @click.argument("captions", nargs=-1)
-@click.option("--images", metavar="DIR|TAR", help="Folder or tar with the photos of a captions file.")
+@click.option(
+    "--images",
+    metavar="DIR|TAR",
+    help="Folder or tar of the photos of a captions file, or a pattern.",
+)
 @options.refs
 @click.option("--image-column", metavar="NAME", help="Column of the image in a captions file.")
 @click.option("--caption-column", metavar="NAME", help="Column of the caption in a captions file.")
@@ -39,6 +46,8 @@ SHOWN_FAILURES = 10
               help="Also measure length, vocabulary, repetition and self-retrieval of the captions.")  # fmt: skip
 @click.option("--train-captions", metavar="FILE",
               help="File of training captions: as --diversity, with the share of captions not in it.")  # fmt: skip
+@click.option("--safe-csv", is_flag=True,
+              help="Put an apostrophe before cells of rows.csv that a spreadsheet takes for formulas.")  # fmt: skip
 @options.as_json
 @click.option("--strict", is_flag=True,
               help="Exit with status 1 when a row could not be scored, or lacks references.")  # fmt: skip
@@ -59,6 +68,7 @@ def score(
     out: str | None,
     diversity: bool,
     train_captions: str | None,
+    safe_csv: bool,
     as_json: bool,
     strict: bool,
     cache: bool,
@@ -69,34 +79,55 @@ def score(
     \b
     cliplet score dog.jpg "a dog on the beach" "a cat"     one photo
     cliplet score captions.json --images photos/           a captioner's output
+    cliplet score 'shards/{000..003}.tar'                  several files or shards
 
-    A captions file is JSON {image: caption}, COCO results, Karpathy's JSON, JSON Lines, CSV, TSV, Parquet, a token
-    file, a WebDataset tar, or a folder of photo.jpg with photo.txt.
+    A captions file is JSON {image: caption}, COCO results, Karpathy's JSON, JSON Lines, CSV, TSV, Parquet, Arrow, a
+    token file, a WebDataset tar, or a folder of photo.jpg with photo.txt.
     """
-    if captions:
+    sources = _sources(target, captions)
+    if sources is None:
         _check_single(target, captions, images, refs, out, df)
         _score_one(build_scorer(model, preset, cache_dir or cache), target, captions, as_json, strict)
         return
     from cliplet.data.captions import Columns
-    from cliplet.data.names import is_photo_path
-
-    if is_photo_path(target):
-        raise click.UsageError(
-            f'{target} is a photo: give it a caption too, as in: cliplet score {target} "a dog"'
-        )
     from cliplet.files import writable_folder
 
     folder = None if out is None else writable_folder(out)
     scorer = build_scorer(model, preset, cache_dir or cache)
-    table = compute_table(scorer, target, images, refs, options.metric_names(metrics), load_frequencies(df),
+    table = compute_table(scorer, sources, images, refs, options.metric_names(metrics), load_frequencies(df),
                           Columns(image_column, caption_column, separator))  # fmt: skip
     if diversity or train_captions:
         from cliplet.scoring.diversity import caption_diversity
 
         table = replace(table, diversity=caption_diversity(table, scorer, train_captions))
-    show_table(table, folder, as_json)
+    show_table(table, folder, as_json, safe_csv)
     if strict and (table.failures or table.without_references):
         sys.exit(1)
+
+
+def _sources(target: str, more: tuple[str, ...]) -> "list[Path] | None":
+    """The captions files that the arguments name; None for one photo with captions."""
+    from cliplet.data.names import is_photo_path
+    from cliplet.data.sources import expand
+
+    if more and (is_photo_path(target) or not all(map(_names_files, more))):
+        return None
+    sources = [source for text in (target, *more) for source in expand(text)]
+    for photo in (str(source) for source in sources if is_photo_path(str(source)) and not source.is_dir()):
+        raise click.UsageError(
+            f'{photo} is a photo: give it a caption too, as in: cliplet score {photo} "a dog"'
+        )
+    return sources
+
+
+def _names_files(text: str) -> bool:
+    """Whether an argument is a file or folder, or a pattern that meets some, rather than a caption."""
+    from cliplet.data.sources import expand
+
+    try:
+        return all(os.path.exists(path) for path in expand(text))
+    except InputError:
+        return False
 
 
 def _check_single(
@@ -110,7 +141,7 @@ def _check_single(
     from cliplet.data.names import is_photo_path
 
     for text in captions:
-        if Path(text).suffix and (is_photo_path(text) or Path(text).is_file()):
+        if Path(text).suffix and (is_photo_path(text) or os.path.isfile(text)):
             raise click.UsageError(
                 f"{text} is a file, not a caption: score one photo with captions in quotes, or a folder in which each "
                 "photo.jpg has its photo.txt, or a captions file with --images"
@@ -118,7 +149,7 @@ def _check_single(
     for option, value in (("--images", images), ("--refs", refs), ("--out", out), ("--df", df)):
         if value is not None:
             raise click.UsageError(f"{option} is for a captions file, not for one image with captions")
-    if not Path(target).exists():
+    if not os.path.exists(target):
         raise click.UsageError(f"{target}: there is no such file")
 
 
@@ -179,26 +210,28 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
 
 def compute_table(
     scorer: "Scorer",
-    captions: str,
+    captions: "str | Sequence[Path]",
     images: str | None,
     refs: str | None = None,
     metrics: list[str] | None = None,
     frequencies: "DocumentFrequencies | None" = None,
     columns: "Columns | None" = None,
 ) -> "ScoreTable":
-    """Score a captions file, with a progress bar."""
+    """Score a captions file, or several, with a progress bar."""
     from cliplet.scoring.file import score_file
 
     with progress_bar("scoring") as progress:
         return score_file(captions, images, scorer, refs, metrics, frequencies, progress, columns)
 
 
-def show_table(table: "ScoreTable", folder: Path | None, as_json: bool = False) -> None:
+def show_table(
+    table: "ScoreTable", folder: Path | None, as_json: bool = False, safe_csv: bool = False
+) -> None:
     """Write the report if there is a folder for it, and print the table or one JSON object."""
     if folder is not None:
         from cliplet.reports.score import write_score_report
 
-        write_score_report(table, folder)
+        write_score_report(table, folder, safe_csv)
     if as_json:
         print_json({"summary": table.summary(), "rows": table.rows, "provenance": table.provenance})
     else:
@@ -211,21 +244,20 @@ def _print_table(table: "ScoreTable", folder: Path | None) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    grid = Table(
-        title=f"{Path(table.provenance['captions']).name}: {len(table.rows)} captions", title_justify="left"
-    )
+    grid = Table(title=escape(one_line(f"{table.title}: {len(table.rows)} captions")), title_justify="left")
     grid.add_column("score")
     for name in ("mean", "95 % interval", "captions"):
         grid.add_column(name, justify="right")
     for name, interval in table.intervals.items():
-        grid.add_row(name, f"{interval.value:.4f}", _range(interval), str(interval.n))
+        grid.add_row(escape(name), f"{interval.value:.4f}", _range(interval), str(interval.n))
     console.print(grid)
     for name, measure in table.diversity.items():
-        console.print(f"{name}: {measure:.4g}")
+        console.print(escape(f"{name}: {measure:.4g}"))
     facts = table.provenance
     w = f", w = {facts['w']:g}" if facts["preset"] == "paper" else ""
     console.print(
-        f"model {facts['model']} ({facts['fingerprint']}), preset {facts['preset']}{w}", soft_wrap=True
+        escape(one_line(f"model {facts['model']} ({facts['fingerprint']}), preset {facts['preset']}{w}")),
+        soft_wrap=True,
     )
     failures = table.failures
     console.print(f"failed: {len(failures)} of {len(table.rows)}", style="bold red" if failures else "")

@@ -4,19 +4,29 @@ One table says who reads what (:data:`READERS`); a format is one source file and
 caption stays in its entry; a file in which nothing can be used raises an error with the first reason.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from cliplet.data.arrow import is_arrow_folder
 from cliplet.data.documents import read_json_captions
 from cliplet.data.names import ImageKey, image_name
+from cliplet.data.photos import TARS
 from cliplet.data.records import IMAGE_FIELDS, TEXT_FIELDS, CaptionEntry, Columns, Records, entry
 from cliplet.data.samples import read_folder_captions, read_tar_captions
 from cliplet.data.tables import SEPARATORS, TABLES, find_column, rows_of
 from cliplet.data.text import text_lines
 from cliplet.errors import InputError
 
-__all__ = ["READERS", "CaptionEntry", "Columns", "ImageKey", "read_captions", "read_references"]
+__all__ = [
+    "READERS",
+    "CaptionEntry",
+    "Columns",
+    "ImageKey",
+    "read_captions",
+    "read_references",
+    "read_sources",
+]
 
 OPTIONS = "; say which with --image-column and --caption-column (and --separator) of `cliplet score`"
 
@@ -53,6 +63,26 @@ def read_captions(
         more = OPTIONS if "found the fields" in str(entries[0].reason) else ""
         raise InputError(f"{path}, {entries[0].where}: {entries[0].reason}{more}")
     return entries
+
+
+def read_sources(
+    sources: Sequence[str | Path], columns: Columns | None = None, notes: list[str] | None = None
+) -> list[CaptionEntry]:
+    """The captions of several files or shards in order; of one, as :func:`read_captions`.
+
+    Places begin with their file. A photo that came with its captions is called ``FILE/NAME``, since other shards may
+    have one of its name.
+    """
+    if len(sources) == 1:
+        return read_captions(sources[0], columns, notes)
+    return [
+        found._replace(
+            where=f"{source}, {found.where}",
+            image=found.image if found.photo is None else f"{source}/{found.image}",
+        )
+        for source in sources
+        for found in read_captions(source, columns, notes)
+    ]
 
 
 def read_references(
@@ -105,7 +135,7 @@ def _read_lines(path: Path, records: Records, notes: list[str]) -> Iterator[Capt
 
 READERS: tuple[tuple[str, tuple[str, ...], Read], ...] = (
     ("JSON", (".json", ".jsonl", ".ndjson"), _read_json),
-    ("WebDataset shards", (".tar",), read_tar_captions),
+    ("WebDataset shards", TARS, read_tar_captions),
     ("token files, image#number<TAB>caption", (".token", ".txt"), _read_tokens),
     ("tables", (".csv", ".tsv", *TABLES), _read_rows),
 )
@@ -115,9 +145,9 @@ READERS: tuple[tuple[str, tuple[str, ...], Read], ...] = (
 def _reader(path: Path, records: Records, plain_lines: bool) -> Read:
     """Who reads a file: by its suffix, and for text by its first lines."""
     if path.is_dir():
-        return read_folder_captions
+        return _read_rows if is_arrow_folder(path) else read_folder_captions
     suffix = path.suffix.lower()
-    known = next((read for _, suffixes, read in READERS if suffix in suffixes), None)
+    known = next((read for _, suffixes, read in READERS if path.name.lower().endswith(suffixes)), None)
     if known not in (None, _read_tokens):
         return known  # type: ignore[return-value]
     first = [line for _, line in islice(text_lines(path), 10)]

@@ -5,10 +5,11 @@ from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cliplet.data.dialogues import unfolded
 from cliplet.data.names import is_photo_path
 from cliplet.data.records import CAPTION_FIELDS, IMAGE_FIELDS, CaptionEntry, Records, entry, texts_of
 from cliplet.data.tables import Row, is_json_lines, json_error, json_lines, object_row
-from cliplet.data.text import read_text
+from cliplet.data.text import read_text, shown
 from cliplet.errors import InputError
 
 
@@ -16,7 +17,7 @@ def read_json_captions(path: Path, records: Records) -> Iterator[CaptionEntry]:
     """The captions of a JSON file, by content: one object a line, or one document."""
     by_line = is_json_lines(path)
     if by_line is None and path.suffix.lower() != ".json":
-        by_line = bool(records.layout(next(json_lines(path))).images)
+        by_line = bool(records.layout(unfolded(next(json_lines(path)))[0]).images)
     if by_line:
         for row in json_lines(path):
             yield from records(row)
@@ -57,6 +58,8 @@ def _inside(path: Path, table: dict[str, Any], records: Records) -> Iterator[Cap
     """The entries of an object that holds records; None when it is a map of images to captions."""
     if isinstance(table.get("annotations"), list):
         return _coco_annotations(table, records)
+    if "annotations" in table and "images" in table:
+        raise InputError(f"{path}: annotations, COCO's list of captions, is {shown(table['annotations'])}")
     names = {name.lower(): value for name, value in table.items()}
     image, caption = (
         next((names[n] for n in fields if n in names), None) for fields in (IMAGE_FIELDS, CAPTION_FIELDS)
@@ -78,7 +81,7 @@ def _inside(path: Path, table: dict[str, Any], records: Records) -> Iterator[Cap
 
 def _is_record(value: Any, records: Records) -> bool:
     """Whether this is a record with an image of its own (an ``id`` alone may be the caption's)."""
-    layout = records.layout(Row(value, "")) if isinstance(value, Mapping) else None
+    layout = records.layout(unfolded(Row(value, ""))[0]) if isinstance(value, Mapping) else None
     return layout is not None and layout.lacks() is None and layout.images[0] != "id"
 
 

@@ -16,7 +16,7 @@ class TablePhoto:
     """A photo (or other bytes) inside a table's cell, read when it is needed; safe in threads."""
 
     def __init__(
-        self, column: "_Column", group: int, row: int, where: str, path: str | None, content: bytes
+        self, column: Any, group: int, row: int, where: str, path: str | None, content: bytes
     ) -> None:
         self.column, self.group, self.row, self.where = column, group, row, where
         self.path = path
@@ -47,7 +47,7 @@ class _Column:
             if group != self.group:
                 with parquet.ParquetFile(self.path) as file:
                     self.group, self.cells = group, file.read_row_group(group, columns=[self.name]).column(0)
-            found: bytes = _bytes(self.cells[row].as_py())[0]  # type: ignore[index, assignment]
+            found: bytes = cell_bytes(self.cells[row].as_py())[0]  # type: ignore[index, assignment]
             return found
 
 
@@ -67,17 +67,19 @@ def parquet_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
         raise MissingExtraError(f"reading {path}", "parquet") from None
     try:
         with parquet.ParquetFile(path) as file:
+            if len(set(file.schema_arrow.names)) < len(file.schema_arrow.names):
+                raise InputError(f"{path} has two columns of one name: rename one")
             columns = {name: _Column(path, name) for name in file.schema_arrow.names}
             number = 0
             for group in range(file.num_row_groups):
                 start = number
                 for batch in file.iter_batches(BATCH, row_groups=[group]):
-                    cells = [_plain(values) for values in batch.columns]
+                    cells = [plain_cells(values) for values in batch.columns]
                     for row in zip(*cells, strict=True):
                         number += 1
                         where, fields = f"row {number}", dict(zip(batch.schema.names, row, strict=True))
                         for name, value in fields.items():
-                            content, given = _bytes(value)
+                            content, given = cell_bytes(value)
                             if content is not None:
                                 at = (columns[name], group, number - start - 1)
                                 fields[name] = TablePhoto(*at, where, given, content)
@@ -88,16 +90,17 @@ def parquet_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
         raise InputError(f"{path} is not a valid Parquet file: {error}") from error
 
 
-def _bytes(value: Any) -> tuple[bytes | None, str | None]:
+def cell_bytes(value: Any) -> tuple[bytes | None, str | None]:
     """The bytes in a cell, if there are any, and the name beside them."""
     if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
         return value["bytes"], value.get("path")
     return (value if isinstance(value, bytes) else None), None
 
 
-def _plain(values: Any) -> list[Any]:
+def plain_cells(values: Any) -> list[Any]:
+    """A column's cells as Python's values; as text where Python cannot hold one, such as a time in nanoseconds."""
     try:
         cells: list[Any] = values.to_pylist()
         return cells
-    except (ValueError, OverflowError):  # such as a time that Python cannot hold
+    except (ValueError, OverflowError):
         return [str(value) for value in values]

@@ -1,8 +1,11 @@
 """Where photos lie: folders, tars and paths; found by the rule of :mod:`cliplet.data.names`."""
 
+import gzip
 import os
 import posixpath
 import tarfile
+import tempfile
+import zlib
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -10,11 +13,15 @@ from pathlib import Path
 
 from cliplet.data.images import ImageInput
 from cliplet.data.names import ImageKey, NameIndex, find_each, is_photo_path
+from cliplet.data.text import shown
 from cliplet.errors import InputError
+
+TARS = (".tar", ".tar.gz", ".tgz")
+"""Suffixes of tars that are read."""
 
 
 class TarPhoto:
-    """A file inside an uncompressed tar, read by its offset when it is needed; safe in threads."""
+    """A file inside a tar, read by its offset when it is needed; safe in threads."""
 
     def __init__(self, tar: "PhotoTar", name: str, offset: int, size: int) -> None:
         self.tar, self.name, self.offset, self.size = tar, name, offset, size
@@ -78,7 +85,7 @@ class PhotoIndex:
         more = ""
         if "://" in str(key):
             more = "; web addresses are not fetched: download the photos and name their folder with --images"
-        return InputError(f"there is no photo {str(key)!r} in {self.root}{more}")
+        return InputError(f"there is no photo {shown(str(key), 200)} in {self.root}{more}")
 
     @cached_property
     def _index(self) -> NameIndex:
@@ -153,31 +160,52 @@ class PhotoPaths(PhotoIndex):
 
 
 class PhotoTar(PhotoIndex):
-    """Photos in an uncompressed tar, such as a WebDataset shard."""
+    """Photos in a tar, such as a WebDataset shard; one in gzip is unpacked to a temporary file, for its offsets."""
 
     def __init__(self, path: str | Path) -> None:
         """List the tar.
 
         Raises:
-            InputError: missing, compressed, or not a tar.
+            InputError: missing, not a tar, or compressed by something else than gzip.
         """
         self.root = self.path = Path(path)
         self.members: list[TarPhoto] = []
         """Every file in it, in its order; a name may come twice."""
         try:
-            self.descriptor = os.open(self.path, os.O_RDONLY)
-            with tarfile.open(self.path, "r:") as tar:
-                self._list(tar)
+            lost = self._open()
+            self.size = os.fstat(self.descriptor).st_size
+            """Its bytes, unpacked."""
+            with open(os.dup(self.descriptor), "rb") as stream:
+                stream.seek(0)
+                with tarfile.open(fileobj=stream, mode="r:") as tar:
+                    self._list(tar)
+            self.damage = lost or self.damage
         except FileNotFoundError:
             raise InputError(f"{path}: there is no such file") from None
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise InputError(f"{path} is not a readable uncompressed tar: {error}") from error
+            raise InputError(f"{path} is not a readable tar, alone or in gzip: {error}") from error
         photos = [member for member in self.members if _is_photo(member.name)]
         self._photos = {photo.name: photo for photo in photos}
         self._twice = {p.name for p in photos if p is not self._photos[p.name]}
 
+    def _open(self) -> str | None:
+        """Open the file, or a temporary one with what gzip has packed; says what is lost of that."""
+        lost = None
+        with open(self.path, "rb") as file:
+            if file.peek(2)[:2] != b"\x1f\x8b":
+                self.descriptor = os.dup(file.fileno())
+                return None
+            with tempfile.TemporaryFile() as unpacked, gzip.open(file) as packed:
+                self.descriptor = os.dup(unpacked.fileno())
+                try:
+                    while block := packed.read1(1 << 16):
+                        unpacked.write(block)
+                except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                    lost = f"its gzip is cut off or damaged ({error}): what followed is lost"
+        return lost
+
     def _list(self, tar: tarfile.TarFile) -> None:
-        size = os.fstat(self.descriptor).st_size
+        size = self.size
         links: list[tuple[int, str, str]] = []
         try:
             while (member := tar.next()) is not None:
@@ -217,6 +245,18 @@ class PhotoTar(PhotoIndex):
     def has(self, name: str) -> bool:
         """Whether the tar holds this photo."""
         return name in self._photos
+
+
+class PhotoShards(PhotoPaths):
+    """What several shards and folders hold, as ``SHARD/NAME``; other names are paths."""
+
+    def __init__(self, root: str | Path, shards: Mapping[str, PhotoIndex]) -> None:
+        super().__init__(root)
+        self.shards = shards
+
+    def names(self) -> list[str]:
+        """Every photo of every shard."""
+        return [f"{shard}/{name}" for shard, index in self.shards.items() for name in index.names()]
 
 
 class PhotoStore(PhotoIndex):
@@ -280,10 +320,12 @@ def open_photos(path: str | Path) -> PhotoIndex:
     path = Path(path)
     if path.is_dir():
         return PhotoFolder(path)
-    if path.suffix.lower() == ".tar":
+    if path.name.lower().endswith(TARS):
         return PhotoTar(path)
     raise InputError(
-        f"{path} is neither a folder nor a .tar of photos" if path.exists() else f"{path} does not exist"
+        f"{path} is neither a folder nor a .tar or .tar.gz of photos"
+        if path.exists()
+        else f"{path} does not exist"
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from cliplet.data.dialogues import unfolded
 from cliplet.data.images import ImageInput
 from cliplet.data.names import ImageKey
 from cliplet.data.parquet import TablePhoto
@@ -16,14 +17,20 @@ IMAGE_FIELDS = (
 )  # fmt: skip
 """Field names taken for the image, in this order."""
 CAPTION_FIELDS = (
-    "candidate", "cand", "mt", "hyp", "hypothesis", "caption", "captions", "text", "sentence", "comment", "title",
-    "sentences", "raw",
+    "candidate", "cand", "mt", "hyp", "hypothesis", "prediction", "pred", "predicted_caption", "generated_caption",
+    "caption", "captions", "text", "sentence", "comment", "title", "sentences", "raw", "answer", "answers", "response",
 )  # fmt: skip
 """Field names taken for the caption, in this order."""
 REFERENCE_FIELDS = ("references", "refs", "ref", "reference", "ground_truth")
 """Field names taken for reference captions, in this order."""
+PREDICTION_FIELDS = CAPTION_FIELDS[:9]
+"""Those of them that say a model wrote it."""
+ANSWER_FIELDS = ("answer", "answers")
+"""Field names taken for reference captions beside a prediction, as VLM evaluations write them."""
 TEXT_FIELDS = (*CAPTION_FIELDS, *REFERENCE_FIELDS)
 """Field names taken for captions of any kind."""
+WEB_FIELDS = ("url", "image_url", "img_url", "coco_url", "flickr_url")
+"""Field names of web addresses, which are never fetched."""
 NOTHING: Mapping[str, Any] = {}
 _PLAIN = (str, int, float, type(None))
 
@@ -96,8 +103,14 @@ class Layout(NamedTuple):
         """What is missing of a caption and, if it must be there, an image; None for nothing."""
         if self.caption is not None and (self.images or not image):
             return None
+        web = find_column(self.fields, WEB_FIELDS) if image and not self.images else None
+        more = (
+            f"; web addresses ({web}) are not fetched: download the photos and name their files"
+            if web
+            else ""
+        )
         missing = ["no image"] * (image and not self.images) + ["no caption"] * (self.caption is None)
-        return f"{' and '.join(missing)}: found the fields {', '.join(self.fields) or '(none)'}"
+        return f"{' and '.join(missing)}: found the fields {', '.join(self.fields) or '(none)'}{more}"
 
 
 class Records:
@@ -113,9 +126,10 @@ class Records:
 
     def __call__(self, row: Row, beside: ImageKey | None = None) -> Iterator[CaptionEntry]:
         """The entries of a row, at least one; ``beside``: the image's name where the row need not say it."""
+        row, unclear = unfolded(row)
         layout = self.layout(row)
         image, photo = self.image(row) if beside is None else (beside, None)
-        reason = row.problem or layout.lacks(beside is None)
+        reason = row.problem or unclear or layout.lacks(beside is None)
         if reason is None and image == "":
             reason = f"the image is not a name or a number but {shown(row[layout.images[0]])}"
         own, texts = None, []
@@ -138,10 +152,12 @@ class Records:
         fields = tuple(row)
         if fields not in self._layouts:
             named = self.columns
-            first = (*REFERENCE_FIELDS, "caption", "captions") if self.as_references else ()
+            first = (*REFERENCE_FIELDS, *ANSWER_FIELDS, "caption", "captions") if self.as_references else ()
             wanted = (*first, *TEXT_FIELDS)
             caption = find_column(fields, [named.caption.lower()] if named.caption else wanted)
-            references = None if self.as_references else find_column(fields, REFERENCE_FIELDS)
+            predicted = caption is not None and caption.lower() in PREDICTION_FIELDS
+            own = (*REFERENCE_FIELDS, *(ANSWER_FIELDS if predicted else ()))
+            references = None if self.as_references else find_column(fields, own)
             references = None if references == caption else references
             names = [named.image.lower()] if named.image else IMAGE_FIELDS
             images = [f for name in names if (f := find_column(fields, [name])) is not None and f != caption]

@@ -81,7 +81,7 @@ def read_tar_captions(path: Path, records: Records, notes: list[str]) -> Iterato
             f"{path}: the files of {apart} samples do not lie side by side; WebDataset would part them"
         )
     files = {member.name: member for member in tar.members}
-    end = path.stat().st_size
+    end = tar.size
     cut = {member.name for member in tar.members if member.offset + member.size > end}
     for sample in samples:
         lost = cut.intersection(sample.files)

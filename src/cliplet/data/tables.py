@@ -44,13 +44,14 @@ class Row(dict[str, Any]):
 
 
 def rows_of(path: Path, separator: str | None = None) -> Iterator[Row]:
-    """Every row of a .csv, .tsv, .jsonl, .ndjson, .json (objects, by line or in one list) or .parquet, one by one.
+    """Every row of a .csv, .tsv, .jsonl, .ndjson, .json (objects, by line or in one list), .parquet
+    or .arrow (or a folder of those by ``save_to_disk``), one by one.
 
     Raises:
         InputError: the file cannot be read, is broken as a whole, or two of its columns have one name.
         MissingExtraError: Parquet without pyarrow.
     """
-    reader = TABLES.get(path.suffix.lower())
+    reader = TABLES.get(".arrow" if path.is_dir() else path.suffix.lower())
     return delimited(path, separator) if reader is None else reader(path)
 
 
@@ -265,11 +266,18 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     return starmap(Row, parquet_rows(path))
 
 
+def _arrow_rows(path: Path) -> Iterator[Row]:
+    from cliplet.data.arrow import arrow_rows
+
+    return starmap(Row, arrow_rows(path))
+
+
 TABLES: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".json": _json_rows,
     ".jsonl": _json_rows,
     ".ndjson": _json_rows,
     ".parquet": _parquet_rows,
+    ".arrow": _arrow_rows,
 }
 """Who reads tables of a suffix; every other file has a header and cells parted by a separator."""
 

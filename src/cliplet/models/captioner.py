@@ -17,6 +17,7 @@ from cliplet.errors import ModelError
 from cliplet.models.captioner_config import CaptionerConfig
 from cliplet.models.config import from_dict, to_dict
 from cliplet.models.dual import fill
+from cliplet.models.tensors import write_tensors
 
 WEIGHTS = "captioner.safetensors"
 CONFIG = "captioner_config.json"
@@ -198,13 +199,10 @@ class TorchSteps:
 
 def save_decoder(decoder: CaptionDecoder, folder: str | Path) -> None:
     """Write the decoder's weights and sizes into ``folder``; each file appears whole or not at all."""
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / (WEIGHTS + ".part")
-    state = {k: v.detach().cpu().contiguous() for k, v in decoder.state_dict().items()}
-    save_file(state, part, metadata={"format": "pt"})
+    write_tensors(decoder.state_dict(), part, {"format": "pt"})
     os.replace(part, folder / WEIGHTS)
     part = folder / (CONFIG + ".part")
     content = {"config": to_dict(decoder.config), "cells": decoder.cells, "channels": decoder.channels}
@@ -216,14 +214,17 @@ def load_decoder(folder: str | Path) -> CaptionDecoder:
     """The decoder that :func:`save_decoder` wrote, in evaluation mode.
 
     Raises:
-        ModelError: a file is missing, or the weights do not fit the sizes.
+        ModelError: a file is missing or damaged, or the weights do not fit the sizes.
     """
     folder = Path(folder)
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
             raise ModelError(f"{folder} has no {name}; give a folder that captioner training wrote")
-    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    config = from_dict(CaptionerConfig, content["config"])
-    decoder = CaptionDecoder(config, content["cells"], content["channels"])
+    try:
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = from_dict(CaptionerConfig, content["config"])
+        decoder = CaptionDecoder(config, content["cells"], content["channels"])
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        raise ModelError(f"{folder / CONFIG} is damaged ({error!r}); train again with --restart") from error
     fill(decoder, folder / WEIGHTS)
     return decoder.eval()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cliplet.errors import ModelError
 from cliplet.models.config import PRESETS, DualConfig, from_dict, to_dict
+from cliplet.models.tensors import write_tensors
 from cliplet.models.text import build_text_tower
 from cliplet.models.vision import build_image_tower
 
@@ -70,13 +71,10 @@ def count_parameters(module: nn.Module) -> int:
 
 def save_weights(model: DualModel, folder: str | Path) -> None:
     """Write ``model.safetensors`` and ``model.json`` into ``folder``; each file appears whole or not at all."""
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     part = folder / (WEIGHTS + ".part")
-    save_file(state, part, metadata={"format": "pt"})
+    write_tensors(model.state_dict(), part, {"format": "pt"})
     os.replace(part, folder / WEIGHTS)
     part = folder / (CONFIG + ".part")
     part.write_text(json.dumps(to_dict(model.config), indent=2) + "\n", encoding="utf-8")

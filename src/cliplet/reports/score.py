@@ -20,17 +20,21 @@ TABLE_ROWS = 5_000
 """Rows of the searchable table; beyond them rows.csv is the place to look."""
 TABLE_PHOTOS = 1_000
 """Distinct photos shown small in the table, so that the page stays a few MB."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a formula of a spreadsheet begins with."""
 
 
-def write_score_report(table: ScoreTable, folder: Path) -> None:
+def write_score_report(table: ScoreTable, folder: Path, safe_csv: bool = False) -> None:
     """Write ``rows.jsonl``, ``rows.csv``, ``summary.json`` and ``report.html``, each whole or not at all.
+
+    ``safe_csv``: an apostrophe goes before what a spreadsheet would take for a formula in ``rows.csv``.
 
     Raises:
         InputError: the disk is full or the folder cannot be written.
     """
     lines = (json.dumps(row, ensure_ascii=True) for row in table.rows)
     write_atomically(folder / "rows.jsonl", "\n".join(lines) + "\n")
-    write_atomically(folder / "rows.csv", _csv(table.rows))
+    write_atomically(folder / "rows.csv", _csv(table.rows, safe_csv))
     summary = {
         "summary": table.summary(),
         "provenance": table.provenance,
@@ -56,16 +60,27 @@ def score_page(table: ScoreTable) -> str:
         parts.append(_gallery(f"Lowest {main}", scored[:shown], table, field, photos))
         parts.append(_gallery(f"Highest {main}", scored[::-1][:shown], table, field, photos))
     parts += [_diversity(table), _failures(table), _all_rows(table, main, field, photos), _provenance(table)]
-    name = Path(table.provenance["captions"]).name
-    return page(f"cliplet report: {name}", "\n".join(parts), script=_SEARCH)
+    return page(f"cliplet report: {table.title}", "\n".join(parts), script=_SEARCH)
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
+def _csv(rows: list[dict[str, Any]], safe: bool = False) -> str:
     stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, list(dict.fromkeys(chain.from_iterable(rows))), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in rows)
+    names = list(dict.fromkeys(chain.from_iterable(rows)))
+    writer, quoting = (
+        csv.DictWriter(stream, names, lineterminator="\n", quoting=how)
+        for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    )
+    shown = _defused if safe else lambda value: value
+    for row in ({name: name for name in names}, *rows):
+        cells = {k: "" if v is None else shown(v) for k, v in row.items()}
+        # Python before 3.13 leaves a carriage return without quotes, where it ends the row
+        (quoting if any("\r" in v for v in cells.values() if isinstance(v, str)) else writer).writerow(cells)
     return stream.getvalue()
+
+
+def _defused(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula; numbers stay numbers."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _corpus(table: ScoreTable) -> str:

@@ -9,10 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.data.captions import CaptionEntry, Columns, read_captions, read_references
+from cliplet.data.captions import CaptionEntry, Columns, read_references, read_sources
 from cliplet.data.images import ImageInput
 from cliplet.data.names import NameIndex, image_name
-from cliplet.data.photos import PhotoFolder, PhotoIndex, PhotoPaths, TarPhoto, open_photos
+from cliplet.data.photos import (
+    PhotoFolder,
+    PhotoIndex,
+    PhotoPaths,
+    PhotoShards,
+    PhotoStore,
+    TarPhoto,
+    open_photos,
+)
+from cliplet.data.sources import expand
 from cliplet.data.text import caption_problem, scrub
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies
@@ -61,6 +70,12 @@ class ScoreTable:
     """Measures of the captions as a set, by name; empty unless asked for."""
 
     @property
+    def title(self) -> str:
+        """The captions file's name, and how many more there are."""
+        first, *more = self.provenance["captions"].split(", ")
+        return Path(first).resolve().name + (f" and {len(more)} more" if more else "")
+
+    @property
     def failures(self) -> list[dict[str, Any]]:
         """The rows without a score."""
         return [row for row in self.rows if row["reason"] is not None]
@@ -85,7 +100,7 @@ class ScoreTable:
 
 
 def score_file(
-    captions: str | Path,
+    captions: str | Path | Sequence[str | Path],
     images: str | Path | None,
     scorer: Scorer,
     references: str | Path | None = None,
@@ -97,7 +112,7 @@ def score_file(
     """Score every caption of a file.
 
     Args:
-        captions: what :func:`cliplet.data.captions.read_captions` reads.
+        captions: what :func:`cliplet.data.captions.read_captions` reads, or several of them.
         images: folder or tar of the photos; None: those that came with the captions (a shard, a folder), or paths as
             the file has them, relative to the file or to the working folder.
         scorer: model and preset.
@@ -115,11 +130,13 @@ def score_file(
         InputError: a file cannot be used as a whole, or none of its images has a photo, or a reference.
     """
     notes: list[str] = []
-    entries = read_captions(captions, table, notes)
+    sources = [Path(one) for one in ([captions] if isinstance(captions, (str, Path)) else captions)]
+    given = ", ".join(map(str, sources))
+    entries = read_sources(sources, table, notes)
     own = references is None and any(entry.references for entry in entries)
-    references = captions if own else references
+    references = given if own else references
     chosen = _chosen_metrics(metrics, references)
-    index = _photo_index(Path(captions), images, entries)
+    index = _photo_index(sources, images, entries)
     if images is not None and index.damage is not None:
         notes.append(f"{images}: {index.damage}")
     if images is not None and any(entry.photo is not None for entry in entries):
@@ -147,12 +164,19 @@ def score_file(
         intervals=intervals,
         provenance=scored.provenance
         | {
-            "captions": str(captions),
+            "captions": given,
             "images": str(index.root),
             "references": None if references is None else str(references),
         },
         images_without_caption=[name for name in index.names() if name not in used],
-        notes=[*notes, *_cut(scored), *scored.notes, *compared.notes, *interval_notes(intervals.values())],
+        notes=[
+            *notes,
+            *_repeated(entries, groups),
+            *_cut(scored),
+            *scored.notes,
+            *compared.notes,
+            *interval_notes(intervals.values()),
+        ],
         without_references=sum(
             not refs and entry.reason is None for refs, entry in zip(row_refs or (), entries, strict=False)
         ),
@@ -169,13 +193,18 @@ def _chosen_metrics(names: MetricNames, references: str | Path | None) -> list[R
     return []
 
 
-def _photo_index(captions: Path, images: str | Path | None, entries: Sequence[CaptionEntry]) -> PhotoIndex:
+def _photo_index(
+    sources: Sequence[Path], images: str | Path | None, entries: Sequence[CaptionEntry]
+) -> PhotoIndex:
     if images is not None:
-        return open_photos(images)
-    tars = (entry.photo.tar for entry in entries if isinstance(entry.photo, TarPhoto))
-    return next(tars, None) or (
-        PhotoFolder(captions) if captions.is_dir() else PhotoPaths(captions.resolve().parent)
-    )
+        found = expand(str(images))
+        return open_photos(found[0]) if len(found) == 1 else PhotoStore(found)
+    held: dict[str, PhotoIndex] = {str(source): PhotoFolder(source) for source in sources if source.is_dir()}
+    held |= {str(e.photo.tar.path): e.photo.tar for e in entries if isinstance(e.photo, TarPhoto)}
+    beside = sources[0].resolve().parent
+    if len(sources) > 1:
+        return PhotoShards(beside, held)
+    return next(iter(held.values()), None) or PhotoPaths(beside)
 
 
 def _find_photos(
@@ -315,6 +344,14 @@ def _intervals(
     intervals = {name: corpus_interval(statistic, images) for name, statistic in statistics.items()}
     first = scored.preset.column  # its corpus value is the preset's: torchmetrics clamps the mean
     return intervals | {first: replace(intervals[first], value=scored.mean)}
+
+
+def _repeated(entries: Sequence[CaptionEntry], groups: Sequence[str]) -> list[str]:
+    pairs = [
+        (group, e.caption) for group, e in zip(groups, entries, strict=True) if isinstance(e.caption, str)
+    ]
+    more = len(pairs) - len(set(pairs))
+    return [f"{more} rows repeat an image with the same caption; each counts"] if more else []
 
 
 def _cut(scored: ScoreResult) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cliplet.errors import ModelError
+from cliplet.models.tensors import unwritable, write_tensors
 from cliplet.training.task import MovingAverage
 
 FOLDER = "checkpoint"
@@ -30,9 +31,10 @@ def save_checkpoint(
         optimizer: its state is kept.
         average: its state is kept.
         progress: JSON values: where the run stands.
-    """
-    from safetensors.torch import save_file
 
+    Raises:
+        InputError: the disk is full; the checkpoint before stays.
+    """
     tensors = {f"student.{k}": v for k, v in task.state_dict().items()}
     numbers: dict[str, float] = {}
     for index, state in optimizer.state_dict()["state"].items():
@@ -50,10 +52,11 @@ def save_checkpoint(
     part, final = out / (FOLDER + ".part"), out / FOLDER
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file(
-        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part / "state.safetensors"
-    )
-    (part / "state.json").write_text(json.dumps(content), encoding="utf-8")
+    write_tensors(tensors, part / "state.safetensors")
+    try:
+        (part / "state.json").write_text(json.dumps(content), encoding="utf-8")
+    except OSError as error:
+        raise unwritable(part / "state.json", error) from error
     old = out / (FOLDER + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
@@ -81,8 +84,11 @@ def read_progress(out: Path) -> dict[str, Any] | None:
         return None
     try:
         progress: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        for name in ("stage", "epoch", "batch", "step"):
+            if not isinstance(progress.get(name, 0), int):
+                raise ValueError(f"{name} is {progress[name]!r}")
         return {**progress}
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise _damaged(folder / "state.json", error) from error
 
 

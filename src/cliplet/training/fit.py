@@ -10,6 +10,7 @@ from typing import Any
 from torch import distributed as dist
 
 from cliplet.errors import InputError, MissingExtraError
+from cliplet.models.tensors import write_tensors
 from cliplet.training.checkpoint import read_progress, read_weights
 from cliplet.training.config import Schedule
 from cliplet.training.logs import RunLog
@@ -106,15 +107,12 @@ def fit_part(
         InputError: less training data than a batch.
         ModelError: the checkpoint or the file is damaged.
     """
-    from safetensors.torch import save_file
-
     result = result or folder / BEST
     part = folder / "best.part"
 
     def save(best: bool, _: dict[str, float]) -> None:
         if best:
-            chosen = {k: v.detach().cpu().contiguous().clone() for k, v in task.weights().items()}
-            save_file(chosen, part)
+            write_tensors(task.weights(), part)
 
     if not stage.epochs:
         return

@@ -17,6 +17,7 @@ from cliplet.files import whole
 from cliplet.models.captioner import CaptionDecoder, load_decoder, save_decoder
 from cliplet.models.config import to_dict
 from cliplet.models.dual import fill
+from cliplet.models.tensors import write_tensors
 from cliplet.rewards import MixedReward, build_reward, sees_photos
 from cliplet.training.captioner.config import CaptionRecipe, CaptionStage
 from cliplet.training.captioner.consensus import consensus_weights
@@ -133,10 +134,8 @@ class CaptionRun:
         for name in ("last", "best") if best else ("last",):
             save_decoder(model.decoder, folder / name)
             if model.tower is not None:
-                from safetensors.torch import save_file
-
                 with whole(folder / name / TOWER_WEIGHTS) as part:
-                    save_file({k: v.cpu().contiguous() for k, v in model.tower.state_dict().items()}, part)
+                    write_tensors(model.tower.state_dict(), part)
 
     def _load(self, folder: Path) -> None:
         self.decoder.load_state_dict(load_decoder(folder).state_dict())

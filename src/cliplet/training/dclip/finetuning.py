@@ -18,6 +18,7 @@ from cliplet.evaluation.zeroshot import class_ranks, read_class_names
 from cliplet.files import whole, write_atomically
 from cliplet.models.config import to_dict
 from cliplet.models.late import POOLED
+from cliplet.models.tensors import write_tensors
 from cliplet.training.checkpoint import read_weights
 from cliplet.training.computed import computed
 from cliplet.training.config import AugmentConfig
@@ -150,14 +151,12 @@ class FineTuning:
 
     def soup(self, config: DclipConfig) -> Path:
         """The mean of all seeds' tuned parameters, in a folder like theirs."""
-        from safetensors.torch import save_file
-
         runs = [read_weights(run_folder(config, seed) / BEST) for seed in config.seeds]
         mean = {name: torch.stack([run[name] for run in runs]).mean(dim=0) for name in runs[0]}
         folder = Path(config.out) / f"{config.variants[0].name}-soup-{'-'.join(map(str, config.seeds))}"
         folder.mkdir(exist_ok=True)
         with whole(folder / BEST) as part:
-            save_file(mean, part)
+            write_tensors(mean, part)
         return folder
 
     def dev_score(self) -> dict[str, float]:
