@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.captions import read_references
-from cliplet.data.names import image_name
 from cliplet.data.text import caption_problem
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies
@@ -114,7 +113,7 @@ class Comparison:
 def compare_files(
     files: Sequence[str | Path],
     images: str | Path | None,
-    scorer: Scorer,
+    scorer: Scorer | None,
     references: str | Path | None = None,
     metrics: MetricNames = None,
     document_frequencies: DocumentFrequencies | None = None,
@@ -131,7 +130,8 @@ def compare_files(
     Args:
         files: two or more captions files.
         images: folder or tar of the photos.
-        scorer: model and preset; it should have a cache, or photos are encoded once a file.
+        scorer: model and preset; it should have a cache, or photos are encoded once a file. None: no model and no
+            photos, only metrics on references.
         references: a file of reference captions.
         metrics: as :func:`cliplet.scoring.file.score_file`.
         document_frequencies: for CIDEr-D; default: from all images of the references file, so that every file is
@@ -191,8 +191,8 @@ def _short_names(files: Sequence[str | Path]) -> list[str]:
 
 def _rows_by_image(table: ScoreTable) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
-    for i, row in enumerate(table.rows):
-        found.setdefault(table.photo_names[i] or image_name(row["image"]), []).append(i)
+    for i in range(len(table.rows)):
+        found.setdefault(table.image_of(i), []).append(i)
     return found
 
 
@@ -236,8 +236,9 @@ class _Captioner:
 
 
 def _is_silent(table: ScoreTable, row: int) -> bool:
-    """Whether a row has a photo and a caption that is empty or no text."""
-    return table.photos[row] is not None and caption_problem(table.rows[row]["caption"]) is not None
+    """Whether a row has a photo, where a model needs it, and a caption that is empty or no text."""
+    has_photo = table.photos[row] is not None or not table.with_model
+    return has_photo and caption_problem(table.rows[row]["caption"]) is not None
 
 
 def _measured(tables: Sequence[ScoreTable], rows: list[list[list[int]]]) -> dict[str, _Measured]:
@@ -323,7 +324,7 @@ def _notes(
     for name, table, found in zip(names, tables, rows, strict=True):
         chosen = [i for numbers in found for i in numbers]
         silent = sum(_is_silent(table, i) for i in chosen)
-        if silent:
+        if silent and table.with_model:
             notes.append(
                 f"{name}: {silent} of {len(chosen)} captions are empty or no text and count 0 in the model's scores"
             )
