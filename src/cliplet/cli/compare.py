@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @click.option("--images", metavar="DIR|TAR", help="Folder or tar with the photos.")
 @options.refs
 @options.metrics
+@options.tokenizer
 @options.df
 @options.model
 @options.preset
@@ -32,6 +33,7 @@ def compare(
     images: str | None,
     refs: str | None,
     metrics: str | None,
+    tokenizer: str,
     df: str | None,
     model: str | None,
     preset: str,
@@ -65,7 +67,7 @@ def compare(
         cache = cache_dir or passing  # photos are encoded once for all files
         scorer = None if leave_out else build_scorer(model, preset, cache)
         comparison = compare_files(
-            files, images, scorer, refs, chosen, frequencies, resamples, seed, progress
+            files, images, scorer, refs, chosen, frequencies, resamples, seed, progress, tokenizer
         )
     if folder is not None:
         write_comparison(comparison, folder)

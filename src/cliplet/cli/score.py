@@ -32,6 +32,7 @@ SHOWN_FAILURES = 10
 @click.option("--separator", metavar="CHAR",
               help="Character between the cells of a CSV; default: from its header.")  # fmt: skip
 @options.metrics
+@options.tokenizer
 @options.df
 @options.model
 @options.preset
@@ -54,6 +55,7 @@ def score(
     caption_column: str | None,
     separator: str | None,
     metrics: str | None,
+    tokenizer: str,
     df: str | None,
     model: str | None,
     preset: str,
@@ -97,7 +99,7 @@ def score(
     chosen, columns = options.metric_names(metrics), Columns(image_column, caption_column, separator)
     leave_out = without_model(model, [target], images, chosen, columns)
     scorer = None if leave_out else build_scorer(model, preset, cache_dir or cache)
-    table = compute_table(scorer, target, images, refs, chosen, load_frequencies(df), columns)
+    table = compute_table(scorer, target, images, refs, chosen, load_frequencies(df), columns, tokenizer)
     if diversity or train_captions:
         from cliplet.scoring.diversity import caption_diversity
 
@@ -208,12 +210,13 @@ def compute_table(
     metrics: list[str] | None = None,
     frequencies: "DocumentFrequencies | None" = None,
     columns: "Columns | None" = None,
+    tokenizer: str = "ptb",
 ) -> "ScoreTable":
     """Score a captions file, with a progress bar."""
     from cliplet.scoring.file import score_file
 
     with progress_bar("scoring") as progress:
-        return score_file(captions, images, scorer, refs, metrics, frequencies, progress, columns)
+        return score_file(captions, images, scorer, refs, metrics, frequencies, progress, columns, tokenizer)
 
 
 def show_table(table: "ScoreTable", folder: Path | None, as_json: bool = False) -> None:

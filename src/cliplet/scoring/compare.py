@@ -15,7 +15,7 @@ from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies
 from cliplet.metrics.clipscore import PRESETS
 from cliplet.metrics.registry import MetricNames
-from cliplet.metrics.tokenizer.ptb import tokenize_many
+from cliplet.metrics.tokenizer.ptb import check_tokenizer, tokenize_many
 from cliplet.scoring.diversity import caption_diversity
 from cliplet.scoring.file import ScoreTable, score_file
 from cliplet.scoring.scorer import Scorer
@@ -75,10 +75,12 @@ class Comparison:
 
     def summary(self) -> dict[str, Any]:
         """All numbers, for JSON."""
+        facts = self.tables[0].provenance
         return {
             "captioners": self.names,
             "images": len(self.images),
             "left_out": self.left_out,
+            **{name: facts[name] for name in ("tokenizer",) if name in facts},
             "metrics": {
                 metric: {
                     name: {"value": _plain(i.value), "low": _plain(i.low), "high": _plain(i.high), "n": i.n}
@@ -120,6 +122,7 @@ def compare_files(
     resamples: int = 2000,
     seed: int = 0,
     progress: Progress | None = None,
+    tokenizer: str = "ptb",
 ) -> Comparison:
     """Score several captioners' files and compare them on the images that all of them have.
 
@@ -139,6 +142,7 @@ def compare_files(
         resamples: bootstrap resamples and permutations.
         seed: of both.
         progress: called with (rows done, rows in all) while scoring.
+        tokenizer: as :func:`cliplet.scoring.file.score_file`.
 
     Raises:
         InputError: fewer than two files, a file cannot be used, or they have no image in common.
@@ -146,9 +150,11 @@ def compare_files(
     if len(files) < 2:
         raise InputError("comparing needs two or more captions files")
     if references is not None and document_frequencies is None:
-        document_frequencies = _frequencies(references)
+        document_frequencies = _frequencies(references, tokenizer)
     tables = [
-        score_file(file, images, scorer, references, metrics, document_frequencies, progress)
+        score_file(
+            file, images, scorer, references, metrics, document_frequencies, progress, tokenizer=tokenizer
+        )
         for file in files
     ]
     tables = [replace(table, diversity=caption_diversity(table, scorer)) for table in tables]
@@ -177,9 +183,9 @@ def compare_files(
     )
 
 
-def _frequencies(references: str | Path) -> DocumentFrequencies:
+def _frequencies(references: str | Path, tokenizer: str) -> DocumentFrequencies:
     texts = read_references(references).values()
-    words = iter(tokenize_many([r for group in texts for r in group]))
+    words = iter(tokenize_many([r for group in texts for r in group], tokenizer=check_tokenizer(tokenizer)))
     return DocumentFrequencies.from_references([[next(words) for _ in group] for group in texts if group])
 
 

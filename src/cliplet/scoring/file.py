@@ -88,6 +88,7 @@ class ScoreTable:
             "images_without_caption": len(self.images_without_caption),
             "references": self.provenance["references"],
             "without_references": self.without_references,
+            **{name: self.provenance[name] for name in ("tokenizer",) if name in self.provenance},
             "metrics": {
                 name: {"mean": _plain(i.value), "low": _plain(i.low), "high": _plain(i.high), "n": i.n}
                 for name, i in self.intervals.items()
@@ -106,6 +107,7 @@ def score_file(
     document_frequencies: DocumentFrequencies | None = None,
     progress: Progress | None = None,
     table: Columns | None = None,
+    tokenizer: str = "ptb",
 ) -> ScoreTable:
     """Score every caption of a file.
 
@@ -116,10 +118,12 @@ def score_file(
         scorer: model and preset; None: no model and no photos, only metrics on references.
         references: a file of reference captions; None: those in the captions file, if it has any. With references the
             metrics that need them are computed too.
-        metrics: which of those, as :func:`cliplet.metrics.registry.find_metrics` takes them; default: all but SPICE.
+        metrics: which of those, as :func:`cliplet.metrics.registry.find_metrics` takes them; default: all but
+            SPICE and SPIDEr.
         document_frequencies: for CIDEr-D; default: from the references of the images scored.
         progress: called with (rows done, rows in all).
         table: the captions file's columns and separator, where the usual names do not say them.
+        tokenizer: of the metrics on references, as :func:`cliplet.metrics.registry.reference_scores` takes it.
 
     Returns:
         A ScoreTable with one row a caption; bad rows carry their reason.
@@ -153,7 +157,7 @@ def score_file(
     groups = _groups(entries, names)
     scored = None if scorer is None else _score_found(scorer, entries, photos, reasons, row_refs, progress)
     columns = _model_columns(scored)
-    compared = _compare_with_references(entries, groups, row_refs or [], chosen, document_frequencies)
+    compared = _compare_with_references(entries, groups, row_refs or [], chosen, document_frequencies, tokenizer)
     statistics = {
         name: CorpusStatistic.mean(values) for name, values in columns.items()
     } | compared.statistics
@@ -173,7 +177,8 @@ def score_file(
             "captions": str(captions),
             "images": None if index is None else str(index.root),
             "references": None if references is None else str(references),
-        },
+        }
+        | ({} if tokenizer == "ptb" else {"tokenizer": tokenizer}),
         images_without_caption=[name for name in index.names() if name not in used] if index is not None else [],
         notes=[*notes, *_model_notes(scored), *compared.notes, *interval_notes(intervals.values())],
         fields={name: fields[name] for name in columns},
@@ -331,6 +336,7 @@ def _compare_with_references(
     references: list[list[Any]],
     metrics: Sequence[ReferenceMetric],
     document_frequencies: DocumentFrequencies | None,
+    tokenizer: str,
 ) -> ReferenceScores:
     """Metrics that need no photo, for every row with references; a caption that is no text counts as an empty one."""
     rows = [i for i, refs in enumerate(references) if refs]
@@ -342,6 +348,7 @@ def _compare_with_references(
         [groups[i] for i in rows],
         metrics,
         document_frequencies,
+        tokenizer=tokenizer,
     )
     for name, values in scores.per_caption.items():
         scores.per_caption[name] = np.full(len(entries), np.nan)
