@@ -25,7 +25,9 @@ from cliplet.metrics.tokenizer.ptb import TOKENIZERS, tokenize_many  # noqa: E40
 
 def jar(captions: list[str]) -> list[str]:
     """pycocoevalcap's tokens of each caption, joined by spaces."""
-    tokens = ptbtokenizer.PTBTokenizer().tokenize({i: [{"caption": caption}] for i, caption in enumerate(captions)})
+    tokens = ptbtokenizer.PTBTokenizer().tokenize(
+        {i: [{"caption": caption}] for i, caption in enumerate(captions)}
+    )
     return [tokens[i][0] if i in tokens else "<missing>" for i in range(len(captions))]
 
 

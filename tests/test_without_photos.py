@@ -89,7 +89,9 @@ def test_scores_equal_those_with_photos(here, model):
 
 def test_comparisons_equal_those_with_photos(here, model):
     alone = compare_files(["a.json", "b.json"], None, None, "refs.json", resamples=200)
-    beside = compare_files(["a.json", "b.json"], here / "elsewhere", Scorer(model), "refs.json", resamples=200)
+    beside = compare_files(
+        ["a.json", "b.json"], here / "elsewhere", Scorer(model), "refs.json", resamples=200
+    )
     assert alone.images == ["photos/dog.jpg", "photos/cat.jpg", "photos/cow.jpg"]
     assert alone.left_out == {"a": 0, "b": 0}
     assert not any("model's scores" in note for note in alone.notes)
@@ -102,7 +104,9 @@ def test_comparisons_equal_those_with_photos(here, model):
 
 
 def test_commands_and_what_they_write(here):
-    content = json.loads(run("score", "a.json", "--refs", "refs.json", "--metrics", NAMES, "--out", "out", "--json"))
+    content = json.loads(
+        run("score", "a.json", "--refs", "refs.json", "--metrics", NAMES, "--out", "out", "--json")
+    )
     assert content["summary"]["metrics"].keys() >= {"BLEU-1", "ROUGE-L", "CIDEr-D"}
     assert content["summary"]["failed"] == 2
     assert content["summary"]["without_references"] == 1
@@ -137,7 +141,9 @@ def test_when_a_model_is_left_out(here, model):
     assert "CLIPScore" not in columns("a.json", *chosen, "--images", photos, "--model", "none")
     (photos / "a.json").write_text((here / "work" / "a.json").read_text())  # photos beside the captions
     assert "CLIPScore" not in columns(photos / "a.json", *chosen, "--model", "none")
-    assert "--model none" in run("score", "a.json", "--refs", "refs.json", status=2)  # nothing named: photos forgotten
+    assert "--model none" in run(
+        "score", "a.json", "--refs", "refs.json", status=2
+    )  # nothing named: photos forgotten
     assert "none of the" in run("score", "a.json", *chosen, "--model", model, status=2)
     assert "--refs" in run("score", "a.json", "--metrics", "bleu", status=2)
     assert "metrics on references" in run("score", "a.json", "--model", "none", status=2)

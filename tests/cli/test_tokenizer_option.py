@@ -35,7 +35,9 @@ def run(*arguments):
 
 
 def score(*more):
-    return json.loads(run("score", "c.json", "--refs", "r.json", "--metrics", "bleu,rouge,cider", "--json", *more))
+    return json.loads(
+        run("score", "c.json", "--refs", "r.json", "--metrics", "bleu,rouge,cider", "--json", *more)
+    )
 
 
 def test_score():
@@ -52,13 +54,26 @@ def test_score():
     assert [row["rouge_l"] for row in other["rows"]] == pytest.approx(found.per_caption["ROUGE-L"], abs=1e-6)
     # by hand: candidate a dog , running . (5 tokens), reference a dog , running on grass . (7); all 5 are in order
     precision, recall = 5 / 5, 5 / 7
-    assert found.per_caption["ROUGE-L"][0] == pytest.approx(2.44 * precision * recall / (recall + 1.44 * precision))
+    assert found.per_caption["ROUGE-L"][0] == pytest.approx(
+        2.44 * precision * recall / (recall + 1.44 * precision)
+    )
     for row, same in zip(usual["rows"], other["rows"], strict=True):
         assert row["cider_d"] != same["cider_d"]
 
 
 def test_compare():
-    command = ("compare", "c.json", "d.json", "--refs", "r.json", "--metrics", "cider", "--resamples", "20", "--json")
+    command = (
+        "compare",
+        "c.json",
+        "d.json",
+        "--refs",
+        "r.json",
+        "--metrics",
+        "cider",
+        "--resamples",
+        "20",
+        "--json",
+    )
     usual, other = (json.loads(run(*command, *more)) for more in ((), ("--tokenizer", OTHER)))
     assert "tokenizer" not in usual["summary"]
     assert other["summary"]["tokenizer"] == other["provenance"]["c"]["tokenizer"] == OTHER
@@ -70,7 +85,17 @@ def test_compare():
 
 
 def test_evaluate_human():
-    command = ("evaluate", "human", "table", "--data", "ratings.csv", "--references", "r.json", "--model", "none")
+    command = (
+        "evaluate",
+        "human",
+        "table",
+        "--data",
+        "ratings.csv",
+        "--references",
+        "r.json",
+        "--model",
+        "none",
+    )
     command += ("--metrics", "rouge", "--resamples", "0", "--json")
     usual, other = (json.loads(run(*command, *more)) for more in ((), ("--tokenizer", OTHER)))
     (about,) = other["provenance"]["benchmarks"].values()

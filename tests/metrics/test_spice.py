@@ -231,7 +231,9 @@ def test_spice_and_spider_run_java_once(fake: Path, monkeypatch: pytest.MonkeyPa
 
 def test_spice_and_spider_in_a_file(fake: Path, tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text('{"1.jpg": "a dog runs", "2.jpg": "a red car", "3.jpg": "two cats"}')
-    (tmp_path / "r.json").write_text('{"1.jpg": ["a dog is running"], "2.jpg": ["a red car"], "3.jpg": ["cats"]}')
+    (tmp_path / "r.json").write_text(
+        '{"1.jpg": ["a dog is running"], "2.jpg": ["a red car"], "3.jpg": ["cats"]}'
+    )
     table = score_file(tmp_path / "c.json", None, None, tmp_path / "r.json", ["spice", "spider", "cider"])
     assert list(table.intervals) == ["CIDEr-D", "SPICE", "SPIDEr"]
     assert [row["spice"] for row in table.rows] == [0.3, 0.3, 0.2]

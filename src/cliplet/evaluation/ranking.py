@@ -146,7 +146,10 @@ def ranking_metrics(ranks: Ints, positives: Positives, ks: tuple[int, ...]) -> R
         average_precision_at_r=np.add.reduceat(early, starts) / n,
         found=np.stack([np.add.reduceat((ranks <= k).astype(np.float64), starts) for k in ks], axis=1),
         ndcg=np.stack(
-            [np.add.reduceat(np.where(ranks <= k, gains, 0.0), starts) / ideal[np.minimum(n, k) - 1] for k in ks],
+            [
+                np.add.reduceat(np.where(ranks <= k, gains, 0.0), starts) / ideal[np.minimum(n, k) - 1]
+                for k in ks
+            ],
             axis=1,
         ),
         n_positives=n,

@@ -148,7 +148,9 @@ def _token_notes(
     notes = []
     usual, columns = tokenizer == "ptb", row_fields(METRICS.values())
     if not usual and (names := [name for name in found.per_caption if name in columns]):
-        notes.append(f"{', '.join(names)}: punctuation counts as words ({tokenizer}), unlike in most published values")
+        notes.append(
+            f"{', '.join(names)}: punctuation counts as words ({tokenizer}), unlike in most published values"
+        )
     if frequencies is not None and "CIDEr-D" in found.per_caption:
         without = PUNCTUATION.isdisjoint(frequencies.index.words)
         if usual != without:

@@ -139,7 +139,9 @@ def score_file(
     chosen = _chosen_metrics(metrics, references)
     if scorer is None:
         if references is None or not chosen:
-            raise InputError("without a model there are only metrics on references: give references and metrics")
+            raise InputError(
+                "without a model there are only metrics on references: give references and metrics"
+            )
         index, names, photos, reasons = None, *_without_photos(entries)
     else:
         index = _photo_index(Path(captions), images, entries)
@@ -153,11 +155,15 @@ def score_file(
         row_refs, found_as = _references_of(entries, names, Path(references), own, notes)
         if scorer is None:
             names = found_as
-            reasons = [why or (None if refs else _NO_REFERENCES) for why, refs in zip(reasons, row_refs, strict=True)]
+            reasons = [
+                why or (None if refs else _NO_REFERENCES) for why, refs in zip(reasons, row_refs, strict=True)
+            ]
     groups = _groups(entries, names)
     scored = None if scorer is None else _score_found(scorer, entries, photos, reasons, row_refs, progress)
     columns = _model_columns(scored)
-    compared = _compare_with_references(entries, groups, row_refs or [], chosen, document_frequencies, tokenizer)
+    compared = _compare_with_references(
+        entries, groups, row_refs or [], chosen, document_frequencies, tokenizer
+    )
     statistics = {
         name: CorpusStatistic.mean(values) for name, values in columns.items()
     } | compared.statistics
@@ -179,7 +185,9 @@ def score_file(
             "references": None if references is None else str(references),
         }
         | ({} if tokenizer == "ptb" else {"tokenizer": tokenizer}),
-        images_without_caption=[name for name in index.names() if name not in used] if index is not None else [],
+        images_without_caption=[name for name in index.names() if name not in used]
+        if index is not None
+        else [],
         notes=[*notes, *_model_notes(scored), *compared.notes, *interval_notes(intervals.values())],
         fields={name: fields[name] for name in columns},
         without_references=sum(
