@@ -1,10 +1,10 @@
 """How often cliplet's tokeniser agrees with the Stanford jar that pycocoevalcap runs (needs Java).
 
-    python benchmarks/tokenizer_agreement.py [--random 20000] [--seed 0]
+    python benchmarks/tokenizer_agreement.py [--random 20000] [--seed 0] [--tokenizer ptb-punctuation]
 
 Compares, in pycocoevalcap's own protocol (all captions of a set as the lines of one file), the captions of Flickr8k
 and COCO val2017 from the test data folder, the hard captions of the tests, and random captions of six kinds; prints
-one row a set and the first disagreements.
+one row a set and the first disagreements. For ptb-punctuation the jar's tokens are left unfiltered.
 """
 
 import argparse
@@ -16,16 +16,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer  # noqa: E402
+from pycocoevalcap.tokenizer import ptbtokenizer  # noqa: E402
 from tests.metrics.hard_captions import GENERATORS, HARD, random_captions  # noqa: E402
 from tests.shared_data import data_root  # noqa: E402
 
-from cliplet.metrics.tokenizer.ptb import tokenize_many  # noqa: E402
+from cliplet.metrics.tokenizer.ptb import TOKENIZERS, tokenize_many  # noqa: E402
 
 
 def jar(captions: list[str]) -> list[str]:
     """pycocoevalcap's tokens of each caption, joined by spaces."""
-    tokens = PTBTokenizer().tokenize({i: [{"caption": caption}] for i, caption in enumerate(captions)})
+    tokens = ptbtokenizer.PTBTokenizer().tokenize(
+        {i: [{"caption": caption}] for i, caption in enumerate(captions)}
+    )
     return [tokens[i][0] if i in tokens else "<missing>" for i in range(len(captions))]
 
 
@@ -51,7 +53,10 @@ def main() -> None:
     )
     parser.add_argument("--random", type=int, default=20_000, help="random captions of each kind")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tokenizer", choices=TOKENIZERS, default="ptb")
     options = parser.parse_args()
+    if options.tokenizer == "ptb-punctuation":
+        ptbtokenizer.PUNCTUATIONS = []
     hard = [caption for pairs in HARD.values() for caption, _ in pairs]
     sets = real_captions()
     real = [caption for captions in sets.values() for caption in captions] or hard
@@ -63,7 +68,7 @@ def main() -> None:
         start = time.perf_counter()
         theirs = jar(captions)
         middle = time.perf_counter()
-        ours = [" ".join(tokens) for tokens in tokenize_many(captions)]
+        ours = [" ".join(tokens) for tokens in tokenize_many(captions, tokenizer=options.tokenizer)]
         end = time.perf_counter()
         differ = [i for i in range(len(captions)) if ours[i] != theirs[i]]
         share = 1 - len(differ) / len(captions)

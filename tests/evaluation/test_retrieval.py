@@ -1,10 +1,12 @@
 """Retrieval metrics against brute force, CLIP_benchmark's definition and trec_eval."""
 
+import math
+
 import numpy as np
 import pytest
 
 from cliplet.errors import InputError
-from cliplet.evaluation.ranking import Positives, positive_ranks, unit_rows
+from cliplet.evaluation.ranking import Positives, positive_ranks, ranking_metrics, unit_rows
 from cliplet.evaluation.retrieval import RetrievalProtocol, evaluate_retrieval, load_embeddings, recall_at_k
 from cliplet.statistics.resampling import bootstrap_mean
 
@@ -31,6 +33,11 @@ def brute(scores, relevant, ks=(1, 5, 10)):
         r_first = len(ranks)
         row = {f"R@{k}": float(any(hits[:k])) for k in ks}
         row |= {f"recall_all@{k}": sum(hits[:k]) / r_first for k in ks}
+        row |= {f"precision@{k}": sum(hits[:k]) / k for k in ks}
+        for k in ks:
+            best = sorted(hits, reverse=True)
+            gain, ideal = (sum(hit / math.log2(i + 2) for i, hit in enumerate(h[:k])) for h in (hits, best))
+            row[f"NDCG@{k}"] = gain / ideal
         row |= {"MRR": 1 / ranks[0], "mAP": sum(precisions) / r_first, "rank": ranks[0]}
         row["mAP@R"] = sum(p for p, r in zip(precisions, ranks, strict=True) if r <= r_first) / r_first
         rows.append(row)
@@ -79,15 +86,28 @@ def test_agrees_with_trec_eval():
     scores = x @ y.T
     judged = {f"i{i}": {f"t{j}": 1 for j in np.flatnonzero(owner == i)} for i in range(80)}
     run = {f"i{i}": {f"t{j}": float(scores[i, j]) for j in range(len(y))} for i in range(80)}
-    measures = {"map", "recip_rank", "recall.1,5,10", "success.1,5,10"}
+    measures = {"map", "recip_rank", "recall.1,5,10", "success.1,5,10", "P.1,5,10", "ndcg_cut.1,5,10"}
     rows = pytrec_eval.RelevanceEvaluator(judged, measures).evaluate(run).values()
     values = evaluate_retrieval(x, y, owner, RetrievalProtocol(resamples=0))[0].values
     names = {"map": "mAP", "recip_rank": "MRR"}
     names |= {f"recall_{k}": f"recall_all@{k}" for k in (1, 5, 10)} | {
         f"success_{k}": f"R@{k}" for k in (1, 5, 10)
     }
+    names |= {f"P_{k}": f"precision@{k}" for k in (1, 5, 10)}
+    names |= {f"ndcg_cut_{k}": f"NDCG@{k}" for k in (1, 5, 10)}
     for theirs, ours in names.items():
         assert values[ours].value == pytest.approx(np.mean([r[theirs] for r in rows]), abs=1e-9), ours
+
+
+def test_ndcg_and_precision_by_hand():
+    positives = Positives.from_pairs([0, 0, 0, 1], [0, 1, 2, 3], 2)
+    columns = ranking_metrics(np.array([1, 3, 9, 2]), positives, (1, 2, 5)).columns()
+    assert columns["precision@1"].tolist() == [1, 0]
+    assert columns["precision@5"].tolist() == [2 / 5, 1 / 5]  # of 5, whatever the number of positives
+    np.testing.assert_allclose(columns["NDCG@1"], [1, 0])
+    second, third = 1 / math.log2(3), 1 / 2
+    np.testing.assert_allclose(columns["NDCG@2"], [1 / (1 + second), second])  # two of the three fit
+    np.testing.assert_allclose(columns["NDCG@5"], [(1 + third) / (1 + second + third), second])
 
 
 def test_ties_do_not_flatter():

@@ -77,22 +77,51 @@ def test_any_text_gives_lower_case_words_without_spaces(caption: str) -> None:
 
 
 GRAMMAR = ptb_tokenizer._Tables()
+EVERYTHING = ptb_tokenizer._Tables(frozenset())
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("A dog, a cat.", ["a", "dog", ",", "a", "cat", "."]),
+        ('He said: "no--never..."', ["he", "said", ":", "``", "no", "--", "never", "...", "''"]),
+        ("a man (left) - Mr. Smith's", ["a", "man", "-lrb-", "left", "-rrb-", "-", "mr.", "smith", "'s"]),
+        ("...", ["..."]),
+        ("", []),
+    ],
+)
+def test_punctuation_is_kept_where_asked_for(caption: str, words: list[str]) -> None:
+    assert tokenize(caption, "ptb-punctuation") == words
+    assert tokenize_many([caption], tokenizer="ptb-punctuation") == [words]
+    with pytest.raises(InputError, match="choose ptb or ptb-punctuation"):
+        tokenize(caption, "penn")
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS)
+def test_without_its_punctuation_a_caption_has_the_usual_words(caption: str) -> None:
+    kept = tokenize(caption, "ptb-punctuation")
+    assert [word for word in kept if word not in ptb_tokenizer.PUNCTUATION] == tokenize(caption)
 
 
 @settings(max_examples=300, deadline=None)
 @given(TEXTS)
 def test_shortcuts_change_nothing(caption: str) -> None:
     assert tokenize(caption) == list(GRAMMAR.lexer.line(caption.replace("\n", " ")))
+    text = ptb_tokenizer._utf16(caption.replace("\n", " "))
+    kept = EVERYTHING.words_of(EVERYTHING.lexer.tokens(text, len(text))[0])
+    assert tokenize(caption, "ptb-punctuation") == list(kept)
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_shortcuts_change_nothing_between_other_captions(kind: str) -> None:
     captions = random_captions(kind, 400, CAPTIONS, seed=1)
     lines = [caption.replace("\n", " ") for caption in captions]
-    expected: list[list[str]] = []
-    while len(expected) < len(lines):
-        expected.extend(ptb_tokenizer._with_following(lines, len(expected), GRAMMAR))
-    assert tokenize_many(captions) == expected
+    for tokenizer, tables in (("ptb", GRAMMAR), ("ptb-punctuation", EVERYTHING)):
+        expected: list[list[str]] = []
+        while len(expected) < len(lines):
+            expected.extend(ptb_tokenizer._with_following(lines, len(expected), tables))
+        assert tokenize_many(captions, tokenizer=tokenizer) == expected
 
 
 def go(state: int, symbol: int) -> int:

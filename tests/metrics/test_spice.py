@@ -18,7 +18,10 @@ import pytest
 from cliplet.errors import InputError, ModelError
 from cliplet.metrics import spice as module
 from cliplet.metrics._java import find_java, run_java
+from cliplet.metrics.registry import reference_scores
 from cliplet.metrics.spice import CORENLP_JARS, SpiceOptions, check_spice, spice
+from cliplet.scoring.file import score_file
+from cliplet.statistics.corpus import corpus_interval
 
 # A Java that is a Python script: it knows -version and --list-modules, and else writes down how it was called and
 # does as its environment says.
@@ -193,6 +196,55 @@ def test_everything_that_is_missing_is_said_before_any_work(
     monkeypatch.setattr(module, "_spice_folder", lambda: None)
     assert "cliplet[meteor]" in check_spice()[1]
     assert not fake.exists(), "Java ran"
+
+
+def test_spider_is_the_mean_of_spice_and_cider(fake: Path) -> None:
+    """One run of Java for both; SPICE without a score of a caption leaves it out, and SPIDEr has none there."""
+    captions = ["A brown dog runs.", "two dogs play", "a red car", ""]
+    references = [["a brown dog runs"], ["two dogs run", "dogs play"], ["a blue car"], ["nothing"]]
+    images = ["a", "b", "c", "d"]
+    names = ["cider", "spice", "spider"]
+    found = reference_scores(captions, references, images, names)
+    spice_, cider = found.per_caption["SPICE"], found.per_caption["CIDEr-D"]
+    np.testing.assert_array_equal(spice_, [0.4, 0.3, 0.3, np.nan])  # words / 10, as the stand-in says
+    assert cider.max() > 1
+    np.testing.assert_array_equal(found.per_caption["SPIDEr"], (spice_ + cider) / 2)
+    corpus = {name: statistic.corpus() for name, statistic in found.statistics.items()}
+    assert corpus["SPIDEr"] == (corpus["SPICE"] + corpus["CIDEr-D"]) / 2
+    assert corpus["SPICE"] == pytest.approx(1 / 3)
+    assert corpus["CIDEr-D"] == pytest.approx(cider.mean())
+    fake.unlink()
+    alone = reference_scores(captions, references, images, ["spider"])
+    assert fake.exists()
+    np.testing.assert_array_equal(alone.per_caption["SPIDEr"], found.per_caption["SPIDEr"])
+    assert list(alone.per_caption) == ["SPIDEr"]
+    low = corpus_interval(found.statistics["SPIDEr"], np.arange(4)).low
+    assert low < corpus["SPIDEr"]
+
+
+def test_spice_and_spider_run_java_once(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    monkeypatch.setattr(module, "spice", lambda *given: runs.append(given) or spice(*given))
+    reference_scores(["a dog"], [["a dog"]], ["a"], ["spider", "spice"])
+    assert len(runs) == 1
+
+
+def test_spice_and_spider_in_a_file(fake: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"1.jpg": "a dog runs", "2.jpg": "a red car", "3.jpg": "two cats"}')
+    (tmp_path / "r.json").write_text(
+        '{"1.jpg": ["a dog is running"], "2.jpg": ["a red car"], "3.jpg": ["cats"]}'
+    )
+    table = score_file(tmp_path / "c.json", None, None, tmp_path / "r.json", ["spice", "spider", "cider"])
+    assert list(table.intervals) == ["CIDEr-D", "SPICE", "SPIDEr"]
+    assert [row["spice"] for row in table.rows] == [0.3, 0.3, 0.2]
+    for row in table.rows:
+        assert row["spider"] == pytest.approx((row["spice"] + row["cider_d"]) / 2, abs=1e-6)
+
+
+def test_with_punctuation_spice_gets_it_too(fake: Path) -> None:
+    reference_scores(["A dog, running."], [["A dog runs."]], ["a"], ["spice"], tokenizer="ptb-punctuation")
+    (row,) = json.loads(fake.read_text())["given"]
+    assert (row["test"], row["refs"]) == ("a dog , running .", ["a dog runs ."])
 
 
 def test_a_java_without_compiler_is_enough_up_to_14(

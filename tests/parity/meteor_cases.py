@@ -129,10 +129,16 @@ def reference_scores(cases: Cases, *options: str) -> dict[str, Any]:
 
 def our_scores(cases: Cases, scorer: Meteor | None = None) -> MeteorScore:
     """What cliplet gives, from the same text."""
+    return (scorer or Meteor())(*tokens(cases))
+
+
+def tokens(cases: Cases, tokenizer: str = "ptb") -> tuple[list[list[str]], list[list[list[str]]]]:
+    """The tokens of captions and of their references."""
     candidates, references = cases
-    words = iter(tokenize_many([caption for group in references for caption in group]))
+    flat = [caption for group in references for caption in group]
+    words = iter(tokenize_many(flat, tokenizer=tokenizer))
     groups = [[next(words) for _ in group] for group in references]
-    return (scorer or Meteor())(tokenize_many(candidates), groups)
+    return tokenize_many(candidates, tokenizer=tokenizer), groups
 
 
 def _coco_references() -> dict[int, list[str]]:

@@ -6,6 +6,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
+from cliplet.metrics.meteor import Meteor
 from tests.parity import meteor_cases as cases
 from tests.shared_data import data_root
 
@@ -57,3 +58,13 @@ def test_the_corpus_scores_as_in_the_jar(
     ours, theirs, _ = compared["everything"]
     assert theirs[0] > 0.1
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+def test_with_punctuation_it_scores_as_the_jar_does_given_the_same_tokens() -> None:
+    case = tuple(part[:EACH] for part in REAL["Flickr8k, spoilt"]())
+    words, groups = cases.tokens(case, "ptb-punctuation")  # type: ignore[arg-type]
+    assert any("." in caption for caption in words)
+    text = [" ".join(w) for w in words], [[" ".join(w) for w in group] for group in groups]
+    theirs = np.array(cases.reference_scores(text, "--tokenized")["per_caption"])
+    np.testing.assert_allclose(Meteor()(words, groups).per_caption, theirs, rtol=0, atol=1e-9)
+    assert np.abs(theirs - cases.our_scores(case).per_caption).max() > 0.01  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import click
 
 from cliplet.cli import options
 from cliplet.cli.console import print_json, progress_bar
-from cliplet.cli.score import build_scorer, load_frequencies
+from cliplet.cli.score import build_scorer, load_frequencies, without_model
 
 if TYPE_CHECKING:
     from cliplet.scoring.compare import Comparison
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @click.option("--images", metavar="DIR|TAR", help="Folder or tar with the photos.")
 @options.refs
 @options.metrics
+@options.tokenizer
 @options.df
 @options.model
 @options.preset
@@ -32,6 +33,7 @@ def compare(
     images: str | None,
     refs: str | None,
     metrics: str | None,
+    tokenizer: str,
     df: str | None,
     model: str | None,
     preset: str,
@@ -47,7 +49,8 @@ def compare(
     cliplet compare a.json b.json --images photos/ --refs refs.json --out report/
 
     Every metric of each captioner with its bootstrap interval, the differences with paired intervals and
-    permutation p-values corrected for the number of metrics (Holm), wins and losses image by image.
+    permutation p-values corrected for the number of metrics (Holm), wins and losses image by image. Without
+    photos, or with --model none, metrics on references alone, as in `cliplet score`.
     """
     import tempfile
 
@@ -59,10 +62,12 @@ def compare(
         raise click.UsageError("give two or more captions files")
     folder = None if out is None else writable_folder(out)
     with tempfile.TemporaryDirectory() as passing, progress_bar("scoring") as progress:
-        scorer = build_scorer(model, preset, cache_dir or passing)  # photos are encoded once for all files
         chosen, frequencies = options.metric_names(metrics), load_frequencies(df)
+        leave_out = without_model(model, files, images, chosen)
+        cache = cache_dir or passing  # photos are encoded once for all files
+        scorer = None if leave_out else build_scorer(model, preset, cache)
         comparison = compare_files(
-            files, images, scorer, refs, chosen, frequencies, resamples, seed, progress
+            files, images, scorer, refs, chosen, frequencies, resamples, seed, progress, tokenizer
         )
     if folder is not None:
         write_comparison(comparison, folder)

@@ -71,6 +71,7 @@ class _HumanCommand(click.Command):
 @click.option("--references", multiple=True, metavar="FILE",
               help="File of reference captions, may be repeated; default: those beside the data.")  # fmt: skip
 @options.metrics
+@options.tokenizer
 @click.option("--scores", multiple=True, metavar="FILE[:COLUMN,...]",
               help="Table of scores from elsewhere: image, caption, columns of numbers; may be repeated.")  # fmt: skip
 @options.preset
@@ -81,7 +82,7 @@ class _HumanCommand(click.Command):
     "--against", metavar="METRIC", help="Metric that every other is compared with; default: the best."
 )
 @_common
-def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], metrics: str | None,
+def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], metrics: str | None, tokenizer: str,
           scores: tuple[str, ...], preset: str, changes: tuple[str, ...], against: str | None,
           **common: Any) -> None:  # fmt: skip
     """How well do scores agree with people?
@@ -104,6 +105,7 @@ def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], m
             [_score_file(s) for s in scores],
             preset,
             progress,
+            tokenizer,
         )
         run = evaluate_human(
             benchmarks, Path(data), sources, common["images"], [Path(r) for r in references], chosen, against

@@ -61,6 +61,12 @@ def _metrics() -> dict[str, str]:
     return {"names": ", ".join(METRICS), "default": ",".join(default)}
 
 
+def _tokenizers() -> Iterable[str]:
+    from cliplet.metrics.tokenizer.ptb import TOKENIZERS
+
+    return TOKENIZERS
+
+
 def metric_names(text: str | None) -> list[str] | None:
     """The value of ``--metrics``: None for the default, an empty list for ``none``."""
     if text is None:
@@ -87,6 +93,10 @@ metrics = click.option(
     "--metrics", cls=TableOption, fill=_metrics, metavar="LIST",
     help="Metrics that compare with references, parted by commas: {names}, your own module:attribute, or none; "
          "default: {default}.",
+)  # fmt: skip
+tokenizer = click.option(
+    "--tokenizer", type=Names(_tokenizers), default="ptb", show_default=True,
+    help="Tokens that metrics on references count: ptb drops punctuation, as is usual; ptb-punctuation keeps it.",
 )  # fmt: skip
 df = click.option(
     "--df", metavar="FILE", help="File of CIDEr-D's document frequencies, as `cliplet df` saves it."

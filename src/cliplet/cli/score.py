@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ SHOWN_FAILURES = 10
 @click.option("--separator", metavar="CHAR",
               help="Character between the cells of a CSV; default: from its header.")  # fmt: skip
 @options.metrics
+@options.tokenizer
 @options.df
 @options.model
 @options.preset
@@ -62,6 +64,7 @@ def score(
     caption_column: str | None,
     separator: str | None,
     metrics: str | None,
+    tokenizer: str,
     df: str | None,
     model: str | None,
     preset: str,
@@ -80,12 +83,18 @@ def score(
     cliplet score dog.jpg "a dog on the beach" "a cat"     one photo
     cliplet score captions.json --images photos/           a captioner's output
     cliplet score 'shards/{000..003}.tar'                  several files or shards
+    cliplet score captions.json --refs refs.json --metrics bleu,cider    no photos
 
     A captions file is JSON {image: caption}, COCO results, Karpathy's JSON, JSON Lines, CSV, TSV, Parquet, Arrow, a
     token file, a WebDataset tar, or a folder of photo.jpg with photo.txt.
+
+    Metrics on references need no photos: where --metrics names them, --images is not given and the images have no
+    photo, no model is loaded. --model none leaves it out always.
     """
     sources = _sources(target, captions)
     if sources is None:
+        if model == "none":
+            raise click.UsageError("--model none is for a captions file with references, not for one image")
         _check_single(target, captions, images, refs, out, df)
         _score_one(build_scorer(model, preset, cache_dir or cache), target, captions, as_json, strict)
         return
@@ -93,9 +102,10 @@ def score(
     from cliplet.files import writable_folder
 
     folder = None if out is None else writable_folder(out)
-    scorer = build_scorer(model, preset, cache_dir or cache)
-    table = compute_table(scorer, sources, images, refs, options.metric_names(metrics), load_frequencies(df),
-                          Columns(image_column, caption_column, separator))  # fmt: skip
+    chosen, columns = options.metric_names(metrics), Columns(image_column, caption_column, separator)
+    leave_out = without_model(model, sources, images, chosen, columns)
+    scorer = None if leave_out else build_scorer(model, preset, cache_dir or cache)
+    table = compute_table(scorer, sources, images, refs, chosen, load_frequencies(df), columns, tokenizer)
     if diversity or train_captions:
         from cliplet.scoring.diversity import caption_diversity
 
@@ -169,6 +179,21 @@ def build_scorer(model: str | None, preset: str, cache: str | bool) -> "Scorer":
     return Scorer(model, preset, cache=cache)
 
 
+def without_model(
+    model: str | None,
+    files: "Sequence[str | Path]",
+    images: str | None,
+    metrics: list[str] | None,
+    columns: "Columns | None" = None,
+) -> bool:
+    """Whether only metrics on references are wanted: ``--model none``, or ``--metrics`` for files without photos."""
+    if model is not None or images is not None or not metrics:
+        return model == "none"
+    from cliplet.scoring.file import has_photos
+
+    return not any(has_photos(file, columns) for file in files)
+
+
 def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json: bool, strict: bool) -> None:
     result = scorer.score(image, captions)
     if all(reason is not None for reason in result.failures):
@@ -209,19 +234,20 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
 
 
 def compute_table(
-    scorer: "Scorer",
+    scorer: "Scorer | None",
     captions: "str | Sequence[Path]",
     images: str | None,
     refs: str | None = None,
     metrics: list[str] | None = None,
     frequencies: "DocumentFrequencies | None" = None,
     columns: "Columns | None" = None,
+    tokenizer: str = "ptb",
 ) -> "ScoreTable":
     """Score a captions file, or several, with a progress bar."""
     from cliplet.scoring.file import score_file
 
     with progress_bar("scoring") as progress:
-        return score_file(captions, images, scorer, refs, metrics, frequencies, progress, columns)
+        return score_file(captions, images, scorer, refs, metrics, frequencies, progress, columns, tokenizer)
 
 
 def show_table(
@@ -254,11 +280,12 @@ def _print_table(table: "ScoreTable", folder: Path | None) -> None:
     for name, measure in table.diversity.items():
         console.print(escape(f"{name}: {measure:.4g}"))
     facts = table.provenance
-    w = f", w = {facts['w']:g}" if facts["preset"] == "paper" else ""
-    console.print(
-        escape(one_line(f"model {facts['model']} ({facts['fingerprint']}), preset {facts['preset']}{w}")),
-        soft_wrap=True,
-    )
+    if table.with_model:
+        w = f", w = {facts['w']:g}" if facts["preset"] == "paper" else ""
+        console.print(
+            escape(one_line(f"model {facts['model']} ({facts['fingerprint']}), preset {facts['preset']}{w}")),
+            soft_wrap=True,
+        )
     failures = table.failures
     console.print(f"failed: {len(failures)} of {len(table.rows)}", style="bold red" if failures else "")
     for row in failures[:SHOWN_FAILURES]:

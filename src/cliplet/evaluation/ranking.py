@@ -108,6 +108,8 @@ class RankingMetrics:
     """[q] the same over the first R ranks only, R the query's number of positives (Musgrave et al. 2020)."""
     found: Floats
     """[q, k] positives among the first K, for each K of ``ks``."""
+    ndcg: Floats
+    """[q, k] normalised discounted cumulative gain of the first K, in [0, 1]; every positive has the gain 1."""
     n_positives: Ints
     """[q]"""
     ks: tuple[int, ...]
@@ -120,6 +122,8 @@ class RankingMetrics:
         named["mAP"] = self.average_precision
         named["mAP@R"] = self.average_precision_at_r
         named |= {f"recall_all@{k}": self.found[:, i] / self.n_positives for i, k in enumerate(self.ks)}
+        named |= {f"precision@{k}": self.found[:, i] / k for i, k in enumerate(self.ks)}
+        named |= {f"NDCG@{k}": self.ndcg[:, i] for i, k in enumerate(self.ks)}
         return named
 
 
@@ -133,12 +137,21 @@ def ranking_metrics(ranks: Ints, positives: Positives, ks: tuple[int, ...]) -> R
     number = np.arange(len(ranks)) - np.repeat(starts, n) + 1  # 1, 2, ... within each query, best first
     precision = number / ranks
     early = np.where(ranks <= np.repeat(n, n), precision, 0.0)
+    gains = 1 / np.log2(ranks + 1.0)  # [pairs]
+    ideal = np.cumsum(1 / np.log2(np.arange(1, n.max() + 1) + 1.0))  # [r]: r positives in the first r places
     return RankingMetrics(
         queries=queries,
         best_rank=ranks[starts],
         average_precision=np.add.reduceat(precision, starts) / n,
         average_precision_at_r=np.add.reduceat(early, starts) / n,
         found=np.stack([np.add.reduceat((ranks <= k).astype(np.float64), starts) for k in ks], axis=1),
+        ndcg=np.stack(
+            [
+                np.add.reduceat(np.where(ranks <= k, gains, 0.0), starts) / ideal[np.minimum(n, k) - 1]
+                for k in ks
+            ],
+            axis=1,
+        ),
         n_positives=n,
         ks=ks,
     )

@@ -5,6 +5,10 @@ Definitions, for one query with its set of positives (an image's captions; a cap
 - ``R@K``: 1 if at least one positive is among the first K items, else 0 (as CLIP-like papers and CLIP_benchmark do).
 - ``recall_all@K``: share of the query's positives among the first K (trec_eval's recall; another number when an
   image has several captions).
+- ``precision@K``: positives among the first K, divided by K (trec_eval's P).
+- ``NDCG@K``: normalised discounted cumulative gain of the first K with binary relevance: the sum of 1/log2(rank + 1)
+  over the positives there, divided by what it is when they come first (Jarvelin and Kekalainen 2002; trec_eval's
+  ndcg_cut). 1 where all positives that fit stand first.
 - ``median rank``, ``MRR``: rank of the best positive, and the mean of 1/rank.
 - ``mAP``: mean over all positives of (positives up to here) / rank. ``mAP@R``: only the first R ranks count, R being
   the number of positives (Musgrave et al. 2020, arXiv 2003.08505).

@@ -74,6 +74,8 @@ class ScoreSources:
     """Scale of the model's score."""
     progress: Progress | None = None
     """Called with rows scored and rows in all."""
+    tokenizer: str = "ptb"
+    """Of the metrics on references, as :func:`cliplet.metrics.registry.reference_scores` takes it."""
 
     def __post_init__(self) -> None:
         self.metrics = find_metrics(self.metrics)
@@ -84,7 +86,9 @@ class ScoreSources:
         if self.encoder is not None and photos is not None:
             found, about["model"] = model_scores(self.encoder, photos, request, self.preset, self.progress)
             scores |= found
-        found, notes = reference_columns(request, self.metrics)
+        found, notes = reference_columns(request, self.metrics, self.tokenizer)
+        if self.tokenizer != "ptb":
+            about["tokenizer"] = self.tokenizer
         scores |= found
         for path, columns in self.files:
             scores |= file_scores(path, request, columns, notes)

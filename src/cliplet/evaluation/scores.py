@@ -53,7 +53,9 @@ def model_scores(
     return scores, {**result.provenance, "failures": list(dict.fromkeys(reasons))}
 
 
-def reference_columns(request: ScoreRequest, metrics: MetricNames = None) -> tuple[Scores, list[str]]:
+def reference_columns(
+    request: ScoreRequest, metrics: MetricNames = None, tokenizer: str = "ptb"
+) -> tuple[Scores, list[str]]:
     """Scores of metrics that compare captions with references, and what a reader must know of them.
 
     NaN where a caption has no references. Every caption is tokenised on its own. CIDEr's document frequencies come from
@@ -63,7 +65,7 @@ def reference_columns(request: ScoreRequest, metrics: MetricNames = None) -> tup
     chosen = find_metrics(metrics)
     rows = [i for i, references in enumerate(request.references) if references]
     captions, references = [request.captions[i] for i in rows], [request.references[i] for i in rows]
-    found = reference_scores(captions, references, None, chosen, joined=False)
+    found = reference_scores(captions, references, None, chosen, joined=False, tokenizer=tokenizer)
     judged = {column for metric in chosen for column in metric.judged or metric.columns}
     shown = {name: values for name, values in found.per_caption.items() if name in judged}
     return {name: _spread(values, rows, len(request)) for name, values in shown.items()}, found.notes

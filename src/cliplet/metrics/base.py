@@ -37,6 +37,16 @@ class Corpus:
     """Whether these count each image once; if not, each row is a document of its own."""
     parts: Sequence[Any] = ()
     """What the metric's own ``count`` gave for each block of images."""
+    tokenizer: str = "ptb"
+    """Which tokens the words are, of :data:`cliplet.metrics.tokenizer.ptb.TOKENIZERS`."""
+    memory: dict[Callable[..., Any], Any] = field(default_factory=dict)
+    """What :meth:`once` has computed."""
+
+    def once(self, function: Callable[["Corpus"], Any]) -> Any:
+        """What a function makes of this corpus, computed once for all metrics that ask for it."""
+        if function not in self.memory:
+            self.memory[function] = function(self)
+        return self.memory[function]
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Any
 
 from cliplet.data.plugins import known_or_own, table
 from cliplet.errors import InputError
-from cliplet.metrics import bleu, cider, meteor, rouge, spice
+from cliplet.metrics import bleu, cider, meteor, rouge, spice, spider
 from cliplet.metrics._document_frequencies import DocumentFrequencies
 from cliplet.metrics.base import Corpus, ReferenceMetric, ReferenceScores, check_distinct
 from cliplet.metrics.clipscore import MODEL_SCORES
 from cliplet.metrics.ngrams import BLOCK_IMAGES, Caption, blocks, check_captions
-from cliplet.metrics.tokenizer.ptb import tokenize_many
+from cliplet.metrics.tokenizer.ptb import PUNCTUATION, check_tokenizer, tokenize_many
 
 __all__ = [
     "METRICS",
@@ -43,6 +43,10 @@ METRICS: dict[str, ReferenceMetric] = table(
             meteor.columns, needs=meteor.look, substitute=True,
         ),
         ReferenceMetric("spice", ("SPICE",), ("spice",), spice.columns, needs=spice.look, default=False),
+        ReferenceMetric(
+            "spider", ("SPIDEr",), ("spider",),
+            spider.columns, count=cider.count, needs=spice.look, default=False,
+        ),
     ),
     "metric",
 )  # fmt: skip
@@ -103,6 +107,7 @@ def reference_scores(
     metrics: MetricNames = None,
     document_frequencies: DocumentFrequencies | None = None,
     joined: bool = True,
+    tokenizer: str = "ptb",
 ) -> ReferenceScores:
     """Score captions against references by any metrics, from one tokenisation and one count of their n-grams.
 
@@ -114,19 +119,46 @@ def reference_scores(
         metrics: as :func:`find_metrics`.
         document_frequencies: for CIDEr-D; default: from these references.
         joined: tokenise captions as the lines of one file, as pycocoevalcap does, or each on its own.
+        tokenizer: ``ptb``, the words that captioning metrics are defined on, or ``ptb-punctuation``, these with
+            punctuation; a note then says so.
 
     Raises:
-        InputError: an unknown metric, one that cannot run here, or a caption without references.
+        InputError: an unknown metric or tokeniser, one that cannot run here, or a caption without references.
     """
     chosen = find_metrics(metrics)
+    check_tokenizer(tokenizer)
     if not captions or not chosen:
         return ReferenceScores()
-    words = _tokens(captions, joined)
-    flat = iter(_tokens(list(chain.from_iterable(references)), joined))
+    words = _tokens(captions, joined, tokenizer)
+    flat = iter(_tokens(list(chain.from_iterable(references)), joined, tokenizer))
     reference_words = [[next(flat) for _ in group] for group in references]
     frequencies = cache(partial(_frequencies, reference_words, images, document_frequencies))
-    corpus = Corpus(captions, references, words, reference_words, frequencies, by_image=images is not None)
-    return _compute(corpus, chosen)
+    corpus = Corpus(
+        captions, references, words, reference_words, frequencies, images is not None, tokenizer=tokenizer
+    )
+    found = _compute(corpus, chosen)
+    found.notes.extend(_token_notes(found, tokenizer, document_frequencies))
+    return found
+
+
+def _token_notes(
+    found: ReferenceScores, tokenizer: str, frequencies: DocumentFrequencies | None
+) -> list[str]:
+    """Which columns are of other tokens than usual, and document frequencies that are of other tokens."""
+    notes = []
+    usual, columns = tokenizer == "ptb", row_fields(METRICS.values())
+    if not usual and (names := [name for name in found.per_caption if name in columns]):
+        notes.append(
+            f"{', '.join(names)}: punctuation counts as words ({tokenizer}), unlike in most published values"
+        )
+    if frequencies is not None and "CIDEr-D" in found.per_caption:
+        without = PUNCTUATION.isdisjoint(frequencies.index.words)
+        if usual != without:
+            notes.append(
+                f"the document frequencies were counted {'without' if without else 'with'} punctuation, the captions "
+                f"{'without' if usual else 'with'} it: cliplet df --tokenizer {tokenizer} makes them anew"
+            )
+    return notes
 
 
 def word_scores(
@@ -160,12 +192,12 @@ def _compute(corpus: Corpus, metrics: Sequence[ReferenceMetric]) -> ReferenceSco
     return result
 
 
-def _tokens(captions: Sequence[str], joined: bool) -> list[list[str]]:
+def _tokens(captions: Sequence[str], joined: bool, tokenizer: str) -> list[list[str]]:
     """The words of each caption; alone, equal ones are read once."""
     if joined:
-        return tokenize_many(captions)
+        return tokenize_many(captions, tokenizer=tokenizer)
     distinct = list(dict.fromkeys(captions))
-    words = dict(zip(distinct, tokenize_many(distinct, joined=False), strict=True))
+    words = dict(zip(distinct, tokenize_many(distinct, joined=False, tokenizer=tokenizer), strict=True))
     return [words[caption] for caption in captions]
 
 

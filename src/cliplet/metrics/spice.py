@@ -138,12 +138,18 @@ def look() -> tuple[str, list[str]]:
 def columns(corpus: Corpus) -> ReferenceScores:
     """SPICE for the table of metrics."""
     found = ReferenceScores()
-    found.add("SPICE", spice(corpus.captions, corpus.references).per_caption)
+    found.add("SPICE", corpus.once(of_corpus).per_caption)
     return found
 
 
-def _tokens(captions: Sequence[str | Caption]) -> list[Caption]:
-    return [tokenize(caption) if isinstance(caption, str) else caption for caption in captions]
+def of_corpus(corpus: Corpus) -> SpiceScore:
+    """SPICE of a corpus, each caption tokenised on its own; for ``corpus.once``, since Java takes its time."""
+    references = [_tokens(group, corpus.tokenizer) for group in corpus.references]
+    return spice(_tokens(corpus.captions, corpus.tokenizer), references)
+
+
+def _tokens(captions: Sequence[str | Caption], tokenizer: str = "ptb") -> list[Caption]:
+    return [tokenize(caption, tokenizer) if isinstance(caption, str) else caption for caption in captions]
 
 
 def _spice_folder() -> Path | None:

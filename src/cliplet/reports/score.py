@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from cliplet.files import write_atomically
-from cliplet.metrics.clipscore import MODEL_SCORES
 from cliplet.reports.page import Photos, escape, page
 from cliplet.reports.svg import histogram
 from cliplet.scoring.file import ScoreTable
@@ -47,7 +46,7 @@ def write_score_report(table: ScoreTable, folder: Path, safe_csv: bool = False) 
 def score_page(table: ScoreTable) -> str:
     """The report: corpus values, distribution, worst and best captions with photos, failures, all rows searchable."""
     main = next(iter(table.intervals))
-    field = MODEL_SCORES[main]
+    field = table.fields[main]
     scored = [i for i, row in enumerate(table.rows) if row["reason"] is None and row[field] is not None]
     scored.sort(key=lambda i: table.rows[i][field])
     photos = Photos(table.photos)
@@ -90,8 +89,11 @@ def _corpus(table: ScoreTable) -> str:
     )
     facts = table.summary()
     counts = f"{facts['captions']} captions, {facts['scored']} scored, {facts['failed']} failed"
+    model = "No model: metrics on references alone"
+    if table.with_model:
+        model = f"Model {escape(table.provenance['model'])}, preset {escape(table.provenance['preset'])}"
     return (
-        f"<p>{counts}. Model {escape(table.provenance['model'])}, preset {escape(table.provenance['preset'])}.</p>"
+        f"<p>{counts}. {model}.</p>"
         f'<table class="numbers"><thead><tr><th>score</th><th>mean</th><th>95 % interval</th><th>captions</th></tr>'
         f"</thead><tbody>{rows}</tbody></table>"
     )

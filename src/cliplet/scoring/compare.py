@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.captions import read_references
-from cliplet.data.names import image_name
 from cliplet.data.text import caption_problem
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies
 from cliplet.metrics.clipscore import PRESETS
 from cliplet.metrics.registry import MetricNames
-from cliplet.metrics.tokenizer.ptb import tokenize_many
+from cliplet.metrics.tokenizer.ptb import check_tokenizer, tokenize_many
 from cliplet.scoring.diversity import caption_diversity
 from cliplet.scoring.file import ScoreTable, score_file
 from cliplet.scoring.scorer import Scorer
@@ -76,10 +75,12 @@ class Comparison:
 
     def summary(self) -> dict[str, Any]:
         """All numbers, for JSON."""
+        facts = self.tables[0].provenance
         return {
             "captioners": self.names,
             "images": len(self.images),
             "left_out": self.left_out,
+            **{name: facts[name] for name in ("tokenizer",) if name in facts},
             "metrics": {
                 metric: {
                     name: {"value": _plain(i.value), "low": _plain(i.low), "high": _plain(i.high), "n": i.n}
@@ -114,13 +115,14 @@ class Comparison:
 def compare_files(
     files: Sequence[str | Path],
     images: str | Path | None,
-    scorer: Scorer,
+    scorer: Scorer | None,
     references: str | Path | None = None,
     metrics: MetricNames = None,
     document_frequencies: DocumentFrequencies | None = None,
     resamples: int = 2000,
     seed: int = 0,
     progress: Progress | None = None,
+    tokenizer: str = "ptb",
 ) -> Comparison:
     """Score several captioners' files and compare them on the images that all of them have.
 
@@ -131,7 +133,8 @@ def compare_files(
     Args:
         files: two or more captions files.
         images: folder or tar of the photos.
-        scorer: model and preset; it should have a cache, or photos are encoded once a file.
+        scorer: model and preset; it should have a cache, or photos are encoded once a file. None: no model and no
+            photos, only metrics on references.
         references: a file of reference captions.
         metrics: as :func:`cliplet.scoring.file.score_file`.
         document_frequencies: for CIDEr-D; default: from all images of the references file, so that every file is
@@ -139,6 +142,7 @@ def compare_files(
         resamples: bootstrap resamples and permutations.
         seed: of both.
         progress: called with (rows done, rows in all) while scoring.
+        tokenizer: as :func:`cliplet.scoring.file.score_file`.
 
     Raises:
         InputError: fewer than two files, a file cannot be used, or they have no image in common.
@@ -146,9 +150,11 @@ def compare_files(
     if len(files) < 2:
         raise InputError("comparing needs two or more captions files")
     if references is not None and document_frequencies is None:
-        document_frequencies = _frequencies(references)
+        document_frequencies = _frequencies(references, tokenizer)
     tables = [
-        score_file(file, images, scorer, references, metrics, document_frequencies, progress)
+        score_file(
+            file, images, scorer, references, metrics, document_frequencies, progress, tokenizer=tokenizer
+        )
         for file in files
     ]
     tables = [replace(table, diversity=caption_diversity(table, scorer)) for table in tables]
@@ -177,9 +183,9 @@ def compare_files(
     )
 
 
-def _frequencies(references: str | Path) -> DocumentFrequencies:
+def _frequencies(references: str | Path, tokenizer: str) -> DocumentFrequencies:
     texts = read_references(references).values()
-    words = iter(tokenize_many([r for group in texts for r in group]))
+    words = iter(tokenize_many([r for group in texts for r in group], tokenizer=check_tokenizer(tokenizer)))
     return DocumentFrequencies.from_references([[next(words) for _ in group] for group in texts if group])
 
 
@@ -191,8 +197,8 @@ def _short_names(files: Sequence[str | Path]) -> list[str]:
 
 def _rows_by_image(table: ScoreTable) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
-    for i, row in enumerate(table.rows):
-        found.setdefault(table.photo_names[i] or image_name(row["image"]), []).append(i)
+    for i in range(len(table.rows)):
+        found.setdefault(table.image_of(i), []).append(i)
     return found
 
 
@@ -236,8 +242,9 @@ class _Captioner:
 
 
 def _is_silent(table: ScoreTable, row: int) -> bool:
-    """Whether a row has a photo and a caption that is empty or no text."""
-    return table.photos[row] is not None and caption_problem(table.rows[row]["caption"]) is not None
+    """Whether a row has a photo, where a model needs it, and a caption that is empty or no text."""
+    has_photo = table.photos[row] is not None or not table.with_model
+    return has_photo and caption_problem(table.rows[row]["caption"]) is not None
 
 
 def _measured(tables: Sequence[ScoreTable], rows: list[list[list[int]]]) -> dict[str, _Measured]:
@@ -323,7 +330,7 @@ def _notes(
     for name, table, found in zip(names, tables, rows, strict=True):
         chosen = [i for numbers in found for i in numbers]
         silent = sum(_is_silent(table, i) for i in chosen)
-        if silent:
+        if silent and table.with_model:
             notes.append(
                 f"{name}: {silent} of {len(chosen)} captions are empty or no text and count 0 in the model's scores"
             )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cliplet.data.captions import read_captions
+from cliplet.data.text import caption_problem
 from cliplet.encoders.batching import encode_images_safely, encode_texts_counted
 from cliplet.metrics.diversity import diversity, mutual_bleu, self_retrieval
 from cliplet.metrics.tokenizer.ptb import tokenize_many
@@ -12,13 +13,14 @@ from cliplet.scoring.scorer import Scorer
 
 
 def caption_diversity(
-    table: ScoreTable, scorer: Scorer, training: str | Path | None = None
+    table: ScoreTable, scorer: Scorer | None, training: str | Path | None = None
 ) -> Mapping[str, float | int]:
     """Length, vocabulary, distinct-n, repetition, novelty, mutual BLEU and self-retrieval of a file's captions.
 
     Args:
         table: the scored file.
-        scorer: its encoder finds each caption's photo among all (with a cache nothing is encoded twice).
+        scorer: its encoder finds each caption's photo among all (with a cache nothing is encoded twice); None leaves
+            self-retrieval out.
         training: the captions that the captioner learned from, for the share of novel captions.
 
     Returns:
@@ -28,7 +30,11 @@ def caption_diversity(
     Raises:
         InputError: no caption could be scored, or the training file cannot be read.
     """
-    rows = [i for i, row in enumerate(table.rows) if row["reason"] is None]
+    rows = [
+        i
+        for i, row in enumerate(table.rows)
+        if (row["reason"] if table.with_model else caption_problem(row["caption"])) is None
+    ]
     words = tokenize_many([table.rows[i]["caption"] for i in rows])
     known = None
     if training is not None:
@@ -47,9 +53,11 @@ def caption_diversity(
         found["novel captions"] = score.novel
     by_image: dict[str, list[int]] = {}
     for place, i in enumerate(rows):
-        by_image.setdefault(str(table.photo_names[i]), []).append(place)
+        by_image.setdefault(table.image_of(i), []).append(place)
     if any(len(places) > 1 for places in by_image.values()):
         found["mutual BLEU-4"] = mutual_bleu([[words[p] for p in places] for places in by_image.values()])[3]
+    if scorer is None:
+        return found
     return found | {"self-retrieval R@1": _self_retrieval(table, scorer, rows, by_image)}
 
 

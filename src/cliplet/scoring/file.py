@@ -37,8 +37,10 @@ from cliplet.metrics.registry import (
 from cliplet.scoring.scorer import Scorer, ScoreResult
 from cliplet.statistics.corpus import CorpusStatistic, corpus_interval, interval_notes
 from cliplet.statistics.resampling import Interval
+from cliplet.versions import versions
 
 Progress = Callable[[int, int], None]
+_NO_REFERENCES = "no references were found for the image"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class ScoreTable:
     photos: list[ImageInput | None]
     """Each row's photo, None where it was not found."""
     photo_names: list[str | None]
-    """Each row's photo by its name in the folder or tar."""
+    """Each row's photo by its name in the folder or tar; without photos the name of its references."""
     columns: dict[str, NDArray[np.float64]]
     """Score name to one value a row, NaN where there is none."""
     statistics: dict[str, CorpusStatistic]
@@ -64,6 +66,8 @@ class ScoreTable:
     """Photos that no caption names."""
     notes: list[str]
     """What a reader of the numbers must know."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Score name to its field in rows."""
     without_references: int = 0
     """Rows for which no reference was found where references were given."""
     diversity: Mapping[str, float | int] = field(default_factory=dict)
@@ -80,6 +84,15 @@ class ScoreTable:
         """The rows without a score."""
         return [row for row in self.rows if row["reason"] is not None]
 
+    @property
+    def with_model(self) -> bool:
+        """Whether a model scored photos and captions; else only metrics on references did."""
+        return self.provenance["model"] is not None
+
+    def image_of(self, row: int) -> str:
+        """The image of a row, one name for all its spellings."""
+        return self.photo_names[row] or image_name(self.rows[row]["image"])
+
     def summary(self) -> dict[str, Any]:
         """Counts and corpus values."""
         return {
@@ -90,6 +103,7 @@ class ScoreTable:
             "images_without_caption": len(self.images_without_caption),
             "references": self.provenance["references"],
             "without_references": self.without_references,
+            **{name: self.provenance[name] for name in ("tokenizer",) if name in self.provenance},
             "metrics": {
                 name: {"mean": _plain(i.value), "low": _plain(i.low), "high": _plain(i.high), "n": i.n}
                 for name, i in self.intervals.items()
@@ -102,12 +116,13 @@ class ScoreTable:
 def score_file(
     captions: str | Path | Sequence[str | Path],
     images: str | Path | None,
-    scorer: Scorer,
+    scorer: Scorer | None,
     references: str | Path | None = None,
     metrics: MetricNames = None,
     document_frequencies: DocumentFrequencies | None = None,
     progress: Progress | None = None,
     table: Columns | None = None,
+    tokenizer: str = "ptb",
 ) -> ScoreTable:
     """Score every caption of a file.
 
@@ -115,19 +130,22 @@ def score_file(
         captions: what :func:`cliplet.data.captions.read_captions` reads, or several of them.
         images: folder or tar of the photos; None: those that came with the captions (a shard, a folder), or paths as
             the file has them, relative to the file or to the working folder.
-        scorer: model and preset.
+        scorer: model and preset; None: no model and no photos, only metrics on references.
         references: a file of reference captions; None: those in the captions file, if it has any. With references the
             metrics that need them are computed too.
-        metrics: which of those, as :func:`cliplet.metrics.registry.find_metrics` takes them; default: all but SPICE.
+        metrics: which of those, as :func:`cliplet.metrics.registry.find_metrics` takes them; default: all but
+            SPICE and SPIDEr.
         document_frequencies: for CIDEr-D; default: from the references of the images scored.
         progress: called with (rows done, rows in all).
         table: the captions file's columns and separator, where the usual names do not say them.
+        tokenizer: of the metrics on references, as :func:`cliplet.metrics.registry.reference_scores` takes it.
 
     Returns:
         A ScoreTable with one row a caption; bad rows carry their reason.
 
     Raises:
-        InputError: a file cannot be used as a whole, or none of its images has a photo, or a reference.
+        InputError: a file cannot be used as a whole, none of its images has a photo, or a reference, or there is
+            neither a scorer nor a metric.
     """
     notes: list[str] = []
     sources = [Path(one) for one in ([captions] if isinstance(captions, (str, Path)) else captions)]
@@ -136,47 +154,65 @@ def score_file(
     own = references is None and any(entry.references for entry in entries)
     references = given if own else references
     chosen = _chosen_metrics(metrics, references)
-    index = _photo_index(sources, images, entries)
-    if images is not None and index.damage is not None:
-        notes.append(f"{images}: {index.damage}")
-    if images is not None and any(entry.photo is not None for entry in entries):
-        notes.append(f"the photos that came with the captions are scored, not those in {images}")
-    names, photos, reasons = _find_photos(entries, index)
-    groups = _groups(entries, names)
+    if scorer is None:
+        if references is None or not chosen:
+            raise InputError(
+                "without a model there are only metrics on references: give references and metrics"
+            )
+        index, names, photos, reasons = None, *_without_photos(entries)
+    else:
+        index = _photo_index(sources, images, entries)
+        if images is not None and index.damage is not None:
+            notes.append(f"{images}: {index.damage}")
+        if images is not None and any(entry.photo is not None for entry in entries):
+            notes.append(f"the photos that came with the captions are scored, not those in {images}")
+        names, photos, reasons = _find_photos(entries, index)
     row_refs = None
     if references is not None:
-        row_refs = _references_of(entries, names, Path(references), own, notes)
-    scored = _score_found(scorer, entries, photos, reasons, row_refs, progress)
-    columns = {name: np.asarray(values, dtype=np.float64) for name, values in scored.columns().items()}
-    compared = _compare_with_references(entries, groups, row_refs or [], chosen, document_frequencies)
+        row_refs, found_as = _references_of(entries, names, Path(references), own, notes)
+        if scorer is None:
+            names = found_as
+            reasons = [
+                why or (None if refs else _NO_REFERENCES) for why, refs in zip(reasons, row_refs, strict=True)
+            ]
+    groups = _groups(entries, names)
+    scored = None if scorer is None else _score_found(scorer, entries, photos, reasons, row_refs, progress)
+    columns = _model_columns(scored)
+    compared = _compare_with_references(
+        entries, groups, row_refs or [], chosen, document_frequencies, tokenizer
+    )
     statistics = {
         name: CorpusStatistic.mean(values) for name, values in columns.items()
     } | compared.statistics
     columns |= compared.per_caption
     used = {name for name in names if name is not None}
     intervals = _intervals(statistics, groups, scored)
+    fields = MODEL_SCORES | row_fields(chosen)
     return ScoreTable(
-        rows=_rows(entries, columns, MODEL_SCORES | row_fields(chosen), scored, reasons),
+        rows=_rows(entries, columns, fields, scored, reasons),
         photos=photos,
         photo_names=names,
         columns=columns,
         statistics=statistics,
         intervals=intervals,
-        provenance=scored.provenance
+        provenance=_provenance(scored, reasons)
         | {
             "captions": given,
-            "images": str(index.root),
+            "images": None if index is None else str(index.root),
             "references": None if references is None else str(references),
-        },
-        images_without_caption=[name for name in index.names() if name not in used],
+        }
+        | ({} if tokenizer == "ptb" else {"tokenizer": tokenizer}),
+        images_without_caption=[name for name in index.names() if name not in used]
+        if index is not None
+        else [],
         notes=[
             *notes,
             *_repeated(entries, groups),
-            *_cut(scored),
-            *scored.notes,
+            *_model_notes(scored),
             *compared.notes,
             *interval_notes(intervals.values()),
         ],
+        fields={name: fields[name] for name in columns},
         without_references=sum(
             not refs and entry.reason is None for refs, entry in zip(row_refs or (), entries, strict=False)
         ),
@@ -207,6 +243,29 @@ def _photo_index(
     return next(iter(held.values()), None) or PhotoPaths(beside)
 
 
+def has_photos(captions: str | Path | Sequence[str | Path], table: Columns | None = None) -> bool:
+    """Whether any image of a captions file, or of several, has a photo that came with it or is at the path it names.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    sources = [Path(one) for one in ([captions] if isinstance(captions, (str, Path)) else captions)]
+    entries = read_sources(sources, table)
+    if any(entry.photo is not None for entry in entries):
+        return True
+    index = _photo_index(sources, None, entries)
+    found = index.find_all(entry.image for entry in entries if entry.image != "")
+    return not all(isinstance(photo, InputError) for photo in found.values())
+
+
+def _without_photos(
+    entries: Sequence[CaptionEntry],
+) -> tuple[list[str | None], list[ImageInput | None], list[str | None]]:
+    """As :func:`_find_photos` where nobody looks for photos: a row fails for its caption alone."""
+    reasons = [entry.reason or caption_problem(entry.caption) for entry in entries]
+    return [None] * len(entries), [None] * len(entries), reasons
+
+
 def _find_photos(
     entries: Sequence[CaptionEntry], index: PhotoIndex
 ) -> tuple[list[str | None], list[ImageInput | None], list[str | None]]:
@@ -227,7 +286,8 @@ def _find_photos(
     if not any(names):
         first = next(str(photo) for photo in found.values())
         raise InputError(
-            f"none of the {len(found)} images was found: {first}. Give their folder or tar with --images"
+            f"none of the {len(found)} images was found: {first}. Give their folder or tar with --images; "
+            "metrics on references need no photos: --model none computes them alone"
         )
     return names, photos, reasons
 
@@ -243,8 +303,12 @@ def _groups(entries: Sequence[CaptionEntry], names: Sequence[str | None]) -> lis
 
 def _references_of(
     entries: Sequence[CaptionEntry], names: Sequence[str | None], path: Path, own: bool, notes: list[str]
-) -> list[list[Any]]:
-    """Each row's usable references: its own, or those of a file by the row's image, else by its photo's name."""
+) -> tuple[list[list[Any]], list[str | None]]:
+    """Each row's usable references and the name under which a file has them.
+
+    They are its own, or those of a file by the row's image, else by its photo's name.
+    """
+    hits: list[str | InputError | None] = [None] * len(entries)
     if own:
         notes.append(f"the references are those that {path} itself has")
         rows = [[r for r in entry.references or () if caption_problem(r) is None] for entry in entries]
@@ -271,7 +335,7 @@ def _references_of(
         notes.append(
             f"{len(missing)} of {len(rows)} captions have no references in {path}, such as {missing[0].image}"
         )
-    return rows
+    return rows, [hit if isinstance(hit, str) else None for hit in hits]
 
 
 def _score_found(
@@ -289,12 +353,27 @@ def _score_found(
     return scorer.score([photo or b"" for photo in photos], captions, references, progress)  # type: ignore[arg-type]
 
 
+def _model_columns(scored: ScoreResult | None) -> dict[str, NDArray[np.float64]]:
+    """The model's scores by name, float64 ``[rows]``."""
+    named = {} if scored is None else scored.columns()
+    return {name: np.asarray(values, dtype=np.float64) for name, values in named.items()}
+
+
+def _provenance(scored: ScoreResult | None, reasons: Sequence[str | None]) -> dict[str, Any]:
+    """What scored the rows; without a model ``model`` is None."""
+    if scored is not None:
+        return scored.provenance
+    failed = sum(reason is not None for reason in reasons)
+    return {"model": None, "versions": versions(), "rows": len(reasons), "failed": failed, "truncated": 0}
+
+
 def _compare_with_references(
     entries: Sequence[CaptionEntry],
     groups: Sequence[str],
     references: list[list[Any]],
     metrics: Sequence[ReferenceMetric],
     document_frequencies: DocumentFrequencies | None,
+    tokenizer: str,
 ) -> ReferenceScores:
     """Metrics that need no photo, for every row with references; a caption that is no text counts as an empty one."""
     rows = [i for i, refs in enumerate(references) if refs]
@@ -306,6 +385,7 @@ def _compare_with_references(
         [groups[i] for i in rows],
         metrics,
         document_frequencies,
+        tokenizer=tokenizer,
     )
     for name, values in scores.per_caption.items():
         scores.per_caption[name] = np.full(len(entries), np.nan)
@@ -321,7 +401,7 @@ def _rows(
     entries: Sequence[CaptionEntry],
     columns: Mapping[str, NDArray[np.float64]],
     fields: Mapping[str, str],
-    scored: ScoreResult,
+    scored: ScoreResult | None,
     reasons: list[str | None],
 ) -> list[dict[str, Any]]:
     rows = []
@@ -329,8 +409,8 @@ def _rows(
         row: dict[str, Any] = {"image": entry.image, "caption": entry.caption}
         row |= {fields[name]: _plain(float(values[i])) for name, values in columns.items()}
         row |= {
-            "truncated": bool(scored.truncated[i]),
-            "reason": reasons[i] or scored.failures[i],
+            "truncated": scored is not None and bool(scored.truncated[i]),
+            "reason": reasons[i] or (None if scored is None else scored.failures[i]),
             "where": entry.where,
         }
         rows.append(row | {name: _finite(v) for name, v in entry.extra.items() if name and name not in row})
@@ -338,10 +418,12 @@ def _rows(
 
 
 def _intervals(
-    statistics: Mapping[str, CorpusStatistic], groups: Sequence[str], scored: ScoreResult
+    statistics: Mapping[str, CorpusStatistic], groups: Sequence[str], scored: ScoreResult | None
 ) -> dict[str, Interval]:
     _, images = np.unique(groups, return_inverse=True)
     intervals = {name: corpus_interval(statistic, images) for name, statistic in statistics.items()}
+    if scored is None:
+        return intervals
     first = scored.preset.column  # its corpus value is the preset's: torchmetrics clamps the mean
     return intervals | {first: replace(intervals[first], value=scored.mean)}
 
@@ -354,11 +436,15 @@ def _repeated(entries: Sequence[CaptionEntry], groups: Sequence[str]) -> list[st
     return [f"{more} rows repeat an image with the same caption; each counts"] if more else []
 
 
-def _cut(scored: ScoreResult) -> list[str]:
+def _model_notes(scored: ScoreResult | None) -> list[str]:
+    """What a reader must know of the model's scores."""
+    if scored is None:
+        return ["no model was used: these are metrics on references alone"]
     if not scored.provenance["truncated"]:
-        return []
+        return scored.notes
     length = scored.provenance["preprocessing"]["context_length"]
-    return [f"{scored.provenance['truncated']} captions were longer than {length} tokens and were cut"]
+    cut = f"{scored.provenance['truncated']} captions were longer than {length} tokens and were cut"
+    return [cut, *scored.notes]
 
 
 def _finite(value: Any) -> Any:

@@ -2,8 +2,9 @@
 
 BLEU, ROUGE-L, METEOR and CIDEr of captions are defined on the words that Stanford's PTBTokenizer (CoreNLP 3.4.1,
 options ``-preserveLines -lowerCase``) makes of them, minus a list of punctuation tokens. This module yields the
-same words. Its grammar (`grammar`) runs as a longest-match automaton; most captions never reach it, because
-the tokens of a stretch between two spaces are remembered once it is known that its neighbours cannot change them.
+same words, or all tokens for evaluations that keep punctuation. Its grammar (`grammar`) runs as a longest-match
+automaton; most captions never reach it, because the tokens of a stretch between two spaces are remembered once it is
+known that its neighbours cannot change them.
 
 Reference implementation: pycocoevalcap 1.2, ``pycocoevalcap.tokenizer.ptbtokenizer.PTBTokenizer``.
 Known deviations: characters that the jar takes for a line end (carriage return, vertical tab, form feed, U+2028,
@@ -12,7 +13,7 @@ U+2029) shift all later captions there; here they separate words like a space.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 
 from cliplet.errors import InputError
@@ -24,6 +25,9 @@ PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
 
+TOKENIZERS = ("ptb", "ptb-punctuation")
+"""Which tokens count: the words of the captioning metrics, or these with the punctuation that is otherwise dropped."""
+
 Tokens = tuple[str, ...]
 
 _REMEMBERED_CHUNKS = 1 << 17  # entries in a memo before it starts afresh
@@ -32,25 +36,33 @@ _CONTEXT = 256  # characters of the following captions that a caption's end is f
 _FARTHEST = 1 << 20  # characters after which an unclosed tag is given up
 
 
-def tokenize(caption: str) -> list[str]:
+def check_tokenizer(name: str) -> str:
+    """The name of a tokeniser, if it is one; raises InputError if not."""
+    if name not in TOKENIZERS:
+        raise InputError(f"unknown tokenizer {name!r}: choose {' or '.join(TOKENIZERS)}")
+    return name
+
+
+def tokenize(caption: str, tokenizer: str = "ptb") -> list[str]:
     """The lower-case words of one caption on its own, as PTBTokenizer gives them, without punctuation.
 
     Tokens never hold an ASCII space; phone numbers and mixed fractions hold a no-break space (``1\\xa01/2``).
-    Any text is accepted; one without words gives an empty list. Raises `InputError` if it is not a string.
+    Any text is accepted; one without words gives an empty list. With ``ptb-punctuation`` punctuation stays, each mark
+    as a token. Raises `InputError` if the caption is not a string or the tokeniser unknown.
     """
-    return _alone(_one_line(caption), _tables())
+    return _alone(_one_line(caption), _tables(check_tokenizer(tokenizer)))
 
 
-def tokenize_many(captions: Iterable[str], *, joined: bool = True) -> list[list[str]]:
+def tokenize_many(captions: Iterable[str], *, joined: bool = True, tokenizer: str = "ptb") -> list[list[str]]:
     """The words of many captions, in order: ``result[i]`` are those of the i-th.
 
     pycocoevalcap tokenises a list of captions as the lines of one file, where the beginning of one caption can
     decide how the one before it ends: "vitamin C." gives ``c.``, but ``c`` when the next line begins with "A ".
     With ``joined`` (the default) the result is the same as there. With ``joined=False`` every caption is read on
-    its own, as by `tokenize`, whatever stands beside it.
+    its own, as by `tokenize`, whatever stands beside it. ``tokenizer`` as there.
     """
     lines = [_one_line(caption) for caption in captions]
-    tables = _tables()
+    tables = _tables(check_tokenizer(tokenizer))
     if not joined or not lines:
         return [_alone(line, tables) for line in lines]
     result: list[list[str]] = []
@@ -66,7 +78,10 @@ def tokenize_many(captions: Iterable[str], *, joined: bool = True) -> list[list[
 def _alone(line: str, tables: "_Tables") -> list[str]:
     """Tokens of a line with nothing after it."""
     tokens = tables.quick(line, alone=True)
-    return list(tables.lexer.line(line)) if tokens is None else tokens
+    if tokens is not None:
+        return tokens
+    text = _utf16(line)
+    return list(tables.words_of(tables.lexer.tokens(text, len(text))[0]))
 
 
 def _with_following(lines: Sequence[str], index: int, tables: "_Tables") -> list[list[str]]:
@@ -77,10 +92,10 @@ def _with_following(lines: Sequence[str], index: int, tables: "_Tables") -> list
     while True:
         tokens, text, end = _read_on(rest, lines, index, tables.lexer)
         if end <= len(rest) or not tokens or "\n" not in tokens[-1]:
-            return [*result, list(_words_of(begun + tokens))]
+            return [*result, list(tables.words_of(begun + tokens))]
         pieces = tokens.pop().split("\n")
-        result.append(list(_words_of([*begun, *tokens, pieces[0]])))
-        result.extend(list(_words_of([piece])) for piece in pieces[1:-1])
+        result.append(list(tables.words_of([*begun, *tokens, pieces[0]])))
+        result.extend(list(tables.words_of([piece])) for piece in pieces[1:-1])
         index += len(pieces) - 1
         begun = pieces[-1:]
         rest = _utf16(lines[index])[end - text.rindex("\n", 0, end) - 1 :]
@@ -109,10 +124,10 @@ def _one_line(caption: str) -> str:
     return caption.replace("\n", " ") if "\n" in caption else caption
 
 
-def _words_of(tokens: list[str]) -> Tokens:
+def _words_of(tokens: list[str], dropped: frozenset[str] = PUNCTUATION) -> Tokens:
     """Join and split again as pycocoevalcap does, then drop punctuation."""
     line = " ".join(tokens).rstrip()
-    return tuple(word for word in line.split(" ") if word not in PUNCTUATION) if line else ()
+    return tuple(word for word in line.split(" ") if word not in dropped) if line else ()
 
 
 class _Lexer:
@@ -271,8 +286,11 @@ class _Memo(dict[str, Tokens | None]):
     ``follower`` is what comes after the chunk for certain; ``at_end`` says that the text ends after it.
     """
 
-    def __init__(self, lexer: _Lexer, follower: str, *, at_end: bool = False) -> None:
+    def __init__(
+        self, lexer: _Lexer, follower: str, dropped: frozenset[str], *, at_end: bool = False
+    ) -> None:
         self._lexer = lexer
+        self._dropped = dropped
         self._follower = follower
         self._at_end = at_end
         self._marks = {","} if follower == " " and not at_end else {",", "."}  # marks that leave a word alone
@@ -282,7 +300,7 @@ class _Memo(dict[str, Tokens | None]):
         if len(word) > 1 and word.isascii() and word.isalpha():
             word = word.lower()
             if word not in _SPLIT_WORDS and not (mark == "." and word in ABBREVIATED):
-                return self._keep(chunk, (word,))
+                return self._keep(chunk, (word, mark) if mark and mark not in self._dropped else (word,))
         return self._keep(chunk, self._read(chunk, self._follower))
 
     def _keep(self, key: str, tokens: Tokens | None) -> Tokens | None:
@@ -301,7 +319,7 @@ class _Memo(dict[str, Tokens | None]):
             return None
         if any(token[-1:].isspace() or " " in token for token in tokens):
             return None
-        return _words_of(tokens)
+        return _words_of(tokens, self._dropped)
 
 
 class _PairMemo(_Memo):
@@ -315,14 +333,15 @@ class _PairMemo(_Memo):
 class _Tables:
     """The lexer and the memos that spare it most of its work; one set serves all callers and threads."""
 
-    def __init__(self) -> None:
-        self.lexer = _Lexer()
-        self._inner = _Memo(self.lexer, " ")
-        self._pairs = _PairMemo(self.lexer, "")
-        self._before_line = _Memo(self.lexer, "\n")
-        self._before_blank_line = _Memo(self.lexer, " \n")
-        self._alone = _Memo(self.lexer, "", at_end=True)
-        self._before_blank = _Memo(self.lexer, " ", at_end=True)
+    def __init__(self, dropped: frozenset[str] = PUNCTUATION) -> None:
+        self.lexer = _lexer()
+        self.words_of = partial(_words_of, dropped=dropped)
+        self._inner = _Memo(self.lexer, " ", dropped)
+        self._pairs = _PairMemo(self.lexer, "", dropped)
+        self._before_line = _Memo(self.lexer, "\n", dropped)
+        self._before_blank_line = _Memo(self.lexer, " \n", dropped)
+        self._alone = _Memo(self.lexer, "", dropped, at_end=True)
+        self._before_blank = _Memo(self.lexer, " ", dropped, at_end=True)
 
     def quick(self, line: str, alone: bool) -> list[str] | None:
         """Tokens of a line from the memos; None when only reading it whole (or what comes after it) can tell."""
@@ -362,5 +381,10 @@ class _Tables:
 
 
 @cache
-def _tables() -> _Tables:
-    return _Tables()
+def _lexer() -> _Lexer:
+    return _Lexer()
+
+
+@cache
+def _tables(tokenizer: str = "ptb") -> _Tables:
+    return _Tables(PUNCTUATION if tokenizer == "ptb" else frozenset())
