@@ -62,7 +62,7 @@ def _metrics() -> dict[str, str]:
 
 
 def _tokenizers() -> Iterable[str]:
-    from cliplet.metrics.tokenizer.ptb import TOKENIZERS
+    from cliplet.metrics.tokenizer.names import TOKENIZERS
 
     return TOKENIZERS
 

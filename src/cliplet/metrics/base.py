@@ -38,7 +38,7 @@ class Corpus:
     parts: Sequence[Any] = ()
     """What the metric's own ``count`` gave for each block of images."""
     tokenizer: str = "ptb"
-    """Which tokens the words are, of :data:`cliplet.metrics.tokenizer.ptb.TOKENIZERS`."""
+    """Which tokens the words are, of :data:`cliplet.metrics.tokenizer.names.TOKENIZERS`."""
     memory: dict[Callable[..., Any], Any] = field(default_factory=dict)
     """What :meth:`once` has computed."""
 

@@ -19,14 +19,12 @@ from itertools import chain
 from cliplet.errors import InputError
 from cliplet.metrics.tokenizer.automaton import Alphabet, Scanner
 from cliplet.metrics.tokenizer.grammar import ABBREVIATED, rules
+from cliplet.metrics.tokenizer.names import TOKENIZERS
 
 # What pycocoevalcap removes. Brackets stay, as ``-lrb-``: it looks for ``-LRB-`` after lower-casing.
 PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
-
-TOKENIZERS = ("ptb", "ptb-punctuation")
-"""Which tokens count: the words of the captioning metrics, or these with the punctuation that is otherwise dropped."""
 
 Tokens = tuple[str, ...]
 
