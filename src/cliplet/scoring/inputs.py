@@ -4,9 +4,8 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations, count, islice
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -24,8 +23,7 @@ Block: TypeAlias = tuple[list[int], list[Any], list[Hashable]]
 _spaces = count(1)
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Images, captions and references of n rows."""
 
     images: "Photos"

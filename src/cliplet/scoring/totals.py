@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,18 +9,14 @@ from cliplet.metrics.clipscore import Preset
 from cliplet.scoring.result import ScoreResult
 
 
-@dataclass
 class Totals:
     """Sums over rows."""
 
-    sums: dict[str, float] = field(default_factory=dict)
-    """Score name to the sum of its values."""
-    counts: dict[str, int] = field(default_factory=dict)
-    """Score name to how many rows have a value."""
-    rows: int = 0
-    """Rows seen."""
-    failed: int = 0
-    """Rows without a score."""
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}  # score name to the sum of its values
+        self.counts: dict[str, int] = {}  # score name to how many rows have a value
+        self.rows = 0
+        self.failed = 0  # rows without a score
 
     def add(self, result: ScoreResult) -> None:
         """Add the rows of a result."""
