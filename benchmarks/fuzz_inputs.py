@@ -1,6 +1,6 @@
 """Seeded inputs of every kind that people give to a Scorer, each against an oracle; counts silent faults and the like.
 
-    python -m benchmarks.fuzz_inputs                     # 300 calls with seed 0: half a minute
+    python -m benchmarks.fuzz_inputs           # 300 calls with objects and 300 with files, seed 0: a minute
     python -m benchmarks.fuzz_inputs --seed 3 --calls 1000 --model FOLDER
 
 The oracle is the score of the same photo given as a PNG's path with the same caption as a plain string. A call is
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.fuzz_files import file_call
 from benchmarks.fuzz_forms import (
     BAD,
     CONTAINERS,
@@ -76,6 +77,8 @@ class Call:
     """Gives scores and reasons by row."""
     rows: list[Row] | None
     """None: the whole call must be refused."""
+    may_refuse: bool = False
+    """Whether it may be refused too."""
 
 
 def make_world(scorer: Scorer, folder: Path, rng: np.random.Generator) -> World:
@@ -267,10 +270,26 @@ def impossible(world: World, rng: np.random.Generator) -> Call:
     return Call(name, run, None)
 
 
-SOURCES: list[tuple[Callable[[World, np.random.Generator], Call], float]] = [
+def files(world: World, rng: np.random.Generator) -> Call:
+    """Captions files: layouts times faults."""
+    name, score, must_refuse, may_refuse = file_call(world, rng)
+
+    def run() -> tuple[Any, Any]:
+        scores, reasons, rows = score()
+        if not must_refuse:
+            call.rows = rows
+        return scores, reasons
+
+    call = Call(f"file: {name}", run, None if must_refuse else [], may_refuse)
+    return call
+
+
+Sources = list[tuple[Callable[[World, np.random.Generator], Call], float]]
+FILES: Sources = [(files, 1.0)]
+SOURCES: Sources = [
     (columns, 0.5), (stacks, 0.1), (one_image, 0.15), (references, 0.1), (impossible, 0.15),
 ]  # fmt: skip
-"""Makers of calls and how often each is drawn."""
+"""Makers of calls with objects and how often each is drawn."""
 
 
 # ---------------------------------------------------------------- judging
@@ -289,7 +308,7 @@ def judge(call: Call, seconds: int) -> tuple[str, str]:
     try:
         scores, reasons = call.run()
     except InputError as error:
-        return ("right", "") if call.rows is None else ("refused", str(error))
+        return ("right", "") if call.rows is None or call.may_refuse else ("refused", str(error))
     except ClipletError as error:
         return "refused", str(error)
     except Hang:
@@ -314,11 +333,13 @@ def judge(call: Call, seconds: int) -> tuple[str, str]:
     return worst
 
 
-def fuzz(scorer: Scorer, calls: int, seed: int, seconds: int = 30) -> tuple[Counter[str], list[str]]:
-    """Counts by outcome, and a line for each call that is not right."""
+def fuzz(
+    scorer: Scorer, calls: int, seed: int, seconds: int = 30, sources: Sources | None = None
+) -> tuple[Counter[str], list[str]]:
+    """Counts by outcome, and a line for each call that is not right; ``sources``: ``SOURCES`` when left out."""
     counts: Counter[str] = Counter({name: 0 for name in ("right", "silent", "refused", "traceback", "hang")})
     wrong = []
-    makers, shares = zip(*SOURCES, strict=True)
+    makers, shares = zip(*(sources or SOURCES), strict=True)
     with tempfile.TemporaryDirectory() as folder:
         world = make_world(scorer, Path(folder), np.random.default_rng([seed, 0]))
         for number in range(calls):
@@ -336,15 +357,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--calls", type=int, default=300)
+    parser.add_argument("--files", type=int, default=300, help="calls with captions files, after the others")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=int, default=30, help="after which a call is taken to hang")
     parser.add_argument("--model", help="default: the packaged one")
     options = parser.parse_args()
     add_forms_of_torch()
-    counts, wrong = fuzz(Scorer(options.model), options.calls, options.seed, options.seconds)
-    print(*wrong, sep="\n")
-    print(", ".join(f"{name}: {count}" for name, count in counts.items()))
-    sys.exit(bool(wrong))
+    scorer, ended = Scorer(options.model), 0
+    for what, calls, sources in (("objects", options.calls, SOURCES), ("files", options.files, FILES)):
+        counts, wrong = fuzz(scorer, calls, options.seed, options.seconds, sources)
+        print(*wrong, sep="\n")
+        print(f"{what}:", ", ".join(f"{name}: {count}" for name, count in counts.items()))
+        ended |= bool(wrong)
+    sys.exit(ended)
 
 
 if __name__ == "__main__":

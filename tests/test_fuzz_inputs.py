@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from benchmarks import fuzz_inputs
+from benchmarks import fuzz_files, fuzz_inputs
 
 import cliplet
 from tests.tiny_model import build_tiny_model
@@ -19,6 +19,28 @@ def test_no_input_of_the_fuzz_is_silently_wrong_or_raises_or_hangs(scorer):
     fuzz_inputs.add_forms_of_torch()
     counts, wrong = fuzz_inputs.fuzz(scorer, calls=150, seed=5)
     assert counts["right"] == 150, "\n".join(wrong)
+
+
+def test_no_captions_file_of_the_fuzz_is_silently_wrong_or_raises_or_hangs(scorer):
+    pytest.importorskip("pyarrow")
+    counts, wrong = fuzz_inputs.fuzz(scorer, calls=150, seed=1, sources=fuzz_inputs.FILES)
+    assert counts["right"] == 150, "\n".join(wrong)
+
+
+def test_the_fuzz_of_files_finds_captions_that_slip_by_a_row(scorer, monkeypatch):
+    pytest.importorskip("pyarrow")
+    real = fuzz_files.score_file
+
+    def slipped(*arguments):
+        table = real(*arguments)
+        scores = [row["cosine"] for row in table.rows]
+        for row, score in zip(table.rows, np.roll(np.array(scores, dtype=object), 1), strict=True):
+            row["cosine"] = score
+        return table
+
+    monkeypatch.setattr(fuzz_files, "score_file", slipped)
+    counts, _ = fuzz_inputs.fuzz(scorer, calls=40, seed=1, sources=fuzz_inputs.FILES)
+    assert counts["silent"] > 10
 
 
 def test_the_fuzz_finds_a_scorer_that_mixes_rows_raises_or_waits(scorer, monkeypatch):
