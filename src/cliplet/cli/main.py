@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": ("cliplet.cli.demo", "Score a few real photos and write a report."),
     "compare": ("cliplet.cli.compare", "Say which of several captioners is better."),
     "evaluate": ("cliplet.cli.evaluate", "Measure a metric or a model on the field's benchmarks."),
+    "calibrate": ("cliplet.cli.calibrate", "Make a model's score a match between 0 and 1."),
     "df": ("cliplet.cli.df", "Count document frequencies for CIDEr and save them."),
     "export": ("cliplet.cli.export", "Export a model to a folder that runs without PyTorch."),
     "distill": ("cliplet.cli.distill", "Train a small CLIP from a teacher and image-caption pairs."),

@@ -15,6 +15,7 @@ from cliplet.data.tables import leave_out
 from cliplet.data.text import read_names
 from cliplet.encoders.base import Embeddings, Encoder
 from cliplet.errors import InputError
+from cliplet.evaluation.calibration import Mix, mix_captions
 from cliplet.evaluation.embed import Progress, embed_photos, embed_texts
 from cliplet.evaluation.hard_negatives import KINDS, hard_negatives
 from cliplet.evaluation.pairs import PairSet, PairsResult, evaluate_pairs, read_pair_files
@@ -115,6 +116,22 @@ def embed_captioned_photos(
     owner = np.repeat(np.arange(len(names)), [len(book.images[n]) for n in names])
     vectors = embed_texts(encoder, texts, prefix, progress)
     return RetrievalSet(embedded.embeddings, vectors, owner, names, texts, store, notes, failures)
+
+
+def mixed_captions(
+    encoder: Encoder,
+    captions: Path,
+    images: Sequence[str | Path],
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Mix, list[str]]:
+    """Right and wrong captions of a collection with their cosines (for :func:`calibrate`), and what was left out."""
+    prefix = encoder.card.text.prompt_prefix
+    data = embed_captioned_photos(encoder, [captions], images, None, prefix, progress)
+    mix = mix_captions(
+        captions.stem, encoder, data.images, data.texts, data.captions, data.caption_image, prefix, seed
+    )
+    return mix, data.notes
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cliplet.data.captions import read_references
 from cliplet.data.text import caption_problem
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies
-from cliplet.metrics.clipscore import PRESETS
+from cliplet.metrics.clipscore import MATCH, PRESETS
 from cliplet.metrics.registry import MetricNames
 from cliplet.metrics.tokenizer.ptb import check_tokenizer, tokenize_many
 from cliplet.scoring.diversity import caption_diversity
@@ -250,7 +250,7 @@ def _is_silent(table: ScoreTable, row: int) -> bool:
 def _measured(tables: Sequence[ScoreTable], rows: list[list[list[int]]]) -> dict[str, _Measured]:
     """Every metric that all have and that some common image has for all."""
     captioners = [_Captioner.of(table, found) for table, found in zip(tables, rows, strict=True)]
-    shared = [m for m in tables[0].statistics if all(m in t.statistics for t in tables)]
+    shared = [m for m in tables[0].statistics if m != MATCH and all(m in t.statistics for t in tables)]
     n = len(rows[0])
     referenced = np.zeros(n, dtype=bool)  # [images]: where a metric that needs references has a value
     for c in captioners:
