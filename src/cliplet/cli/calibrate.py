@@ -37,9 +37,9 @@ def calibrate(
     """Measure how sure a cosine of MODEL makes one that a caption is the photo's own.
 
     \b
-    cliplet calibrate my/model --captions dev.json --images dev.tar --save
-    cliplet calibrate open_clip:ViT-B-32/openai --captions dev.json --images dev.tar --out match.json
-    cliplet score captions.json --model open_clip:ViT-B-32/openai --match match.json
+    cliplet calibrate my/model --captions dev.json --images photos/ --save
+    cliplet calibrate hf:my/clip --captions dev.json --out match.json
+    cliplet score captions.json --model hf:my/clip --match match.json
 
     MODEL is what --model takes elsewhere, or packaged. Captions whose photo is not in --images are left out. The photos
     must be new to the model: on those that it was trained on it would seem surer than it is.

@@ -35,6 +35,8 @@ MIX = "half own, a quarter another photo's, an eighth with one wrong word, an ei
 LEAST_PHOTOS = 50
 KNOTS = 24
 """Equal-count bins before neighbours are pooled."""
+LEAST_STEP = 1e-3
+"""By how much the share grows from knot to knot at least."""
 FOLDS = 5
 BINS = 10
 LIKE = 5
@@ -129,7 +131,9 @@ def mix_captions(
     """
     n = len(images)
     if n < LEAST_PHOTOS:
-        raise InputError(f"{name}: {n} photos with captions are too few to calibrate; give at least {LEAST_PHOTOS}")
+        raise InputError(
+            f"{name}: {n} photos with captions are too few to calibrate; give at least {LEAST_PHOTOS}"
+        )
     rng = np.random.default_rng(seed)
     own = [np.flatnonzero(caption_image == i) for i in range(n)]
     said = [{captions[t] for t in own[i]} for i in range(n)]
@@ -158,9 +162,10 @@ def mix_captions(
 
 
 def like_photos(captions: Sequence[Sequence[str]], most: int) -> NDArray[np.int64]:
-    """For each photo the ``most`` others whose captions share most words with its own, nearest first ``[photos, most]``.
+    """For each photo the ``most`` others whose captions share most words with its own, nearest first.
 
-    Cosine of term frequency times log(photos / document frequency); a photo's captions together are a document.
+    Cosine of term frequency times log(photos / document frequency); the captions of a photo are one document. Returns
+    numbers of photos ``[photos, most]``.
     """
     documents = [Counter(re.findall(r"\w+", " ".join(own).lower())) for own in captions]
     df = Counter(word for document in documents for word in document)
@@ -223,23 +228,31 @@ def _curve(parts: Sequence[tuple[Floats, NDArray[np.bool_]]]) -> tuple[tuple[flo
     x = np.concatenate([cosine for cosine, _ in parts])
     y = np.concatenate([right for _, right in parts]).astype(np.float64)
     w = np.concatenate([np.full(len(cosine), 1 / len(cosine)) for cosine, _ in parts])
-    order = np.argsort(x, kind="stable")
-    x, y, w = x[order], y[order], w[order]
+    x, place = np.unique(x.round(4), return_inverse=True)
+    w, y = (
+        np.bincount(place, w),
+        np.bincount(place, w * y),
+    )  # [distinct cosines]: weight, weight of right ones
     bins = np.minimum((np.cumsum(w) / w.sum() * KNOTS).astype(int), KNOTS - 1)
-    blocks: list[list[float]] = []  # weight, mean cosine, share of right ones: pooled until the shares grow
+    blocks: list[tuple[float, float, float]] = []  # weight, mean cosine, share of right ones
     for b in np.unique(bins):
         here = bins == b
-        blocks.append([w[here].sum(), np.average(x[here], weights=w[here]), np.average(y[here], weights=w[here])])
-        while len(blocks) > 1 and blocks[-1][2] - blocks[-2][2] < 1e-3:
+        total = w[here].sum()
+        blocks.append((total, (w * x)[here].sum() / total, y[here].sum() / total))
+        while len(blocks) > 1 and blocks[-1][2] - blocks[-2][2] < LEAST_STEP:  # pooled until the shares grow
             (wa, xa, ya), (wb, xb, yb) = blocks[-2:]
-            blocks[-2:] = [[wa + wb, (wa * xa + wb * xb) / (wa + wb), (wa * ya + wb * yb) / (wa + wb)]]
+            blocks[-2:] = [(wa + wb, (wa * xa + wb * xb) / (wa + wb), (wa * ya + wb * yb) / (wa + wb))]
     if len(blocks) < 2:
-        raise InputError("the model's cosines tell nothing of right and wrong captions here: no match can be measured")
+        raise InputError(
+            "the model's cosines tell nothing of right and wrong captions here: no match can be measured"
+        )
     cosines, shares = (tuple(round(block[k], 4) for block in blocks) for k in (1, 2))
     return _ended(cosines, shares)
 
 
-def _ended(cosines: tuple[float, ...], shares: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _ended(
+    cosines: tuple[float, ...], shares: tuple[float, ...]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The knots with both ends: 0 one step below the first, and the last step's slope on to a cosine of 1."""
     slope = (shares[-1] - shares[-2]) / (cosines[-1] - cosines[-2])
     top = min(1.0, shares[-1] + slope * (1 - cosines[-1]))
