@@ -120,9 +120,16 @@ def content_problem(caption: str) -> str | None:
 
 
 _WORD = re.compile(r"[^\W\d_][\w'’-]*")
-_STOP_WORDS = frozenset(
-    ["a", "an", "the", "this", "that", "these", "those", "some", "any", "each", "every", "no", "not", "all", "both", "either", "neither", "other", "another", "such", "same", "i", "me", "my", "mine", "you", "your", "yours", "he", "him", "his", "she", "her", "hers", "it", "its", "we", "us", "our", "ours", "they", "them", "their", "theirs", "who", "whom", "whose", "which", "what", "where", "when", "why", "how", "there", "here", "and", "or", "but", "nor", "so", "yet", "if", "then", "than", "because", "while", "although", "though", "as", "at", "by", "for", "from", "in", "into", "of", "off", "on", "onto", "out", "over", "to", "up", "with", "within", "without", "under", "upon", "through", "about", "above", "across", "after", "before", "behind", "below", "beside", "between", "down", "during", "near", "is", "are", "was", "were", "be", "been", "being", "am", "has", "have", "had", "having", "do", "does", "did", "doing", "done", "can", "could", "will", "would", "shall", "should", "may", "might", "must", "s", "t", "very", "just", "also", "only", "too", "photo", "picture", "image", "shown", "seen"]
-)
+_STOP = """
+a an the this that these those some any each every no not all both either neither other another such same
+i me my mine you your yours he him his she her hers it its we us our ours they them their theirs who whom whose
+which what where when why how there here and or but nor so yet if then than because while although though as
+at by for from in into of off on onto out over to up with within without under upon through about above across
+after before behind below beside between down during near is are was were be been being am has have had having
+do does did doing done can could will would shall should may might must s t very just also only too one
+photo picture image shown seen
+"""
+_STOP_WORDS = frozenset(_STOP.split())
 
 
 def is_utf8(text: str) -> bool:

@@ -136,14 +136,14 @@ def mix_captions(
         )
     rng = np.random.default_rng(seed)
     own = [np.flatnonzero(caption_image == i) for i in range(n)]
-    said = [{captions[t] for t in own[i]} for i in range(n)]
-    like = like_photos([[captions[t] for t in own[i]] for i in range(n)], LIKE)
+    words_of = [[captions[int(t)] for t in own[i]] for i in range(n)]
+    said, like = [set(some) for some in words_of], like_photos(words_of, LIKE)
     swapped = _swapped(captions, caption_image, n, rng, seed)
     kind = rng.choice([1, 1, 2, 3], len(captions))  # of the wrong text that takes each caption's place
     kind[(kind == 2) & np.array([text is None for text in swapped])] = 3
     false = np.zeros(len(captions))
     words = np.flatnonzero(kind == 2)
-    vectors = embed_texts(encoder, [swapped[t] or "" for t in words], prefix)
+    vectors = embed_texts(encoder, [swapped[int(t)] or "" for t in words], prefix)
     false[words] = np.einsum("nd,nd->n", images[caption_image[words]], vectors, dtype=np.float64)
     usable = kind == 2
     for t in np.flatnonzero(kind != 2):
@@ -228,11 +228,9 @@ def _curve(parts: Sequence[tuple[Floats, NDArray[np.bool_]]]) -> tuple[tuple[flo
     x = np.concatenate([cosine for cosine, _ in parts])
     y = np.concatenate([right for _, right in parts]).astype(np.float64)
     w = np.concatenate([np.full(len(cosine), 1 / len(cosine)) for cosine, _ in parts])
-    x, place = np.unique(x.round(4), return_inverse=True)
-    w, y = (
-        np.bincount(place, w),
-        np.bincount(place, w * y),
-    )  # [distinct cosines]: weight, weight of right ones
+    x, place = np.unique(x.round(4), return_inverse=True)  # equal cosines stay together
+    # [distinct cosines]: weight, and weight of right ones
+    w, y = (np.bincount(place, some).astype(np.float64) for some in (w, w * y))
     bins = np.minimum((np.cumsum(w) / w.sum() * KNOTS).astype(int), KNOTS - 1)
     blocks: list[tuple[float, float, float]] = []  # weight, mean cosine, share of right ones
     for b in np.unique(bins):

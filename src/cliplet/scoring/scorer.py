@@ -280,7 +280,7 @@ class Scorer:
         preset: Preset | None = None,
     ) -> ScoreResult:
         preset, spec = preset or self.preset, self.encoder.card.score
-        with_references = {
+        with_references: dict[str, Any] = {
             "reference_cosine": best,
             "ref_clip_score": ref_clip_score(cosine, best, spec.w),
             "ref_mix_score": ref_mix_score(cosine, best, spec.reference_weight, spec.w),
