@@ -83,10 +83,16 @@ def _save(path: Path, measured: "Calibration") -> None:
 def _content(encoder: "Encoder", measured: "Calibration", notes: list[str]) -> dict[str, Any]:
     import dataclasses
 
+    from cliplet.evaluation.calibration import calibration_error
+    from cliplet.scoring.match import matches
+
+    spec = encoder.card.match
+    own = {m.name: calibration_error(matches(spec, m.cosine), m.right) for m in measured.mixes if spec}
     return {
         "model": encoder.card.name,
         "fingerprint": encoder.card.fingerprint,
         "calibration error": measured.errors(),
+        "calibration error of the model's own match": own,
         "kept": {f"match >= {level}": measured.kept(level) for level in LEVELS},
         "match": dataclasses.asdict(measured.spec),
         "notes": notes,
@@ -111,6 +117,10 @@ def _show(content: dict[str, Any], written: list[str]) -> None:
     console.print(grid)
     for name, error in content["calibration error"].items():
         console.print(escape(f"calibration error on photos left out, {name}: {error:.3f}"), soft_wrap=True)
+    for name, error in content["calibration error of the model's own match"].items():
+        console.print(
+            escape(f"calibration error of the match that the model has, {name}: {error:.3f}"), soft_wrap=True
+        )
     console.print(escape(f"model {content['model']} ({content['fingerprint']})"), soft_wrap=True)
     for note in content["notes"]:
         console.print(escape(f"note: {note}"), soft_wrap=True)
