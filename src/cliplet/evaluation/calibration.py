@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,7 +184,7 @@ def like_photos(captions: Sequence[Sequence[str]], most: int) -> NDArray[np.int6
     return found
 
 
-def calibration_error(match: Floats, right: NDArray[np.bool_], bins: int = BINS) -> float:
+def calibration_error(match: NDArray[Any], right: NDArray[np.bool_], bins: int = BINS) -> float:
     """Mean distance of match and share of right ones over equal-count bins of the match, 0 to 1."""
     order = np.argsort(match, kind="stable")
     parts = np.array_split(order, bins)
