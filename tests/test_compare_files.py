@@ -219,6 +219,47 @@ def test_the_command_prints_and_writes(setup, tmp_path):
     assert lines[0].startswith("image,CLIPScore close,CLIPScore random")
 
 
+def odd_tables(setup, tmp_path):
+    """The two captioners as CSVs whose columns have unusual names."""
+    root, _ = setup
+    files = []
+    for name in ("close", "random"):
+        captions = json.loads((root / f"{name}.json").read_text())
+        path = tmp_path / f"{name}.csv"
+        path.write_text("who;says\n" + "".join(f"{i};{c}\n" for i, c in captions.items()))
+        files.append(path)
+    return root, files
+
+
+def test_columns_can_be_named(setup, tmp_path):
+    root, files = odd_tables(setup, tmp_path)
+    common = ["--refs", root / "refs.json", "--resamples", 50, "--json"]
+    options = ["--image-column", "who", "--caption-column", "says", "--separator", ";"]
+    for more in (["--images", root / "photos", "--model", root / "model"], ["--metrics", "bleu,cider"]):
+
+        def summary(files, *options, more=more):
+            arguments = ["compare", *files, *more, *common, *options]
+            done = CliRunner().invoke(cli, list(map(str, arguments)), catch_exceptions=False)
+            assert done.exit_code == 0, done.output
+            return json.loads(done.stdout)["summary"]
+
+        assert summary(files, *options) == summary([root / "close.json", root / "random.json"])
+
+
+def test_a_refusal_names_the_fields_and_the_option(setup, tmp_path):
+    root, files = odd_tables(setup, tmp_path)
+    arguments = ["compare", *files, "--images", root / "photos", "--model", root / "model"]
+    for options in ([], ["--image-column", "who"], ["--image-column", "who", "--caption-column", "nothing"]):
+        done = CliRunner().invoke(cli, list(map(str, [*arguments, *options])))
+        assert isinstance(done.exception, InputError)
+        message = str(done.exception)
+        assert f"{files[0]}, line 2" in message
+        assert "no caption: found the fields who, says" in message
+        assert "--caption-column" in message
+    done = CliRunner().invoke(cli, list(map(str, [*arguments, "--separator", "::"])))
+    assert "--separator '::' must be one character" in str(done.exception)
+
+
 def test_intervals_and_tests_of_means_equal_those_for_means():
     rng = np.random.default_rng(1)
     a, b = rng.normal(0.2, 1, 60), rng.normal(0, 1, 60)

@@ -136,6 +136,35 @@ def test_a_list_that_cannot_be_read_is_no_text(cell):
         cell_list(cell)
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "['a','b",
+        '["a", "b',
+        '["a"',
+        '["a", ',
+        "['a' 'b",
+        "['a', \"b's",
+        '["a dog on',
+        r'["a\"b", "c',
+        "array(['a'",
+    ],
+)
+def test_a_list_that_is_cut_off_is_no_text(cell):
+    with pytest.raises(ValueError, match="begins a list and is cut off before its end"):
+        cell_list(cell)
+    with pytest.raises(ValueError, match="cut off"):
+        as_list(cell)
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ["[photo] a dog", "['Hello'] says a sign", "['tis the season] a dog", "[ a dog", '["a" sign on a door'],
+)
+def test_a_caption_that_begins_with_a_bracket_is_a_caption(caption):
+    assert cell_list(caption) is None
+
+
 def test_references_in_one_cell():
     assert as_list(" one | two|") == ["one", "two"]
     assert as_list("a|b ||| c") == ["a|b", "c"]
