@@ -19,7 +19,6 @@ main()
     [
         ["distill", "r.toml"],
         ["distill", "--settings"],
-        ["caption", "train", "--settings"],
         ["export", "open_clip:ViT-B-32/openai", "out"],
     ],
 )
