@@ -95,7 +95,7 @@ def test_json_by_content(tmp_path):
     wrapped = {"x": 1, "rows": records}
     assert [row for _, row, _ in rows(tmp_path, "t.json", json.dumps(wrapped))] == records
     assert rows(tmp_path, "t.jsonl", json.dumps(wrapped)) == [("line 1", wrapped, None)]
-    found = rows(tmp_path, "t.jsonl", '{"a": 1}\n{"a": \n[1]\n{"a": 2}\n' + "[" * 5_000)
+    found = rows(tmp_path, "t.jsonl", '{"a": 1}\n{"a": \n[1]\n{"a": 2}\n' + "[" * 100_000)
     assert [where for where, _, problem in found if problem is None] == ["line 1", "line 4"]
     assert "not valid JSON" in found[1][2]
     assert "expected an object" in found[2][2]
