@@ -34,10 +34,9 @@ SHOWN_FAILURES = 10
     help="Folder or tar of the photos of a captions file, or a pattern.",
 )
 @options.refs
-@click.option("--image-column", metavar="NAME", help="Column of the image in a captions file.")
-@click.option("--caption-column", metavar="NAME", help="Column of the caption in a captions file.")
-@click.option("--separator", metavar="CHAR",
-              help="Character between the cells of a CSV; default: from its header.")  # fmt: skip
+@options.image_column
+@options.caption_column
+@options.separator
 @options.metrics
 @options.tokenizer
 @options.df

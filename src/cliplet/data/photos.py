@@ -130,7 +130,7 @@ class PhotoFolder(PhotoIndex):
 
     def has(self, name: str) -> bool:
         """Whether the file exists, whatever its suffix."""
-        return _is_file(name, self.root / name)
+        return bool(name) and is_file(self.root / name)
 
     def _name(self, key: ImageKey) -> str | None:
         name = super()._name(key)  # perhaps ./dog.jpg, or a whole path
@@ -156,7 +156,7 @@ class PhotoPaths(PhotoIndex):
 
     def has(self, name: str) -> bool:
         """Whether the path leads to a file."""
-        return _is_file(name, self.root / name) or _is_file(name, Path(name))
+        return bool(name) and (is_file(self.root / name) or is_file(Path(name)))
 
 
 class PhotoTar(PhotoIndex):
@@ -247,16 +247,30 @@ class PhotoTar(PhotoIndex):
         return name in self._photos
 
 
-class PhotoShards(PhotoPaths):
-    """What several shards and folders hold, as ``SHARD/NAME``; other names are paths."""
+class PhotoShards(PhotoIndex):
+    """What several shards and folders hold, as ``SHARD/NAME``, and photos by name wherever they are."""
 
-    def __init__(self, root: str | Path, shards: Mapping[str, PhotoIndex]) -> None:
-        super().__init__(root)
-        self.shards = shards
+    def __init__(
+        self, folders: Iterable[Path], shards: Mapping[str, PhotoIndex], paths: Mapping[str, Path]
+    ) -> None:
+        """The shards by name, the other photos by name, and the folders that those were looked for in."""
+        self.root = " and ".join(map(str, dict.fromkeys(folders)))
+        self.shards, self.paths = shards, paths
 
     def names(self) -> list[str]:
         """Every photo of every shard."""
         return [f"{shard}/{name}" for shard, index in self.shards.items() for name in index.names()]
+
+    def get(self, name: str) -> ImageInput:
+        """The photo of this exact name."""
+        if name in self.paths:
+            return self.paths[name]
+        shard = next(shard for shard in self.shards if name.startswith(f"{shard}/"))
+        return self.shards[shard].get(name.removeprefix(f"{shard}/"))
+
+    def has(self, name: str) -> bool:
+        """Whether it is known by this exact name."""
+        return name in self.paths
 
 
 class PhotoStore(PhotoIndex):
@@ -333,8 +347,9 @@ def _is_photo(name: str) -> bool:
     return is_photo_path(name) and not posixpath.basename(name).startswith("._")
 
 
-def _is_file(name: str, path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether a path leads to a file, whatever it is made of."""
     try:
-        return bool(name) and path.is_file()
+        return path.is_file()
     except (OSError, ValueError):  # too long, or a NUL
         return False
