@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from cliplet.data.images import ImageInput
 from cliplet.data.names import ImageKey, NameIndex, find_each, is_photo_path
@@ -231,6 +232,24 @@ class PhotoTar(PhotoIndex):
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file: its number means another one, or none, in another process."""
+        return {name: value for name, value in self.__dict__.items() if name != "descriptor"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file again.
+
+        Raises:
+            InputError: it is gone, or has another size than when it was listed.
+        """
+        self.__dict__.update(state)
+        try:
+            self._open()
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        if os.fstat(self.descriptor).st_size != self.size:
+            raise InputError(f"{self.path} has changed since it was listed")
 
     def names(self) -> list[str]:
         """Every photo in the tar."""
