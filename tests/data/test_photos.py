@@ -150,8 +150,8 @@ def test_a_tar_goes_to_another_process_by_its_path(tmp_path):
     number = first.descriptor
     del first
     gc.collect()
-    other = open_photos(paths[1])  # takes the number that the first one had
-    assert other.descriptor == number
+    others = [open_photos(paths[1]) for _ in range(4)]  # one takes the number that the first had
+    assert number in [other.descriptor for other in others]
     assert pickle.loads(packed).read_bytes() == b"first"
     paths[0].write_bytes(paths[0].read_bytes() + bytes(10_240))
     with pytest.raises(InputError, match=r"a.tar has changed since it was listed"):
