@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from cliplet.encoders.registry import load
     from cliplet.errors import ClipletError, InputError, MissingExtraError, ModelError
     from cliplet.scoring.scorer import Scorer, ScoreResult, score
+    from cliplet.search.index import Index
 
 __version__ = "0.1.0"
 
@@ -23,12 +24,14 @@ _HOMES = {
     "Scorer": "cliplet.scoring.scorer",
     "ScoreResult": "cliplet.scoring.scorer",
     "score": "cliplet.scoring.scorer",
+    "Index": "cliplet.search.index",
 }
 
 __all__ = [  # noqa: RUF022 (kept in the order of use)
     "score",
     "Scorer",
     "ScoreResult",
+    "Index",
     "load",
     "Encoder",
     "ModelCard",

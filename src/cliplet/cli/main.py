@@ -20,6 +20,8 @@ COMMANDS = {
     "distill": ("cliplet.cli.distill", "Train a small CLIP from a teacher and image-caption pairs."),
     "recipes": ("cliplet.cli.recipes", "List and copy the recipes that come with cliplet."),
     "caption": ("cliplet.cli.caption", "Caption photos, and train captioners with a reward."),
+    "index": ("cliplet.cli.index", "Keep the embeddings of photos, to search them."),
+    "search": ("cliplet.cli.search", "Find photos by words, or by a photo."),
     "regions": ("cliplet.cli.regions", "Find regions in photos and phrases in captions."),
     "models": ("cliplet.cli.models", "List, show and check models and what they need."),
 }

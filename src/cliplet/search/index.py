@@ -158,7 +158,7 @@ class Index:
         """
         with self.store.locked():
             rows = self._meant(paths, hidden=False)
-            gone = [Row(r.path, r.hash, r.bytes, r.modified, r.width, r.height, hidden=True) for r in rows]
+            gone = [Row(r.path, r.hash, r.size, r.modified, r.width, r.height, hidden=True) for r in rows]
             self.store.put(gone, np.zeros((len(gone), self.encoder.card.embedding_dim), dtype=np.float32))
         return [row.path for row in gone]
 
@@ -170,7 +170,8 @@ class Index:
         return [row.path for row in rows]
 
     def _meant(self, paths: Sequence[str | Path], hidden: bool) -> list[Row]:
-        rows, found = self.store.rows(), {}
+        rows = self.store.rows()
+        found: dict[str, Row] = {}
         for given in paths:
             key = os.path.abspath(given)
             own = [

@@ -53,8 +53,8 @@ class Row:
     """Its absolute path; in a tar ``/folder/shard.tar:member``."""
     hash: str
     """BLAKE2b of its bytes, 32 hexadecimal digits; empty for one that was taken out before it was ever read."""
-    bytes: int
-    """Its size."""
+    size: int
+    """In bytes."""
     modified: float
     """When its file was last changed, in seconds since 1970."""
     width: int
@@ -80,7 +80,10 @@ class Store:
         if not name.endswith(".lance") or name == ".lance":
             raise InputError(f"{address}: an index's name ends in .lance, such as photos.lance")
         self.remote = "://" in self.address
-        self._parent, self._name = parent or ("/" if self.address.startswith("/") else "."), name[: -len(".lance")]
+        self._parent, self._name = (
+            parent or ("/" if self.address.startswith("/") else "."),
+            name[: -len(".lance")],
+        )
         self._options = options
         self._table: Any = None
 
@@ -107,7 +110,9 @@ class Store:
             InputError: it is not there, or is no index of cliplet's.
         """
         if not self.remote and not Path(self.address).is_dir():
-            raise InputError(f"{self.address}: there is no such index; make it with cliplet index PHOTOS --out")
+            raise InputError(
+                f"{self.address}: there is no such index; make it with cliplet index PHOTOS --out"
+            )
         database = self._connect()
         try:
             self._table = database.open_table(self._name)
@@ -121,7 +126,8 @@ class Store:
 
     def create(self, maker: Maker) -> None:
         """Make an empty table, in the place of one that may be there."""
-        self._table = self._connect().create_table(self._name, schema=_schema(maker), mode="overwrite")
+        mode = "overwrite" if self.exists() else "create"
+        self._table = self._connect().create_table(self._name, schema=_schema(maker), mode=mode)
 
     # ---------------------------------------------------------------- writing
     @contextmanager
@@ -141,7 +147,9 @@ class Store:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise InputError(f"{self.address} is being written by another run; wait for it, or stop it") from None
+            raise InputError(
+                f"{self.address} is being written by another run; wait for it, or stop it"
+            ) from None
         try:
             self._sweep()
             yield
@@ -165,7 +173,9 @@ class Store:
         if len({row.path for row in rows}) != len(rows):
             raise ValueError("a path stands twice")
         norms = np.linalg.norm(vectors, axis=1)
-        if not (np.isfinite(vectors).all() and ((abs(norms - 1) < 1e-2) | [row.hidden for row in rows]).all()):
+        if not (
+            np.isfinite(vectors).all() and ((abs(norms - 1) < 1e-2) | [row.hidden for row in rows]).all()
+        ):
             raise ValueError("vectors must be finite and of length 1")
         table = _arrow(rows, vectors, self._table.schema)
         merge = self._table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all()
@@ -211,7 +221,9 @@ class Store:
         found: dict[str, Vectors] = {}
         for start in range(0, len(hashes), 1000):
             listed = ", ".join(f"'{h}'" for h in hashes[start : start + 1000])
-            query = self._table.search().where(f"NOT hidden AND hash IN ({listed})").select(["hash", "vector"])
+            query = (
+                self._table.search().where(f"NOT hidden AND hash IN ({listed})").select(["hash", "vector"])
+            )
             for row in query.to_arrow().to_pylist():
                 found[row["hash"]] = np.array(row["vector"], dtype=np.float32)
         return found
@@ -219,9 +231,11 @@ class Store:
     # ---------------------------------------------------------------- approximate neighbours
     def make_ann(self) -> None:
         """Index the vectors for approximate search (IVF, vectors kept whole), by the dot product."""
+        from lancedb.index import IvfFlat
+
         partitions = max(1, round(len(self) ** 0.5 / 2))
         self._table.create_index(
-            metric="dot", vector_column_name="vector", index_type="IVF_FLAT", num_partitions=partitions, replace=True
+            "vector", config=IvfFlat(distance_type="dot", num_partitions=partitions), replace=True
         )
 
     def has_ann(self) -> bool:
@@ -246,7 +260,7 @@ def _schema(maker: Maker) -> Any:
     fields = [
         pa.field("path", pa.string(), nullable=False),
         pa.field("hash", pa.string(), nullable=False),
-        pa.field("bytes", pa.int64()),
+        pa.field("size", pa.int64()),
         pa.field("modified", pa.float64()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
@@ -259,7 +273,9 @@ def _schema(maker: Maker) -> Any:
 def _arrow(rows: Sequence[Row], vectors: Vectors, schema: Any) -> Any:
     import pyarrow as pa
 
-    columns = [pa.array([getattr(row, name) for row in rows], schema.field(name).type) for name in schema.names[:-1]]
+    columns = [
+        pa.array([getattr(row, name) for row in rows], schema.field(name).type) for name in schema.names[:-1]
+    ]
     values = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
     columns.append(pa.FixedSizeListArray.from_arrays(values, vectors.shape[1]))
     return pa.Table.from_arrays(columns, schema=schema)

@@ -53,8 +53,8 @@ class Source:
 
     path: str
     """Its key in the table."""
-    bytes: int
-    """Its size."""
+    size: int
+    """In bytes."""
     modified: float
     """Of its file."""
     place: Path | TarPhoto
@@ -121,15 +121,12 @@ def update(
     done = Changes()
     sources, roots = list_photos(places, done.failed)
     known = store.rows()
-    gone = [path for path in known if path not in sources and path.startswith(tuple(roots)) and not known[path].hidden]
-    store.delete(gone)
-    done.removed = len(gone)
     todo = []
     for path, source in sources.items():
         row = known.get(path)
         if row is not None and row.hidden:
             done.hidden += 1
-        elif row is not None and (row.bytes, row.modified) == (source.bytes, source.modified):
+        elif row is not None and (row.size, row.modified) == (source.size, source.modified):
             done.unchanged += 1
         else:
             todo.append(source)
@@ -139,6 +136,14 @@ def update(
         finished += len(block)
         if progress is not None:
             progress(finished, len(todo))
+    # last, so that a photo that was moved lends its vector to the new name
+    gone = [
+        path
+        for path in known
+        if path not in sources and path.startswith(tuple(roots)) and not known[path].hidden
+    ]
+    store.delete(gone)
+    done.removed = len(gone)
     if todo or gone:
         store.tidy()
     done.seconds = time.perf_counter() - start
@@ -150,11 +155,11 @@ def _blocks(sources: Sequence[Source]) -> Iterator[list[Source]]:
     block: list[Source] = []
     held = 0
     for source in sources:
-        if block and (len(block) == COMMIT or held + source.bytes > HELD):
+        if block and (len(block) == COMMIT or held + source.size > HELD):
             yield block
             block, held = [], 0
         block.append(source)
-        held += source.bytes
+        held += source.size
     if block:
         yield block
 
@@ -189,7 +194,12 @@ def _embed(
 
 
 def _keep(
-    store: Store, rows: list[Row], vectors: Vectors, reasons: dict[int, str], known: dict[str, Row], done: Changes
+    store: Store,
+    rows: list[Row],
+    vectors: Vectors,
+    reasons: dict[int, str],
+    known: dict[str, Row],
+    done: Changes,
 ) -> None:
     good = [i for i in range(len(rows)) if i not in reasons]
     done.failed |= {rows[i].path: reason for i, reason in reasons.items()}
