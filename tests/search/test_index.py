@@ -97,6 +97,14 @@ def test_equal_scores_come_by_path():
     assert _first(scores[:0], 3) == []
 
 
+def test_the_first_are_those_of_a_whole_sort():
+    rng = np.random.default_rng(0)
+    for n in (1, 63, 64, 65, 1000, 5003):
+        scores = rng.integers(0, 50, n).astype(np.float32)  # many equals
+        for count in (1, 7, 60, n):
+            assert _first(scores, count) == np.lexsort((np.arange(n), -scores))[:count].tolist()
+
+
 def test_an_empty_index_finds_nothing(tmp_path):
     empty = Index.make(tmp_path / "e.lance", ColourEncoder())
     (tmp_path / "none").mkdir()
@@ -238,11 +246,12 @@ def test_without_lancedb_the_extra_is_named(tmp_path, monkeypatch):
 
 
 # ---------------------------------------------------------------- several processes, kills
-def test_an_open_index_sees_what_others_add(index, photos):
+def test_an_open_index_sees_what_others_add(index, photos, monkeypatch):
     reader = Index.open(index.store.address, ColourEncoder())
     assert len(reader.search("red", top=9)) == 4
     (photos / "new.jpg").write_bytes(jpeg("grey"))
     index.update([photos])
+    monkeypatch.setattr("cliplet.search.index.FRESH", 0)
     assert "new.jpg" in names(reader.search("red", top=9))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ ANN_ABOVE = 2_000_000
 """Photos above which an approximate index is made, since their vectors no longer fit into memory."""
 ALIKE = 0.99
 """Cosine from which two photos count as one."""
+BLOCK = 64
+"""Scores of which only the largest is looked at first."""
+FRESH = 1.0
+"""Seconds for which a search does not ask whether another process has changed the table."""
 WITHOUT = 0.5
 """How much of the cosine with an unwanted text is taken off."""
 
@@ -49,7 +54,8 @@ class _Loaded:
 class Index:
     """Photos in a table at ``photos.lance``, each with its embedding.
 
-    Search is exact: one product with all vectors, kept in memory as float32 and read again when the table has changed.
+    Search is exact: one product with all vectors, kept in memory as float32 and read again when the table has changed
+    (what another process changes is seen within a second).
     Above two million photos an approximate index takes its place (:meth:`recall` says how much it finds). Safe to read
     from several threads.
 
@@ -64,6 +70,7 @@ class Index:
         """Use :meth:`open` or :meth:`make`."""
         self.store, self.encoder, self.ann_above = store, encoder, ann_above
         self._loaded: _Loaded | None = None
+        self._asked = -FRESH  # when the table's version was asked for
         self._lock = threading.Lock()
 
     @classmethod
@@ -142,6 +149,7 @@ class Index:
             done = update(self.store, self.encoder, places, progress)
             if len(self.store) > self.ann_above and (done.added or done.changed or not self.store.has_ann()):
                 self.store.make_ann()
+        self._asked = -FRESH
         return done
 
     def remove(self, paths: Sequence[str | Path]) -> list[str]:
@@ -160,6 +168,7 @@ class Index:
             rows = self._meant(paths, hidden=False)
             gone = [Row(r.path, r.hash, r.size, r.modified, r.width, r.height, hidden=True) for r in rows]
             self.store.put(gone, np.zeros((len(gone), self.encoder.card.embedding_dim), dtype=np.float32))
+        self._asked = -FRESH
         return [row.path for row in gone]
 
     def restore(self, paths: Sequence[str | Path]) -> list[str]:
@@ -229,12 +238,14 @@ class Index:
         query = np.asarray(vector, dtype=np.float32)
         if without is not None:
             query = query - np.float32(WITHOUT) * np.asarray(without, dtype=np.float32)
-        if len(self.store) > self.ann_above and self.store.has_ann():
+        loaded = self._loaded
+        if loaded is None and len(self.store) > self.ann_above and self.store.has_ann():
             found = self.store.ann(query, 2 * top + 20)
             vectors = self.store.vectors_of([hash_ for _, hash_, _ in found])
             near = [(path, hash_, score, vectors[hash_]) for path, hash_, score in found]
             return _grouped(sorted(near, key=lambda n: (-n[2], n[0])), top)
-        loaded = self.refresh()
+        if loaded is None or time.monotonic() - self._asked > FRESH:
+            loaded = self.refresh()
         scores = loaded.matrix @ query if loaded.paths else np.zeros(0, dtype=np.float32)
         count = min(2 * top + 20, len(scores))
         while True:
@@ -250,8 +261,9 @@ class Index:
             count = min(4 * count, len(scores))  # many repeat each other
 
     def refresh(self) -> _Loaded:
-        """The vectors in memory, read again where the table has changed."""
+        """The vectors in memory, read again where the table has changed; a search does so once a second."""
         version = self.store.version
+        self._asked = time.monotonic()
         loaded = self._loaded
         if loaded is None or loaded.version != version:
             with self._lock:
@@ -304,11 +316,15 @@ def _first(scores: Vectors, count: int) -> list[int]:
     count = min(count, len(scores))
     if not count:
         return []
-    least = np.partition(scores, len(scores) - count)[len(scores) - count]
-    above = np.flatnonzero(scores > least)
-    level = np.flatnonzero(scores == least)[: count - len(above)]
-    chosen = np.concatenate([above, level])
-    return chosen[np.lexsort((chosen, -scores[chosen]))].tolist()  # type: ignore[no-any-return]
+    full = len(scores) // BLOCK * BLOCK
+    largest = np.append(scores[:full].reshape(-1, BLOCK).max(axis=1, initial=-np.inf), scores[full:])
+    if (
+        len(largest) > count
+    ):  # as many blocks as wanted have one at least this large: all that are wanted are so large
+        chosen = np.flatnonzero(scores >= np.partition(largest, -count)[-count])
+    else:
+        chosen = np.arange(len(scores))
+    return chosen[np.lexsort((chosen, -scores[chosen]))][:count].tolist()  # type: ignore[no-any-return]
 
 
 def _grouped(near: Sequence[tuple[str, str, float, Vectors]], top: int) -> list[Hit]:
