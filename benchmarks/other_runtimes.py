@@ -5,8 +5,10 @@
     python benchmarks/other_runtimes.py PHOTOS.tar CAPTIONS --node NODE
 
 cliplet prepares the pixels and the token ids; each runtime gets the same ones and its own settings. Printed is the
-cosine of each embedding to cliplet's own. ``OpenVINO, standard operations`` is the text tower with the operations of
-ONNX Runtime's own domain written as standard ones (:func:`standard_operations`).
+cosine of each embedding to cliplet's own. ``standard`` is the text tower with the operations of ONNX Runtime's own
+domain written as standard ones (:func:`standard_operations`). ``floats`` are the settings with which OpenVINO turns
+8-bit numbers to floats before it multiplies. ``ONEDNN_MAX_CPU_ISA=AVX512_CORE`` in front makes OpenVINO do without
+VNNI.
 """
 
 import argparse
@@ -49,20 +51,16 @@ def batches(encoder: OnnxEncoder, photos: list[Any], captions: list[str]) -> dic
     return found
 
 
-def in_openvino(graph: Path, inputs: list[Inputs]) -> list[np.ndarray]:
-    """OpenVINO on the processor, floats in 32 bits (its own choice may be bfloat16)."""
-    import openvino
+def in_openvino(**settings: str) -> Run:
+    """OpenVINO on the processor, with these settings."""
 
-    model = openvino.Core().compile_model(str(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return [next(iter(model(batch).values())) for batch in inputs]
+    def run(graph: Path, inputs: list[Inputs]) -> list[np.ndarray]:
+        import openvino
 
+        model = openvino.Core().compile_model(str(graph), "CPU", settings)
+        return [next(iter(model(batch).values())) for batch in inputs]
 
-def in_openvino_by_default(graph: Path, inputs: list[Inputs]) -> list[np.ndarray]:
-    """OpenVINO on the processor with the settings it comes with."""
-    import openvino
-
-    model = openvino.Core().compile_model(str(graph), "CPU")
-    return [next(iter(model(batch).values())) for batch in inputs]
+    return run
 
 
 def in_onnxruntime(graph: Path, inputs: list[Inputs]) -> list[np.ndarray]:
@@ -147,7 +145,7 @@ def compare(name: str, side: str, run: Run, graph: Path, inputs: list[Inputs], r
         found = unit_norm(np.concatenate(run(graph, inputs)).astype(np.float32))
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        refused = [line[3:].partition(" with ")[0] for line in lines if line.startswith("-- ")]
+        refused = [line[3:].partition(" with ")[0] for line in lines if line.endswith("with a message:")]
         said = f"operations {', '.join(refused)}" if refused else lines[-1][:200]
         print(f"{name:<33} {side:<6} refused: {type(error).__name__}: {said}")
         return
@@ -167,6 +165,8 @@ def main() -> None:
         "--node", type=Path, metavar="DIR", help="folder in which onnxruntime-node is installed"
     )
     parser.add_argument("--no-openvino", action="store_true", help="leave OpenVINO out")
+    parser.add_argument("--standard-text", type=Path, metavar="FILE",
+                        help="keep the text tower with standard operations")  # fmt: skip
     wanted = parser.parse_args()
     encoder = load(wanted.model)
     assert isinstance(encoder, OnnxEncoder), "give a model folder of ONNX files"
@@ -177,23 +177,25 @@ def main() -> None:
     right = {"image": encoder.encode_images(photos), "text": encoder.encode_texts(captions)}
     given = batches(encoder, photos, captions)
     print(f"{encoder.card.name} on {_processor()}")
-    runtimes: dict[str, Run] = {}
+    opened: dict[str, Run] = {}
     if not wanted.no_openvino:
         import openvino
 
         version = openvino.__version__.split("-")[0]
-        runtimes[f"OpenVINO {version}"] = in_openvino_by_default
-        runtimes[f"OpenVINO {version}, f32"] = in_openvino
-    if wanted.node:
-        runtimes["onnxruntime-node"] = in_node(wanted.node)
-    for name, run in runtimes.items():
+        opened[f"OpenVINO {version}"] = in_openvino()
+        opened[f"OpenVINO {version}, f32"] = in_openvino(INFERENCE_PRECISION_HINT="f32")
+        opened[f"OpenVINO {version}, floats"] = in_openvino(
+            LP_TRANSFORMS_MODE="NO", INFERENCE_PRECISION_HINT="f32"
+        )
+    graphs = {side: encoder.folder / f"{side}.onnx" for side in given}
+    for name, run in (opened | ({"onnxruntime-node": in_node(wanted.node)} if wanted.node else {})).items():
         for side, inputs in given.items():
-            compare(name, side, run, encoder.folder / f"{side}.onnx", inputs, right[side])
-    if not wanted.no_openvino:
+            compare(name, side, run, graphs[side], inputs, right[side])
+    if opened or wanted.standard_text:
         with tempfile.TemporaryDirectory() as folder:
-            graph = standard_operations(encoder.folder / "text.onnx", Path(folder) / "text.onnx")
-            for name, run in (("OpenVINO", in_openvino), ("ONNX Runtime", in_onnxruntime)):
-                compare(f"{name}, standard operations", "text", run, graph, given["text"], right["text"])
+            graph = standard_operations(graphs["text"], wanted.standard_text or Path(folder) / "text.onnx")
+            for name, run in ({"ONNX Runtime": in_onnxruntime} | opened).items():
+                compare(f"{name}, standard", "text", run, graph, given["text"], right["text"])
 
 
 def _processor() -> str:
