@@ -26,7 +26,7 @@ NEUTRAL = "a photo"
 """What stands for a sentence of which nothing is left."""
 MOST_SENTENCES = 16
 """Sentences of one caption that are explained."""
-MOST_CANDIDATES = 24
+MOST_CANDIDATES = 40
 """Words of one sentence that are doubted; a longer one is judged by its phrases alone."""
 SUPPORTED, CONTRADICTED = 2.0, 1.0
 """Heights above the background, in spreads: from the first on a sentence is supported, below the second it is not."""
@@ -236,8 +236,10 @@ class Explainer:
     ) -> Region | None:
         if covers is None:
             return None
-        text = known.vector(plan.units[k].text)
-        return region(falls(float(text @ photo), covers @ text) * np.float32(self.factor))
+        # what the phrase adds to its sentence, so that the rest of the sentence has no part in the place
+        rest = plan.coalitions[-1 - (1 << k)] if len(plan.units) > 1 else NEUTRAL
+        direction = known.vector(plan.sentence.text) - known.vector(rest or NEUTRAL)
+        return region(falls(float(direction @ photo), covers @ direction) * np.float32(self.factor))
 
     def _doubts(
         self, plan: "_Plan", known: "_Texts", photo: Embeddings, cosine: float, spread: float
@@ -245,8 +247,9 @@ class Explainer:
         if plan.variants is None:
             return ()
         left_out = [known.cosine(text or NEUTRAL, photo) for text in plan.variants.without]
+        near = [(known.cosine(a, photo), known.cosine(b, photo)) for a, b in plan.variants.near]
         others = [[(w, known.cosine(text, photo)) for w, text in own] for own in plan.variants.others]
-        found = doubts(plan.words, cosine, left_out, others, spread, self.factor)
+        found = doubts(plan.words, cosine, left_out, near, others, spread, self.factor)
         return tuple(_moved(word, plan.sentence.start) for word in found)
 
 
@@ -318,7 +321,7 @@ class _Plan:
     def texts(self) -> Iterable[str]:
         """All of them; an empty one is the neutral text."""
         more = self.variants.texts if self.variants else []
-        return filter(None, [self.sentence.text, *self.coalitions, *(u.text for u in self.units), *more])
+        return filter(None, [self.sentence.text, *self.coalitions, *more])
 
 
 class _Texts:
@@ -348,13 +351,13 @@ def _moved(word: WordDoubt, by: int) -> WordDoubt:
 def _of_sentences(judged: Sequence[SentenceJudgement]) -> str:
     if len(judged) == 1:
         return {
-            "supported": "The photo supports this caption.",
+            "supported": "As a whole the photo supports this caption.",
             "doubtful": "The photo supports this caption only in part.",
             "not supported": "The photo does not support this caption.",
         }[judged[0].verdict]
     count = sum(s.verdict == "supported" for s in judged)
     least = min(judged, key=lambda s: s.height)
-    return f'The photo supports {count} of {len(judged)} sentences; least of all "{least.text}".'
+    return f'The photo supports {count} of {len(judged)} sentences; least of all "{least.text.rstrip(" .!?")}".'
 
 
 def _of_word(explanation: Explanation) -> str:
