@@ -23,14 +23,14 @@ from cliplet.scoring.vocabulary import Kind, words_of_kind
 
 SHARPNESS = 5.0
 """How sharply a better alternative counts, for a gain of one spread."""
-ALTERNATIVES = 0.57
+ALTERNATIVES = 0.58
 """Weight of the alternatives."""
-LEFT_OUT = 0.48
+LEFT_OUT = 0.46
 """Weight of leaving the word out of its neighbourhood."""
 NEAR = 3
 """Words on either side that are its neighbourhood."""
 KINDS: dict[Kind, float] = {
-    "noun": 1.18, "nouns": 1.0, "doing": 1.65, "does": 1.63, "colour": 2.21, "number": 2.24, "quality": -0.49,
+    "noun": 2.69, "nouns": 2.34, "doing": 2.97, "does": 3.18, "colour": 3.30, "number": 3.60, "quality": 0.80,
     "place": 0.0,
 }  # fmt: skip
 """How much likelier a word of this kind is the wrong one, in log odds."""
