@@ -83,7 +83,9 @@ def sample(book: Book, n: int, keep: int | None) -> list[HardNegative]:
 
 
 # ---------------------------------------------------------------- the wrong word
-def word_level(explainer: Explainer, book: Book, photos: Any, n: int, keep: int | None, name: str) -> list[Row]:
+def word_level(
+    explainer: Explainer, book: Book, photos: Any, n: int, keep: int | None, name: str
+) -> list[Row]:
     rows = []
     hits: dict[str, list[float]] = defaultdict(list)
     images, kinds = [], []
@@ -128,7 +130,9 @@ def fit(explainer: Explainer, book: Book, photos: Any, n: int) -> None:
     for negative in sample(book, n, 0):
         place = swapped_place(negative)
         at = words(negative.false)[place].start
-        for part in (p for p in _plans(negative.false) if p.sentence.start <= at < p.sentence.end and p.variants):
+        for part in (
+            p for p in _plans(negative.false) if p.sentence.start <= at < p.sentence.end and p.variants
+        ):
             vector, _ = explainer._images(load_rgb(photos.find(negative.image)[1]), False)
             texts = list(dict.fromkeys(["a photo", *part.texts]))
             known = _Texts(*explainer._encoded(texts), texts)
@@ -139,7 +143,9 @@ def fit(explainer: Explainer, book: Book, photos: Any, n: int) -> None:
             flags = np.array([[float(w.kind == k) for k in names] for w in part.words])
             kept = [i for i, w in enumerate(part.words) if w.kind is not None]
             blocks.append(np.hstack([terms, flags])[kept])
-            targets.append(kept.index(next(i for i, w in enumerate(part.words) if part.sentence.start + w.start == at)))
+            targets.append(
+                kept.index(next(i for i, w in enumerate(part.words) if part.sentence.start + w.start == at))
+            )
     weights = minimize(_loss, np.zeros(2 + len(names)), args=(blocks, targets)).x
     weights[2:] -= weights[2 + names.index("place")]
     print(f"{len(blocks)} captions: ALTERNATIVES {weights[0]:.2f}, LEFT_OUT {weights[1]:.2f}, KINDS")
@@ -159,7 +165,9 @@ def _loss(weights: np.ndarray, blocks: list[np.ndarray], targets: list[int]) -> 
 
 
 # ---------------------------------------------------------------- regions
-def region_level(explainer: Explainer, book: Book, photos: Any, detector: Path, n: int, name: str) -> list[Row]:
+def region_level(
+    explainer: Explainer, book: Book, photos: Any, detector: Path, n: int, name: str
+) -> list[Row]:
     proposer = make_proposer(str(detector))
     names = sorted(book)
     random.Random(0).shuffle(names)
@@ -176,12 +184,16 @@ def region_level(explainer: Explainer, book: Book, photos: Any, detector: Path, 
             nouns = {w.text.lower() for w in words(caption)} & set(CLASS_OF)
             if not any(CLASS_OF[noun] in small for noun in nouns):
                 continue
-            for unit in (u for s in explainer.explain(photo, caption, doubt_words=False).sentences for u in s.units):
+            for unit in (
+                u for s in explainer.explain(photo, caption, doubt_words=False).sentences for u in s.units
+            ):
                 heads = [w.text.lower() for w in words(unit.text) if w.text.lower() in CLASS_OF]
                 if not heads or CLASS_OF[heads[-1]] not in small:
                     continue
                 area = areas[CLASS_OF[heads[-1]]]
-                hits["explain"].append(0.0 if unit.region is None else _inside(area, unit.region.x, unit.region.y))
+                hits["explain"].append(
+                    0.0 if unit.region is None else _inside(area, unit.region.x, unit.region.y)
+                )
                 hits["chance by area"].append(float(area.mean()))
                 hits["middle of the photo"].append(_inside(area, 0.5, 0.5))
                 images.append(image)
@@ -250,11 +262,14 @@ def long_level(explainer: Explainer, book: Book, photos: Any, n: int, name: str)
                 if k < 2:
                     verdicts[how[k]].append(sentence.verdict)
     rows = [
-        row(f"long captions, {name}", m, v, pairs_of if m.endswith("pairs") else used) for m, v in hits.items()
+        row(f"long captions, {name}", m, v, pairs_of if m.endswith("pairs") else used)
+        for m, v in hits.items()
     ]
     for what, given in verdicts.items():
         for verdict in ("supported", "doubtful", "not supported"):
-            rows.append(row(f"verdicts, {name}", f"{what}: {verdict}", [float(v == verdict) for v in given], None))
+            rows.append(
+                row(f"verdicts, {name}", f"{what}: {verdict}", [float(v == verdict) for v in given], None)
+            )
     return rows
 
 
@@ -292,7 +307,9 @@ def show(rows: list[Row]) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", help="default: the packaged model")
     parser.add_argument("--level", action="append", choices=("words", "regions", "long", "score"))
@@ -318,16 +335,16 @@ def main() -> None:
             rows += show(region_level(explainer, book, photos, detector, args.photos, name))
         if "words" in levels:
             start = time.perf_counter()
-            rows += show(
-                word_level(explainer, book, photos, args.pairs, 1 if name == "dev" else None, name)
-            )
+            rows += show(word_level(explainer, book, photos, args.pairs, 1 if name == "dev" else None, name))
             print(f"{(time.perf_counter() - start) / args.pairs:.2f} s a caption at most", flush=True)
     stem = f"explain_{explainer.encoder.card.name}{'_' + '-'.join(args.level) if args.level else ''}.csv"
     path = Path(__file__).parent / "results" / stem
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, ["cliplet", *rows[0]], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({"cliplet": cliplet.__version__, **{k: _short(v) for k, v in r.items()}} for r in rows)
+        writer.writerows(
+            {"cliplet": cliplet.__version__, **{k: _short(v) for k, v in r.items()}} for r in rows
+        )
     print(f"written: {path}")
 
 

@@ -26,9 +26,7 @@ def demo(out: str, model: str | None) -> None:
     click.echo(f"$ cliplet score {captions} --images {photos} --out {out}")
     scorer = Scorer(model)
     table = compute_table(scorer, str(captions), str(photos))
-    show_table(
-        table, folder, explained=explain_lowest(table, scorer, 12), good="" if model else GOOD_SCORE
-    )
+    show_table(table, folder, explained=explain_lowest(table, scorer, 12), good="" if model else GOOD_SCORE)
     click.echo()
     for row in table.rows:
         shown = "    -" if row["clip_score"] is None else f"{row['clip_score']:.3f}"

@@ -20,7 +20,9 @@ BAR = 16
 @click.argument("photo")
 @click.argument("caption")
 @click.option("--out", metavar="FILE", help="Page (.html) or picture (.png) of the explanation.")
-@click.option("--regions/--no-regions", default=True, show_default=True, help="Find each phrase in the photo.")
+@click.option(
+    "--regions/--no-regions", default=True, show_default=True, help="Find each phrase in the photo."
+)
 @options.as_json
 @options.model
 @options.preset
@@ -129,5 +131,7 @@ def _table(judged: "SentenceJudgement") -> Any:
         bar = ("+" if u.share >= 0 else "-") * round(BAR * abs(u.share) / largest)
         where = "" if u.region is None else place(u.region.x, u.region.y)
         style = "green" if u.share >= 0 else "red"
-        grid.add_row(escape(one_line(u.text)), f"{u.share:+.3f}", f"{u.left_out:+.3f}", f"[{style}]{bar}[/]", where)
+        grid.add_row(
+            escape(one_line(u.text)), f"{u.share:+.3f}", f"{u.left_out:+.3f}", f"[{style}]{bar}[/]", where
+        )
     return grid

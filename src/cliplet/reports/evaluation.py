@@ -22,9 +22,9 @@ from cliplet.statistics.kendall import Floats, dense_ranks
 from cliplet.statistics.resampling import mid_ranks
 
 SHOWN = 12
+"""Photos shown in a section of the report."""
 FOLDED = 10
 """Lines of a list that stand open; a longer list folds."""
-"""Photos shown in a section of the report."""
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path, checks: Sequence[Check] = ()) -> None:

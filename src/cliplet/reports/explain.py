@@ -159,7 +159,15 @@ def place(x: float, y: float) -> str:
     """A place in the photo (shares of width and height) in words."""
     across = "left" if x < 1 / 3 else "right" if x > 2 / 3 else "middle"
     down = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else "middle"
-    return down if across == down else across if down == "middle" else down if across == "middle" else f"{down} {across}"
+    return (
+        down
+        if across == down
+        else across
+        if down == "middle"
+        else down
+        if across == "middle"
+        else f"{down} {across}"
+    )
 
 
 def _reading() -> str:

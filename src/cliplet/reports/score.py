@@ -63,9 +63,7 @@ def lowest_rows(table: ScoreTable, most: int = SHOWN) -> list[int]:
     return scored[: min(most, SHOWN, (len(scored) + 1) // 2)]
 
 
-def score_page(
-    table: ScoreTable, explained: Mapping[int, Explanation] | None = None, good: str = ""
-) -> str:
+def score_page(table: ScoreTable, explained: Mapping[int, Explanation] | None = None, good: str = "") -> str:
     """The report: corpus values, distribution, worst and best captions with photos, failures, all rows searchable.
 
     Args:
@@ -80,7 +78,11 @@ def score_page(
     scored.sort(key=lambda i: table.rows[i][field])
     photos = Photos(table.photos)
     values = [table.rows[i][field] for i in scored]
-    parts = [f"<style>{STYLE}</style>" * bool(explained), _corpus(table), f"<p>{escape(good)}</p>" * bool(good)]
+    parts = [
+        f"<style>{STYLE}</style>" * bool(explained),
+        _corpus(table),
+        f"<p>{escape(good)}</p>" * bool(good),
+    ]
     parts.append(_notes(table))
     if scored:
         chart = histogram({main: values}, title=f"Distribution of {main}", x_label=main)
@@ -175,7 +177,7 @@ def _failures(table: ScoreTable) -> str:
     if not rows:
         return ""
     body = "".join(
-        f"<tr><td>{escape(r['where'])}</td><td>{escape(r['image'])}</td><td class=\"text\">{escape(r['reason'])}</td></tr>"
+        f'<tr><td>{escape(r["where"])}</td><td>{escape(r["image"])}</td><td class="text">{escape(r["reason"])}</td></tr>'
         for r in rows[:TABLE_ROWS]
     )
     listed = (

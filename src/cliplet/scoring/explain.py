@@ -173,9 +173,13 @@ class Explainer:
         known = _Texts(*self._encoded(list(texts)), list(texts))
         background = self._background_cosines(vector)
         judged = tuple(self._judge(plan, known, vector, background, covers) for plan in plans)
-        notes += [f"a sentence is longer than the model reads and was cut: {s.text}" for s in judged if s.truncated]
+        notes += [
+            f"a sentence is longer than the model reads and was cut: {s.text}" for s in judged if s.truncated
+        ]
         if known.truncated(caption) and len(judged) > 1:
-            notes.append("the whole caption is longer than the model reads: its own score is that of its beginning")
+            notes.append(
+                "the whole caption is longer than the model reads: its own score is that of its beginning"
+            )
         score = self._points(float(known.cosine(caption, vector)))
         return Explanation(
             caption, score, float(np.mean([s.score for s in judged])) if len(judged) > 1 else score, judged,
@@ -221,7 +225,14 @@ class Explainer:
             place = self._region(plan, k, known, photo, covers)
             at = plan.sentence.start
             found.append(
-                Unit(unit.text, at + unit.start, at + unit.end, float(shares[k]), float(alone * self.factor), place)
+                Unit(
+                    unit.text,
+                    at + unit.start,
+                    at + unit.end,
+                    float(shares[k]),
+                    float(alone * self.factor),
+                    place,
+                )
             )
         spread = float(background.std())
         height = (cosine - float(background.mean())) / max(spread, 1e-6)
@@ -357,7 +368,9 @@ def _of_sentences(judged: Sequence[SentenceJudgement]) -> str:
         }[judged[0].verdict]
     count = sum(s.verdict == "supported" for s in judged)
     least = min(judged, key=lambda s: s.height)
-    return f'The photo supports {count} of {len(judged)} sentences; least of all "{least.text.rstrip(" .!?")}".'
+    return (
+        f'The photo supports {count} of {len(judged)} sentences; least of all "{least.text.rstrip(" .!?")}".'
+    )
 
 
 def _of_word(explanation: Explanation) -> str:

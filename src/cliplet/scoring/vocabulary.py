@@ -58,7 +58,9 @@ waves, hug hugging hugs, kiss kissing kisses, wear wearing wears, work working w
 fishes, shop shopping shops, smoke smoking smokes, row rowing rows, sail sailing sails, hang hanging hangs, lean leaning
 leans, graze grazing grazes, park parking parks, perform performing performs
 """
-_COLOURS = "red orange pink blue purple green yellow black white brown tan grey golden silver blond colorful striped"
+_COLOURS = (
+    "red orange pink blue purple green yellow black white brown tan grey golden silver blond colorful striped"
+)
 _NUMBERS = "one two three four five six seven eight nine ten several many"
 _QUALITIES = """
 big small large little tall short long old young elderly wet dry empty crowded busy open closed dark bright sunny snowy
@@ -69,17 +71,17 @@ _PLACES = """
 in on at under over above below behind beside near between through across along around into inside outside from toward
 against down up off past with without
 """
-DETERMINERS = frozenset(
-    "a an the this that these those some any another each every his her its their our my your".split()
-)
-FUNCTION = frozenset(
-    """
+_DETERMINERS = "a an the this that these those some any another each every his her its their our my your"
+DETERMINERS = frozenset(_DETERMINERS.split())
+"""Words before a noun."""
+_FUNCTION = """
     and or but nor so as of to for by while whilst when where who whom whose which what than then that it he she they
     them him i me we us you himself herself itself themselves there here is are was were be been being am has have had
     having do does did doing can could will would may might must shall should not no very just also too only other
     others out away back together something someone one's all both
-    """.split()
-)
+"""
+FUNCTION = frozenset(_FUNCTION.split())
+"""Words that show nothing by themselves."""
 
 
 @cache

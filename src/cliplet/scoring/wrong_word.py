@@ -4,7 +4,8 @@ For word i let c be the cosine of the sentence, c(a) with another word a of its 
 the NEAR words on either side with it and without it, all in units of the photo's own spread of cosines s
 (:mod:`cliplet.scoring.background`):
 
-    doubt_i = ALTERNATIVES * log mean over a of exp(SHARPNESS * (c(a) - c) / s) + LEFT_OUT * (n(-i) - n) / s + KINDS[kind]
+    doubt_i = ALTERNATIVES * log mean over a of exp(SHARPNESS * (c(a) - c) / s) + LEFT_OUT * (n(-i) - n) / s
+              + KINDS[kind]
 
 and the probability that word i is the wrong one, if one is, is exp(doubt_i) over the sum of all words'. The mean of
 exponentials is the evidence for "some other word of this kind fits the photo better" when all are equally likely
@@ -76,7 +77,8 @@ class Variants:
     @property
     def texts(self) -> list[str]:
         """All of them."""
-        return [*self.without, *(t for pair in self.near for t in pair), *(text for own in self.others for _, text in own)]
+        near, others = sum(self.near, ()), [text for own in self.others for _, text in own]
+        return [*self.without, *near, *others]
 
 
 def variants(sentence: str, words: Sequence[Word]) -> Variants:
