@@ -20,6 +20,7 @@ COMMANDS = {
     "recipes": ("cliplet.cli.recipes", "List and copy the recipes that come with cliplet."),
     "caption": ("cliplet.cli.caption", "Caption photos, and train captioners with a reward."),
     "regions": ("cliplet.cli.regions", "Find regions in photos and phrases in captions."),
+    "serve": ("cliplet.cli.serve", "Serve scores, embeddings and search over HTTP, with a page."),
     "models": ("cliplet.cli.models", "List, show and check models and what they need."),
 }
 """Each command's module (which holds a click command of that name) and its one line of help."""
