@@ -26,6 +26,8 @@ class Service:
         end = time.monotonic() + 60
         while not self.url and time.monotonic() < end and self.process.poll() is None:
             time.sleep(0.02)
+            if self.process.poll() is not None:
+                raise AssertionError(self.log.read_text())
             self.url = next((line["address"] for line in self.lines() if line["event"] == "listening"), "")
         assert self.url, self.log.read_text()
         while time.monotonic() < end:

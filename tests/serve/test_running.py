@@ -133,6 +133,7 @@ def test_a_request_that_waits_too_long_is_answered_and_one_that_went_away_is_dro
             with socket.create_connection(("127.0.0.1", running.port)) as connection:
                 connection.sendall(post(form(PHOTO, CAPTION)))
                 time.sleep(0.005)
+        time.sleep(3 * SECONDS)
         with ThreadPoolExecutor(24) as pool:
             counts = Counter(pool.map(lambda _: ask(running.url).status_code, range(24)))
         assert set(counts) == {200, 503}

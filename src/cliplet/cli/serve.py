@@ -100,10 +100,11 @@ def serve(
     encoder = adapt(load(model))
     encoder.preload()  # beside the imports below
     from cliplet.serve.app import build_app
+    from cliplet.serve.photos import open_index
     from cliplet.serve.server import listen, run
 
     at = listen(host, port, settings)
-    app = build_app(encoder, settings, index)
+    app = build_app(encoder, settings, None if index is None else open_index(index, encoder))
     sys.exit(run(app, at, settings))
 
 

@@ -17,15 +17,20 @@ from cliplet.serve.bodies import read_body
 from cliplet.serve.examples import request_body
 from cliplet.serve.limits import App, Gate
 from cliplet.serve.metrics import Metrics
+from cliplet.serve.photos import Index, Photos
 from cliplet.serve.refusal import Refusal
 from cliplet.serve.schemas import (
     FORMS,
     EmbedAnswer,
     EmbedRequest,
     ErrorAnswer,
+    ExplainAnswer,
+    ExplainRequest,
     Health,
     ScoreAnswer,
     ScoreRequest,
+    SearchAnswer,
+    SearchRequest,
     Strict,
 )
 from cliplet.serve.service import Service
@@ -44,21 +49,27 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def build_app(encoder: BaseEncoder, settings: Settings | None = None, index: str | None = None) -> App:
+def build_app(
+    encoder: BaseEncoder,
+    settings: Settings | None = None,
+    index: Index | None = None,
+    secret: bytes | None = None,
+) -> App:
     """The whole ASGI application.
 
     Args:
         encoder: the model.
         settings: bounds and options.
-        index: an index made by ``cliplet index``, for ``/v1/search``.
+        index: an open index, for ``/v1/search``.
+        secret: seals the ids of its photos; replicas of one service need the same.
 
     Raises:
-        InputError: the index cannot be used, or was made by another model.
         ModelError: the model cannot be loaded.
     """
     settings = settings or Settings()
     metrics = Metrics()
-    service = Service(encoder, settings, metrics)
+    photos = None if index is None else Photos(index, settings.max_pixels, secret)
+    service = Service(encoder, settings, metrics, photos)
     service.warm_up()
     gate = Gate(_routes(service, metrics, settings), settings, metrics)
     if not settings.cors_origins:
@@ -79,7 +90,7 @@ def _routes(service: Service, metrics: Metrics, settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="cliplet", version=__version__, lifespan=life, docs_url=None, redoc_url=None,
-        root_path=settings.root_path, redirect_slashes=False, license_info={"name": "Apache-2.0"},
+        redirect_slashes=False, license_info={"name": "Apache-2.0"},
         description="Scores captions against photos, embeds both, and searches photos by words.",
     )  # fmt: skip
     for error in (Refusal, RequestValidationError, HTTPException, Exception):
@@ -119,7 +130,7 @@ def _add_state(app: FastAPI, service: Service, metrics: Metrics, settings: Setti
     async def healthz() -> Health:
         """Whether the service is up, and its bounds."""
         return Health(
-            version=__version__, key_required=bool(settings.keys), search=False,
+            version=__version__, key_required=bool(settings.keys), search=service.photos is not None,
             explain=settings.explain, limits={name: getattr(settings, name) for name in bounds},
         )  # fmt: skip
 
@@ -139,6 +150,8 @@ def _add_work(app: FastAPI, service: Service) -> None:
     parts = {
         ScoreRequest: limits.max_captions + limits.max_references + 2,
         EmbedRequest: limits.max_photos + limits.max_captions,
+        SearchRequest: len(FORMS[SearchRequest]),
+        ExplainRequest: len(FORMS[ExplainRequest]),
     }
 
     def add(
@@ -156,6 +169,24 @@ def _add_work(app: FastAPI, service: Service) -> None:
 
     add("/v1/score", ScoreRequest, ScoreAnswer, service.score)
     add("/v1/embed", EmbedRequest, EmbedAnswer, service.embed)
+    if limits.explain:
+        add("/v1/explain", ExplainRequest, ExplainAnswer, service.explain)
+    if service.photos is not None:
+        add("/v1/search", SearchRequest, SearchAnswer, service.search)
+        _add_photos(app, service)
+
+
+def _add_photos(app: FastAPI, service: Service) -> None:
+    async def photo(photo_id: str, size: int = 400) -> Response:
+        """A found photo as a JPEG at most ``size`` pixels long, without EXIF."""
+        content = await service.thumbnail(photo_id, size)
+        return Response(content, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+
+    image = {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
+    app.add_api_route(
+        "/v1/photos/{photo_id}", photo, methods=["GET"], response_class=Response,
+        responses={200: image, 404: {"model": ErrorAnswer, "description": "No such photo."}, **ERRORS},
+    )  # fmt: skip
 
 
 async def _answered(request: Request, error: Exception) -> Response:

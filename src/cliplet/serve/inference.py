@@ -21,7 +21,7 @@ from cliplet.scoring.scorer import Scorer
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
 """Formats that are taken, where Pillow can read them; what runs other programs, such as EPS, is not."""
-PLUGINS = ("Jpeg", "Mpo", "Png", "Webp", "Gif", "Bmp", "Tiff", "Avif")
+PLUGINS = ("Jpeg", "Mpo", "Png", "WebP", "Gif", "Bmp", "Tiff", "Avif")
 """Pillow's modules for them; HEIF is a package of its own, pillow-heif."""
 
 

@@ -155,7 +155,7 @@ class ExplainAnswer(BaseModel):
     model: Model
     score: float | None
     units: list[ExplainedUnit]
-    wrong: str | None = Field(description="The word most likely wrong, if any.")
+    wrong: str | None = Field(description="The word most likely wrong; null where the photo supports the caption.")
     sentence: str = Field(description="The finding in words.")
 
 

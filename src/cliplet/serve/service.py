@@ -1,5 +1,6 @@
 """What the endpoints do, apart from HTTP: a model, its workers, and an index where there is one."""
 
+import asyncio
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,17 +11,24 @@ from cliplet.data.text import caption_problem
 from cliplet.encoders.base import BaseEncoder
 from cliplet.errors import InputError, ModelError
 from cliplet.scoring.result import ScoreResult
-from cliplet.serve.inference import Done, TooManyPixels, Work
+from cliplet.serve.inference import Done, TooManyPixels, Work, check_photo
 from cliplet.serve.metrics import Metrics
+from cliplet.serve.photos import SIZES, Photos, mean_direction
 from cliplet.serve.refusal import Refusal, busy
 from cliplet.serve.schemas import (
     EmbedAnswer,
     Embedding,
     EmbedRequest,
+    ExplainAnswer,
+    ExplainedUnit,
+    ExplainRequest,
+    FoundPhoto,
     Model,
     ScoreAnswer,
     ScoredCaption,
     ScoreRequest,
+    SearchAnswer,
+    SearchRequest,
 )
 from cliplet.serve.settings import Settings
 from cliplet.serve.workers import Closed, Overdue, Workers
@@ -35,11 +43,16 @@ class Service:
         encoder: the model.
         settings: the bounds.
         metrics: where work is counted.
+        photos: the index, where there is one.
     """
 
-    def __init__(self, encoder: BaseEncoder, settings: Settings, metrics: Metrics) -> None:
-        self.encoder, self.settings, self.metrics = encoder, settings, metrics
+    def __init__(
+        self, encoder: BaseEncoder, settings: Settings, metrics: Metrics, photos: Photos | None = None
+    ) -> None:
+        self.encoder, self.settings, self.metrics, self.photos = encoder, settings, metrics, photos
         self.workers = Workers(encoder, settings.workers, settings.max_pixels, metrics)
+        self._long = asyncio.Semaphore(max(1, self.workers.count - 1))  # explanations leave a worker to the rest
+        self._explainer: Any = None
 
     def warm_up(self) -> None:
         """Load the model and run it once.
@@ -99,6 +112,73 @@ class Service:
         return EmbedAnswer(
             model=self.model, dimension=self.encoder.card.embedding_dim, photos=photos, texts=texts
         )
+
+    async def search(self, request: SearchRequest) -> SearchAnswer:
+        """Find photos of the index by words, by a photo, or by both together."""
+        photos = self._photos()
+        texts = [text for text in (request.text, request.without) if text is not None]
+        self.check_texts(texts, "text")
+        for text in texts:
+            if problem := caption_problem(text):
+                raise Refusal(422, "text", problem.replace("the caption", "a text of the query"))
+        if request.text is None and request.photo is None:
+            raise Refusal(422, "nothing", "give a text, a photo or both")
+        if request.top > self.settings.max_top:
+            raise Refusal(422, "too_many", f"a search may ask for {self.settings.max_top} photos")
+        done = await self.do(Work([] if request.photo is None else [request.photo], texts))
+        if done.reasons:
+            raise Refusal(422, "photo", done.reasons[0])
+        words = done.texts[: request.text is not None]
+        query = mean_direction(np.concatenate([words, done.photos]))
+        without = None if request.without is None else done.texts[-1]
+        found = await asyncio.to_thread(photos.find, query, request.top, without)
+        return SearchAnswer(
+            model=self.model,
+            photos=[
+                FoundPhoto(id=photos.id_of(hit.path), path=hit.path, score=float(hit.score), also=list(hit.also))
+                for hit in found
+            ],
+        )
+
+    async def thumbnail(self, photo_id: str, size: int) -> bytes:
+        """A photo of the index as a small JPEG."""
+        photos = self._photos()
+        least, most = SIZES
+        return await asyncio.to_thread(photos.thumbnail, photo_id, min(max(size, least), most))
+
+    async def explain(self, request: ExplainRequest) -> ExplainAnswer:
+        """Say what each word and phrase of a caption does to its score, and which word is most likely wrong."""
+        self.check_texts([request.caption], "caption")
+        async with self._long:
+            try:
+                found = await self.workers.call(lambda: self._explained(request), self.settings.wait_seconds)
+            except Exception as error:
+                raise refused(error) from error
+        units = [
+            ExplainedUnit(text=unit.text, start=unit.start, end=unit.end, share=number(unit.share))
+            for sentence in found.sentences
+            for unit in sentence.units
+        ]
+        doubtful = [s for s in found.sentences if s.words and s.verdict != "supported"]
+        wrong = min(doubtful, key=lambda s: s.height).wrong_word if doubtful else None
+        return ExplainAnswer(
+            model=self.model, score=number(found.score), units=units,
+            wrong=None if wrong is None else wrong.text, sentence=found.message,
+        )  # fmt: skip
+
+    def _explained(self, request: ExplainRequest) -> Any:
+        """On a worker's thread."""
+        from cliplet.scoring.explain import Explainer
+
+        check_photo(request.photo, self.settings.max_pixels)
+        if self._explainer is None:
+            self._explainer = Explainer(self.encoder)
+        return self._explainer.explain(request.photo, request.caption, regions=False)
+
+    def _photos(self) -> Photos:
+        if self.photos is None:
+            raise Refusal(404, "no_index", "this service has no index: start it with --index")
+        return self.photos
 
     async def do(self, work: Work) -> Done:
         """The outcome of the workers' work; what went wrong becomes a Refusal."""
