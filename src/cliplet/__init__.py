@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from cliplet.encoders.card import ModelCard
     from cliplet.encoders.registry import load
     from cliplet.errors import ClipletError, InputError, MissingExtraError, ModelError
+    from cliplet.scoring.explain import Explanation, explain
     from cliplet.scoring.scorer import Scorer, ScoreResult, score
 
 __version__ = "0.1.0"
@@ -23,12 +24,16 @@ _HOMES = {
     "Scorer": "cliplet.scoring.scorer",
     "ScoreResult": "cliplet.scoring.scorer",
     "score": "cliplet.scoring.scorer",
+    "explain": "cliplet.scoring.explain",
+    "Explanation": "cliplet.scoring.explain",
 }
 
 __all__ = [  # noqa: RUF022 (kept in the order of use)
     "score",
     "Scorer",
     "ScoreResult",
+    "explain",
+    "Explanation",
     "load",
     "Encoder",
     "ModelCard",

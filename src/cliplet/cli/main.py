@@ -11,6 +11,7 @@ from cliplet.errors import ClipletError
 
 COMMANDS = {
     "score": ("cliplet.cli.score", "Score captions against their images."),
+    "explain": ("cliplet.cli.explain", "Say why a caption has its score: words, regions, sentences."),
     "demo": ("cliplet.cli.demo", "Score a few real photos and write a report."),
     "compare": ("cliplet.cli.compare", "Say which of several captioners is better."),
     "evaluate": ("cliplet.cli.evaluate", "Measure a metric or a model on the field's benchmarks."),
