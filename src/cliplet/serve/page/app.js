@@ -73,6 +73,8 @@ function usePhoto(file) {
     return;
   }
   fail("");
+  $("rank-result").hidden = true; /* it was another photo's */
+  if (running) running.abort();
   photo = file;
   const image = $("preview");
   if (image.src) URL.revokeObjectURL(image.src);
@@ -141,6 +143,7 @@ async function work(button, text, run) {
   const own = (running = new AbortController());
   fail("");
   say(text);
+  $(button + "-result").hidden = true; /* an old result must not stand beside a new error */
   const shown = $(button);
   shown.setAttribute("aria-disabled", "true");
   try {
@@ -206,18 +209,25 @@ async function explainAll(rows, file, signal) {
       continue; /* the score stands without its reasons */
     }
     if (!caption.isConnected) return;
-    mark(caption, row.caption, found.units);
-    const down = found.units.filter((unit) => unit.share !== null && unit.share < 0).map((unit) => unit.text);
-    const text = found.sentence || (down.length ? "Pulled down by: " + down.join(", ") : "");
-    why.textContent = [why.textContent, text && sentence(text)].filter(Boolean).join(" ");
+    const down = pullDown(found.units);
+    mark(caption, row.caption, down);
+    const text = found.wrong === null ? found.sentence.split(". ")[0] : found.sentence; /* no wrong word: the verdict alone */
+    const words = down.length ? "Pulled down by: " + down.map((unit) => unit.text).join(", ") + "." : "";
+    why.textContent = [why.textContent, text && sentence(text), words].filter(Boolean).join(" ");
   }
+}
+
+/* The units that take something noticeable from the score. */
+function pullDown(units) {
+  const largest = Math.max(...units.map((unit) => Math.abs(unit.share || 0)), 0);
+  return units.filter((unit) => unit.share !== null && unit.share < 0 && -unit.share >= 0.15 * largest).sort((a, b) => a.start - b.start);
 }
 
 function mark(place, text, units) {
   const letters = [...text]; /* places are counted in characters, not in UTF-16 units */
   let at = 0;
   place.replaceChildren();
-  for (const unit of units.filter((one) => one.share !== null && one.share < 0).sort((a, b) => a.start - b.start)) {
+  for (const unit of units) {
     if (unit.start < at) continue;
     place.append(letters.slice(at, unit.start).join(""), element("mark", "", letters.slice(unit.start, unit.end).join("")));
     at = unit.end;
@@ -255,7 +265,7 @@ async function showPhotos(photos, signal) {
     const image = element("img");
     image.alt = found.path.split("/").pop();
     const line = element("p");
-    line.append(element("span", "", found.path.split("/").pop()), element("b", "", found.score.toFixed(3)));
+    line.append(element("span", "name", found.path.split("/").pop()), element("b", "", found.score.toFixed(3)));
     line.title = found.path;
     item.append(image, line);
     if (found.also.length) item.append(element("p", "also", "also: " + found.also.join(", ")));
