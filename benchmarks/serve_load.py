@@ -37,9 +37,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from benchmarks.score_speed import DATA, HERE
+from PIL import Image
 
 PHOTOS = 200
 BOUNDARY = "cliplet-boundary"
@@ -152,7 +151,11 @@ def photos_of(path: Path) -> Iterator[tuple[str, bytes]]:
             stream = tar.extractfile(member) if member.isfile() else None
             if stream is not None:
                 made = BytesIO()
-                photo = Image.open(BytesIO(stream.read())).convert("RGB").resize((500, 375), Image.Resampling.BICUBIC)
+                photo = (
+                    Image.open(BytesIO(stream.read()))
+                    .convert("RGB")
+                    .resize((500, 375), Image.Resampling.BICUBIC)
+                )
                 photo.save(made, "JPEG", quality=92)
                 yield Path(member.name).name, made.getvalue()
 
@@ -161,7 +164,8 @@ def body_of(photo: bytes, captions: list[str]) -> bytes:
     """A request's form."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="photo"; filename="p.jpg"\r\n\r\n'.encode()
     texts = "".join(
-        f'\r\n--{BOUNDARY}\r\nContent-Disposition: form-data; name="captions"\r\n\r\n{text}' for text in captions
+        f'\r\n--{BOUNDARY}\r\nContent-Disposition: form-data; name="captions"\r\n\r\n{text}'
+        for text in captions
     )
     return head + photo + texts.encode() + f"\r\n--{BOUNDARY}--\r\n".encode()
 
@@ -217,7 +221,9 @@ async def send_one(port: int, body: bytes) -> tuple[int, float]:
         return 0, time.perf_counter() - began
 
 
-async def open_loop(port: int, bodies: list[bytes], rate: float, seconds: float) -> list[tuple[float, int, float]]:
+async def open_loop(
+    port: int, bodies: list[bytes], rate: float, seconds: float
+) -> list[tuple[float, int, float]]:
     """Send ``rate`` requests a second whether answers come or not: (when sent, status, seconds) of each."""
     began, tasks, sent = time.perf_counter(), [], []
     for i in range(int(rate * seconds)):
@@ -245,7 +251,9 @@ def overload(service: Running, folder: Path, rate: float, seconds: float, normal
         return await loop, await open_loop(service.port, bodies, rate / 6, 10), peak, wall
 
     during, after, peak, wall = asyncio.run(both())
-    counts = {str(status): sum(s == status for _, s, _ in during) for status in sorted({s for _, s, _ in during})}
+    counts = {
+        str(status): sum(s == status for _, s, _ in during) for status in sorted({s for _, s, _ in during})
+    }
     limit = 2 * normal_ms / 1000
     slow = [when for when, status, took in after if status != 200 or took > limit]
     good = sorted(1000 * took for _, status, took in during if status == 200)

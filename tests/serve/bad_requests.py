@@ -16,7 +16,16 @@ from typing import Any
 
 from PIL import Image
 
-SERVICE_OPTIONS = ("--max-body", "300K", "--max-pixels", "2000000", "--body-timeout", "1", "--max-captions", "8")
+SERVICE_OPTIONS = (
+    "--max-body",
+    "300K",
+    "--max-pixels",
+    "2000000",
+    "--body-timeout",
+    "1",
+    "--max-captions",
+    "8",
+)
 SECRET = "Zanzibar-7741"
 """Stands in what is sent; no answer may hold it."""
 BOUNDARY = "b0undary"
@@ -35,11 +44,20 @@ def bomb() -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def part(name: str, content: bytes, more: str = "") -> bytes:
-    return f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + content + b"\r\n"
+    return (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode()
+        + content
+        + b"\r\n"
+    )
 
 
 def form(*parts: bytes, end: bytes = f"--{BOUNDARY}--\r\n".encode()) -> bytes:
@@ -54,7 +72,9 @@ def post(
     length: int | None = None,
 ) -> bytes:
     size = len(body) if length is None else length
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {size}\r\n{headers}\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {size}\r\n{headers}\r\n"
+    )
     return head.encode("latin-1") + body
 
 
@@ -91,25 +111,55 @@ KINDS = (
     Kind("two photos", post(form(PHOTO, PHOTO, CAPTION)), (400,)),
     Kind("unknown field", post(form(PHOTO, CAPTION, part(SECRET, b"1"))), (400,)),
     Kind("caption not UTF-8", post(form(PHOTO, part("captions", b"\xff\xfe\xe4"))), (400,)),
-    Kind("caption declared Latin-1", post(form(PHOTO, part("captions", b"a dog", '\r\nContent-Type: text/plain; charset=latin-1'))), (400,)),
-    Kind("caption as a file", post(form(PHOTO, part("captions", b"a dog", '; filename="/etc/passwd"'))), (400,)),
+    Kind(
+        "caption declared Latin-1",
+        post(form(PHOTO, part("captions", b"a dog", "\r\nContent-Type: text/plain; charset=latin-1"))),
+        (400,),
+    ),
+    Kind(
+        "caption as a file", post(form(PHOTO, part("captions", b"a dog", '; filename="/etc/passwd"'))), (400,)
+    ),
     Kind("closing boundary missing", post(form(PHOTO, CAPTION, end=b"")), (400,)),
     Kind("cut in the middle of the photo", post(form(PHOTO, CAPTION)[:300]), (400,)),
-    Kind("another boundary in the body", post(form(PHOTO, CAPTION).replace(BOUNDARY.encode(), b"other")), (400,)),
+    Kind(
+        "another boundary in the body",
+        post(form(PHOTO, CAPTION).replace(BOUNDARY.encode(), b"other")),
+        (400,),
+    ),
     Kind("no boundary named", post(form(PHOTO, CAPTION), "multipart/form-data"), (400,)),
     Kind("part without a name", post(form(b"--" + BOUNDARY.encode() + b"\r\n\r\nx\r\n", PHOTO)), (400,)),
-    Kind("part transfer-encoded", post(form(part("photo", CODED.encode(), '\r\nContent-Transfer-Encoding: base64'), CAPTION)), (400,)),
+    Kind(
+        "part transfer-encoded",
+        post(form(part("photo", CODED.encode(), "\r\nContent-Transfer-Encoding: base64"), CAPTION)),
+        (400,),
+    ),
     Kind("a thousand captions", post(form(PHOTO, *[part("captions", b"a dog")] * 1000)), (413,)),
     Kind("more captions than the bound", post(form(PHOTO, *[part("captions", b"a dog")] * 9)), (422,)),
     Kind("caption of 100,000 characters", post(form(PHOTO, part("captions", b"x" * 100_000))), (422,)),
     Kind("empty photo", post(form(part("photo", b""), CAPTION)), (400,)),
     Kind("photo cut short", post(form(part("photo", photo((400, 300))[:2000]), CAPTION)), (422,)),
     Kind("photo that is text", post(form(part("photo", f"{SECRET} is no photo".encode()), CAPTION)), (422,)),
-    Kind("photo of another kind (EPS)", post(form(part("photo", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), CAPTION)), (422,)),
+    Kind(
+        "photo of another kind (EPS)",
+        post(form(part("photo", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), CAPTION)),
+        (422,),
+    ),
     Kind("decompression bomb", post(form(part("photo", bomb()), CAPTION)), (413,)),
-    Kind("photo above the pixel bound", post(form(part("photo", photo((2000, 1500), quality=20)), CAPTION)), (413,)),
-    Kind("path in the place of a photo", as_json({"photo": f"/etc/passwd-{SECRET}", "captions": ["a dog"]}), (422,)),
-    Kind("address in the place of a photo", as_json({"photo": f"http://169.254.169.254/{SECRET}", "captions": ["a dog"]}), (422,)),
+    Kind(
+        "photo above the pixel bound",
+        post(form(part("photo", photo((2000, 1500), quality=20)), CAPTION)),
+        (413,),
+    ),
+    Kind(
+        "path in the place of a photo",
+        as_json({"photo": f"/etc/passwd-{SECRET}", "captions": ["a dog"]}),
+        (422,),
+    ),
+    Kind(
+        "address in the place of a photo",
+        as_json({"photo": f"http://169.254.169.254/{SECRET}", "captions": ["a dog"]}),
+        (422,),
+    ),
     Kind("JSON cut short", as_json(b'{"photo": "abc", "captions": ["a'), (400,)),
     Kind("JSON NaN", as_json(b'{"text": "a dog", "top": NaN, "photo": null}', "/v1/embed"), (400,)),
     Kind("JSON nested 100,000 deep", as_json(b"[" * 100_000 + b"]" * 100_000), (400,)),
@@ -120,13 +170,31 @@ KINDS = (
     Kind("unknown preset", as_json({"photo": CODED, "captions": ["a dog"], "preset": SECRET}), (422,)),
     Kind("unknown JSON field", as_json({"photo": CODED, "captions": ["a dog"], SECRET: 1}), (422,)),
     Kind("another content type", post(JPEG, "image/jpeg"), (415,)),
-    Kind("compressed body", post(zlib.compress(b"{}"), "application/json", headers="Content-Encoding: deflate\r\n"), (415,)),
+    Kind(
+        "compressed body",
+        post(zlib.compress(b"{}"), "application/json", headers="Content-Encoding: deflate\r\n"),
+        (415,),
+    ),
     Kind("body above the bound, announced", post(b"", length=10**9), (413,)),
     Kind("body above the bound, chunked", lambda: chunked(400_000), (413,)),
-    Kind("Content-Length that is no number", post(b"{}", "application/json", headers="").replace(b"Content-Length: 2", b"Content-Length: -2"), (400,)),
-    Kind("both lengths", post(b"0\r\n\r\n", "application/json", headers="Transfer-Encoding: chunked\r\n"), (400,)),
-    Kind("headers of 100 KB", post(b"{}", "application/json", headers=f"X-A: {'a' * 100_000}\r\n"), (400, 431)),
-    Kind("2,000 headers", post(b"{}", "application/json", headers="".join(f"X-{i}: {SECRET}\r\n" for i in range(2000))), (400, 431)),
+    Kind(
+        "Content-Length that is no number",
+        post(b"{}", "application/json", headers="").replace(b"Content-Length: 2", b"Content-Length: -2"),
+        (400,),
+    ),
+    Kind(
+        "both lengths",
+        post(b"0\r\n\r\n", "application/json", headers="Transfer-Encoding: chunked\r\n"),
+        (400,),
+    ),
+    Kind(
+        "headers of 100 KB", post(b"{}", "application/json", headers=f"X-A: {'a' * 100_000}\r\n"), (400, 431)
+    ),
+    Kind(
+        "2,000 headers",
+        post(b"{}", "application/json", headers="".join(f"X-{i}: {SECRET}\r\n" for i in range(2000))),
+        (400, 431),
+    ),
     Kind("address of 50 KB", post(b"{}", "application/json", path="/v1/score?a=" + "a" * 50_000), (400, 414)),
     Kind("slow body", slow_body, (408,)),
     Kind("path out of the page's folder", b"GET /page/..%2f..%2fapp.py HTTP/1.1\r\nHost: x\r\n\r\n", (404,)),
@@ -134,7 +202,7 @@ KINDS = (
     Kind("no such endpoint", post(b"{}", "application/json", path=f"/v1/{SECRET}"), (404,)),
     Kind("another method", b"DELETE /v1/score HTTP/1.1\r\nHost: x\r\n\r\n", (405,)),
     Kind("no HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", (400,)),
-)  # fmt: skip
+)
 
 
 def chunked(size: int) -> list[bytes]:

@@ -56,7 +56,9 @@ def test_a_client_that_waits_to_be_asked_never_sends_a_body_that_is_too_large(se
 
 def test_a_good_request_stays_good(service: Service):
     answer = httpx.post(
-        f"{service.url}/v1/score", files={"photo": ("../../etc/x.jpg", JPEG)}, data={"captions": ["a dog", "a cat"]}
+        f"{service.url}/v1/score",
+        files={"photo": ("../../etc/x.jpg", JPEG)},
+        data={"captions": ["a dog", "a cat"]},
     )
     assert answer.status_code == 200
     assert len(answer.json()["results"]) == 2

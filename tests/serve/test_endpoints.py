@@ -17,7 +17,12 @@ from cliplet import Scorer, load
 from tests.serve.bad_requests import JPEG, photo
 from tests.serve.running import Service
 
-CAPTIONS = ["a dog runs on the grass", "two cats", "a red car of a woman and a man on the beach . a dog a cat a man", "  "]
+CAPTIONS = [
+    "a dog runs on the grass",
+    "two cats",
+    "a red car of a woman and a man on the beach . a dog a cat a man",
+    "  ",
+]
 REFERENCES = ["a dog", "the dog sits on grass"]
 
 
@@ -66,12 +71,16 @@ def test_embeddings_are_the_encoders(service, tiny):
     encoder = load(tiny)
     broken = photo((400, 300))[:2000]
     answer = httpx.post(
-        f"{service.url}/v1/embed", files=[("photos", JPEG), ("photos", broken)], data={"texts": ["a dog", " "]}
+        f"{service.url}/v1/embed",
+        files=[("photos", JPEG), ("photos", broken)],
+        data={"texts": ["a dog", " "]},
     )
     assert answer.status_code == 200, answer.text
     content = answer.json()
     np.testing.assert_allclose(content["photos"][0]["embedding"], encoder.encode_images([JPEG])[0], atol=1e-6)
-    np.testing.assert_allclose(content["texts"][0]["embedding"], encoder.encode_texts(["a dog"])[0], atol=1e-6)
+    np.testing.assert_allclose(
+        content["texts"][0]["embedding"], encoder.encode_texts(["a dog"])[0], atol=1e-6
+    )
     assert content["photos"][1]["embedding"] is None
     assert "truncated or corrupt" in content["photos"][1]["reason"]
     assert content["texts"][1] == {"embedding": None, "truncated": False, "reason": "the caption is empty"}
@@ -91,7 +100,9 @@ def test_exif_is_obeyed_and_never_comes_back(service, tiny):
     Image.linear_gradient("L").convert("RGB").save(stream, "JPEG", exif=exif)
     answer = score(service, stream.getvalue(), captions=["a dog"])
     assert "private" not in answer.text
-    assert answer.json()["results"][0]["score"] == pytest.approx(float(Scorer(tiny).score(stream.getvalue(), "a dog").score[0]), abs=1e-6)
+    assert answer.json()["results"][0]["score"] == pytest.approx(
+        float(Scorer(tiny).score(stream.getvalue(), "a dog").score[0]), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"])
@@ -116,7 +127,10 @@ def test_health_metrics_and_page_say_what_they_should(service):
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
     assert "unsafe" not in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
-    again = httpx.get(f"{service.url}/page/app.js", headers={"if-none-match": httpx.get(f"{service.url}/page/app.js").headers["etag"]})
+    again = httpx.get(
+        f"{service.url}/page/app.js",
+        headers={"if-none-match": httpx.get(f"{service.url}/page/app.js").headers["etag"]},
+    )
     assert again.status_code == 304
     assert httpx.get(f"{service.url}/docs").status_code == 404
 
@@ -127,14 +141,18 @@ def test_a_request_id_is_kept_or_made_and_logged(service):
     end = time.monotonic() + 5  # the line is written after the answer
     while not any(line.get("request_id") == "abc-1.2" and line["status"] == 200 for line in service.lines()):
         assert time.monotonic() < end
-    made = httpx.get(f"{service.url}/healthz", headers={"x-request-id": "a b<script>"}).headers["x-request-id"]
+    made = httpx.get(f"{service.url}/healthz", headers={"x-request-id": "a b<script>"}).headers[
+        "x-request-id"
+    ]
     assert len(made) == 32
 
 
 def test_the_openapi_page_is_valid_and_its_examples_work(service):
     described = httpx.get(f"{service.url}/openapi.json").json()
     assert described["openapi"].startswith("3.1")
-    references = [part.split('"')[0] for part in json.dumps(described).split('"$ref": "#/components/schemas/')[1:]]
+    references = [
+        part.split('"')[0] for part in json.dumps(described).split('"$ref": "#/components/schemas/')[1:]
+    ]
     assert references
     assert set(references) <= set(described["components"]["schemas"])
     for path, operations in described["paths"].items():

@@ -25,7 +25,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 KEY = "0123456789abcdef0123"
 WATCH = """
 window.violations = [];
-addEventListener('securitypolicyviolation', (event) => violations.push(event.violatedDirective + ' ' + event.blockedURI));
+addEventListener('securitypolicyviolation', (event) => {
+  violations.push(event.violatedDirective + ' ' + event.blockedURI);
+});
 """
 
 
@@ -104,7 +106,9 @@ def page(browser, served) -> Iterator[Any]:
 def opened(context: Any, url: str) -> Any:
     page = context.new_page()
     page.complaints, page.asked = [], []
-    page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console", lambda message: page.complaints.append(message.text) if message.type == "error" else None
+    )
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
     page.on("request", lambda request: page.asked.append(request.url))
     page.add_init_script(WATCH)
@@ -143,7 +147,11 @@ def test_a_dropped_photo_ranks_captions_and_a_broken_one_is_said(page, photo):
     values = [float(text.split("CLIPScore")[0]) for text in page.locator(".value").all_text_contents()]
     assert len(values) == 3
     assert values == sorted(values, reverse=True)
-    assert {text.strip() for text in page.locator(".caption").all_text_contents()} == {"a dog", "two cats on the beach", "a red car"}
+    assert {text.strip() for text in page.locator(".caption").all_text_contents()} == {
+        "a dog",
+        "two cats on the beach",
+        "a red car",
+    }
     assert "Ranked 3 captions" in page.text_content("#status")
     assert page.evaluate("document.activeElement.id") == "rank-title"
 

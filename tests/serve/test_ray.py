@@ -27,15 +27,21 @@ def test_two_replicas_answer_as_the_library_does(tiny, tmp_path):
         url, end = "", time.monotonic() + 120
         while not url and time.monotonic() < end and process.poll() is None:
             time.sleep(0.2)
-            lines = [line for line in (tmp_path / "log.jsonl").read_text().splitlines() if line.startswith("{")]
+            lines = [
+                line for line in (tmp_path / "log.jsonl").read_text().splitlines() if line.startswith("{")
+            ]
             url = next((json.loads(line)["address"] for line in lines if '"listening"' in line), "")
         assert url, (tmp_path / "log.jsonl").read_text()
         own = float(Scorer(tiny).score(JPEG, "a dog").score[0])
         for _ in range(10):
-            answer = httpx.post(f"{url}/v1/score", files={"photo": JPEG}, data={"captions": ["a dog"]}, timeout=30)
+            answer = httpx.post(
+                f"{url}/v1/score", files={"photo": JPEG}, data={"captions": ["a dog"]}, timeout=30
+            )
             assert answer.status_code == 200, answer.text
             assert answer.json()["results"][0]["score"] == pytest.approx(own, abs=1e-6)
-        refused = httpx.post(f"{url}/v1/score", files={"photo": b"no photo"}, data={"captions": ["a dog"]}, timeout=30)
+        refused = httpx.post(
+            f"{url}/v1/score", files={"photo": b"no photo"}, data={"captions": ["a dog"]}, timeout=30
+        )
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "photo")
         assert httpx.get(url).headers["content-security-policy"].startswith("default-src 'none'")
     finally:

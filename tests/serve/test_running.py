@@ -36,7 +36,9 @@ SLOW = ("--model", f"{__name__}:SlowEncoder")
 
 
 def ask(url: str, **options: object) -> httpx.Response:
-    return httpx.post(f"{url}/v1/score", files={"photo": JPEG}, data={"captions": ["a dog"]}, timeout=30, **options)
+    return httpx.post(
+        f"{url}/v1/score", files={"photo": JPEG}, data={"captions": ["a dog"]}, timeout=30, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,9 @@ def guarded(tiny, tmp_path_factory):
     assert running.stop() == 0
 
 
-@pytest.mark.parametrize("headers", [{}, {"x-api-key": KEYS[0][:-1]}, {"authorization": "Basic x"}, {"authorization": "Bearer"}])
+@pytest.mark.parametrize(
+    "headers", [{}, {"x-api-key": KEYS[0][:-1]}, {"authorization": "Basic x"}, {"authorization": "Bearer"}]
+)
 def test_without_a_key_nothing_is_read(guarded, headers):
     answer = ask(guarded.url, headers=headers)
     assert answer.status_code == 401

@@ -1,12 +1,17 @@
 """``cliplet serve``: the service and its page."""
 
 import sys
+from functools import partial
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cliplet.cli import options
 from cliplet.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from cliplet.encoders.base import Encoder
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
@@ -93,19 +98,27 @@ def serve(
             raise MissingExtraError("--engine ray", "ray")
         from cliplet.serve.ray import run_on_ray
 
-        sys.exit(run_on_ray(model, settings, index, host, port, replicas))
+        sys.exit(
+            run_on_ray(model, settings, partial(open_index, index) if index else None, host, port, replicas)
+        )
     from cliplet.encoders.base import adapt
     from cliplet.encoders.registry import load
 
     encoder = adapt(load(model))
     encoder.preload()  # beside the imports below
     from cliplet.serve.app import build_app
-    from cliplet.serve.photos import open_index
     from cliplet.serve.server import listen, run
 
     at = listen(host, port, settings)
-    app = build_app(encoder, settings, None if index is None else open_index(index, encoder))
+    app = build_app(encoder, settings, open_index(index, encoder) if index else None)
     sys.exit(run(app, at, settings))
+
+
+def open_index(path: str, encoder: "Encoder") -> Any:
+    """The index at ``path``, which this model must have made."""
+    import cliplet
+
+    return cliplet.Index.open(path, encoder)
 
 
 def _size(text: str) -> int:

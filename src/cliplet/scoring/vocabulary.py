@@ -70,15 +70,10 @@ in on at under over above below behind beside near between through across along 
 against down up off past with without
 """
 DETERMINERS = frozenset(
-    "a an the this that these those some any another each every his her its their our my your".split()
+    ["a", "an", "the", "this", "that", "these", "those", "some", "any", "another", "each", "every", "his", "her", "its", "their", "our", "my", "your"]
 )
 FUNCTION = frozenset(
-    """
-    and or but nor so as of to for by while whilst when where who whom whose which what than then that it he she they
-    them him i me we us you himself herself itself themselves there here is are was were be been being am has have had
-    having do does did doing can could will would may might must shall should not no very just also too only other
-    others out away back together something someone one's all both
-    """.split()
+    ["and", "or", "but", "nor", "so", "as", "of", "to", "for", "by", "while", "whilst", "when", "where", "who", "whom", "whose", "which", "what", "than", "then", "that", "it", "he", "she", "they", "them", "him", "i", "me", "we", "us", "you", "himself", "herself", "itself", "themselves", "there", "here", "is", "are", "was", "were", "be", "been", "being", "am", "has", "have", "had", "having", "do", "does", "did", "doing", "can", "could", "will", "would", "may", "might", "must", "shall", "should", "not", "no", "very", "just", "also", "too", "only", "other", "others", "out", "away", "back", "together", "something", "someone", "one's", "all", "both"]
 )
 
 

@@ -195,7 +195,9 @@ async def _answered(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         error = Refusal(422, "not_fitting", "the request does not fit")
     elif isinstance(error, HTTPException):
-        error = Refusal(error.status_code, f"http_{error.status_code}", str(error.detail), dict(error.headers or {}))
+        error = Refusal(
+            error.status_code, f"http_{error.status_code}", str(error.detail), dict(error.headers or {})
+        )
     elif not isinstance(error, Refusal):
         error = Refusal(500, "internal", "the service failed; its log says why")
     return JSONResponse(error.content(request_id), error.status, error.headers)

@@ -35,9 +35,7 @@ class _Part:
     content: bytearray
 
 
-def read_body(
-    content_type: str, body: bytes, model: type[M], fields: dict[str, Field], most_parts: int
-) -> M:
+def read_body(content_type: str, body: bytes, model: type[M], fields: dict[str, Field], most_parts: int) -> M:
     """The body as ``model``, from a form or from JSON (where photos are base64).
 
     Raises:
@@ -62,7 +60,10 @@ def read_body(
 def not_fitting(errors: Any) -> Refusal:
     """422 that names the places and what is wrong there, without what stood there."""
     fields = [
-        {"where": ".".join(str(step)[:40] for step in error["loc"]) or "body", "problem": str(error["msg"])[:200]}
+        {
+            "where": ".".join(str(step)[:40] for step in error["loc"]) or "body",
+            "problem": str(error["msg"])[:200],
+        }
         if error["type"] != "extra_forbidden"
         else {"where": "body", "problem": "it has a field that is not known"}
         for error in errors[:20]
@@ -100,7 +101,9 @@ def _photo(text: Any, where: str) -> Any:
 
 def _json(body: bytes) -> Any:
     try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=_without_doubles, parse_constant=_no_constant)
+        return json.loads(
+            body.decode("utf-8"), object_pairs_hook=_without_doubles, parse_constant=_no_constant
+        )
     except UnicodeDecodeError:
         raise Refusal(400, "not_utf8", "the body is not valid UTF-8") from None
     except (ValueError, RecursionError):

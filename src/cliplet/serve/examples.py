@@ -8,7 +8,11 @@ from cliplet.serve.schemas import FORMS, EmbedRequest, ExplainRequest, ScoreRequ
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGP4z8CAFWEXHbQSACj/P8Fu7N9hAAAAAElFTkSuQmCC"
 """A PNG of eight by eight red pixels, in base64."""
 EXAMPLES: dict[type[Strict], dict[str, Any]] = {
-    ScoreRequest: {"photo": DOT, "captions": ["a red square", "a dog on the beach"], "references": ["a red box"]},
+    ScoreRequest: {
+        "photo": DOT,
+        "captions": ["a red square", "a dog on the beach"],
+        "references": ["a red box"],
+    },
     EmbedRequest: {"photos": [DOT], "texts": ["a red square"]},
     SearchRequest: {"text": "a red bicycle", "top": 5},
     ExplainRequest: {"photo": DOT, "caption": "a red square"},
@@ -18,7 +22,10 @@ EXAMPLES: dict[type[Strict], dict[str, Any]] = {
 def request_body(model: type[Strict]) -> dict[str, Any]:
     """The OpenAPI object of a request's body."""
     schema = model.model_json_schema()
-    form = {**schema, "properties": {name: _as_part(model, name, own) for name, own in schema["properties"].items()}}
+    form = {
+        **schema,
+        "properties": {name: _as_part(model, name, own) for name, own in schema["properties"].items()},
+    }
     return {
         "required": True,
         "content": {

@@ -73,11 +73,14 @@ class Inference:
         good = [i for i in range(len(works)) if i not in outcomes]
         photos = [photo for i in good for photo in works[i].photos]
         wanted = {i: self._texts(works[i]) for i in good}
-        texts = list(dict.fromkeys(text for own in wanted.values() for text in own if not caption_problem(text)))
+        texts = list(
+            dict.fromkeys(text for own in wanted.values() for text in own if not caption_problem(text))
+        )
         with noted(photos) as heard:
             vectors, reasons, encoded, truncated = self.encoder.encode_here(photos, texts)
         at = {text: row for row, text in enumerate(texts)}
-        start, done = 0, []
+        start = 0
+        done: list[Done | Exception] = []
         for i, work in enumerate(works):
             if i in outcomes:
                 done.append(outcomes[i])
@@ -128,8 +131,6 @@ class Inference:
         return self._scorers[preset]
 
 
-
-
 @cache
 def readable_formats() -> list[str]:
     """Those of ``FORMATS`` that this installation reads."""
@@ -170,16 +171,16 @@ class _Known(WrappedEncoder):
 
     def __init__(self, encoder: BaseEncoder) -> None:
         super().__init__(encoder)
-        self.forget()
+        self._photo: bytes | None = None
+        self._photo_vector: Any = None
+        self._texts: dict[str, tuple[Any, bool]] = {}
 
     def now(self, photo: bytes, done: Done, texts: list[str]) -> None:
         self._photo, self._photo_vector = photo, done.photos[0]
         self._texts = {text: (done.texts[i], bool(done.truncated[i])) for i, text in enumerate(texts)}
 
     def forget(self) -> None:
-        self._photo: bytes | None = None
-        self._photo_vector: Any = None
-        self._texts: dict[str, tuple[Any, bool]] = {}
+        self._photo, self._photo_vector, self._texts = None, None, {}
 
     def encode_images_safely(
         self, images: Sequence[ImageInput], normalise: bool = True

@@ -11,7 +11,7 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from cliplet.serve.logs import log
@@ -104,9 +104,7 @@ class Gate:
                 429, "too_many_requests", f"one client may have {settings.per_client} requests at a time",
                 {"Retry-After": "1"},
             )  # fmt: skip
-        if self._admitted >= settings.queue or (
-            self._admitted and self._bytes + size > settings.queue_bytes
-        ):
+        if self._admitted >= settings.queue or (self._admitted and self._bytes + size > settings.queue_bytes):
             self.metrics.refused.labels("queue").inc()
             raise busy("the service is busy: come again")
         self._count(client, 1, size)
@@ -187,7 +185,7 @@ class _Exchange:
         finally:
             self.gate.leave(client, size)
 
-    async def _until_gone(self, answering: Coroutine[Any, Any, None]) -> None:
+    async def _until_gone(self, answering: Awaitable[None]) -> None:
         """Run the application's answer; it is cancelled where the client goes away meanwhile."""
         answer, gone = asyncio.ensure_future(answering), asyncio.ensure_future(self._gone())
         try:
@@ -260,7 +258,7 @@ class _Exchange:
         seconds, path = time.perf_counter() - self.started, self._shown_path()
         self.gate.metrics.requests.labels(path, str(self.status)).inc()
         self.gate.metrics.seconds.labels(path).observe(seconds)
-        fields = {"code": self.code} if self.code else {}
+        fields: dict[str, Any] = {"code": self.code} if self.code else {}
         log(
             "request", request_id=self.id, method=self.scope["method"][:10], path=path, status=self.status,
             ms=round(1000 * seconds, 1), bytes_in=self.bytes_in, **fields,

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.images import load_rgb
-from cliplet.encoders.base import BaseEncoder
 from cliplet.errors import InputError
 from cliplet.serve.inference import check_photo
 from cliplet.serve.refusal import Refusal
@@ -74,7 +73,9 @@ class Photos:
             check_photo(content, self.max_pixels)
             image = load_rgb(content, at_least=size)
         except (OSError, InputError):
-            raise Refusal(404, "photo_gone", "the photo can no longer be read: index its folder again") from None
+            raise Refusal(
+                404, "photo_gone", "the photo can no longer be read: index its folder again"
+            ) from None
         image.thumbnail((size, size))
         made = io.BytesIO()
         image.save(made, "JPEG", quality=82, exif=b"")
@@ -92,18 +93,6 @@ class Photos:
 
     def _seal(self, name: bytes) -> bytes:
         return hashlib.blake2b(name, key=self._secret, digest_size=_MAC).digest()
-
-
-def open_index(path: str, encoder: BaseEncoder) -> Index:
-    """Open an index that was made by this model.
-
-    Raises:
-        InputError: there is none, or another model made it.
-        MissingExtraError: LanceDB is not installed.
-    """
-    from cliplet.search.index import Index as LanceIndex
-
-    return LanceIndex.open(path, encoder)  # type: ignore[no-any-return]
 
 
 def mean_direction(vectors: NDArray[Any]) -> NDArray[Any]:

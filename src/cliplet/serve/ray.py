@@ -4,19 +4,28 @@ Ray's usage statistics are off unless the user has set them. Every replica has t
 own counters; Ray's proxy spreads the requests over them.
 """
 
+import logging
 import os
 import secrets
 import signal
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from cliplet.serve.settings import Settings
 
 
 def run_on_ray(
-    model: str | None, settings: Settings, index: str | None, host: str, port: int, replicas: int
+    model: str | None,
+    settings: Settings,
+    open_index: Callable[[Any], Any] | None,
+    host: str,
+    port: int,
+    replicas: int,
 ) -> int:
     """Serve with ``replicas`` replicas until SIGTERM or SIGINT; 0 when all went well.
+
+    ``open_index`` opens the index for a replica's encoder, where there is one.
 
     A running cluster is used where ``RAY_ADDRESS`` names one; otherwise Ray is started on this machine.
 
@@ -38,10 +47,10 @@ def run_on_ray(
     set_up_logs()
     ended = threading.Event()
     own = not os.environ.get("RAY_ADDRESS")
-    ray.init(**(_alone(settings, replicas) if own else {}), log_to_driver=False, logging_level="ERROR")
+    ray.init(**(_alone(settings, replicas) if own else {}), log_to_driver=False, logging_level=logging.ERROR)
     try:
         serve.start(http_options=http_options(host, port, settings))
-        serve.run(deployment(model, settings, index, replicas), name="cliplet", route_prefix="/")
+        serve.run(deployment(model, settings, open_index, replicas), name="cliplet", route_prefix="/")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: ended.set())  # now: Ray sets its own when it starts
         log("listening", address=f"http://{host}:{port}", engine="ray", replicas=replicas)
@@ -60,7 +69,9 @@ def http_options(host: str, port: int, settings: Settings) -> Any:
     return HTTPOptions(host=host, port=port, request_timeout_s=settings.body_seconds + settings.wait_seconds)
 
 
-def deployment(model: str | None, settings: Settings, index: str | None, replicas: int) -> Any:
+def deployment(
+    model: str | None, settings: Settings, open_index: Callable[[Any], Any] | None, replicas: int
+) -> Any:
     """The application, bound to Ray Serve: each replica loads the model and opens the index by itself."""
     from ray import serve
 
@@ -71,13 +82,10 @@ def deployment(model: str | None, settings: Settings, index: str | None, replica
         from cliplet.encoders.registry import load
         from cliplet.serve.app import build_app
         from cliplet.serve.logs import set_up_logs
-        from cliplet.serve.photos import open_index
 
         set_up_logs()
         encoder = adapt(load(model))
-        return build_app(
-            encoder, settings, None if index is None else open_index(index, encoder), secret
-        )
+        return build_app(encoder, settings, open_index(encoder) if open_index else None, secret)
 
     @serve.deployment(
         name="cliplet",
@@ -90,7 +98,7 @@ def deployment(model: str | None, settings: Settings, index: str | None, replica
     class Cliplet:
         """One replica."""
 
-    return Cliplet.bind()
+    return Cliplet.bind()  # type: ignore[attr-defined]
 
 
 def _alone(settings: Settings, replicas: int) -> dict[str, Any]:

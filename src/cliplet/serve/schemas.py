@@ -32,7 +32,9 @@ class ScoreRequest(Strict):
 
     photo: Photo = Field(description="The photo: JPEG, PNG, WebP, GIF, BMP or TIFF; in JSON as base64.")
     captions: list[str] = Field(min_length=1, description="The captions to score.")
-    references: list[str] = Field(default=[], description="Captions of people for this photo, if there are any.")
+    references: list[str] = Field(
+        default=[], description="Captions of people for this photo, if there are any."
+    )
     preset: PresetName = Field(default="paper", description="The scale of the score.")
 
 
@@ -40,7 +42,9 @@ class EmbedRequest(Strict):
     """Photos and texts."""
 
     photos: list[Photo] = Field(default=[], description="Photos; in JSON as base64.")
-    texts: list[str] = Field(default=[], description="Texts, embedded as they are: without the model's prefix.")
+    texts: list[str] = Field(
+        default=[], description="Texts, embedded as they are: without the model's prefix."
+    )
 
 
 class SearchRequest(Strict):
@@ -146,7 +150,9 @@ class ExplainedUnit(BaseModel):
     text: str
     start: int = Field(description="First character in the caption.")
     end: int = Field(description="One past its last character.")
-    share: float | None = Field(description="Its share in the score; negative where it pulls the caption down.")
+    share: float | None = Field(
+        description="Its share in the score; negative where it pulls the caption down."
+    )
 
 
 class ExplainAnswer(BaseModel):
@@ -155,7 +161,9 @@ class ExplainAnswer(BaseModel):
     model: Model
     score: float | None
     units: list[ExplainedUnit]
-    wrong: str | None = Field(description="The word most likely wrong; null where the photo supports the caption.")
+    wrong: str | None = Field(
+        description="The word most likely wrong; null where the photo supports the caption."
+    )
     sentence: str = Field(description="The finding in words.")
 
 

@@ -51,7 +51,9 @@ class Service:
     ) -> None:
         self.encoder, self.settings, self.metrics, self.photos = encoder, settings, metrics, photos
         self.workers = Workers(encoder, settings.workers, settings.max_pixels, metrics)
-        self._long = asyncio.Semaphore(max(1, self.workers.count - 1))  # explanations leave a worker to the rest
+        self._long = asyncio.Semaphore(
+            max(1, self.workers.count - 1)
+        )  # explanations leave a worker to the rest
         self._explainer: Any = None
 
     def warm_up(self) -> None:
@@ -135,7 +137,9 @@ class Service:
         return SearchAnswer(
             model=self.model,
             photos=[
-                FoundPhoto(id=photos.id_of(hit.path), path=hit.path, score=float(hit.score), also=list(hit.also))
+                FoundPhoto(
+                    id=photos.id_of(hit.path), path=hit.path, score=float(hit.score), also=list(hit.also)
+                )
                 for hit in found
             ],
         )

@@ -110,7 +110,9 @@ class Workers:
             Overdue: it was not done within ``seconds``.
             InputError: its photo cannot be used.
         """
-        return await self._wait(Job(asyncio.get_running_loop(), time.monotonic() + seconds, work=work), seconds)  # type: ignore[no-any-return]
+        return await self._wait(
+            Job(asyncio.get_running_loop(), time.monotonic() + seconds, work=work), seconds
+        )  # type: ignore[no-any-return]
 
     async def call(self, function: Callable[[], Any], seconds: float) -> Any:
         """What ``function()`` gives, on a worker of its own turn."""
