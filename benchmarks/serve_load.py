@@ -6,10 +6,11 @@
 
 Cases:
 
-- closed: wrk with 16 connections; one 500 x 375 JPEG with three captions a request (200 different Flickr8k photos, brought to that size),
-  beside `Scorer.score` of the same 600 pairs from bytes in a process of its own, before and after;
-- open: four times that rate, whether answers come or not, each request on a connection of its own; then half of that rate
-  for 10 s, to see when latency is normal again;
+- closed: wrk with 16 connections; one 500 x 375 JPEG with three captions a request (200 different Flickr8k photos,
+  brought to that size), beside `Scorer.score` of the same 600 pairs from bytes in a process of its own, before and
+  after;
+- open: four times that rate, whether answers come or not, each request on a connection of its own; then half of what
+  the service can do for 10 s, to see when latency is normal again;
 - start: from the start of the process to the first answer, beside importing fastapi, uvicorn and onnxruntime;
 - bad: the 40 kinds of bad requests of tests/serve/bad_requests.py, each with its answer.
 
@@ -46,7 +47,8 @@ WRK = """
 local bodies, at = {}, 0
 for i = 0, %d do
   local file = io.open("%s/" .. i .. ".body", "rb")
-  bodies[i + 1] = wrk.format("POST", "/v1/score", {["Content-Type"] = "multipart/form-data; boundary=%s"}, file:read("*a"))
+  local kind = "multipart/form-data; boundary=%s"
+  bodies[i + 1] = wrk.format("POST", "/v1/score", {["Content-Type"] = kind}, file:read("*a"))
   file:close()
 end
 request = function() at = at %% #bodies + 1; return bodies[at] end
@@ -348,11 +350,13 @@ def load(folder: Path, seconds: float, with_open: bool, results: dict[str, Any])
         own = (before["rate"] + after["rate"]) / 2
         found |= {"library_before": before, "library_after": after, "ratio": found["rate"] / own}
         results["closed"] = found
+        cpu = f"{found['cpu_ms']:.2f} ms (library {before['cpu_ms']:.2f}, {after['cpu_ms']:.2f})"
+        p50, p99 = found["p50_ms"], found["p99_ms"]
         table([
             ("library, before and after", f"{before['rate']:.0f}, {after['rate']:.0f} pairs/s"),
             ("16 clients", f"{found['rate']:.0f} pairs/s, {found['ratio']:.2f} of the library"),
-            ("processor time a pair", f"{found['cpu_ms']:.2f} ms (library {before['cpu_ms']:.2f}, {after['cpu_ms']:.2f})"),
-            ("latency p50, p99", f"{found['p50_ms']:.0f}, {found['p99_ms']:.0f} ms ({found['p99_ms'] / found['p50_ms']:.1f} times)"),
+            ("processor time a pair", cpu),
+            ("latency p50, p99", f"{p50:.0f}, {p99:.0f} ms ({p99 / p50:.1f} times)"),
             ("refused, lost", f"{found['refused']}, {found['lost']}"),
             ("memory, first and last third",
              f"{found['memory_first_third_mb']:.0f}, {found['memory_last_third_mb']:.0f} MB"),

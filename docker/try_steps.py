@@ -2,9 +2,9 @@
 
     sudo python docker/try_steps.py [--folder DIR] [--pip-conf FILE] [--ca FILE]
 
-Debian's Python stands in for the base image. COPY, RUN, ENV, USER and the start command are done as the Dockerfile says;
-then the service is asked for its health and for a score, as the user that the image names. The folder is removed at the
-end. An image is not built by this: layers, the base image and HEALTHCHECK stay untried.
+Debian's Python stands in for the base image. COPY, RUN, ENV, USER and the start command are done as the Dockerfile
+says; then the service is asked for its health and for a score, as the user that the image names. The folder is removed
+at the end. An image is not built by this: layers, the base image and HEALTHCHECK stay untried.
 """
 
 import argparse
@@ -36,6 +36,7 @@ def prepare(folder: Path, pip_conf: str | None, ca: str | None) -> None:
     """A Debian with Python; this machine's name server, and its pip settings and certificates where they are named."""
     command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(folder), MIRROR]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    folder.chmod(0o755)  # a temporary folder is its owner's alone
     shutil.copy("/etc/resolv.conf", folder / "etc/resolv.conf")
     if pip_conf:
         shutil.copy(pip_conf, folder / "etc/pip.conf")
@@ -44,6 +45,7 @@ def prepare(folder: Path, pip_conf: str | None, ca: str | None) -> None:
 
 
 def copy(folder: Path, arguments: str) -> None:
+    """What COPY does."""
     *sources, target = arguments.split()
     for source in sources:
         to = folder / target.lstrip("/")
@@ -61,7 +63,7 @@ def inside(
 ) -> tuple[list[str], dict[str, str]]:
     """The chroot's command, and the environment that it gets: nothing of ours."""
     as_user = [f"--userspec={user}:{user}"] if user else []
-    return ["chroot", *as_user, str(folder)], {
+    return [shutil.which("chroot") or "/usr/sbin/chroot", *as_user, str(folder)], {
         "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
         **environment,
     }
@@ -117,11 +119,13 @@ def try_service(folder: Path, environment: dict[str, str], user: str, start: lis
 
 
 def asked(url: str, body: bytes | None = None) -> "urllib.request.addinfourl":
+    """The answer to a request with the key."""
     headers = {"X-API-Key": KEY, "Content-Type": "application/json"}
     return urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=30)
 
 
 def main() -> None:
+    """Make the folder, do the steps, ask the service, remove the folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", help="a new folder for the Debian; default: a temporary one")
     parser.add_argument("--pip-conf", help="a pip.conf to use, for machines with an index of their own")

@@ -40,7 +40,7 @@ NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 @click.option("--queue", type=click.IntRange(1), default=64, show_default=True,
               help="Largest number of requests that are read, wait or are worked on; more get 503.")  # fmt: skip
 @click.option("--per-client", type=click.IntRange(0), default=0,
-              help="Largest number of them of one key, or of one address without keys; more get 429. Default: any.")  # fmt: skip
+              help="Largest number of them of one key or address; more get 429. Default: any.")  # fmt: skip
 @click.option("--body-timeout", type=click.FloatRange(0.1), default=10, show_default=True,
               help="Seconds in which a body must arrive.")  # fmt: skip
 @click.option("--timeout", type=click.FloatRange(0.1), default=20, show_default=True,

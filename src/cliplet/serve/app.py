@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -11,7 +12,6 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from cliplet import __version__
 from cliplet.encoders.base import BaseEncoder
 from cliplet.serve.bodies import read_body
 from cliplet.serve.examples import request_body
@@ -36,13 +36,14 @@ from cliplet.serve.schemas import (
 from cliplet.serve.service import Service
 from cliplet.serve.settings import Settings
 from cliplet.serve.static import page_files
+from cliplet.versions import versions
 
 R = TypeVar("R", bound=Strict)
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
         400: "The body is broken.", 401: "No key.", 408: "The body came too slowly.", 413: "Too large.",
-        414: "The address is too long.", 415: "Another content type.", 422: "It does not fit, or the photo cannot be used.",
+        414: "The address is too long.", 415: "Another content type.", 422: "It does not fit.",
         429: "Too many requests of one client.", 431: "The headers are too large.", 500: "The service failed.",
         503: "Busy; see Retry-After.",
     }.items()
@@ -81,6 +82,11 @@ def build_app(
     )  # fmt: skip
 
 
+@cache
+def _version() -> str:
+    return versions()["cliplet"]
+
+
 def _routes(service: Service, metrics: Metrics, settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -89,7 +95,7 @@ def _routes(service: Service, metrics: Metrics, settings: Settings) -> FastAPI:
         service.workers.close()
 
     app = FastAPI(
-        title="cliplet", version=__version__, lifespan=life, docs_url=None, redoc_url=None,
+        title="cliplet", version=_version(), lifespan=life, docs_url=None, redoc_url=None,
         redirect_slashes=False, license_info={"name": "Apache-2.0"},
         description="Scores captions against photos, embeds both, and searches photos by words.",
     )  # fmt: skip
@@ -130,7 +136,7 @@ def _add_state(app: FastAPI, service: Service, metrics: Metrics, settings: Setti
     async def healthz() -> Health:
         """Whether the service is up, and its bounds."""
         return Health(
-            version=__version__, key_required=bool(settings.keys), search=service.photos is not None,
+            version=_version(), key_required=bool(settings.keys), search=service.photos is not None,
             explain=settings.explain, limits={name: getattr(settings, name) for name in bounds},
         )  # fmt: skip
 

@@ -29,9 +29,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logs(level: int = logging.INFO) -> None:
-    """Send the service's and the web server's records to standard error as JSON lines."""
+    """Send all records and warnings to standard error as JSON lines: the service's, the web server's, libraries'."""
+    logging.captureWarnings(True)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns with pieces of broken bodies
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    logging.getLogger().handlers[:] = [handler]
     for name in (LOGGER, "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]

@@ -1,7 +1,7 @@
 """The same application as a Ray Serve deployment with replicas.
 
-Ray's usage statistics are off unless the user has set them. Every replica has the model in memory, its own queue and its
-own counters; Ray's proxy spreads the requests over them.
+Ray's usage statistics are off unless the user has set them. Every replica has the model in memory, its own queue and
+its own counters; Ray's proxy spreads the requests over them.
 """
 
 import logging

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,10 +57,8 @@ class Job:
 
     def finish(self, outcome: Any) -> None:
         """Give the outcome, or an exception, to whoever waits; from any thread."""
-        try:
+        with suppress(RuntimeError):  # the loop has ended: nobody waits
             self.loop.call_soon_threadsafe(self._set, outcome)
-        except RuntimeError:  # the loop has ended: nobody waits
-            pass
 
     def _set(self, outcome: Any) -> None:
         if self.future.done():
