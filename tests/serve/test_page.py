@@ -1,24 +1,19 @@
 """The page in a real browser: by mouse, by keyboard alone, on a phone, in the dark, and under its own strict policy."""
 
-import asyncio
 import shutil
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 sync_api = pytest.importorskip("playwright.sync_api")
-import uvicorn  # noqa: E402
-
 from cliplet import load  # noqa: E402
 from cliplet.serve.app import build_app  # noqa: E402
 from cliplet.serve.settings import Settings  # noqa: E402
+from tests.serve.in_thread import Served, Shelf  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
@@ -29,45 +24,6 @@ addEventListener('securitypolicyviolation', (event) => {
   violations.push(event.violatedDirective + ' ' + event.blockedURI);
 });
 """
-
-
-@dataclass
-class Hit:
-    path: str
-    score: float
-    also: list[str]
-
-
-class Shelf:
-    """An index of a few photos, the first the best."""
-
-    def __init__(self, folder: Path) -> None:
-        self.paths = []
-        for i, colour in enumerate(["red", "green", "blue", "white", "black", "orange"]):
-            path = folder / f"a photo with a long name of the colour {colour} {i}.jpg"
-            Image.new("RGB", (300, 200), colour).save(path)
-            self.paths.append(str(path))
-
-    def search_vector(self, vector: Any, top: int, without: Any = None) -> list[Hit]:
-        assert np.isfinite(vector).all()
-        hits = [Hit(path, 0.9 - 0.1 * i, []) for i, path in enumerate(self.paths)]
-        return (hits[1:] if without is not None else hits)[:top]
-
-
-class Served:
-    """An application on a free port, in a thread of its own."""
-
-    def __init__(self, app: Any) -> None:
-        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on", ws="none"))
-        self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve()))
-        self.thread.start()
-        while not self.server.started:
-            assert self.thread.is_alive()
-        self.url = f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}/"
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join()
 
 
 @pytest.fixture(scope="module")

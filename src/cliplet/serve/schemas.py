@@ -175,7 +175,7 @@ class Health(BaseModel):
     key_required: bool
     search: bool
     explain: bool
-    limits: dict[str, float]
+    limits: dict[str, int | float]
 
 
 class FieldProblem(BaseModel):

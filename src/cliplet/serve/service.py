@@ -153,6 +153,8 @@ class Service:
     async def explain(self, request: ExplainRequest) -> ExplainAnswer:
         """Say what each word and phrase of a caption does to its score, and which word is most likely wrong."""
         self.check_texts([request.caption], "caption")
+        if problem := caption_problem(request.caption):
+            raise Refusal(422, "text", problem)
         async with self._long:
             try:
                 found = await self.workers.call(lambda: self._explained(request), self.settings.wait_seconds)
