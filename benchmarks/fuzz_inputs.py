@@ -142,7 +142,7 @@ def columns(world: World, rng: np.random.Generator) -> Call:
     held_images = contained(kind, makers, rng)  # both draw from rng: made before the call
     captions = texts_in(order, texts, rng)
     same_index = kind == "Series" and order == "Series"
-    if same_index and hasattr(captions, "index"):
+    if same_index and not isinstance(captions, list):  # without pandas they are lists
         captions.index = held_images.index
 
     def run() -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cliplet.errors import ClipletError, InputError, MissingExtraError, ModelError
     from cliplet.scoring.explain import Explanation, explain
     from cliplet.scoring.scorer import Scorer, ScoreResult, score
+    from cliplet.search.index import Index
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ _HOMES = {
     "score": "cliplet.scoring.scorer",
     "explain": "cliplet.scoring.explain",
     "Explanation": "cliplet.scoring.explain",
+    "Index": "cliplet.search.index",
 }
 
 __all__ = [  # noqa: RUF022 (kept in the order of use)
@@ -34,6 +36,7 @@ __all__ = [  # noqa: RUF022 (kept in the order of use)
     "ScoreResult",
     "explain",
     "Explanation",
+    "Index",
     "load",
     "Encoder",
     "ModelCard",

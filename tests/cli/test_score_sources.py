@@ -5,7 +5,10 @@ import json
 import tarfile
 
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
+from cliplet.cli.main import cli
 from cliplet.errors import InputError
 from tests.cli.test_score_files import here, model, score  # noqa: F401
 
@@ -52,6 +55,73 @@ def test_several_captions_files_and_a_repeated_row(here, score):  # noqa: F811
         "a.json, line 1 column 2", "b.csv, line 2", "b.csv, line 3", "b.csv, line 4",
     ]  # fmt: skip
     assert "1 rows repeat an image with the same caption; each counts" in found["summary"]["notes"]
+
+
+def two_folders(here):  # noqa: F811
+    """A captions file beside its photos in each of two folders: dog.jpg is another photo in each."""
+    for folder, colour in (("one", "red"), ("two", "blue")):
+        (here / folder).mkdir()
+        Image.new("RGB", (20, 20), colour).save(here / folder / "dog.jpg")
+    Image.new("RGB", (20, 20), "green").save(here / "two" / "only.jpg")
+    (here / "one" / "c.json").write_text('{"dog.jpg": "a dog", "only.jpg": "a cat"}')
+    (here / "two" / "c.csv").write_text(
+        "image,caption\ndog.jpg,a dog\nonly.jpg,a cat\n../photos/cow.jpg,a cow\n"
+    )
+    return "one/c.json", "two/c.csv"
+
+
+def test_each_captions_file_has_its_photos_beside_itself(here, score):  # noqa: F811
+    one, two = two_folders(here)
+    alone = {row["where"]: row for file in (one, two) for row in score(file)["rows"]}
+    together = score(one, two)["rows"]
+    assert [row["image"] for row in together] == [
+        "one/dog.jpg", "one/only.jpg", "two/dog.jpg", "two/only.jpg", "../photos/cow.jpg",
+    ]  # fmt: skip
+    assert [row["clip_score"] for row in together] == [row["clip_score"] for row in alone.values()]
+    assert together[0]["clip_score"] != together[2]["clip_score"]
+    assert "no photo 'one/only.jpg'" in together[1]["reason"], "never the photo beside another file"
+    assert [row["clip_score"] for row in score(two, one)["rows"]] == [
+        row["clip_score"] for row in (*together[2:], *together[:2])
+    ]
+
+
+def test_references_of_a_name_that_means_two_photos_are_not_guessed(here, score):  # noqa: F811
+    files = two_folders(here)
+    (here / "refs.json").write_text('{"dog.jpg": ["a dog"], "cow.jpg": ["a cow"]}')
+    found = score(*files, "--refs", "refs.json", "--metrics", "bleu")
+    assert [row["bleu_1"] is not None for row in found["rows"]] == [False] * 4 + [True]
+    (here / "refs.json").write_text('{"two/dog.jpg": ["a dog"]}')
+    found = score(*files, "--refs", "refs.json", "--metrics", "bleu")
+    assert [row["bleu_1"] is not None for row in found["rows"]] == [False, False, True, False, False]
+
+
+def test_the_title_counts_files_whatever_their_names(here, model):  # noqa: F811
+    for name in ("a, b.json", "c, d, e.json"):
+        (here / name).write_text('{"photos/dog.jpg": "a dog"}')
+    for files, title in (
+        (["a, b.json"], "a, b.json: 1"),
+        (["a, b.json", "c, d, e.json"], "a, b.json and 1 more: 2"),
+    ):
+        done = CliRunner().invoke(cli, ["score", *files, "--model", model], catch_exceptions=False)
+        assert done.output.splitlines()[0].strip() == f"{title} captions"
+
+
+@pytest.mark.parametrize("cell", ["['a dog','a ca", '["a dog", "a ca'])
+def test_a_list_that_is_cut_off_fails_its_row(here, score, cell):  # noqa: F811
+    with open(here / "c.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows(
+            [
+                ("image", "caption"),
+                ("dog.jpg", cell),
+                ("cat.jpg", "[photo] a cat"),
+                ("cow.jpg", "['a cow','a bull']"),
+            ]
+        )
+    rows = score("c.csv", "--images", "photos")["rows"]
+    assert "cut off before its end" in rows[0]["reason"]
+    assert cell[:10] in rows[0]["reason"].replace("\\", "")
+    assert [row["caption"] for row in rows[1:]] == ["[photo] a cat", "a cow", "a bull"]
+    assert all(row["clip_score"] is not None for row in rows[1:])
 
 
 def test_files_are_never_scored_as_captions(here, score):  # noqa: F811

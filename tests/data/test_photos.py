@@ -1,6 +1,8 @@
 """Finding photos by the names that captions files use."""
 
+import gc
 import io
+import pickle
 import tarfile
 
 import pytest
@@ -132,3 +134,28 @@ def test_photos_of_one_name_in_a_tar_are_never_guessed(tmp_path):
     assert photos.find("2.jpg")[0] == "2.jpg"
     with pytest.raises(InputError, match=r"holds two files 1\.jpg"):
         photos.find("1.jpg")
+
+
+def test_a_tar_goes_to_another_process_by_its_path(tmp_path):
+    """An open file's number means another file there: the tar is opened again, and must be the same."""
+    paths = []
+    for name, content in (("a", b"first"), ("b", b"other")):
+        paths.append(tmp_path / f"{name}.tar")
+        with tarfile.open(paths[-1], "w") as tar:
+            info = tarfile.TarInfo("dog.jpg")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    first = open_photos(paths[0])
+    packed = pickle.dumps(first.get("dog.jpg"))
+    number = first.descriptor
+    del first
+    gc.collect()
+    others = [open_photos(paths[1]) for _ in range(4)]  # one takes the number that the first had
+    assert number in [other.descriptor for other in others]
+    assert pickle.loads(packed).read_bytes() == b"first"
+    paths[0].write_bytes(paths[0].read_bytes() + bytes(10_240))
+    with pytest.raises(InputError, match=r"a.tar has changed since it was listed"):
+        pickle.loads(packed)
+    paths[0].unlink()
+    with pytest.raises(InputError, match=r"a.tar cannot be read: No such file"):
+        pickle.loads(packed)

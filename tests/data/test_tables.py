@@ -95,7 +95,7 @@ def test_json_by_content(tmp_path):
     wrapped = {"x": 1, "rows": records}
     assert [row for _, row, _ in rows(tmp_path, "t.json", json.dumps(wrapped))] == records
     assert rows(tmp_path, "t.jsonl", json.dumps(wrapped)) == [("line 1", wrapped, None)]
-    found = rows(tmp_path, "t.jsonl", '{"a": 1}\n{"a": \n[1]\n{"a": 2}\n' + "[" * 5_000)
+    found = rows(tmp_path, "t.jsonl", '{"a": 1}\n{"a": \n[1]\n{"a": 2}\n' + "[" * 100_000)
     assert [where for where, _, problem in found if problem is None] == ["line 1", "line 4"]
     assert "not valid JSON" in found[1][2]
     assert "expected an object" in found[2][2]
@@ -134,6 +134,35 @@ def test_lists_written_into_cells(cell, found):
 def test_a_list_that_cannot_be_read_is_no_text(cell):
     with pytest.raises(ValueError, match="looks like a list that cannot be read"):
         cell_list(cell)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "['a','b",
+        '["a", "b',
+        '["a"',
+        '["a", ',
+        "['a' 'b",
+        "['a', \"b's",
+        '["a dog on',
+        r'["a\"b", "c',
+        "array(['a'",
+    ],
+)
+def test_a_list_that_is_cut_off_is_no_text(cell):
+    with pytest.raises(ValueError, match="begins a list and is cut off before its end"):
+        cell_list(cell)
+    with pytest.raises(ValueError, match="cut off"):
+        as_list(cell)
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ["[photo] a dog", "['Hello'] says a sign", "['tis the season] a dog", "[ a dog", '["a" sign on a door'],
+)
+def test_a_caption_that_begins_with_a_bracket_is_a_caption(caption):
+    assert cell_list(caption) is None
 
 
 def test_references_in_one_cell():

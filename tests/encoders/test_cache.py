@@ -1,5 +1,7 @@
 """The embedding cache: hits, keys by content and model, two processes, bounds, damage."""
 
+import os
+import sqlite3
 import subprocess
 import sys
 import warnings
@@ -231,3 +233,31 @@ def test_a_full_disk_switches_the_cache_off_not_the_run(model, photos, tmp_path)
     with pytest.warns(UserWarning, match="switched off: database or disk is full"):
         vectors = encoder.encode_images(photos * 40 + [np.full((9, 9), i, np.uint8) for i in range(200)])
     assert not np.isnan(vectors).any()
+
+
+def test_a_cache_closes_its_own_file_and_never_its_parents(tmp_path, monkeypatch):
+    cache = EmbeddingCache(tmp_path)
+    connection = cache._connection
+    with monkeypatch.context() as forked:
+        forked.setattr(os, "getpid", lambda: -1)
+        cache.close()
+        del cache
+    assert connection.execute("SELECT COUNT(*) FROM embeddings").fetchone() == (0,)
+    cache = EmbeddingCache(tmp_path)
+    connection = cache._connection
+    del cache
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+
+
+def test_what_cannot_be_opened_is_closed(tmp_path, monkeypatch):
+    opened = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: opened.append(connect(*a, **k)) or opened[-1])
+    (tmp_path / "embeddings.sqlite").write_bytes(b"no database at all" * 300)
+    with pytest.warns(UserWarning, match="was damaged"):
+        cache = EmbeddingCache(tmp_path)
+    first, second = opened
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        first.execute("SELECT 1")
+    assert cache._connection is second

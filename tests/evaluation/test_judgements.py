@@ -10,7 +10,7 @@ from cliplet.data.photos import PhotoStore
 from cliplet.errors import InputError
 from cliplet.evaluation.benchmarks import BENCHMARKS, load_judgements
 from cliplet.evaluation.human import ScoreRequest
-from cliplet.evaluation.judgements import read_foil, read_rated_table
+from cliplet.evaluation.judgements import read_foil, read_rated_table, read_thumb
 from cliplet.evaluation.pairs import read_pair_files
 from cliplet.evaluation.scores import file_scores
 from cliplet.evaluation.zeroshot import read_labelled_photos
@@ -217,15 +217,34 @@ def test_every_benchmark_says_where_its_files_come_from():
 
 def test_a_row_that_cannot_be_read_is_left_out_and_counted(tmp_path):
     (tmp_path / "t.csv").write_bytes(
-        b"image,caption,references,rating\nk.jpg,a dog,one|caf\xe9,4\nk.jpg,caf\xe9,one,4\nk.jpg,a man, a cow,one,4\n"
+        b"image,caption,references,rating\nk.jpg,a dog,one|caf\xe9,4\nk.jpg,caf\xe9,one,4\nk.jpg,a man\n"
         b"k.jpg,a cat,one,good\nk.jpg,a cow,one,nan\n,a pig,one,3\n"
     )
     data = read_rated_table(tmp_path / "t.csv")
     assert [(r.caption, r.references) for r in data.rows] == [("a dog", ("one",))]
     assert sum(data.notes.values()) == 5
     assert data.notes["rows without a rating"] == 1
-    assert any("line 4: 5 cells under a header of 4" in note for note in data.notes)
+    assert any("line 4: 2 cells under a header of 4" in note for note in data.notes)
     assert any("line 3: the caption is not valid UTF-8" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_a_row_with_more_cells_than_the_header_is_an_error(tmp_path, separator):
+    rows = [("image", "caption", "rating"), ("k.jpg", "a dog", "4"), ("k.jpg", "a man", " a hat", "5")]
+    path = write(tmp_path, "t.csv", "".join(separator.join(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"t\.csv, line 3: 4 cells under a header of 3: .*in quotes"):
+        read_rated_table(path)
+    quoted = write(tmp_path, "q.csv", 'image,caption,rating\nk.jpg,"a man, a hat",5\n')
+    assert read_rated_table(quoted).rows[0].caption == "a man, a hat"
+
+
+def test_a_thumb_reference_that_is_cut_off_is_left_out(tmp_path):
+    judged = {"P": 4, "R": 4, "Fl": 0, "Con": 0, "Inc": 0, "image": "a.jpg", "hyp": "a dog", "seg_id": 1}
+    path = write(tmp_path, "t.jsonl", json.dumps(judged))
+    refs = write(tmp_path, "r.jsonl", json.dumps({"seg_id": 1, "refs": "['a dog','a pup"}))
+    data = read_thumb(path, refs)
+    assert data.rows[0].references == ()
+    assert "cut off before its end" in str(data.notes)
 
 
 def test_captions_that_are_null_never_become_words(tmp_path):

@@ -1,0 +1,5 @@
+"""These need PyTorch."""
+
+import pytest
+
+pytest.importorskip("torch")

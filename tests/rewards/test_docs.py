@@ -89,6 +89,7 @@ def test_the_guide_shows_rows_of_the_notes() -> None:
 
 
 def test_degenerate_captions_against_the_rewards() -> None:
+    pytest.importorskip("pycocoevalcap")
     shared_data("flickr8k/images_dev.tar")
     printed = re.findall(r"(?:^\|.*\n)+", run_command("reward_degenerate"), re.MULTILINE)
     shown = re.findall(r"(?:^\|.*\n)+", NOTES, re.MULTILINE)

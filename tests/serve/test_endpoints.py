@@ -174,6 +174,7 @@ def test_the_openapi_page_is_valid_and_its_examples_work(service):
         (["--cors-origin", "*"], "must look like https://example.org"),
         (["--root-path", "a/"], "must look like /cliplet"),
         (["--model", "nowhere"], "no model"),
+        (["--index", "nowhere.lance"], "nowhere.lance"),
     ],
 )
 def test_what_cannot_be_served_is_said_in_one_line(tmp_path, options, complaint):

@@ -8,11 +8,12 @@ import httpx
 import pytest
 from PIL import Image
 
-from cliplet import load
+from cliplet import Index, load
 from cliplet.serve.app import build_app
 from cliplet.serve.settings import Settings
 from tests.serve.bad_requests import JPEG
 from tests.serve.in_thread import Served, Shelf
+from tests.serve.running import Service
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,8 @@ def test_what_shall_not_be_there_is_passed_on(url, shelf):
 @pytest.mark.parametrize(
     ("query", "status"),
     [({}, 422), ({"text": ""}, 422), ({"text": " "}, 422), ({"text": "a", "top": 0}, 422),
-     ({"text": "a", "top": 10**6}, 422), ({"text": "a", "top": "3"}, 422), ({"without": "a dog"}, 422), ({"path": "/etc"}, 422), ({"photo": "bm8="}, 422)],
+     ({"text": "a", "top": 10**6}, 422), ({"text": "a", "top": "3"}, 422), ({"without": "a dog"}, 422),
+     ({"path": "/etc"}, 422), ({"photo": "bm8="}, 422)],
 )  # fmt: skip
 def test_a_query_that_does_not_fit_is_refused(url, query, status):
     assert httpx.post(f"{url}v1/search", json=query).status_code == status
@@ -85,6 +87,26 @@ def test_a_photo_that_went_away_is_said_to_be_gone(tiny, tmp_path):
         assert httpx.get(f"{running.url}v1/photos/{found['id']}").json()["error"]["code"] == "photo_gone"
     finally:
         running.stop()
+
+
+def test_a_real_index_is_searched_as_from_python(tiny, tmp_path):
+    pytest.importorskip("lancedb")
+    shelf = Shelf(tmp_path)  # writes photos
+    index = Index.make(tmp_path / "photos.lance", tiny)
+    index.update([tmp_path])
+    running = Service(tmp_path, "--model", tiny, "--index", tmp_path / "photos.lance")
+    try:
+        query = {"text": "a red car", "without": "a dog", "top": 4}
+        found = httpx.post(f"{running.url}/v1/search", json=query).json()["photos"]
+        hits = index.search(**query)
+        assert [photo["path"] for photo in found] == [hit.path for hit in hits]
+        assert [photo["score"] for photo in found] == pytest.approx([hit.score for hit in hits], abs=1e-5)
+        assert set(shelf.paths) >= {photo["path"] for photo in found}
+        assert httpx.get(f"{running.url}/v1/photos/{found[0]['id']}").status_code == 200
+        described = httpx.get(f"{running.url}/openapi.json").json()["paths"]
+        assert {"/v1/search", "/v1/photos/{photo_id}"} <= set(described)
+    finally:
+        assert running.stop() == 0
 
 
 def test_an_explanation_holds_the_captions_words(url):

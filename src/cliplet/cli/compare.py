@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, required=True)
 @click.option("--images", metavar="DIR|TAR", help="Folder or tar with the photos.")
 @options.refs
+@options.image_column
+@options.caption_column
+@options.separator
 @options.metrics
 @options.tokenizer
 @options.df
@@ -32,6 +35,9 @@ def compare(
     files: tuple[str, ...],
     images: str | None,
     refs: str | None,
+    image_column: str | None,
+    caption_column: str | None,
+    separator: str | None,
     metrics: str | None,
     tokenizer: str,
     df: str | None,
@@ -50,10 +56,12 @@ def compare(
 
     Every metric of each captioner with its bootstrap interval, the differences with paired intervals and
     permutation p-values corrected for the number of metrics (Holm), wins and losses image by image. Without
-    photos, or with --model none, metrics on references alone, as in `cliplet score`.
+    photos, or with --model none, metrics on references alone, as in `cliplet score`. Columns and a separator that
+    are named hold for all the files.
     """
     import tempfile
 
+    from cliplet.data.captions import Columns
     from cliplet.files import writable_folder
     from cliplet.reports.compare import write_comparison
     from cliplet.scoring.compare import compare_files
@@ -63,11 +71,12 @@ def compare(
     folder = None if out is None else writable_folder(out)
     with tempfile.TemporaryDirectory() as passing, progress_bar("scoring") as progress:
         chosen, frequencies = options.metric_names(metrics), load_frequencies(df)
-        leave_out = without_model(model, files, images, chosen)
+        columns = Columns(image_column, caption_column, separator)
+        leave_out = without_model(model, files, images, chosen, columns)
         cache = cache_dir or passing  # photos are encoded once for all files
         scorer = None if leave_out else build_scorer(model, preset, cache)
         comparison = compare_files(
-            files, images, scorer, refs, chosen, frequencies, resamples, seed, progress, tokenizer
+            files, images, scorer, refs, chosen, frequencies, resamples, seed, progress, tokenizer, columns
         )
     if folder is not None:
         write_comparison(comparison, folder)

@@ -65,7 +65,10 @@ def run_recipe(
     from cliplet.training.recipes import KINDS, kind_settings, open_recipe
 
     if settings:
-        click.echo(kind_settings(recipe or kind))
+        try:
+            click.echo(kind_settings(recipe or kind))
+        except ImportError as error:
+            raise MissingExtraError(f"{command} --settings ({error})", "train") from error
         if recipe is None and not only:
             click.echo(
                 f"\nOther kinds: cliplet distill --settings {' or '.join(k for k in KINDS if k != kind)}"

@@ -241,9 +241,18 @@ def zeroshot(source: str, classes: str | None, templates: str | None, labels: An
     help="Take FILES for captions and make false ones from them (object, colour, number, action).",
 )
 @click.option(
+    "--near-nouns",
+    type=click.Choice(["captions", "names", "detector"]),
+    help="Ask for a photo's thing among its ten nearest nouns; FILES are captions, or folders and tars of photos "
+    "(named after their class, or for a detector).",
+)
+@click.option(
+    "--detector", metavar="SOURCE", help="Detector for --near-nouns detector, as cliplet regions takes it."
+)
+@click.option(
     "--split",
     metavar="NAME|FILE",
-    help="Split for --from-captions: a Karpathy one, or a file of image names.",
+    help="Split of captions: a Karpathy one, or a file of image names; of photos: the file.",
 )
 @click.option(
     "--ties",
@@ -255,19 +264,28 @@ def zeroshot(source: str, classes: str | None, templates: str | None, labels: An
 @click.option("--prefix", default="", help="Text to put before every caption; default: none.")
 @click.option("--name", help="Name of the set in results; default: the first file's name.")
 @_common
-def pairs(files: tuple[str, ...], from_captions: bool, split: str | None, ties: Any, prefix: str, name: str | None,
-          **common: Any) -> None:  # fmt: skip
+def pairs(files: tuple[str, ...], from_captions: bool, near_nouns: Any, detector: str | None, split: str | None,
+          ties: Any, prefix: str, name: str | None, **common: Any) -> None:  # fmt: skip
     """Does the true caption score above a false one that differs in a word?
 
     \b
     cliplet evaluate pairs sugarcrepe/*.json --images val2017/
     cliplet evaluate pairs captions.json --from-captions --images photos/
+    cliplet evaluate pairs captions.json --near-nouns captions --images photos/
+    cliplet evaluate pairs imagenet.tar --near-nouns names
 
     FILES are SugarCrepe, VALSE, FOIL-it or Winoground files, or tables of image, caption and false caption.
     """
     from cliplet.evaluation.model_runs import run_pairs
 
     _check_files(common)
+    if near_nouns or detector:
+        if from_captions or (near_nouns == "detector") != bool(detector):
+            raise click.UsageError(
+                "--detector and --near-nouns detector go together, and not with --from-captions"
+            )
+        _finish(_near_nouns(files, near_nouns, detector, split, prefix, name, common), common)
+        return
     encoder = _encoder(common)
     with progress_bar("embedding") as progress:
         run = run_pairs(
@@ -284,6 +302,28 @@ def pairs(files: tuple[str, ...], from_captions: bool, split: str | None, ties: 
             progress,
         )
     _finish(run, common)
+
+
+def _near_nouns(files: tuple[str, ...], labels: Any, detector: str | None, split: str | None, prefix: str,
+                name: str | None, common: dict[str, Any]) -> "Evaluation":  # fmt: skip
+    from cliplet.data.photos import PhotoStore
+    from cliplet.evaluation.model_runs import labelled_nouns, run_near_nouns
+
+    paths = [Path(f) for f in files]
+    store = (
+        PhotoStore(common["images"], beside=paths[0].parent) if labels == "captions" else PhotoStore(paths)
+    )
+    encoder = _encoder(common)
+    with progress_bar("detecting") as progress:
+        asked, failures = labelled_nouns(labels, paths, store, split, detector, progress)
+    with progress_bar("embedding") as progress:
+        run = run_near_nouns(
+            name or _set_name(split, files[0]), encoder, asked, store, labels, prefix, common["resamples"],
+            common["seed"], progress,
+        )  # fmt: skip
+    run.failed += len(failures)
+    run.provenance["failures"] += failures
+    return run
 
 
 # ---------------------------------------------------------------- shared

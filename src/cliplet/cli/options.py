@@ -89,6 +89,13 @@ def resamples(default: int, least: int) -> Callable[[Any], Any]:
 refs = click.option(
     "--refs", metavar="FILE", help="File of reference captions, in any format that captions may have."
 )
+image_column = click.option("--image-column", metavar="NAME", help="Column of the image in a captions file.")
+caption_column = click.option(
+    "--caption-column", metavar="NAME", help="Column of the caption in a captions file."
+)
+separator = click.option(
+    "--separator", metavar="CHAR", help="Character between the cells of a CSV; default: from its header."
+)
 metrics = click.option(
     "--metrics", cls=TableOption, fill=_metrics, metavar="LIST",
     help="Metrics that compare with references, parted by commas: {names}, your own module:attribute, or none; "

@@ -34,15 +34,16 @@ SHOWN_FAILURES = 10
     help="Folder or tar of the photos of a captions file, or a pattern.",
 )
 @options.refs
-@click.option("--image-column", metavar="NAME", help="Column of the image in a captions file.")
-@click.option("--caption-column", metavar="NAME", help="Column of the caption in a captions file.")
-@click.option("--separator", metavar="CHAR",
-              help="Character between the cells of a CSV; default: from its header.")  # fmt: skip
+@options.image_column
+@options.caption_column
+@options.separator
 @options.metrics
 @options.tokenizer
 @options.df
 @options.model
 @options.preset
+@click.option("--match", metavar="FILE",
+              help="File of cliplet calibrate --out; default: the match that the model has.")  # fmt: skip
 @options.out("rows.jsonl, rows.csv, summary.json and report.html")
 @click.option("--diversity", is_flag=True,
               help="Also measure length, vocabulary, repetition and self-retrieval of the captions.")  # fmt: skip
@@ -68,6 +69,7 @@ def score(
     df: str | None,
     model: str | None,
     preset: str,
+    match: str | None,
     out: str | None,
     diversity: bool,
     train_captions: str | None,
@@ -96,7 +98,7 @@ def score(
         if model == "none":
             raise click.UsageError("--model none is for a captions file with references, not for one image")
         _check_single(target, captions, images, refs, out, df)
-        _score_one(build_scorer(model, preset, cache_dir or cache), target, captions, as_json, strict)
+        _score_one(build_scorer(model, preset, cache_dir or cache, match), target, captions, as_json, strict)
         return
     from cliplet.data.captions import Columns
     from cliplet.files import writable_folder
@@ -104,7 +106,7 @@ def score(
     folder = None if out is None else writable_folder(out)
     chosen, columns = options.metric_names(metrics), Columns(image_column, caption_column, separator)
     leave_out = without_model(model, sources, images, chosen, columns)
-    scorer = None if leave_out else build_scorer(model, preset, cache_dir or cache)
+    scorer = None if leave_out else build_scorer(model, preset, cache_dir or cache, match)
     table = compute_table(scorer, sources, images, refs, chosen, load_frequencies(df), columns, tokenizer)
     if diversity or train_captions:
         from cliplet.scoring.diversity import caption_diversity
@@ -172,11 +174,11 @@ def load_frequencies(path: str | None) -> "DocumentFrequencies | None":
     return DocumentFrequencies.load(path)
 
 
-def build_scorer(model: str | None, preset: str, cache: str | bool) -> "Scorer":
+def build_scorer(model: str | None, preset: str, cache: str | bool, match: str | None = None) -> "Scorer":
     """The scorer that the options ask for."""
     from cliplet.scoring.scorer import Scorer
 
-    return Scorer(model, preset, cache=cache)
+    return Scorer(model, preset, cache=cache, match=match)
 
 
 def without_model(
@@ -207,6 +209,7 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
                 "image": image,
                 "caption": captions[i],
                 "score": _number(result.score[i]),
+                **({} if result.match is None else {"match": _number(result.match[i])}),
                 "cosine": _number(result.cosine[i]),
                 "truncated": bool(result.truncated[i]),
                 "reason": result.failures[i],
@@ -221,12 +224,16 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
         }
         print_json({"summary": summary, "rows": rows, "provenance": result.provenance})
     else:
-        click.echo(f"{result.preset.column:>9}  caption")
+        columns = {result.preset.column: result.score}
+        if result.match is not None:
+            columns = {"match": result.match} | columns
+        click.echo("  ".join(f"{name:>9}" for name in columns) + "  caption")
         for i in order:
-            shown = "-" if result.failures[i] else f"{result.score[i]:.3f}"
-            why = f"  [{result.failures[i]}]" if result.failures[i] else ""
-            cut = "  [cut to the model's context]" if result.truncated[i] else ""
-            click.echo(f"{shown:>9}  {one_line(captions[i])}{why}{cut}")
+            shown = ["-" if result.failures[i] else f"{values[i]:.3f}" for values in columns.values()]
+            said = [result.failures[i], result.without_content.get(i)]
+            said.append("cut to the model's context" if result.truncated[i] else None)
+            why = "".join(f"  [{reason}]" for reason in said if reason)
+            click.echo("  ".join(f"{value:>9}" for value in shown) + f"  {one_line(captions[i])}{why}")
         for note in result.notes:
             click.echo(f"note: {note}")
     if strict and any(result.failures):

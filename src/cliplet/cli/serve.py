@@ -3,7 +3,7 @@
 import sys
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +12,7 @@ from cliplet.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from cliplet.encoders.base import Encoder
+    from cliplet.search.index import Index
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
@@ -114,11 +115,13 @@ def serve(
     sys.exit(run(app, at, settings))
 
 
-def open_index(path: str, encoder: "Encoder") -> Any:
+def open_index(path: str, encoder: "Encoder") -> "Index":
     """The index at ``path``, which this model must have made."""
-    import cliplet
+    from cliplet.search.index import Index
 
-    return cliplet.Index.open(path, encoder)
+    index = Index.open(path, encoder)
+    index.refresh()  # its vectors are in memory before the first query
+    return index
 
 
 def _size(text: str) -> int:

@@ -28,7 +28,9 @@ __all__ = [
     "read_sources",
 ]
 
-OPTIONS = "; say which with --image-column and --caption-column (and --separator) of `cliplet score`"
+OPTIONS = (
+    "; say which with --image-column and --caption-column (and --separator) of `cliplet score` and `compare`"
+)
 
 
 def read_captions(
@@ -79,6 +81,7 @@ def read_sources(
         found._replace(
             where=f"{source}, {found.where}",
             image=found.image if found.photo is None else f"{source}/{found.image}",
+            source=Path(source),
         )
         for source in sources
         for found in read_captions(source, columns, notes)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from cliplet.data.images import ImageInput
 from cliplet.data.names import ImageKey, NameIndex, find_each, is_photo_path
@@ -130,7 +131,7 @@ class PhotoFolder(PhotoIndex):
 
     def has(self, name: str) -> bool:
         """Whether the file exists, whatever its suffix."""
-        return _is_file(name, self.root / name)
+        return bool(name) and is_file(self.root / name)
 
     def _name(self, key: ImageKey) -> str | None:
         name = super()._name(key)  # perhaps ./dog.jpg, or a whole path
@@ -156,7 +157,7 @@ class PhotoPaths(PhotoIndex):
 
     def has(self, name: str) -> bool:
         """Whether the path leads to a file."""
-        return _is_file(name, self.root / name) or _is_file(name, Path(name))
+        return bool(name) and (is_file(self.root / name) or is_file(Path(name)))
 
 
 class PhotoTar(PhotoIndex):
@@ -232,6 +233,24 @@ class PhotoTar(PhotoIndex):
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file: its number means another one, or none, in another process."""
+        return {name: value for name, value in self.__dict__.items() if name != "descriptor"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file again.
+
+        Raises:
+            InputError: it is gone, or has another size than when it was listed.
+        """
+        self.__dict__.update(state)
+        try:
+            self._open()
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        if os.fstat(self.descriptor).st_size != self.size:
+            raise InputError(f"{self.path} has changed since it was listed")
+
     def names(self) -> list[str]:
         """Every photo in the tar."""
         return sorted(self._photos)
@@ -247,16 +266,30 @@ class PhotoTar(PhotoIndex):
         return name in self._photos
 
 
-class PhotoShards(PhotoPaths):
-    """What several shards and folders hold, as ``SHARD/NAME``; other names are paths."""
+class PhotoShards(PhotoIndex):
+    """What several shards and folders hold, as ``SHARD/NAME``, and photos by name wherever they are."""
 
-    def __init__(self, root: str | Path, shards: Mapping[str, PhotoIndex]) -> None:
-        super().__init__(root)
-        self.shards = shards
+    def __init__(
+        self, folders: Iterable[Path], shards: Mapping[str, PhotoIndex], paths: Mapping[str, Path]
+    ) -> None:
+        """The shards by name, the other photos by name, and the folders that those were looked for in."""
+        self.root = " and ".join(map(str, dict.fromkeys(folders)))
+        self.shards, self.paths = shards, paths
 
     def names(self) -> list[str]:
         """Every photo of every shard."""
         return [f"{shard}/{name}" for shard, index in self.shards.items() for name in index.names()]
+
+    def get(self, name: str) -> ImageInput:
+        """The photo of this exact name."""
+        if name in self.paths:
+            return self.paths[name]
+        shard = next(shard for shard in self.shards if name.startswith(f"{shard}/"))
+        return self.shards[shard].get(name.removeprefix(f"{shard}/"))
+
+    def has(self, name: str) -> bool:
+        """Whether it is known by this exact name."""
+        return name in self.paths
 
 
 class PhotoStore(PhotoIndex):
@@ -333,8 +366,9 @@ def _is_photo(name: str) -> bool:
     return is_photo_path(name) and not posixpath.basename(name).startswith("._")
 
 
-def _is_file(name: str, path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether a path leads to a file, whatever it is made of."""
     try:
-        return bool(name) and path.is_file()
+        return path.is_file()
     except (OSError, ValueError):  # too long, or a NUL
         return False

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cliplet.data.dialogues import unfolded
@@ -66,6 +67,8 @@ class CaptionEntry(NamedTuple):
     """The caption's number in a token file, ``image.jpg#2``."""
     extra: Mapping[str, Any] = NOTHING
     """The row's other fields, numbers and strings alone."""
+    source: Path | None = None
+    """The file that it was read from, where several are read."""
 
     @property
     def problem(self) -> str | None:

@@ -33,14 +33,18 @@ csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 class Row(dict[str, Any]):
     """Named fields."""
 
-    __slots__ = ("problem", "where")
+    __slots__ = ("problem", "surplus", "where")
 
-    def __init__(self, fields: Mapping[str, Any], where: str, problem: str | None = None) -> None:
+    def __init__(
+        self, fields: Mapping[str, Any], where: str, problem: str | None = None, surplus: bool = False
+    ) -> None:
         super().__init__(fields)
         self.where = where
         """Its place, such as ``line 7``."""
         self.problem = problem
         """Why it cannot be used; None if it can."""
+        self.surplus = surplus
+        """Whether it has more cells than the header."""
 
 
 def rows_of(path: Path, separator: str | None = None) -> Iterator[Row]:
@@ -55,15 +59,22 @@ def rows_of(path: Path, separator: str | None = None) -> Iterator[Row]:
     return delimited(path, separator) if reader is None else reader(path)
 
 
-def read_table(path: Path, notes: Counter[str], separator: str | None = None) -> list[Row]:
+def read_table(
+    path: Path, notes: Counter[str], separator: str | None = None, surplus: bool = True
+) -> list[Row]:
     """The usable rows of a table; the others are counted in ``notes``.
 
     Raises:
-        InputError: as :func:`rows_of`, and when no row can be used.
+        InputError: as :func:`rows_of`, when no row can be used, and, without ``surplus``, when a row has more cells
+            than the header.
     """
     good: list[Row] = []
     bad: list[Row] = []
     for row in rows_of(path, separator):
+        if row.surplus and not surplus:
+            raise InputError(
+                f"{path}, {row.where}: {row.problem}; put a cell that holds a separator in quotes"
+            )
         (good if row.problem is None else bad).append(row)
     if not good:
         raise InputError(f"{path}, {bad[0].where}: {bad[0].problem}" if bad else f"{path}: holds no rows")
@@ -98,7 +109,8 @@ def delimited(path: Path, separator: str | None = None) -> Iterator[Row]:
         if problem or twice:
             raise InputError(f"{path}: its header {problem or f'has two columns {twice[0]!r}: rename one'}")
         for number, cells, problem in records:
-            yield Row(dict(zip(header, cells, strict=False)), f"line {number}", problem)
+            fields = dict(zip(header, cells, strict=False))
+            yield Row(fields, f"line {number}", problem, len(cells) > len(header))
 
 
 def cells_of(path: Path, separator: str) -> Iterator[tuple[int, list[str], str | None]]:
@@ -301,6 +313,10 @@ def column(rows: Sequence[Row], names: Iterable[str], path: Path, what: str) -> 
 _STRING = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _STRINGS = re.compile(_STRING, re.DOTALL)
 _LIST = re.compile(rf"(?:array\()?\[\s*(?:(?:{_STRING})(?:[\s,]+|(?=\])))*\](?:, dtype=\w+\))?", re.DOTALL)
+_OPEN = r"""'(?:[^'\\]|\\.)*\\?|"(?:[^"\\]|\\.)*\\?"""
+_CUT = re.compile(
+    rf"(?:array\()?\[\s*(?:(?:{_STRING})[\s,]*)+(?:{_OPEN})?|\[\s*(?!.*\])(?:{_OPEN})", re.DOTALL
+)
 _LIST_START = re.compile(r"(?:array\()?\[\s*['\"]")
 
 
@@ -308,10 +324,14 @@ def cell_list(text: str) -> list[Any] | None:
     """The list that a cell holds as text: JSON, Python's or NumPy's way of writing one; None for plain text.
 
     Raises:
-        ValueError: it begins like a list of strings and is none.
+        ValueError: it begins like a list of strings and is none, or is cut off before the list ends.
     """
     text = text.strip()
-    if not _LIST_START.match(text) or not text.endswith(("]", ")")):
+    if not _LIST_START.match(text):
+        return None
+    if not text.endswith(("]", ")")):
+        if _CUT.fullmatch(text):
+            raise ValueError(f"the cell begins a list and is cut off before its end: {shown(text)}")
         return None
     try:
         value = json.loads(text)

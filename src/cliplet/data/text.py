@@ -6,6 +6,7 @@ lone surrogates: they are never replaced, so that what holds them can be refused
 
 import codecs
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,6 +99,37 @@ def caption_problem(caption: object) -> str | None:
     if not any(c.isprintable() or category(c) not in _UNSEEN for c in caption.strip()):
         return "the caption is empty"
     return None if is_utf8(caption) else NOT_UTF8
+
+
+def content_problem(caption: str) -> str | None:
+    """Why a caption says nothing about a photo, or None.
+
+    A word is a run of letters (and marks, digits, apostrophes or hyphens within) of any script. A caption says nothing
+    without a word; when all its words are English stop words; when it is one word said twice or more; and when its
+    words besides stop words are one word, said three times or more.
+    """
+    words = [word.lower() for word in _WORD.findall(caption)]
+    if not words:
+        return "it has no words"
+    content = [word for word in words if word not in _STOP_WORDS]
+    if not content:
+        return "it has only stop words"
+    if len(set(content)) == 1 and (len(content) > 2 or len(content) == len(words) > 1):
+        return f"it says one word over and over ({content[0]})"
+    return None
+
+
+_WORD = re.compile(r"[^\W\d_][\w'’-]*")
+_STOP = """
+a an the this that these those some any each every no not all both either neither other another such same
+i me my mine you your yours he him his she her hers it its we us our ours they them their theirs who whom whose
+which what where when why how there here and or but nor so yet if then than because while although though as
+at by for from in into of off on onto out over to up with within without under upon through about above across
+after before behind below beside between down during near is are was were be been being am has have had having
+do does did doing done can could will would shall should may might must s t very just also only too one
+photo picture image shown seen
+"""
+_STOP_WORDS = frozenset(_STOP.split())
 
 
 def is_utf8(text: str) -> bool:

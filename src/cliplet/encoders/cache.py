@@ -34,6 +34,8 @@ TEXT_BLOCK = 8192
 """Texts whose keys are looked up together."""
 _SEAL = 8
 """Bytes of the checksum in front of each value."""
+_INHERITED: list[sqlite3.Connection] = []
+"""Connections that a forked child has from its parent: kept, since letting go of one closes it."""
 
 
 def default_cache_folder() -> Path:
@@ -55,7 +57,6 @@ class EmbeddingCache:
         """
         self.path = Path(folder or default_cache_folder()) / "embeddings.sqlite"
         self.max_bytes = max_bytes
-        self._parents: list[sqlite3.Connection] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -75,7 +76,7 @@ class EmbeddingCache:
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "max_bytes": self.max_bytes, "_parents": []}
+        return {"path": self.path, "max_bytes": self.max_bytes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -102,7 +103,13 @@ class EmbeddingCache:
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        if self.__dict__.get("_opened_by") == os.getpid():
+            self._connection.close()
+
+    def __del__(self) -> None:
+        if "_opened_by" in self.__dict__ and self._opened_by != os.getpid():
+            _INHERITED.append(self._connection)
+        self.close()
 
     @property
     def size_bytes(self) -> int:
@@ -115,16 +122,20 @@ class EmbeddingCache:
 
     def _connect(self) -> None:
         connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False, isolation_level=None)
-        connection.text_factory = bytes  # damage can turn a value into a text, which need not be UTF-8
-        self._inode = self.path.stat().st_ino
-        connection.execute("PRAGMA auto_vacuum=FULL")
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS embeddings "
-            "(key BLOB PRIMARY KEY, value BLOB NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID"
-        )
-        self._connection = connection
+        try:
+            connection.text_factory = bytes  # damage can turn a value into a text, which need not be UTF-8
+            self._inode = self.path.stat().st_ino
+            connection.execute("PRAGMA auto_vacuum=FULL")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS embeddings "
+                "(key BLOB PRIMARY KEY, value BLOB NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID"
+            )
+        except BaseException:
+            connection.close()
+            raise
+        self._connection, self._opened_by = connection, os.getpid()
 
     def _mend(self, error: sqlite3.Error) -> bool:
         """Move a damaged file away, unless another process has, and begin a new one: once, and for damage alone."""
@@ -137,6 +148,7 @@ class EmbeddingCache:
             for tail in ("-wal", "-shm"):  # they belong to the old file and would spoil a new one
                 self.path.with_name(self.path.name + tail).unlink(missing_ok=True)
             warnings.warn(f"the cache {self.path} was damaged; moved to {damaged.name}", stacklevel=5)
+        self.close()
         self._connect()
         return True
 
@@ -165,7 +177,7 @@ class EmbeddingCache:
     def _try(self, action: Callable[..., T], *arguments: Any) -> T | None:
         """The action's result, or None once the disk fails: a cache must never cost the user the result."""
         if self._process != os.getpid():  # a forked child may neither use nor close its parent's connection
-            self._parents.append(self._connection)
+            _INHERITED.append(self._connection)
             self._begin()
         with self._lock:
             try:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +23,10 @@ Resize = Literal["squash", "shortest", "shortest_floor"]
 def _whole(name: str, value: Any, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise InputError(f"{name} must be a whole number from 1 to {most}, not {value!r}")
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _one_of(name: str, value: Any, known: tuple[str, ...]) -> None:
@@ -74,8 +79,40 @@ class ScoreSpec:
     def __post_init__(self) -> None:
         for name in ("w", "reference_weight"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            if not _finite(value):
                 raise InputError(f"score.{name} must be a finite number, not {value!r}")
+
+
+@dataclass(frozen=True)
+class MatchSpec:
+    """How a cosine becomes a *match*: the probability that the caption is the photo's own, in a stated mix.
+
+    A line through knots; ``cliplet calibrate`` measures them. Without knots the model has no match.
+    """
+
+    cosines: tuple[float, ...] = ()
+    """Cosines of the knots, growing."""
+    probabilities: tuple[float, ...] = ()
+    """The match at each knot, growing, 0 to 1."""
+    about: str = ""
+    """The collections and the mix that it was measured on."""
+
+    def __post_init__(self) -> None:
+        for name in ("cosines", "probabilities"):
+            values = getattr(self, name)
+            if not isinstance(values, (list, tuple)) or not all(map(_finite, values)):
+                raise InputError(f"match.{name} must be a list of finite numbers, not {values!r}")
+            if any(after <= before for before, after in pairwise(values)):
+                raise InputError(f"match.{name} must grow from knot to knot")
+            object.__setattr__(self, name, tuple(map(float, values)))
+        if len(self.cosines) != len(self.probabilities) or len(self.cosines) == 1:
+            raise InputError("match needs as many cosines as probabilities, and at least two of each")
+        if self.probabilities and not 0 <= self.probabilities[0] < self.probabilities[-1] <= 1:
+            raise InputError("match.probabilities must lie between 0 and 1")
+
+    def __bool__(self) -> bool:
+        """Whether it has been measured."""
+        return bool(self.cosines)
 
 
 @dataclass(frozen=True)
@@ -92,6 +129,8 @@ class ModelCard:
     """Text preprocessing."""
     score: ScoreSpec = field(default_factory=ScoreSpec)
     """Score scale."""
+    match: MatchSpec = field(default_factory=MatchSpec)
+    """How sure a cosine makes one that the caption is the photo's own."""
     description: str = ""
     """One paragraph: what it is."""
     license: str = ""
@@ -170,7 +209,7 @@ class ModelCard:
             raise ModelError(f"{path}: {error}; export the model again, or put it right by hand") from error
 
 
-_NESTED: dict[str, Any] = {"image": ImageSpec, "text": TextSpec, "score": ScoreSpec}
+_NESTED: dict[str, Any] = {"image": ImageSpec, "text": TextSpec, "score": ScoreSpec, "match": MatchSpec}
 
 
 def _known(spec: Any, values: Any) -> dict[str, Any]:

@@ -205,7 +205,12 @@ def read_thumb(path: Path, references: Path | None) -> Ratings:
     """
     out, bad = Ratings([]), []
     listed = read_table(references, out.notes) if references else []
-    refs = {str(row.get("seg_id")): _texts(as_list(row.get("refs"))) for row in listed}
+    refs: dict[str, list[str]] = {}
+    for row in listed:
+        try:
+            refs[str(row.get("seg_id"))] = _texts(as_list(row.get("refs")))
+        except ValueError as error:
+            bad.append(f"{row.where} of {references}: {error}")
     for row in read_table(path, out.notes):
         try:
             p, r, fl, con, inc = (float(row[k]) for k in ("P", "R", "Fl", "Con", "Inc"))
@@ -243,9 +248,13 @@ def read_rated_table(path: Path, captions: CaptionBook | None = None) -> Ratings
     ``cand``, ``mt``, ``hyp``), rating (``rating``, ``human_score``, ``score``; several raters parted by ``|``), and
     references if there are any (``references``, ``refs``: a list, or several parted by ``|``); references may also
     come from a caption file.
+
+    Raises:
+        InputError: a column is missing, no row can be used, or one has more cells than the header: a comma without
+            quotes has moved its rating into another column, and others may hide the same.
     """
     out, bad = Ratings([]), []
-    rows = read_table(path, out.notes)
+    rows = read_table(path, out.notes, surplus=False)
     column(rows, IMAGE_FIELDS, path, "image")
     caption_at = column(rows, CAPTION_FIELDS, path, "caption")
     rating_at = column(rows, RATING_COLUMNS, path, "rating")

@@ -15,8 +15,17 @@ from cliplet.data.tables import leave_out
 from cliplet.data.text import read_names
 from cliplet.encoders.base import Embeddings, Encoder
 from cliplet.errors import InputError
+from cliplet.evaluation.calibration import Mix, mix_captions
 from cliplet.evaluation.embed import Progress, embed_photos, embed_texts
 from cliplet.evaluation.hard_negatives import KINDS, hard_negatives
+from cliplet.evaluation.near_nouns import (
+    NounLabels,
+    NounPhoto,
+    evaluate_near_nouns,
+    from_captions,
+    from_detector,
+    from_names,
+)
 from cliplet.evaluation.pairs import PairSet, PairsResult, evaluate_pairs, read_pair_files
 from cliplet.evaluation.results import Evaluation, entry, plain_entry
 from cliplet.evaluation.retrieval import Direction, RetrievalProtocol, evaluate_retrieval
@@ -27,6 +36,7 @@ from cliplet.evaluation.zeroshot import (
     evaluate_zeroshot,
     share_kept,
 )
+from cliplet.regions.registry import make_proposer
 from cliplet.statistics.resampling import TieRule, paired_mean_test
 from cliplet.versions import versions
 
@@ -115,6 +125,22 @@ def embed_captioned_photos(
     owner = np.repeat(np.arange(len(names)), [len(book.images[n]) for n in names])
     vectors = embed_texts(encoder, texts, prefix, progress)
     return RetrievalSet(embedded.embeddings, vectors, owner, names, texts, store, notes, failures)
+
+
+def mixed_captions(
+    encoder: Encoder,
+    captions: Path,
+    images: Sequence[str | Path],
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Mix, list[str]]:
+    """Right and wrong captions of a collection with their cosines (for :func:`calibrate`), and what was left out."""
+    prefix = encoder.card.text.prompt_prefix
+    data = embed_captioned_photos(encoder, [captions], images, None, prefix, progress)
+    mix = mix_captions(
+        captions.stem, encoder, data.images, data.texts, data.captions, data.caption_image, prefix, seed
+    )
+    return mix, data.notes
 
 
 @dataclass(frozen=True)
@@ -290,6 +316,66 @@ def run_pairs(
         "seed": seed,
     }
     out.details.append(PairsDetail(name, result, store))
+    return out
+
+
+def labelled_nouns(
+    labels: NounLabels,
+    files: Sequence[Path],
+    store: PhotoStore,
+    split: str | None = None,
+    detector: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[NounPhoto], list[str]]:
+    """Photos that show one listed thing, by their captions, their names or a detector, and photos that failed.
+
+    Args:
+        labels: where the labels come from.
+        files: captions files for ``captions``; else folders and tars of photos.
+        store: where the photos are.
+        split: of captions, as :func:`chosen_captions` takes it; for photos a file of their names.
+        detector: what :func:`cliplet.regions.registry.make_proposer` takes, for ``detector``.
+    """
+    if labels == "captions":
+        book = chosen_captions(files, split)
+        store.extra |= book.photos
+        found, _ = store.photos(list(book.images))
+        there = [name for name, photo in zip(book.images, found, strict=True) if photo is not None]
+        return from_captions({name: book.images[name] for name in there}), []
+    names = store.names()
+    if split is not None:
+        wanted = set(read_names(split, "image names"))
+        names = [name for name in names if name in wanted]
+    if labels == "names":
+        return from_names(names), []
+    found, missing = store.photos(names)
+    photos = {name: photo for name, photo in zip(names, found, strict=True) if photo is not None}
+    asked, failures = from_detector(make_proposer(detector or ""), photos, progress)
+    return asked, [*failures, *missing.values()]
+
+
+def run_near_nouns(
+    name: str,
+    encoder: Encoder,
+    asked: Sequence[NounPhoto],
+    photos: PhotoStore,
+    labels: NounLabels,
+    prefix: str = "",
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Near nouns as named numbers: the model, and beside it what guessers get that see no photo."""
+    results, failures = evaluate_near_nouns(encoder, asked, photos, prefix, resamples, seed, progress)
+    out = Evaluation("Near nouns", [], {"versions": versions(), **model_facts(encoder, prefix)})
+    for r in results:
+        label = f"right noun by {labels}" + ("" if r.category == "all" else f", {r.category}")
+        out.entries.append(entry(name, encoder.card.name, label, r.interval))
+        for control, value in r.blind.items():
+            shown = control if control == "chance" else f"blind: {control}"
+            out.entries.append(plain_entry(name, shown, label, value, r.interval.n))
+    out.failed = len(failures)
+    out.provenance |= {"labels": labels, "asked": len(asked), "failures": failures, "seed": seed}
     return out
 
 

@@ -57,7 +57,11 @@ PRESETS: dict[str, Preset] = {
     "cosine": Preset("cosine", "cosine", "cosine", with_prefix=False, clamped_pairs=False, factor=1.0),
 }
 
+MATCH = "match"
+"""The calibrated score's name in outputs; it is for reading, not for comparing captioners."""
+
 MODEL_SCORES: dict[str, str] = {preset.column: preset.field for preset in PRESETS.values()} | {
+    MATCH: "match",
     "RefCLIPScore": "ref_clip_score",
     "RefMixScore": "ref_mix_score",
     "reference cosine": "reference_cosine",

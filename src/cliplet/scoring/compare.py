@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.data.captions import read_references
+from cliplet.data.captions import Columns, read_references
 from cliplet.data.text import caption_problem
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies
-from cliplet.metrics.clipscore import PRESETS
+from cliplet.metrics.clipscore import MATCH, PRESETS
 from cliplet.metrics.registry import MetricNames
 from cliplet.metrics.tokenizer.ptb import check_tokenizer, tokenize_many
 from cliplet.scoring.diversity import caption_diversity
@@ -123,6 +123,7 @@ def compare_files(
     seed: int = 0,
     progress: Progress | None = None,
     tokenizer: str = "ptb",
+    table: Columns | None = None,
 ) -> Comparison:
     """Score several captioners' files and compare them on the images that all of them have.
 
@@ -143,6 +144,7 @@ def compare_files(
         seed: of both.
         progress: called with (rows done, rows in all) while scoring.
         tokenizer: as :func:`cliplet.scoring.file.score_file`.
+        table: the columns and the separator of all captions files, where the usual names do not say them.
 
     Raises:
         InputError: fewer than two files, a file cannot be used, or they have no image in common.
@@ -153,7 +155,7 @@ def compare_files(
         document_frequencies = _frequencies(references, tokenizer)
     tables = [
         score_file(
-            file, images, scorer, references, metrics, document_frequencies, progress, tokenizer=tokenizer
+            file, images, scorer, references, metrics, document_frequencies, progress, table, tokenizer
         )
         for file in files
     ]
@@ -250,7 +252,7 @@ def _is_silent(table: ScoreTable, row: int) -> bool:
 def _measured(tables: Sequence[ScoreTable], rows: list[list[list[int]]]) -> dict[str, _Measured]:
     """Every metric that all have and that some common image has for all."""
     captioners = [_Captioner.of(table, found) for table, found in zip(tables, rows, strict=True)]
-    shared = [m for m in tables[0].statistics if all(m in t.statistics for t in tables)]
+    shared = [m for m in tables[0].statistics if m != MATCH and all(m in t.statistics for t in tables)]
     n = len(rows[0])
     referenced = np.zeros(n, dtype=bool)  # [images]: where a metric that needs references has a value
     for c in captioners:

@@ -9,19 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cliplet.data.beside import photos_of
 from cliplet.data.captions import CaptionEntry, Columns, read_references, read_sources
 from cliplet.data.images import ImageInput
 from cliplet.data.names import NameIndex, image_name
-from cliplet.data.photos import (
-    PhotoFolder,
-    PhotoIndex,
-    PhotoPaths,
-    PhotoShards,
-    PhotoStore,
-    TarPhoto,
-    open_photos,
-)
-from cliplet.data.sources import expand
+from cliplet.data.photos import PhotoIndex
 from cliplet.data.text import caption_problem, scrub
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies
@@ -72,12 +64,14 @@ class ScoreTable:
     """Rows for which no reference was found where references were given."""
     diversity: Mapping[str, float | int] = field(default_factory=dict)
     """Measures of the captions as a set, by name; empty unless asked for."""
+    sources: Sequence[Path] = ()
+    """The captions files, one or more."""
 
     @property
     def title(self) -> str:
         """The captions file's name, and how many more there are."""
-        first, *more = self.provenance["captions"].split(", ")
-        return Path(first).resolve().name + (f" and {len(more)} more" if more else "")
+        first, *more = self.sources
+        return first.resolve().name + (f" and {len(more)} more" if more else "")
 
     @property
     def failures(self) -> list[dict[str, Any]]:
@@ -129,7 +123,7 @@ def score_file(
     Args:
         captions: what :func:`cliplet.data.captions.read_captions` reads, or several of them.
         images: folder or tar of the photos; None: those that came with the captions (a shard, a folder), or paths as
-            the file has them, relative to the file or to the working folder.
+            the files have them, each relative to its own file or to the working folder.
         scorer: model and preset; None: no model and no photos, only metrics on references.
         references: a file of reference captions; None: those in the captions file, if it has any. With references the
             metrics that need them are computed too.
@@ -150,7 +144,7 @@ def score_file(
     notes: list[str] = []
     sources = [Path(one) for one in ([captions] if isinstance(captions, (str, Path)) else captions)]
     given = ", ".join(map(str, sources))
-    entries = read_sources(sources, table, notes)
+    entries: Sequence[CaptionEntry] = read_sources(sources, table, notes)
     own = references is None and any(entry.references for entry in entries)
     references = given if own else references
     chosen = _chosen_metrics(metrics, references)
@@ -161,7 +155,7 @@ def score_file(
             )
         index, names, photos, reasons = None, *_without_photos(entries)
     else:
-        index = _photo_index(sources, images, entries)
+        entries, index = photos_of(entries, sources, images)
         if images is not None and index.damage is not None:
             notes.append(f"{images}: {index.damage}")
         if images is not None and any(entry.photo is not None for entry in entries):
@@ -216,6 +210,7 @@ def score_file(
         without_references=sum(
             not refs and entry.reason is None for refs, entry in zip(row_refs or (), entries, strict=False)
         ),
+        sources=sources,
     )
 
 
@@ -229,20 +224,6 @@ def _chosen_metrics(names: MetricNames, references: str | Path | None) -> list[R
     return []
 
 
-def _photo_index(
-    sources: Sequence[Path], images: str | Path | None, entries: Sequence[CaptionEntry]
-) -> PhotoIndex:
-    if images is not None:
-        found = expand(str(images))
-        return open_photos(found[0]) if len(found) == 1 else PhotoStore(found)
-    held: dict[str, PhotoIndex] = {str(source): PhotoFolder(source) for source in sources if source.is_dir()}
-    held |= {str(e.photo.tar.path): e.photo.tar for e in entries if isinstance(e.photo, TarPhoto)}
-    beside = sources[0].resolve().parent
-    if len(sources) > 1:
-        return PhotoShards(beside, held)
-    return next(iter(held.values()), None) or PhotoPaths(beside)
-
-
 def has_photos(captions: str | Path | Sequence[str | Path], table: Columns | None = None) -> bool:
     """Whether any image of a captions file, or of several, has a photo that came with it or is at the path it names.
 
@@ -250,10 +231,10 @@ def has_photos(captions: str | Path | Sequence[str | Path], table: Columns | Non
         InputError: a file cannot be read.
     """
     sources = [Path(one) for one in ([captions] if isinstance(captions, (str, Path)) else captions)]
-    entries = read_sources(sources, table)
+    entries: Sequence[CaptionEntry] = read_sources(sources, table)
     if any(entry.photo is not None for entry in entries):
         return True
-    index = _photo_index(sources, None, entries)
+    entries, index = photos_of(entries, sources, None)
     found = index.find_all(entry.image for entry in entries if entry.image != "")
     return not all(isinstance(photo, InputError) for photo in found.values())
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.encoders.card import ModelCard
-from cliplet.metrics.clipscore import Preset
+from cliplet.metrics.clipscore import MATCH, Preset
 from cliplet.versions import versions
 
 Floats = NDArray[np.float32]
@@ -30,6 +30,11 @@ class ScoreResult:
     """How ``score`` was made from ``cosine``."""
     card: ModelCard
     """The model's card."""
+    match: Floats | None = None
+    """Probability that the caption is the photo's own, in the mix that the card states, float32 ``[n]``, 0 to 1; 0 for
+    captions without content. None where the model was not calibrated for this preset."""
+    without_content: dict[int, str] = field(default_factory=dict)
+    """Captions that say nothing about any photo, by position, and why; empty without ``match``."""
     reference_cosine: Floats | None = None
     """Largest cosine of caption and any reference, float32 ``[n]``; NaN without references."""
     ref_clip_score: Floats | None = None
@@ -73,7 +78,10 @@ class ScoreResult:
 
     def columns(self) -> dict[str, Floats]:
         """Every score by its name in outputs."""
-        named: dict[str, Floats] = {self.preset.column: self.score, "cosine": self.cosine}
+        named: dict[str, Floats] = {self.preset.column: self.score}
+        if self.match is not None:
+            named[MATCH] = self.match
+        named["cosine"] = self.cosine
         if (
             self.reference_cosine is not None
             and self.ref_clip_score is not None

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput, noted
-from cliplet.data.text import caption_problem
+from cliplet.data.text import caption_problem, shown
 from cliplet.encoders.base import Embeddings, Encoder, adapt
 from cliplet.encoders.batching import encode_images_safely, encode_texts_counted
+from cliplet.encoders.card import MatchSpec
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError
 from cliplet.metrics.clipscore import Preset, find_preset, pair_cosines, ref_clip_score, ref_mix_score
 from cliplet.scoring.inputs import Photos, check_labels, read_rows, row_count, text_pairs
+from cliplet.scoring.match import load_match, matches, without_content
 from cliplet.scoring.result import Floats, ScoreResult
 from cliplet.scoring.totals import Totals, of_all_processes
 
@@ -39,6 +41,7 @@ class Scorer:
         model: an Encoder, or what :func:`cliplet.load` takes; default the packaged model.
         preset: ``paper`` (CLIPScore), ``torchmetrics`` (100 * cos) or ``cosine``.
         cache: True for the user's cache folder, or a folder; embeddings are then kept on disk.
+        match: how a cosine becomes a match, or the file of ``cliplet calibrate --out``; default what the card has.
 
     Example:
         >>> from cliplet import Scorer
@@ -51,10 +54,13 @@ class Scorer:
         model: Encoder | str | Path | None = None,
         preset: str = "paper",
         cache: bool | str | Path | None = None,
+        match: MatchSpec | str | Path | None = None,
     ) -> None:
         self.preset = find_preset(preset)
         self.encoder = adapt(load(model) if model is None or isinstance(model, (str, Path)) else model)
         self.encoder.preload()
+        card = self.encoder.card
+        self.match = load_match(match, card) if isinstance(match, (str, Path)) else match or card.match
         if cache:
             from cliplet.encoders.cache import CachedEncoder, EmbeddingCache
 
@@ -113,7 +119,8 @@ class Scorer:
             )
         notes += image_memory.heard()
         with_references = best if given.references is not None else None
-        return self._result(cosine, with_references, truncated, failures, notes)
+        result = self._result(cosine, with_references, truncated, failures, notes)
+        return self._with_match(result, given.captions)
 
     def text_similarity(self, first: str | Iterable[str], second: str | Iterable[str]) -> ScoreResult:
         """Cosines of pairs of texts, with the model's prompt prefix where the preset has it.
@@ -247,6 +254,19 @@ class Scorer:
             start += len(refs)
         return best
 
+    def _with_match(self, result: ScoreResult, captions: Sequence[object]) -> ScoreResult:
+        """The result with the calibrated match, where the model has one for texts as the preset gives them."""
+        if not self.match or (result.card.text.prompt_prefix and not result.preset.with_prefix):
+            return result
+        match, empty = matches(self.match, result.cosine), without_content(captions, result.failures)
+        match[list(empty)] = 0
+        notes = result.notes
+        if empty:
+            i, why = next(iter(empty.items()))
+            n = f"{len(empty)} captions say" if len(empty) > 1 else "1 caption says"
+            notes = [*notes, f"{n} nothing about any photo, so match is 0: {shown(captions[i])}: {why}"]
+        return replace(result, match=match, without_content=empty, notes=notes)
+
     def _cosine_preset(self) -> Preset:
         return replace(find_preset("cosine"), with_prefix=self.preset.with_prefix)
 
@@ -260,7 +280,7 @@ class Scorer:
         preset: Preset | None = None,
     ) -> ScoreResult:
         preset, spec = preset or self.preset, self.encoder.card.score
-        with_references = {
+        with_references: dict[str, Any] = {
             "reference_cosine": best,
             "ref_clip_score": ref_clip_score(cosine, best, spec.w),
             "ref_mix_score": ref_mix_score(cosine, best, spec.reference_weight, spec.w),

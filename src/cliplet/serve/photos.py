@@ -66,10 +66,11 @@ class Photos:
         Raises:
             Refusal: 404 for an id that this service did not make, and where the photo can no longer be read.
         """
+        from cliplet.search.index import photo_of
+
         path = self._path_of(photo_id)
         try:
-            with open(path, "rb") as stream:
-                content = stream.read()
+            content = photo_of(path).read_bytes()
             check_photo(content, self.max_pixels)
             image = load_rgb(content, at_least=size)
         except (OSError, InputError):

@@ -127,6 +127,8 @@ class Service:
             raise Refusal(422, "nothing", "give a text, a photo or both")
         if request.top > self.settings.max_top:
             raise Refusal(422, "too_many", f"a search may ask for {self.settings.max_top} photos")
+        prefix = self.encoder.card.text.prompt_prefix  # as the index itself reads a query
+        texts = [prefix + text for text in texts]
         done = await self.do(Work([] if request.photo is None else [request.photo], texts))
         if done.reasons:
             raise Refusal(422, "photo", done.reasons[0])

@@ -2,7 +2,6 @@
 
 import ipaddress
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from cliplet.errors import InputError
 
@@ -50,7 +49,7 @@ class Settings:
     """Origins of other web pages that may call the service from a browser; empty: none."""
     root_path: str = ""
     """Path under which a proxy shows the service, such as ``/cliplet``."""
-    explain: bool = find_spec("cliplet.scoring.explain") is not None
+    explain: bool = True
     """Whether ``/v1/explain`` is there."""
 
     def __post_init__(self) -> None:

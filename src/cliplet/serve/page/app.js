@@ -171,7 +171,7 @@ function showRanking(answer) {
     const shown = element("span", "value");
     if (row.score === null) shown.textContent = "no score";
     else if (row.match !== null) {
-      shown.append(Math.round(100 * row.match) + " % ", element("small", "", answer.score_name + " " + row.score.toFixed(3)));
+      shown.append(percent(row.match), element("small", "", "match, " + answer.score_name + " " + row.score.toFixed(3)));
     } else shown.append(row.score.toFixed(3), element("small", "", answer.score_name));
     const why = element("p", "why", row.reason ? sentence(row.reason) : row.truncated ? "Cut: longer than the model reads." : "");
     item.append(element("span", "rank", i + 1 + "."), caption, shown);
@@ -187,11 +187,17 @@ function showRanking(answer) {
     return { row, caption, why };
   });
   const first = results[0];
-  $("rank-notes").textContent = [...answer.notes.map(sentence), ...(answer.match_reason ? ["Bars are relative to the best caption; compare scores within one photo."] : [])].join(" ");
+  $("rank-notes").textContent = [...answer.notes.map(sentence), ...(answer.match_reason ? ["Bars are relative to the best caption; compare scores within one photo."] : ["Match: how likely it is that the caption is the photo's own."])].join(" ");
   $("rank-result").hidden = false;
   $("rank-title").focus();
   say(first.score === null ? "No caption could be scored." : "Ranked " + results.length + " captions. Best: " + first.caption);
   return rows;
+}
+
+/* Never "100 %": a probability is no certainty. */
+function percent(value) {
+  const whole = Math.round(100 * value);
+  return whole < 1 ? "< 1 %" : whole > 99 ? "> 99 %" : whole + " %";
 }
 
 /* The words that pull each caption down, worst caption first; the ranking stands meanwhile. */

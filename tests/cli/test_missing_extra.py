@@ -14,7 +14,14 @@ main()
 """
 
 
-@pytest.mark.parametrize("command", [["distill", "r.toml"], ["export", "open_clip:ViT-B-32/openai", "out"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["distill", "r.toml"],
+        ["distill", "--settings"],
+        ["export", "open_clip:ViT-B-32/openai", "out"],
+    ],
+)
 def test_the_extra_is_named(tmp_path, command):
     (tmp_path / "r.toml").write_text("[[stages]]\nlosses = { l1 = 1.0 }\n")
     result = subprocess.run(

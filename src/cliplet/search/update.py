@@ -1,0 +1,224 @@
+"""Making an index: which photos are new, changed or gone, and their vectors, a thousand photos at a time."""
+
+import hashlib
+import io
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cliplet.data.names import is_photo_path
+from cliplet.data.photos import TARS, PhotoFolder, PhotoTar, TarPhoto
+from cliplet.encoders.base import BaseEncoder
+from cliplet.encoders.batching import encode_images_safely
+from cliplet.errors import InputError
+from cliplet.search.store import Row, Store, Vectors
+
+Progress = Callable[[int, int], None]
+COMMIT = 1024
+"""Photos that are kept together: a killed run loses at most these."""
+HELD = 256 << 20
+"""Bytes of photos in memory at once."""
+
+
+@dataclass
+class Changes:
+    """What an update has done."""
+
+    added: int = 0
+    """New photos."""
+    changed: int = 0
+    """Photos whose content is another than before."""
+    removed: int = 0
+    """Photos that are no longer where they were."""
+    unchanged: int = 0
+    """Photos that were there already."""
+    copied: int = 0
+    """Of the added and changed: photos whose content the index had, so that they were not embedded again."""
+    hidden: int = 0
+    """Photos that were taken out, and stay so."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Path to reason of photos that could not be used; one that was there before with other content is removed."""
+    seconds: float = 0.0
+    """How long it took."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A photo on disk, not yet read."""
+
+    path: str
+    """Its key in the table."""
+    size: int
+    """In bytes."""
+    modified: float
+    """Of its file."""
+    place: Path | TarPhoto
+    """Where it is read."""
+
+    def read(self) -> bytes:
+        """Its content."""
+        return self.place.read_bytes()
+
+
+def list_photos(places: Sequence[str | Path], failed: dict[str, str]) -> tuple[dict[str, Source], list[str]]:
+    """Every photo in folders, tars and files by its key, and the roots whose photos are all listed.
+
+    Files that vanish meanwhile go into ``failed``.
+
+    Raises:
+        InputError: a place is not there, or is no photo, folder or tar.
+    """
+    found: dict[str, Source] = {}
+    roots = []
+    for place in map(Path, places):
+        whole = os.path.abspath(place)
+        if place.is_dir():
+            roots.append(whole + os.sep)
+            files = [os.path.join(whole, name) for name in PhotoFolder(place).names()]
+        elif place.is_file() and place.name.lower().endswith(TARS):
+            roots.append(whole + ":")
+            tar, modified = PhotoTar(place), place.stat().st_mtime
+            if tar.damage:
+                failed[whole] = tar.damage
+            for name in tar.names():
+                photo = tar.get(name)
+                key = f"{whole}:{name}"
+                found[key] = Source(key, photo.size, modified, photo)
+            continue
+        elif place.is_file():
+            if not is_photo_path(place.name):
+                raise InputError(f"{place}: not a photo, a folder or a tar of photos")
+            files = [whole]
+        else:
+            raise InputError(f"{place}: there is no such photo, folder or tar")
+        for file in files:
+            try:
+                about = os.stat(file)
+            except OSError as error:
+                failed[file] = error.strerror or str(error)
+                continue
+            found[file] = Source(file, about.st_size, about.st_mtime, Path(file))
+    return found, roots
+
+
+def update(
+    store: Store,
+    encoder: BaseEncoder,
+    places: Sequence[str | Path],
+    progress: Progress | None = None,
+) -> Changes:
+    """Bring the table up to date with these places; what is already kept is not done again.
+
+    A photo counts as unchanged while its size and its file's date are. One that is gone is removed only where the
+    folder or tar that held it was given.
+    """
+    start = time.perf_counter()
+    done = Changes()
+    sources, roots = list_photos(places, done.failed)
+    known = store.rows()
+    todo = []
+    for path, source in sources.items():
+        row = known.get(path)
+        if row is not None and row.hidden:
+            done.hidden += 1
+        elif row is not None and (row.size, row.modified) == (source.size, source.modified):
+            done.unchanged += 1
+        else:
+            todo.append(source)
+    finished = 0
+    for block in _blocks(todo):
+        _embed(store, encoder, block, known, done)
+        finished += len(block)
+        if progress is not None:
+            progress(finished, len(todo))
+    # last, so that a photo that was moved lends its vector to the new name
+    gone = [
+        path
+        for path in known
+        if path not in sources and path.startswith(tuple(roots)) and not known[path].hidden
+    ]
+    store.delete(gone)
+    done.removed = len(gone)
+    if todo or gone:
+        store.tidy()
+    done.seconds = time.perf_counter() - start
+    return done
+
+
+def _blocks(sources: Sequence[Source]) -> Iterator[list[Source]]:
+    """Photos that are committed together, as many as may be held at once."""
+    block: list[Source] = []
+    held = 0
+    for source in sources:
+        if block and (len(block) == COMMIT or held + source.size > HELD):
+            yield block
+            block, held = [], 0
+        block.append(source)
+        held += source.size
+    if block:
+        yield block
+
+
+def _embed(
+    store: Store, encoder: BaseEncoder, block: Sequence[Source], known: dict[str, Row], done: Changes
+) -> None:
+    """Read, embed and keep a block of photos."""
+    rows: list[Row] = []
+    contents: list[bytes] = []
+    for source in block:
+        try:
+            content = source.read()
+            rows.append(_row(source, content))
+            contents.append(content)
+        except OSError as error:
+            done.failed[source.path] = error.strerror or str(error)
+        except InputError as error:
+            done.failed[source.path] = str(error)
+    vectors = np.zeros((len(rows), encoder.card.embedding_dim), dtype=np.float32)
+    had = store.vectors_of(sorted({row.hash for row in rows})) if known else {}
+    new = [i for i, row in enumerate(rows) if row.hash not in had]
+    reasons: dict[int, str] = {}
+    if new:
+        vectors[new], failures = encode_images_safely(encoder, [contents[i] for i in new])
+        reasons = {new[k]: reason for k, reason in failures.items()}
+    for i, row in enumerate(rows):
+        if row.hash in had:
+            vectors[i] = had[row.hash]
+    _keep(store, rows, vectors, reasons, known, done)
+    done.copied += len(rows) - len(new)
+
+
+def _keep(
+    store: Store,
+    rows: list[Row],
+    vectors: Vectors,
+    reasons: dict[int, str],
+    known: dict[str, Row],
+    done: Changes,
+) -> None:
+    good = [i for i in range(len(rows)) if i not in reasons]
+    done.failed |= {rows[i].path: reason for i, reason in reasons.items()}
+    store.put([rows[i] for i in good], vectors[good])
+    store.delete([rows[i].path for i in reasons if rows[i].path in known])
+    for i in good:
+        before = known.get(rows[i].path)
+        done.added += before is None
+        done.changed += before is not None and before.hash != rows[i].hash
+        done.unchanged += before is not None and before.hash == rows[i].hash
+
+
+def _row(source: Source, content: bytes) -> Row:
+    if not content:
+        raise InputError("the file is empty")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        width = height = 0  # the encoder says what is wrong with it
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    return Row(source.path, digest, len(content), source.modified, width, height)
