@@ -24,6 +24,7 @@ COMMANDS = {
     "index": ("cliplet.cli.index", "Keep the embeddings of photos, to search them."),
     "search": ("cliplet.cli.search", "Find photos by words, or by a photo."),
     "regions": ("cliplet.cli.regions", "Find regions in photos and phrases in captions."),
+    "serve": ("cliplet.cli.serve", "Serve scores, embeddings and search over HTTP, with a page."),
     "models": ("cliplet.cli.models", "List, show and check models and what they need."),
 }
 """Each command's module (which holds a click command of that name) and its one line of help."""

@@ -42,6 +42,8 @@ class BaseEncoder:
     """Whose PyTorch weights it holds: ``cliplet``, ``open_clip`` or ``transformers``; empty without any."""
     model: Any = None
     """These weights, a ``torch.nn.Module``; None without any."""
+    tower_threads: int = 1
+    """Calls that it may be given at the same time, from as many threads."""
 
     @property
     def device(self) -> str:
@@ -83,6 +85,18 @@ class BaseEncoder:
         An encoder that cannot tell counts none as cut.
         """
         raise NotImplementedError
+
+    def encode_here(
+        self, images: Sequence[ImageInput], texts: Sequence[str]
+    ) -> tuple[Embeddings, dict[int, str], Embeddings, NDArray[np.bool_]]:
+        """Embed a few images and texts in the calling thread, for callers who run several such calls beside each other.
+
+        Returns:
+            Images ``[n, d]`` with their reasons, and texts ``[m, d]`` with which were cut, as
+            :meth:`encode_images_safely` and :meth:`encode_texts_counted` give them.
+        """
+        vectors, reasons = self.encode_images_safely(images) if images else (self.no_rows(), {})
+        return vectors, reasons, *self.encode_texts_counted(texts)
 
     def encode_images(self, images: Sequence[ImageInput]) -> Embeddings:
         """Embed images as unit-norm float32 ``[n, d]``; the first bad image raises InputError."""

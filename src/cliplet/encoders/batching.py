@@ -34,8 +34,6 @@ class BatchedEncoder(BaseEncoder):
 
     batch_size: int = 32
     """Images that a tower takes at once; of texts, which are smaller, it takes four times as many."""
-    tower_threads: int = 1
-    """Batches that the towers may be given at the same time, from as many threads."""
 
     def prepare_image(self, source: ImageInput) -> Any:
         """Decode and resize one image to the tower's input; raises InputError for a bad one."""
@@ -81,6 +79,22 @@ class BatchedEncoder(BaseEncoder):
             out[rows], truncated[rows] = vectors, cut
             reasons.update(wrong)
         return out, truncated, reasons
+
+    def encode_here(
+        self, images: Sequence[ImageInput], texts: Sequence[str]
+    ) -> tuple[Embeddings, dict[int, str], Embeddings, NDArray[np.bool_]]:
+        """Decode and run both towers in the calling thread, without threads of its own."""
+        vectors, reasons = self.no_rows(len(images)), {}
+        for start in range(0, len(images), self.batch_size):
+            batch = _prepared_here(self, images, range(start, min(start + self.batch_size, len(images))))
+            positions, rows, wrong = _embed_images(self, batch, True)
+            vectors[positions] = rows
+            reasons.update(wrong)
+        encoded, truncated = self.no_rows(len(texts)), np.zeros(len(texts), dtype=bool)
+        for text_batch in text_batches(self, texts):
+            chosen, rows, cut, _ = _embed_texts(self, text_batch, True)
+            encoded[chosen], truncated[chosen] = rows, cut
+        return vectors, reasons, encoded, truncated
 
 
 def decoding_threads() -> int:
@@ -147,12 +161,7 @@ def embedded_images(
     """Yield (positions, vectors, reasons by position) in order; rows of the reasons are NaN or left out."""
 
     def embed(batch: _ImageBatch) -> tuple[list[int], Embeddings, dict[int, str]]:
-        positions, prepared, failures = batch
-        reasons = {i: str(error) for i, error in failures.items()}
-        if not prepared:
-            return positions, encoder.no_rows(), reasons
-        vectors, wrong = encoder.checked(encoder.embed_images(prepared), len(prepared), "image", normalise)
-        return positions, vectors, reasons | {positions[i]: reason for i, reason in wrong.items()}
+        return _embed_images(encoder, batch, normalise)
 
     yield from _in_threads(embed, prepared_batches(encoder, images), encoder.tower_threads)
 
@@ -163,11 +172,40 @@ def embedded_texts(
     """Yield (rows, vectors, truncated, reasons by row)."""
 
     def embed(batch: _TextBatch) -> tuple[NDArray[np.int64], Embeddings, NDArray[np.bool_], dict[int, str]]:
-        rows, tokens, truncated = batch
-        vectors, wrong = encoder.checked(encoder.embed_tokens(tokens), len(tokens), "text", normalise)
-        return rows, vectors, truncated, {int(rows[i]): reason for i, reason in wrong.items()}
+        return _embed_texts(encoder, batch, normalise)
 
     yield from _in_threads(embed, text_batches(encoder, texts), encoder.tower_threads)
+
+
+def _embed_images(
+    encoder: BatchedEncoder, batch: _ImageBatch, normalise: bool
+) -> tuple[list[int], Embeddings, dict[int, str]]:
+    positions, prepared, failures = batch
+    reasons = {i: str(error) for i, error in failures.items()}
+    if not prepared:
+        return positions, encoder.no_rows(), reasons
+    vectors, wrong = encoder.checked(encoder.embed_images(prepared), len(prepared), "image", normalise)
+    return positions, vectors, reasons | {positions[i]: reason for i, reason in wrong.items()}
+
+
+def _embed_texts(
+    encoder: BatchedEncoder, batch: _TextBatch, normalise: bool
+) -> tuple[NDArray[np.int64], Embeddings, NDArray[np.bool_], dict[int, str]]:
+    rows, tokens, truncated = batch
+    vectors, wrong = encoder.checked(encoder.embed_tokens(tokens), len(tokens), "text", normalise)
+    return rows, vectors, truncated, {int(rows[i]): reason for i, reason in wrong.items()}
+
+
+def _prepared_here(encoder: BatchedEncoder, images: Sequence[ImageInput], positions: range) -> _ImageBatch:
+    found, ready, failures = [], [], {}
+    for i in positions:
+        prepared, failure = _prepare(encoder, images[i])
+        if failure is None:
+            found.append(i)
+            ready.append(prepared)
+        else:
+            failures[i] = failure
+    return found, ready, failures
 
 
 def _in_threads(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
