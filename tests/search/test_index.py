@@ -382,3 +382,15 @@ def test_usage_errors(model, photos, tmp_path):
     assert run("search", tmp_path / "p.lance").exit_code == 2
     assert "--top" in run("search", tmp_path / "p.lance", "a", "--top", "0").output
     assert "NAME=VALUE" in run("index", photos, "--out", tmp_path / "p.lance", "--storage", "x").output
+
+
+def test_a_command_that_used_lancedb_ends_at_once():
+    """Its threads may keep the interpreter from ending: nothing is waited for once all is written."""
+    code = (
+        "import atexit, sys, time, types; sys.modules['lancedb'] = types.ModuleType('lancedb'); "
+        "atexit.register(time.sleep, 60); sys.argv = ['cliplet', '--version']; "
+        "from cliplet.cli.main import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "version" in done.stdout

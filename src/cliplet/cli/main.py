@@ -64,7 +64,7 @@ def main() -> None:
     try:
         status = cli(standalone_mode=False)
         sys.stdout.flush()
-        sys.exit(status if isinstance(status, int) else 0)
+        _exit(status if isinstance(status, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -81,6 +81,15 @@ def main() -> None:
         _say(f"Error: {error.filename or 'output'}: {error.strerror or error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush to a full disk
         sys.exit(2)
+
+
+def _exit(status: int) -> None:
+    """End with this status; at once where LanceDB was used, whose threads may keep Python 3.13 from ending."""
+    if "lancedb" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _say(line: str) -> None:
