@@ -52,7 +52,7 @@ SHOWN_FAILURES = 10
 @click.option("--safe-csv", is_flag=True,
               help="Put an apostrophe before cells of rows.csv that a spreadsheet takes for formulas.")  # fmt: skip
 @click.option("--explain", "explained", type=click.IntRange(0, 12), default=12, show_default=True, metavar="N",
-              help="With --out: explain the N lowest captions in report.html, about 0.5 s each; 0 for none.")  # fmt: skip
+              help="With --out: explain the N lowest captions in report.html; 0 for none.")  # fmt: skip
 @options.as_json
 @click.option("--strict", is_flag=True,
               help="Exit with status 1 when a row could not be scored, or lacks references.")  # fmt: skip
