@@ -77,7 +77,8 @@ def _sentence_section(
         whole.caption, judged.score, judged.score, (judged,), whole.preset, whole.model, whole.fingerprint
     )
     caption = f'<p class="caption">{_within(alone, judged)}</p>'
-    return f"<section>{head}{facts}{caption}{_shares(judged)}{_words(judged)}{_regions(judged, photo, name, ratio)}</section>"
+    regions = _regions(judged, photo, name, ratio)
+    return f"<section>{head}{facts}{caption}{_shares(judged)}{_words(judged)}{regions}</section>"
 
 
 def _within(alone: Explanation, judged: SentenceJudgement) -> str:
@@ -147,7 +148,8 @@ def _card(unit: Unit, photo: str, name: str, ratio: float) -> str:
     label = f"{name}: where {unit.text} is found, most of all {place(region.x, region.y)}"
     return (
         f'<figure><svg role="img" aria-label="{escape(label)}" viewBox="0 0 {side} {side}" preserveAspectRatio="none" '
-        f'style="width:100%;display:block;aspect-ratio:{ratio:.4f}"><image href="{photo}" width="{side}" height="{side}" '
+        f'style="width:100%;display:block;aspect-ratio:{ratio:.4f}">'
+        f'<image href="{photo}" width="{side}" height="{side}" '
         f'preserveAspectRatio="none"/>{cells}<circle cx="{side * region.x:.2f}" cy="{side * region.y:.2f}" r="0.22" '
         'fill="none" stroke="#000" stroke-width="0.16"/>'
         f'<circle cx="{side * region.x:.2f}" cy="{side * region.y:.2f}" r="0.22" fill="none" stroke="#fff" '
@@ -176,7 +178,8 @@ def _reading() -> str:
         "<details><summary>How to read this</summary><p>A share says how much of the score a phrase carries, by its "
         "mean effect over all ways to leave phrases out; the shares and the score of <i>a photo</i> sum to the "
         "score (negative scores are shown as 0). Blue adds, orange with a wavy line takes away. <i>Left out</i> is the "
-        "change of the score without that phrase alone. The dashed word is the one most likely wrong, if one is. What fits "
+        "change of the score without that phrase alone. The dashed word is the one most likely wrong, if one is. What "
+        "fits "
         "better names words that the photo shows, not a correction. Bright parts of a photo are those without which "
         "the phrase fits less.</p></details>"
     )

@@ -51,7 +51,7 @@ def escape(value: object) -> str:
 
 
 def breakable(name: object) -> str:
-    """A name made safe for HTML; a long one may go on in the next line after a dash, an underscore, a dot or a slash."""
+    """A name made safe for HTML; a long one may go on in the next line after one of ``/ _ . -``."""
     text = escape(name)
     return re.sub(r"(?<=[/_.-])(?=\w)", "<wbr>", text) if len(text) > 24 else text
 

@@ -179,7 +179,8 @@ def _failures(table: ScoreTable) -> str:
     if not rows:
         return ""
     body = "".join(
-        f'<tr><td>{escape(r["where"])}</td><td>{escape(r["image"])}</td><td class="text">{escape(r["reason"])}</td></tr>'
+        f"<tr><td>{breakable(r['where'])}</td><td>{breakable(r['image'])}</td>"
+        f'<td class="text">{breakable(r["reason"])}</td></tr>'
         for r in rows[:TABLE_ROWS]
     )
     listed = (
