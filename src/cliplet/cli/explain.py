@@ -27,7 +27,7 @@ BAR = 16
 @options.model
 @options.preset
 def explain(
-    photo: str, caption: str, out: str | None, regions: bool, as_json: bool, model: str | None, preset: str
+    photo: str, caption: str, out: str | None, no_regions: bool, as_json: bool, model: str | None, preset: str
 ) -> None:
     """Say why CAPTION has its score with PHOTO.
 
@@ -41,7 +41,7 @@ def explain(
     target = None if out is None else _target(out)
     from cliplet.scoring.explain import Explainer
 
-    found = Explainer(model, preset).explain(photo, caption, regions)
+    found = Explainer(model, preset).explain(photo, caption, regions=not no_regions)
     if target is not None:
         _write(found, photo, target)
     if as_json:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from cliplet.statistics.resampling import Interval
 
 SHOWN_FAILURES = 10
+EXPLAINING = 20.0
+"""Seconds after which no further row is explained."""
 
 
 @click.command()
@@ -264,8 +267,12 @@ def explain_lowest(table: "ScoreTable", scorer: "Scorer", most: int) -> "dict[in
     from cliplet.scoring.explain import Explainer
 
     explainer, found = Explainer(scorer=scorer), {}
+    start = time.monotonic()
     for i in lowest_rows(table, most):
         photo = table.photos[i]
+        if time.monotonic() - start > EXPLAINING:
+            table.notes.append(f"only the {len(found)} lowest captions are explained: that took {EXPLAINING:.0f} s")
+            break
         if photo is not None:
             try:
                 found[i] = explainer.explain(photo, table.rows[i]["caption"], regions=False)

@@ -94,7 +94,7 @@ def _shares(judged: SentenceJudgement) -> str:
     largest = max((abs(u.share) for u in judged.units), default=0.0) or 1.0
     rows = "".join(
         f"<tr><td>{escape(u.text)}</td><td>{u.share:+.3f}</td><td>{u.left_out:+.3f}</td>"
-        f'<td><span class="bar" style="width:{90 * abs(u.share) / largest:.0f}px;'
+        f'<td style="text-align:left"><span class="bar" style="width:{90 * abs(u.share) / largest:.0f}px;'
         f'background:{_colour(u.share, 0.5 * largest)}"></span></td></tr>'
         for u in judged.units
     )

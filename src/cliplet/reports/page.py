@@ -51,9 +51,9 @@ def escape(value: object) -> str:
 
 
 def breakable(name: object) -> str:
-    """A name made safe for HTML; a long one may go on in the next line after one of ``/ _ . -``."""
+    """A name made safe for HTML; a long one may go on in the next line after one of ``/ _ -``."""
     text = escape(name)
-    return re.sub(r"(?<=[/_.-])(?=\w)", "<wbr>", text) if len(text) > 24 else text
+    return re.sub(r"(?<=[/_-])(?=\w)", "<wbr>", text) if len(text) > 24 else text
 
 
 def page(title: str, body: str, script: str = "") -> str:

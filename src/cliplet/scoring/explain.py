@@ -251,7 +251,9 @@ class Explainer:
         # what the phrase adds to its sentence, so that the rest of the sentence has no part in the place
         rest = plan.coalitions[-1 - (1 << k)] if len(plan.units) > 1 else NEUTRAL
         direction = known.vector(plan.sentence.text) - known.vector(rest or NEUTRAL)
-        return region(falls(float(direction @ photo), covers @ direction) * np.float32(self.factor))
+        return region(
+            falls(float(direction @ photo), (covers @ direction).tolist()) * np.float32(self.factor)
+        )
 
     def _doubts(
         self, plan: "_Plan", known: "_Texts", photo: Embeddings, cosine: float, spread: float
