@@ -21,7 +21,7 @@ BAR = 16
 @click.argument("caption")
 @click.option("--out", metavar="FILE", help="Page (.html) or picture (.png) of the explanation.")
 @click.option(
-    "--regions/--no-regions", default=True, show_default=True, help="Find each phrase in the photo."
+    "--no-regions", is_flag=True, help="Leave out where the photo shows each phrase: half the time."
 )
 @options.as_json
 @options.model

@@ -55,7 +55,7 @@ EXPLAINING = 20.0
 @click.option("--safe-csv", is_flag=True,
               help="Put an apostrophe before cells of rows.csv that a spreadsheet takes for formulas.")  # fmt: skip
 @click.option("--explain", "explained", type=click.IntRange(0, 12), default=12, show_default=True, metavar="N",
-              help="With --out: explain the N lowest captions in report.html; 0 for none.")  # fmt: skip
+              help="Number of lowest captions that report.html explains; 0 for none.")  # fmt: skip
 @options.as_json
 @click.option("--strict", is_flag=True,
               help="Exit with status 1 when a row could not be scored, or lacks references.")  # fmt: skip
@@ -266,7 +266,8 @@ def explain_lowest(table: "ScoreTable", scorer: "Scorer", most: int) -> "dict[in
     from cliplet.reports.score import lowest_rows
     from cliplet.scoring.explain import Explainer
 
-    explainer, found = Explainer(scorer=scorer), {}
+    explainer = Explainer(scorer=scorer)
+    found: dict[int, Explanation] = {}
     start = time.monotonic()
     for i in lowest_rows(table, most):
         photo = table.photos[i]
