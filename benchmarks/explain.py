@@ -41,8 +41,10 @@ NOUNS = {
     "kids players surfer skier rider climber skateboarder",
     "dog": "dog dogs puppy puppies", "cat": "cat cats", "horse": "horse horses", "bird": "bird birds",
     "sheep": "sheep", "cow": "cow cows", "elephant": "elephant elephants", "bicycle": "bike bikes bicycle bicycles",
-    "motorcycle": "motorcycle motorbike", "car": "car cars", "bus": "bus", "truck": "truck", "boat": "boat boats canoe kayak",
-    "sports ball": "ball football basketball", "frisbee": "frisbee", "skateboard": "skateboard", "surfboard": "surfboard",
+    "motorcycle": "motorcycle motorbike", "car": "car cars", "bus": "bus", "truck": "truck",
+    "boat": "boat boats canoe kayak",
+    "sports ball": "ball football basketball", "frisbee": "frisbee", "skateboard": "skateboard",
+    "surfboard": "surfboard",
     "bench": "bench", "chair": "chair chairs", "umbrella": "umbrella umbrellas", "backpack": "backpack",
     "tennis racket": "racket", "bottle": "bottle", "cup": "cup",
 }  # fmt: skip
@@ -256,7 +258,7 @@ def long_level(explainer: Explainer, book: Book, photos: Any, n: int, name: str)
         used.append(image)
         pairs_of += [image] * 3
         if len(found[0].sentences) == len(found[2].sentences) == 3:
-            for k, sentence in zip(order, found[0].sentences, strict=True):
+            for sentence in found[0].sentences:
                 verdicts["true sentence"].append(sentence.verdict)
             for k, sentence in zip(order, found[2].sentences, strict=True):
                 if k < 2:
@@ -288,7 +290,8 @@ def score_level(explainer: Explainer, book: Book, photos: Any, name: str) -> lis
     for what, scores in (("own caption", result.score), ("another photo's caption", other.score)):
         for q in (10, 25, 50, 75, 90, 95):
             rows.append(
-                {"level": f"score, {name}", "method": f"{what}: {q} % are below", "value": float(np.percentile(scores, q)),
+                {"level": f"score, {name}", "method": f"{what}: {q} % are below",
+                 "value": float(np.percentile(scores, q)),
                  "low": float("nan"), "high": float("nan"), "n": len(scores)}
             )  # fmt: skip
     return rows

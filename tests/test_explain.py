@@ -1,4 +1,4 @@
-"""`cliplet explain`: Shapley values by hand, units, the wrong word of a toy encoder, odd inputs, pages and the command."""
+"""`cliplet explain`: Shapley values by hand, units, a toy encoder's wrong word, odd inputs, pages, the command."""
 
 import json
 

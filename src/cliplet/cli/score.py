@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from cliplet.statistics.resampling import Interval
 
 SHOWN_FAILURES = 10
+EXPLAINING = 20.0
+"""Seconds after which no further row is explained."""
 
 
 @click.command()
@@ -53,7 +56,7 @@ SHOWN_FAILURES = 10
 @click.option("--safe-csv", is_flag=True,
               help="Put an apostrophe before cells of rows.csv that a spreadsheet takes for formulas.")  # fmt: skip
 @click.option("--explain", "explained", type=click.IntRange(0, 12), default=12, show_default=True, metavar="N",
-              help="With --out: explain the N lowest captions in report.html, about 0.5 s each; 0 for none.")  # fmt: skip
+              help="Number of lowest captions that report.html explains; 0 for none.")  # fmt: skip
 @options.as_json
 @click.option("--strict", is_flag=True,
               help="Exit with status 1 when a row could not be scored, or lacks references.")  # fmt: skip
@@ -270,9 +273,14 @@ def explain_lowest(table: "ScoreTable", scorer: "Scorer", most: int) -> "dict[in
     from cliplet.reports.score import lowest_rows
     from cliplet.scoring.explain import Explainer
 
-    explainer, found = Explainer(scorer=scorer), {}
+    explainer = Explainer(scorer=scorer)
+    found: dict[int, Explanation] = {}
+    start = time.monotonic()
     for i in lowest_rows(table, most):
         photo = table.photos[i]
+        if time.monotonic() - start > EXPLAINING:
+            table.notes.append(f"only the {len(found)} lowest captions are explained: that took {EXPLAINING:.0f} s")
+            break
         if photo is not None:
             try:
                 found[i] = explainer.explain(photo, table.rows[i]["caption"], regions=False)

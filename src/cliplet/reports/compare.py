@@ -103,7 +103,8 @@ def _tests(comparison: Comparison) -> str:
         "<section><h2>Differences</h2><p>Paired bootstrap intervals; permutation p-values, corrected for all rows of "
         "this table (Holm). Wins, losses and ties are images. The intervals are not corrected, so one may exclude 0 "
         "beside 'no clear difference'. Near copies of one metric (BLEU-1 to 4, CLIPScore and cosine) each count as a "
-        "test, which makes the correction strict: choose the metrics beforehand.</p><div class='scroll'><table><thead><tr><th>metric</th>"
+        "test, which makes the correction strict: choose the metrics beforehand.</p>"
+        '<div class="scroll"><table><thead><tr><th>metric</th>'
         "<th>pair</th><th>difference</th><th>p, corrected</th><th>wins / losses / ties</th><th>higher</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div></section>"
     )

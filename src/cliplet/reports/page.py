@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 from collections.abc import Sequence
 
 from PIL import Image
@@ -23,7 +24,8 @@ table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: 6px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
 .scroll { overflow-x: auto; } .scroll td { min-width: 4em; } .scroll td:first-child { min-width: 0; }
 .text { min-width: 11em !important; } code, .name { overflow-wrap: break-word; }
-h3 { font-size: 15px; margin: 22px 0 8px; } details summary { cursor: pointer; } p, li, h1, h2 { overflow-wrap: break-word; }
+h3 { font-size: 15px; margin: 22px 0 8px; } details summary { cursor: pointer; }
+p, li, h1, h2 { overflow-wrap: break-word; }
 th { color: var(--soft); font-weight: 600; } th[data-sort] { cursor: pointer; white-space: nowrap; }
 table.numbers { width: auto; } table.numbers td + td, table.numbers th + th, td.value {
   text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
@@ -48,13 +50,19 @@ def escape(value: object) -> str:
     return html.escape(text)
 
 
+def breakable(name: object) -> str:
+    """A name made safe for HTML; a long one may go on in the next line after one of ``/ _ -``."""
+    text = escape(name)
+    return re.sub(r"(?<=[/_-])(?=\w)", "<wbr>", text) if len(text) > 24 else text
+
+
 def page(title: str, body: str, script: str = "") -> str:
     """A whole HTML page that needs no other file."""
     code = f"<script>{script}</script>" if script else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
-        f"<body><main><h1>{escape(title)}</h1>\n{body}\n</main>{code}</body></html>\n"
+        f"<body><main><h1>{breakable(title)}</h1>\n{body}\n</main>{code}</body></html>\n"
     )
 
 

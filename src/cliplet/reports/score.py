@@ -10,7 +10,7 @@ from typing import Any
 
 from cliplet.files import write_atomically
 from cliplet.reports.explain import STYLE, coloured_caption
-from cliplet.reports.page import Photos, escape, page
+from cliplet.reports.page import Photos, breakable, escape, page
 from cliplet.reports.svg import histogram
 from cliplet.scoring.explain import Explanation
 from cliplet.scoring.file import ScoreTable
@@ -126,7 +126,8 @@ def _corpus(table: ScoreTable) -> str:
         model = f"Model {escape(table.provenance['model'])}, preset {escape(table.provenance['preset'])}"
     return (
         f"<p>{counts}. {model}.</p>"
-        f'<div class="scroll"><table class="numbers"><thead><tr><th>score</th><th>mean</th><th>95 % interval</th><th>captions</th></tr>'
+        f'<div class="scroll"><table class="numbers"><thead><tr><th>score</th>'
+        f"<th>mean</th><th>95 % interval</th><th>captions</th></tr>"
         f"</thead><tbody>{rows}</tbody></table></div>"
     )
 
@@ -138,7 +139,8 @@ def _range(interval: Interval) -> str:
 def _diversity(table: ScoreTable) -> str:
     rows = "".join(f"<tr><td>{escape(n)}</td><td>{v:.4g}</td></tr>" for n, v in table.diversity.items())
     return (
-        f'<section><h2>The captions as a set</h2><div class="scroll"><table class="numbers">{rows}</table></div></section>'
+        '<section><h2>The captions as a set</h2><div class="scroll">'
+        f'<table class="numbers">{rows}</table></div></section>'
         if rows
         else ""
     )
@@ -167,7 +169,7 @@ def _gallery(
         reason = "" if why is None else f"<small>{escape(why.message)}</small>"
         cards.append(
             f"<figure>{photos.img(i, 260, str(row['image']))}<figcaption><b>{row[field]:.3f}</b> "
-            f'{caption}{reason}<small class="name">{escape(row["image"])}</small></figcaption></figure>'
+            f'{caption}{reason}<small class="name">{breakable(row["image"])}</small></figcaption></figure>'
         )
     return f'<section><h2>{escape(title)}</h2><div class="gallery">{"".join(cards)}</div></section>'
 
@@ -177,7 +179,8 @@ def _failures(table: ScoreTable) -> str:
     if not rows:
         return ""
     body = "".join(
-        f'<tr><td>{escape(r["where"])}</td><td>{escape(r["image"])}</td><td class="text">{escape(r["reason"])}</td></tr>'
+        f"<tr><td>{breakable(r['where'])}</td><td>{breakable(r['image'])}</td>"
+        f'<td class="text">{breakable(r["reason"])}</td></tr>'
         for r in rows[:TABLE_ROWS]
     )
     listed = (
@@ -199,14 +202,15 @@ def _all_rows(table: ScoreTable, main: str, field: str, photos: Photos) -> str:
         value = "" if row[field] is None else f"{row[field]:.3f}"
         shown.append(
             f'<tr><td>{photo}</td><td class="value">{value}</td><td class="text">{escape(row["caption"])}</td>'
-            f"<td>{escape(row['image'])}</td></tr>"
+            f"<td>{breakable(row['image'])}</td></tr>"
         )
     more = len(table.rows) - len(shown)
     rest = f"<p>{more} more rows are in rows.csv.</p>" if more else ""
     return (
         f'<section><h2>All captions</h2><input id="search" type="search" placeholder="search captions and file names" '
         f'aria-label="search"> <span id="count">{len(shown)} rows</span>'
-        f'<div class="scroll"><table id="rows"><thead><tr><th>photo</th><th data-sort="number">{escape(main)} &#8597;</th>'
+        f'<div class="scroll"><table id="rows"><thead><tr><th>photo</th>'
+        f'<th data-sort="number">{escape(main)} &#8597;</th>'
         f'<th data-sort="text">caption &#8597;</th><th data-sort="text">image &#8597;</th></tr></thead>'
         f"<tbody>{''.join(shown)}</tbody></table></div>{rest}</section>"
     )

@@ -50,7 +50,8 @@ class Unit:
     left_out: float
     """Change of the score when it alone is left out; above 0: the score is better without it."""
     region: Region | None = None
-    """Where the photo shows it; None where regions were not asked for, or nothing falls."""
+    """Where the photo shows it; None where regions were not asked for, nothing falls, or
+    the words ("under") show nothing by themselves."""
 
 
 @dataclass(frozen=True)
@@ -245,12 +246,14 @@ class Explainer:
     def _region(
         self, plan: "_Plan", k: int, known: "_Texts", photo: Embeddings, covers: Embeddings | None
     ) -> Region | None:
-        if covers is None:
+        if covers is None or not plan.shows(k):
             return None
         # what the phrase adds to its sentence, so that the rest of the sentence has no part in the place
         rest = plan.coalitions[-1 - (1 << k)] if len(plan.units) > 1 else NEUTRAL
         direction = known.vector(plan.sentence.text) - known.vector(rest or NEUTRAL)
-        return region(falls(float(direction @ photo), covers @ direction) * np.float32(self.factor))
+        return region(
+            falls(float(direction @ photo), (covers @ direction).tolist()) * np.float32(self.factor)
+        )
 
     def _doubts(
         self, plan: "_Plan", known: "_Texts", photo: Embeddings, cosine: float, spread: float
@@ -327,6 +330,12 @@ class _Plan:
         self.variants: Variants | None = None
         if doubt_words and 0 < len(self.words) <= MOST_CANDIDATES:
             self.variants = variants(sentence.text, self.words)
+
+    def shows(self, k: int) -> bool:
+        """Whether a photo can show unit ``k``: it holds a word of a kind, other than a place, or no word has one."""
+        unit = self.units[k]
+        own = [w.kind for w in self.words if unit.start <= w.start < unit.end]
+        return any(kind not in (None, "place") for kind in own) or all(w.kind is None for w in self.words)
 
     @property
     def texts(self) -> Iterable[str]:

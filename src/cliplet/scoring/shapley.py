@@ -1,6 +1,5 @@
 """Shapley values: a sum shared out fairly among those that made it together."""
 
-from itertools import combinations
 from math import factorial
 
 import numpy as np
@@ -13,7 +12,7 @@ MOST_PLAYERS = 16
 
 
 def subsets(n: int) -> list[tuple[int, ...]]:
-    """All subsets of ``range(n)`` in the order that :func:`shapley_values` takes: subset ``i`` holds ``i``'s set bits."""
+    """All subsets of ``range(n)`` as :func:`shapley_values` takes them: subset ``i`` holds ``i``'s set bits."""
     if not 0 <= n <= MOST_PLAYERS:
         raise InputError(f"{n} units: all subsets are made of 0 to {MOST_PLAYERS}")
     return [tuple(k for k in range(n) if i >> k & 1) for i in range(2**n)]
@@ -48,22 +47,4 @@ def shapley_values(values: ArrayLike) -> NDArray[np.float64]:
     for player in range(n):
         absent = index[(index >> player & 1) == 0]
         out[player] = np.sum(weight[size[absent]] * (v[absent | 1 << player] - v[absent]))
-    return out
-
-
-def pair_interactions(values: ArrayLike) -> NDArray[np.float64]:
-    """Shapley interaction index of each pair, ``[n, n]``: how much two add together beyond what each adds alone.
-
-    Source: Grabisch and Roubens 1999; zero for a game in which contributions simply add up.
-    """
-    v: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
-    n = len(v).bit_length() - 1
-    index = np.arange(len(v))
-    size = np.array([int(i).bit_count() for i in index])
-    out = np.zeros((n, n))
-    for i, j in combinations(range(n), 2):
-        absent = index[((index >> i | index >> j) & 1) == 0]
-        weight = np.array([factorial(s) * factorial(n - s - 2) / factorial(n - 1) for s in size[absent]])
-        gain = v[absent | 1 << i | 1 << j] - v[absent | 1 << i] - v[absent | 1 << j] + v[absent]
-        out[i, j] = out[j, i] = np.sum(weight * gain)
     return out
