@@ -3,7 +3,7 @@
 import click
 
 from cliplet.cli import options
-from cliplet.cli.score import compute_table, show_table
+from cliplet.cli.score import compute_table, explain_lowest, show_table
 
 
 @click.command()
@@ -17,15 +17,16 @@ def demo(out: str, model: str | None) -> None:
     The photos are those that scikit-image ships: pip install 'cliplet[demo]'.
     """
     from cliplet.files import writable_folder
-    from cliplet.scoring.demo import demo_photos, write_demo_captions
+    from cliplet.scoring.demo import GOOD_SCORE, demo_photos, write_demo_captions
     from cliplet.scoring.scorer import Scorer
 
     photos = demo_photos()
     folder = writable_folder(out)
     captions = write_demo_captions(folder)
     click.echo(f"$ cliplet score {captions} --images {photos} --out {out}")
-    table = compute_table(Scorer(model), str(captions), str(photos))
-    show_table(table, folder)
+    scorer = Scorer(model)
+    table = compute_table(scorer, str(captions), str(photos))
+    show_table(table, folder, explained=explain_lowest(table, scorer, 12), good="" if model else GOOD_SCORE)
     click.echo()
     for row in table.rows:
         shown = "    -" if row["clip_score"] is None else f"{row['clip_score']:.3f}"

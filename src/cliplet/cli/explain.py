@@ -20,12 +20,14 @@ BAR = 16
 @click.argument("photo")
 @click.argument("caption")
 @click.option("--out", metavar="FILE", help="Page (.html) or picture (.png) of the explanation.")
-@click.option("--regions/--no-regions", default=True, show_default=True, help="Find each phrase in the photo.")
+@click.option(
+    "--no-regions", is_flag=True, help="Leave out where the photo shows each phrase: half the time."
+)
 @options.as_json
 @options.model
 @options.preset
 def explain(
-    photo: str, caption: str, out: str | None, regions: bool, as_json: bool, model: str | None, preset: str
+    photo: str, caption: str, out: str | None, no_regions: bool, as_json: bool, model: str | None, preset: str
 ) -> None:
     """Say why CAPTION has its score with PHOTO.
 
@@ -39,7 +41,7 @@ def explain(
     target = None if out is None else _target(out)
     from cliplet.scoring.explain import Explainer
 
-    found = Explainer(model, preset).explain(photo, caption, regions)
+    found = Explainer(model, preset).explain(photo, caption, regions=not no_regions)
     if target is not None:
         _write(found, photo, target)
     if as_json:
@@ -129,5 +131,7 @@ def _table(judged: "SentenceJudgement") -> Any:
         bar = ("+" if u.share >= 0 else "-") * round(BAR * abs(u.share) / largest)
         where = "" if u.region is None else place(u.region.x, u.region.y)
         style = "green" if u.share >= 0 else "red"
-        grid.add_row(escape(one_line(u.text)), f"{u.share:+.3f}", f"{u.left_out:+.3f}", f"[{style}]{bar}[/]", where)
+        grid.add_row(
+            escape(one_line(u.text)), f"{u.share:+.3f}", f"{u.left_out:+.3f}", f"[{style}]{bar}[/]", where
+        )
     return grid

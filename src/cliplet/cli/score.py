@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +15,18 @@ from cliplet.cli.console import one_line, print_json, progress_bar
 from cliplet.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cliplet.data.captions import Columns
     from cliplet.metrics.cider import DocumentFrequencies
+    from cliplet.scoring.explain import Explanation
     from cliplet.scoring.file import ScoreTable
     from cliplet.scoring.scorer import Scorer
     from cliplet.statistics.resampling import Interval
 
 SHOWN_FAILURES = 10
+EXPLAINING = 20.0
+"""Seconds after which no further row is explained."""
 
 
 @click.command()
@@ -51,6 +55,8 @@ SHOWN_FAILURES = 10
               help="File of training captions: as --diversity, with the share of captions not in it.")  # fmt: skip
 @click.option("--safe-csv", is_flag=True,
               help="Put an apostrophe before cells of rows.csv that a spreadsheet takes for formulas.")  # fmt: skip
+@click.option("--explain", "explained", type=click.IntRange(0, 12), default=12, show_default=True, metavar="N",
+              help="Number of lowest captions that report.html explains; 0 for none.")  # fmt: skip
 @options.as_json
 @click.option("--strict", is_flag=True,
               help="Exit with status 1 when a row could not be scored, or lacks references.")  # fmt: skip
@@ -74,6 +80,7 @@ def score(
     diversity: bool,
     train_captions: str | None,
     safe_csv: bool,
+    explained: int,
     as_json: bool,
     strict: bool,
     cache: bool,
@@ -112,7 +119,8 @@ def score(
         from cliplet.scoring.diversity import caption_diversity
 
         table = replace(table, diversity=caption_diversity(table, scorer, train_captions))
-    show_table(table, folder, as_json, safe_csv)
+    why = {} if folder is None or scorer is None else explain_lowest(table, scorer, explained)
+    show_table(table, folder, as_json, safe_csv, why)
     if strict and (table.failures or table.without_references):
         sys.exit(1)
 
@@ -257,14 +265,43 @@ def compute_table(
         return score_file(captions, images, scorer, refs, metrics, frequencies, progress, columns, tokenizer)
 
 
+def explain_lowest(table: "ScoreTable", scorer: "Scorer", most: int) -> "dict[int, Explanation]":
+    """Explanations of the words of the lowest rows that have a photo, by row; a row that has none keeps its score."""
+    if not most:
+        return {}
+    from cliplet.errors import ClipletError
+    from cliplet.reports.score import lowest_rows
+    from cliplet.scoring.explain import Explainer
+
+    explainer = Explainer(scorer=scorer)
+    found: dict[int, Explanation] = {}
+    start = time.monotonic()
+    for i in lowest_rows(table, most):
+        photo = table.photos[i]
+        if time.monotonic() - start > EXPLAINING:
+            table.notes.append(f"only the {len(found)} lowest captions are explained: that took {EXPLAINING:.0f} s")
+            break
+        if photo is not None:
+            try:
+                found[i] = explainer.explain(photo, table.rows[i]["caption"], regions=False)
+            except ClipletError as error:
+                table.notes.append(f"{table.rows[i]['where']} could not be explained: {error}")
+    return found
+
+
 def show_table(
-    table: "ScoreTable", folder: Path | None, as_json: bool = False, safe_csv: bool = False
+    table: "ScoreTable",
+    folder: Path | None,
+    as_json: bool = False,
+    safe_csv: bool = False,
+    explained: "Mapping[int, Explanation] | None" = None,
+    good: str = "",
 ) -> None:
     """Write the report if there is a folder for it, and print the table or one JSON object."""
     if folder is not None:
         from cliplet.reports.score import write_score_report
 
-        write_score_report(table, folder, safe_csv)
+        write_score_report(table, folder, safe_csv, explained, good)
     if as_json:
         print_json({"summary": table.summary(), "rows": table.rows, "provenance": table.provenance})
     else:

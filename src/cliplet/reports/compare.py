@@ -75,8 +75,8 @@ def _values(comparison: Comparison) -> str:
         f"<p>{len(comparison.images)} images that all captioners have.{out} Small print: 95 % bootstrap intervals, "
         "images resampled. From mean length down: all scored captions of each file. A caption that is empty or no text "
         "counts 0 in what the model scores; the rows called answered leave it out.</p>"
-        f'<table class="numbers"><thead><tr><th>metric</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f'<div class="scroll"><table class="numbers"><thead><tr><th>metric</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
@@ -103,9 +103,10 @@ def _tests(comparison: Comparison) -> str:
         "<section><h2>Differences</h2><p>Paired bootstrap intervals; permutation p-values, corrected for all rows of "
         "this table (Holm). Wins, losses and ties are images. The intervals are not corrected, so one may exclude 0 "
         "beside 'no clear difference'. Near copies of one metric (BLEU-1 to 4, CLIPScore and cosine) each count as a "
-        "test, which makes the correction strict: choose the metrics beforehand.</p><table><thead><tr><th>metric</th>"
+        "test, which makes the correction strict: choose the metrics beforehand.</p>"
+        '<div class="scroll"><table><thead><tr><th>metric</th>'
         "<th>pair</th><th>difference</th><th>p, corrected</th><th>wins / losses / ties</th><th>higher</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table></section>"
+        f"<tbody>{rows}</tbody></table></div></section>"
     )
 
 

@@ -23,6 +23,8 @@ from cliplet.statistics.resampling import mid_ranks
 
 SHOWN = 12
 """Photos shown in a section of the report."""
+FOLDED = 10
+"""Lines of a list that stand open; a longer list folds."""
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path, checks: Sequence[Check] = ()) -> None:
@@ -105,11 +107,15 @@ def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return f'<td class="value">{escape(value)}</td>' if i in flush else f"<td>{escape(value)}</td>"
 
     body = "".join("<tr>" + "".join(cell(i, c) for i, c in enumerate(row)) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _list(lines: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>" if lines else ""
+    """The lines as a list; a long one folds."""
+    listed = "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>" if lines else ""
+    if len(lines) > FOLDED:
+        return f"<details><summary>Show all {len(lines)}</summary>{listed}</details>"
+    return listed
 
 
 def _cards(cards: Sequence[tuple[ImageInput | None, Sequence[str]]]) -> str:

@@ -2,8 +2,8 @@
 
 import json
 
-from cliplet.data.images import ImageInput
-from cliplet.reports.page import escape, page, thumbnail
+from cliplet.data.images import ImageInput, load_rgb
+from cliplet.reports.page import breakable, escape, page, thumbnail
 from cliplet.scoring.explain import Explanation, SentenceJudgement, Unit
 
 PHOTO = 480
@@ -12,10 +12,7 @@ STYLE = """
 .caption { font-size: 19px; line-height: 1.9; }
 .unit { border-radius: 4px; padding: 2px 3px; } .against { text-decoration: underline wavy 1px; }
 .wrong { outline: 2px dashed var(--ink); outline-offset: 1px; border-radius: 3px; }
-.photo { background-size: 100% 100%; position: relative; display: grid; }
 .regions { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(210px, 100%), 1fr)); gap: 16px; }
-.cell { background: var(--accent); } .peak { position: absolute; width: 14px; height: 14px; margin: -7px;
-  border: 2px solid #fff; border-radius: 50%; box-shadow: 0 0 0 2px #000; }
 .bar { display: inline-block; height: 10px; border-radius: 2px; vertical-align: middle; min-width: 1px; }
 .verdict { font-size: 13px; padding: 1px 8px; border: 1px solid var(--line); border-radius: 10px; white-space: nowrap; }
 """
@@ -24,12 +21,14 @@ STYLE = """
 def explain_page(explanation: Explanation, photo: ImageInput, name: str = "") -> str:
     """The whole page of one explanation, ``name`` being what the photo is called."""
     data = thumbnail(photo, PHOTO)
+    width, height = load_rgb(photo).size
+    ratio = min(max(width / height, 0.3), 4.0)
     parts = [
         f"<style>{STYLE}</style>",
         f"<p>{escape(explanation.message)}</p>",
-        f"<p><b>{explanation.score:.3f}</b> {escape(name)}</p>",
+        f"<p><b>{explanation.score:.3f}</b> {breakable(name)}</p>",
     ]
-    parts += [_sentence_section(s, explanation, data, name) for s in explanation.sentences]
+    parts += [_sentence_section(s, explanation, data, name, ratio) for s in explanation.sentences]
     if explanation.notes:
         parts.append(f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in explanation.notes)}</ul>")
     parts.append(_reading())
@@ -68,7 +67,9 @@ def _colour(share: float, largest: float) -> str:
     return f"rgb({'59 111 182' if share >= 0 else '209 116 47'} / {100 * (0.06 + 0.5 * strength):.0f}%)"
 
 
-def _sentence_section(judged: SentenceJudgement, whole: Explanation, photo: str, name: str) -> str:
+def _sentence_section(
+    judged: SentenceJudgement, whole: Explanation, photo: str, name: str, ratio: float
+) -> str:
     several = len(whole.sentences) > 1
     head = f"<h2>{escape(judged.text)}</h2>" if several else "<h2>Words</h2>"
     facts = f'<p><b>{judged.score:.3f}</b> <span class="verdict">{escape(judged.verdict)}</span></p>'
@@ -76,7 +77,8 @@ def _sentence_section(judged: SentenceJudgement, whole: Explanation, photo: str,
         whole.caption, judged.score, judged.score, (judged,), whole.preset, whole.model, whole.fingerprint
     )
     caption = f'<p class="caption">{_within(alone, judged)}</p>'
-    return f"<section>{head}{facts}{caption}{_shares(judged)}{_words(judged)}{_regions(judged, photo, name)}</section>"
+    regions = _regions(judged, photo, name, ratio)
+    return f"<section>{head}{facts}{caption}{_shares(judged)}{_words(judged)}{regions}</section>"
 
 
 def _within(alone: Explanation, judged: SentenceJudgement) -> str:
@@ -92,7 +94,7 @@ def _shares(judged: SentenceJudgement) -> str:
     largest = max((abs(u.share) for u in judged.units), default=0.0) or 1.0
     rows = "".join(
         f"<tr><td>{escape(u.text)}</td><td>{u.share:+.3f}</td><td>{u.left_out:+.3f}</td>"
-        f'<td><span class="bar" style="width:{90 * abs(u.share) / largest:.0f}px;'
+        f'<td style="text-align:left"><span class="bar" style="width:{90 * abs(u.share) / largest:.0f}px;'
         f'background:{_colour(u.share, 0.5 * largest)}"></span></td></tr>'
         for u in judged.units
     )
@@ -123,15 +125,15 @@ def _words(judged: SentenceJudgement) -> str:
     )
 
 
-def _regions(judged: SentenceJudgement, photo: str, name: str) -> str:
+def _regions(judged: SentenceJudgement, photo: str, name: str, ratio: float) -> str:
     found = [unit for unit in judged.units if unit.region is not None]
     if not photo or not found:
         return ""
-    cards = "".join(_card(unit, photo, name) for unit in found)
+    cards = "".join(_card(unit, photo, name, ratio) for unit in found)
     return f'<h3>Where the photo shows it</h3><div class="regions">{cards}</div>'
 
 
-def _card(unit: Unit, photo: str, name: str) -> str:
+def _card(unit: Unit, photo: str, name: str, ratio: float) -> str:
     """The photo with one phrase's map on it."""
     assert unit.region is not None
     region = unit.region
@@ -146,7 +148,8 @@ def _card(unit: Unit, photo: str, name: str) -> str:
     label = f"{name}: where {unit.text} is found, most of all {place(region.x, region.y)}"
     return (
         f'<figure><svg role="img" aria-label="{escape(label)}" viewBox="0 0 {side} {side}" preserveAspectRatio="none" '
-        f'style="width:100%;height:170px;display:block"><image href="{photo}" width="{side}" height="{side}" '
+        f'style="width:100%;display:block;aspect-ratio:{ratio:.4f}">'
+        f'<image href="{photo}" width="{side}" height="{side}" '
         f'preserveAspectRatio="none"/>{cells}<circle cx="{side * region.x:.2f}" cy="{side * region.y:.2f}" r="0.22" '
         'fill="none" stroke="#000" stroke-width="0.16"/>'
         f'<circle cx="{side * region.x:.2f}" cy="{side * region.y:.2f}" r="0.22" fill="none" stroke="#fff" '
@@ -159,15 +162,24 @@ def place(x: float, y: float) -> str:
     """A place in the photo (shares of width and height) in words."""
     across = "left" if x < 1 / 3 else "right" if x > 2 / 3 else "middle"
     down = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else "middle"
-    return down if across == down else across if down == "middle" else down if across == "middle" else f"{down} {across}"
+    return (
+        down
+        if across == down
+        else across
+        if down == "middle"
+        else down
+        if across == "middle"
+        else f"{down} {across}"
+    )
 
 
 def _reading() -> str:
     return (
         "<details><summary>How to read this</summary><p>A share says how much of the score a phrase carries, by its "
-        "mean effect over all ways to leave phrases out; the shares and the score of <i>a photo</i> sum to the score "
-        "(negative scores are shown as 0). Blue adds, orange with a wavy line takes away. <i>Left out</i> is the change "
-        "of the score without that phrase alone. The dashed word is the one most likely wrong, if one is. What fits "
+        "mean effect over all ways to leave phrases out; the shares and the score of <i>a photo</i> sum to the "
+        "score (negative scores are shown as 0). Blue adds, orange with a wavy line takes away. <i>Left out</i> is the "
+        "change of the score without that phrase alone. The dashed word is the one most likely wrong, if one is. What "
+        "fits "
         "better names words that the photo shows, not a correction. Bright parts of a photo are those without which "
         "the phrase fits less.</p></details>"
     )

@@ -69,7 +69,9 @@ def _layout(explanation: Explanation) -> Iterator[tuple[str, int, int, int, floa
                 x += width + 9
 
 
-def _write_words(pen: ImageDraw.ImageDraw, words: list[tuple[str, int, int, int, float, bool]], top: int) -> None:
+def _write_words(
+    pen: ImageDraw.ImageDraw, words: list[tuple[str, int, int, int, float, bool]], top: int
+) -> None:
     for word, x, width, line, strength, marked in words:
         y = top + line * _LINE
         tint = _FOR if strength >= 0 else _AGAINST
@@ -83,7 +85,9 @@ def _write_words(pen: ImageDraw.ImageDraw, words: list[tuple[str, int, int, int,
         pen.text((x, y + 2), word, fill=_INK, font=ImageFont.load_default(20))
 
 
-def _small_photo(canvas: Image.Image, photo: Image.Image, unit: Unit, corner: tuple[int, int], height: int) -> None:
+def _small_photo(
+    canvas: Image.Image, photo: Image.Image, unit: Unit, corner: tuple[int, int], height: int
+) -> None:
     small = photo.resize((_SMALL, height), Image.Resampling.BICUBIC)
     assert unit.region is not None
     canvas.paste(with_heat(small, unit.region), corner)

@@ -3,13 +3,16 @@
 import csv
 import io
 import json
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from cliplet.files import write_atomically
-from cliplet.reports.page import Photos, escape, page
+from cliplet.reports.explain import STYLE, coloured_caption
+from cliplet.reports.page import Photos, breakable, escape, page
 from cliplet.reports.svg import histogram
+from cliplet.scoring.explain import Explanation
 from cliplet.scoring.file import ScoreTable
 from cliplet.statistics.resampling import Interval
 
@@ -19,14 +22,23 @@ TABLE_ROWS = 5_000
 """Rows of the searchable table; beyond them rows.csv is the place to look."""
 TABLE_PHOTOS = 1_000
 """Distinct photos shown small in the table, so that the page stays a few MB."""
+FOLDED = 10
+"""Failures that stand open; a longer list folds."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a formula of a spreadsheet begins with."""
 
 
-def write_score_report(table: ScoreTable, folder: Path, safe_csv: bool = False) -> None:
+def write_score_report(
+    table: ScoreTable,
+    folder: Path,
+    safe_csv: bool = False,
+    explained: Mapping[int, Explanation] | None = None,
+    good: str = "",
+) -> None:
     """Write ``rows.jsonl``, ``rows.csv``, ``summary.json`` and ``report.html``, each whole or not at all.
 
     ``safe_csv``: an apostrophe goes before what a spreadsheet would take for a formula in ``rows.csv``.
+    ``explained`` and ``good`` as of :func:`score_page`.
 
     Raises:
         InputError: the disk is full or the folder cannot be written.
@@ -40,23 +52,43 @@ def write_score_report(table: ScoreTable, folder: Path, safe_csv: bool = False) 
         "images_without_caption": table.images_without_caption,
     }
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=True) + "\n")
-    write_atomically(folder / "report.html", score_page(table))
+    write_atomically(folder / "report.html", score_page(table, explained, good))
 
 
-def score_page(table: ScoreTable) -> str:
-    """The report: corpus values, distribution, worst and best captions with photos, failures, all rows searchable."""
+def lowest_rows(table: ScoreTable, most: int = SHOWN) -> list[int]:
+    """The rows of the lowest scores, the lowest first: those that the report shows, at most ``most``."""
+    field = table.fields[next(iter(table.intervals))]
+    scored = [i for i, row in enumerate(table.rows) if row["reason"] is None and row[field] is not None]
+    scored.sort(key=lambda i: table.rows[i][field])
+    return scored[: min(most, SHOWN, (len(scored) + 1) // 2)]
+
+
+def score_page(table: ScoreTable, explained: Mapping[int, Explanation] | None = None, good: str = "") -> str:
+    """The report: corpus values, distribution, worst and best captions with photos, failures, all rows searchable.
+
+    Args:
+        table: the rows.
+        explained: explanations by row; those of the lowest rows are shown with them.
+        good: a paragraph on what a good score is.
+    """
+    explained = explained or {}
     main = next(iter(table.intervals))
     field = table.fields[main]
     scored = [i for i, row in enumerate(table.rows) if row["reason"] is None and row[field] is not None]
     scored.sort(key=lambda i: table.rows[i][field])
     photos = Photos(table.photos)
     values = [table.rows[i][field] for i in scored]
-    parts = [_corpus(table), _notes(table)]
+    parts = [
+        f"<style>{STYLE}</style>" * bool(explained),
+        _corpus(table),
+        f"<p>{escape(good)}</p>" * bool(good),
+    ]
+    parts.append(_notes(table))
     if scored:
         chart = histogram({main: values}, title=f"Distribution of {main}", x_label=main)
         parts.append(f"<section><h2>Distribution</h2>{chart}</section>")
         shown = min(SHOWN, (len(scored) + 1) // 2)
-        parts.append(_gallery(f"Lowest {main}", scored[:shown], table, field, photos))
+        parts.append(_gallery(f"Lowest {main}", scored[:shown], table, field, photos, explained))
         parts.append(_gallery(f"Highest {main}", scored[::-1][:shown], table, field, photos))
     parts += [_diversity(table), _failures(table), _all_rows(table, main, field, photos), _provenance(table)]
     return page(f"cliplet report: {table.title}", "\n".join(parts), script=_SEARCH)
@@ -94,8 +126,9 @@ def _corpus(table: ScoreTable) -> str:
         model = f"Model {escape(table.provenance['model'])}, preset {escape(table.provenance['preset'])}"
     return (
         f"<p>{counts}. {model}.</p>"
-        f'<table class="numbers"><thead><tr><th>score</th><th>mean</th><th>95 % interval</th><th>captions</th></tr>'
-        f"</thead><tbody>{rows}</tbody></table>"
+        f'<div class="scroll"><table class="numbers"><thead><tr><th>score</th>'
+        f"<th>mean</th><th>95 % interval</th><th>captions</th></tr>"
+        f"</thead><tbody>{rows}</tbody></table></div>"
     )
 
 
@@ -106,7 +139,8 @@ def _range(interval: Interval) -> str:
 def _diversity(table: ScoreTable) -> str:
     rows = "".join(f"<tr><td>{escape(n)}</td><td>{v:.4g}</td></tr>" for n, v in table.diversity.items())
     return (
-        f'<section><h2>The captions as a set</h2><table class="numbers">{rows}</table></section>'
+        '<section><h2>The captions as a set</h2><div class="scroll">'
+        f'<table class="numbers">{rows}</table></div></section>'
         if rows
         else ""
     )
@@ -120,13 +154,22 @@ def _notes(table: ScoreTable) -> str:
     return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>" if notes else ""
 
 
-def _gallery(title: str, chosen: list[int], table: ScoreTable, field: str, photos: Photos) -> str:
+def _gallery(
+    title: str,
+    chosen: list[int],
+    table: ScoreTable,
+    field: str,
+    photos: Photos,
+    explained: Mapping[int, Explanation] | None = None,
+) -> str:
     cards = []
     for i in chosen:
-        row = table.rows[i]
+        row, why = table.rows[i], (explained or {}).get(i)
+        caption = escape(row["caption"]) if why is None else coloured_caption(why)
+        reason = "" if why is None else f"<small>{escape(why.message)}</small>"
         cards.append(
             f"<figure>{photos.img(i, 260, str(row['image']))}<figcaption><b>{row[field]:.3f}</b> "
-            f"{escape(row['caption'])}<small>{escape(row['image'])}</small></figcaption></figure>"
+            f'{caption}{reason}<small class="name">{breakable(row["image"])}</small></figcaption></figure>'
         )
     return f'<section><h2>{escape(title)}</h2><div class="gallery">{"".join(cards)}</div></section>'
 
@@ -136,13 +179,19 @@ def _failures(table: ScoreTable) -> str:
     if not rows:
         return ""
     body = "".join(
-        f"<tr><td>{escape(r['where'])}</td><td>{escape(r['image'])}</td><td>{escape(r['reason'])}</td></tr>"
+        f"<tr><td>{breakable(r['where'])}</td><td>{breakable(r['image'])}</td>"
+        f'<td class="text">{breakable(r["reason"])}</td></tr>'
         for r in rows[:TABLE_ROWS]
     )
-    return (
-        f"<section><h2>Not scored ({len(rows)})</h2><table><thead><tr><th>where</th><th>image</th><th>reason</th></tr>"
-        f"</thead><tbody>{body}</tbody></table></section>"
+    listed = (
+        '<div class="scroll"><table><thead><tr><th>where</th><th>image</th><th>reason</th></tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
+    if len(rows) > FOLDED:
+        more = len(rows) - TABLE_ROWS
+        rest = f"; the last {more} are in rows.csv" if more > 0 else ""
+        listed = f"<details><summary>Show all {len(rows)} captions that have no score{rest}</summary>{listed}</details>"
+    return f"<section><h2>Not scored ({len(rows)})</h2>{listed}</section>"
 
 
 def _all_rows(table: ScoreTable, main: str, field: str, photos: Photos) -> str:
@@ -152,17 +201,18 @@ def _all_rows(table: ScoreTable, main: str, field: str, photos: Photos) -> str:
         photo = photos.img(i, 64, "") if len(distinct) <= TABLE_PHOTOS else ""
         value = "" if row[field] is None else f"{row[field]:.3f}"
         shown.append(
-            f'<tr><td>{photo}</td><td class="value">{value}</td><td>{escape(row["caption"])}</td>'
-            f"<td>{escape(row['image'])}</td></tr>"
+            f'<tr><td>{photo}</td><td class="value">{value}</td><td class="text">{escape(row["caption"])}</td>'
+            f"<td>{breakable(row['image'])}</td></tr>"
         )
     more = len(table.rows) - len(shown)
     rest = f"<p>{more} more rows are in rows.csv.</p>" if more else ""
     return (
         f'<section><h2>All captions</h2><input id="search" type="search" placeholder="search captions and file names" '
         f'aria-label="search"> <span id="count">{len(shown)} rows</span>'
-        f'<table id="rows"><thead><tr><th>photo</th><th data-sort="number">{escape(main)} &#8597;</th>'
+        f'<div class="scroll"><table id="rows"><thead><tr><th>photo</th>'
+        f'<th data-sort="number">{escape(main)} &#8597;</th>'
         f'<th data-sort="text">caption &#8597;</th><th data-sort="text">image &#8597;</th></tr></thead>'
-        f"<tbody>{''.join(shown)}</tbody></table>{rest}</section>"
+        f"<tbody>{''.join(shown)}</tbody></table></div>{rest}</section>"
     )
 
 

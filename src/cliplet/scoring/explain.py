@@ -26,7 +26,7 @@ NEUTRAL = "a photo"
 """What stands for a sentence of which nothing is left."""
 MOST_SENTENCES = 16
 """Sentences of one caption that are explained."""
-MOST_CANDIDATES = 24
+MOST_CANDIDATES = 40
 """Words of one sentence that are doubted; a longer one is judged by its phrases alone."""
 SUPPORTED, CONTRADICTED = 2.0, 1.0
 """Heights above the background, in spreads: from the first on a sentence is supported, below the second it is not."""
@@ -50,7 +50,8 @@ class Unit:
     left_out: float
     """Change of the score when it alone is left out; above 0: the score is better without it."""
     region: Region | None = None
-    """Where the photo shows it; None where regions were not asked for, or nothing falls."""
+    """Where the photo shows it; None where regions were not asked for, nothing falls, or
+    the words ("under") show nothing by themselves."""
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,13 @@ class Explainer:
         known = _Texts(*self._encoded(list(texts)), list(texts))
         background = self._background_cosines(vector)
         judged = tuple(self._judge(plan, known, vector, background, covers) for plan in plans)
-        notes += [f"a sentence is longer than the model reads and was cut: {s.text}" for s in judged if s.truncated]
+        notes += [
+            f"a sentence is longer than the model reads and was cut: {s.text}" for s in judged if s.truncated
+        ]
         if known.truncated(caption) and len(judged) > 1:
-            notes.append("the whole caption is longer than the model reads: its own score is that of its beginning")
+            notes.append(
+                "the whole caption is longer than the model reads: its own score is that of its beginning"
+            )
         score = self._points(float(known.cosine(caption, vector)))
         return Explanation(
             caption, score, float(np.mean([s.score for s in judged])) if len(judged) > 1 else score, judged,
@@ -221,7 +226,14 @@ class Explainer:
             place = self._region(plan, k, known, photo, covers)
             at = plan.sentence.start
             found.append(
-                Unit(unit.text, at + unit.start, at + unit.end, float(shares[k]), float(alone * self.factor), place)
+                Unit(
+                    unit.text,
+                    at + unit.start,
+                    at + unit.end,
+                    float(shares[k]),
+                    float(alone * self.factor),
+                    place,
+                )
             )
         spread = float(background.std())
         height = (cosine - float(background.mean())) / max(spread, 1e-6)
@@ -234,10 +246,14 @@ class Explainer:
     def _region(
         self, plan: "_Plan", k: int, known: "_Texts", photo: Embeddings, covers: Embeddings | None
     ) -> Region | None:
-        if covers is None:
+        if covers is None or not plan.shows(k):
             return None
-        text = known.vector(plan.units[k].text)
-        return region(falls(float(text @ photo), covers @ text) * np.float32(self.factor))
+        # what the phrase adds to its sentence, so that the rest of the sentence has no part in the place
+        rest = plan.coalitions[-1 - (1 << k)] if len(plan.units) > 1 else NEUTRAL
+        direction = known.vector(plan.sentence.text) - known.vector(rest or NEUTRAL)
+        return region(
+            falls(float(direction @ photo), (covers @ direction).tolist()) * np.float32(self.factor)
+        )
 
     def _doubts(
         self, plan: "_Plan", known: "_Texts", photo: Embeddings, cosine: float, spread: float
@@ -245,8 +261,9 @@ class Explainer:
         if plan.variants is None:
             return ()
         left_out = [known.cosine(text or NEUTRAL, photo) for text in plan.variants.without]
+        near = [(known.cosine(a, photo), known.cosine(b, photo)) for a, b in plan.variants.near]
         others = [[(w, known.cosine(text, photo)) for w, text in own] for own in plan.variants.others]
-        found = doubts(plan.words, cosine, left_out, others, spread, self.factor)
+        found = doubts(plan.words, cosine, left_out, near, others, spread, self.factor)
         return tuple(_moved(word, plan.sentence.start) for word in found)
 
 
@@ -314,11 +331,17 @@ class _Plan:
         if doubt_words and 0 < len(self.words) <= MOST_CANDIDATES:
             self.variants = variants(sentence.text, self.words)
 
+    def shows(self, k: int) -> bool:
+        """Whether a photo can show unit ``k``: it holds a word of a kind, other than a place, or no word has one."""
+        unit = self.units[k]
+        own = [w.kind for w in self.words if unit.start <= w.start < unit.end]
+        return any(kind not in (None, "place") for kind in own) or all(w.kind is None for w in self.words)
+
     @property
     def texts(self) -> Iterable[str]:
         """All of them; an empty one is the neutral text."""
         more = self.variants.texts if self.variants else []
-        return filter(None, [self.sentence.text, *self.coalitions, *(u.text for u in self.units), *more])
+        return filter(None, [self.sentence.text, *self.coalitions, *more])
 
 
 class _Texts:
@@ -348,13 +371,15 @@ def _moved(word: WordDoubt, by: int) -> WordDoubt:
 def _of_sentences(judged: Sequence[SentenceJudgement]) -> str:
     if len(judged) == 1:
         return {
-            "supported": "The photo supports this caption.",
+            "supported": "As a whole the photo supports this caption.",
             "doubtful": "The photo supports this caption only in part.",
             "not supported": "The photo does not support this caption.",
         }[judged[0].verdict]
     count = sum(s.verdict == "supported" for s in judged)
     least = min(judged, key=lambda s: s.height)
-    return f'The photo supports {count} of {len(judged)} sentences; least of all "{least.text}".'
+    return (
+        f'The photo supports {count} of {len(judged)} sentences; least of all "{least.text.rstrip(" .!?")}".'
+    )
 
 
 def _of_word(explanation: Explanation) -> str:

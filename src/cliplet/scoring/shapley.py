@@ -13,7 +13,7 @@ MOST_PLAYERS = 16
 
 
 def subsets(n: int) -> list[tuple[int, ...]]:
-    """All subsets of ``range(n)`` in the order that :func:`shapley_values` takes: subset ``i`` holds ``i``'s set bits."""
+    """All subsets of ``range(n)`` as :func:`shapley_values` takes them: subset ``i`` holds ``i``'s set bits."""
     if not 0 <= n <= MOST_PLAYERS:
         raise InputError(f"{n} units: all subsets are made of 0 to {MOST_PLAYERS}")
     return [tuple(k for k in range(n) if i >> k & 1) for i in range(2**n)]

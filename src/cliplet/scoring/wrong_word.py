@@ -1,18 +1,20 @@
 """Which word of a sentence is most likely wrong: by what is gained without it and with other words in its place.
 
-For word i with cosine c of the sentence, c(-i) without it and c(a) with another word a of its kind in its place, all in
-units of the photo's own spread of cosines s (:mod:`cliplet.scoring.background`):
+For word i let c be the cosine of the sentence, c(a) with another word a of its kind in its place, n and n(-i) those of
+the NEAR words on either side with it and without it, all in units of the photo's own spread of cosines s
+(:mod:`cliplet.scoring.background`):
 
-    doubt_i = ALTERNATIVES * log mean over a of exp(SHARPNESS * (c(a) - c) / s) + LEFT_OUT * (c(-i) - c) / s + KINDS[kind]
+    doubt_i = ALTERNATIVES * log mean over a of exp(SHARPNESS * (c(a) - c) / s) + LEFT_OUT * (n(-i) - n) / s
+              + KINDS[kind]
 
 and the probability that word i is the wrong one, if one is, is exp(doubt_i) over the sum of all words'. The mean of
 exponentials is the evidence for "some other word of this kind fits the photo better" when all are equally likely
 beforehand. The weights were fitted as this softmax on false captions of half of Flickr8k's dev photos
-(``benchmarks/explain.py --fit``); words of no kind ("a", "is") are no candidates unless a sentence has no other.
+(``python -m benchmarks.explain --fit``); words of no kind ("a", "is") are no candidates unless a sentence has no other.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +22,16 @@ from numpy.typing import NDArray
 from cliplet.scoring.units import Word, replaced, without
 from cliplet.scoring.vocabulary import Kind, words_of_kind
 
-SHARPNESS = 7.0
+SHARPNESS = 5.0
 """How sharply a better alternative counts, for a gain of one spread."""
-ALTERNATIVES = 0.38
+ALTERNATIVES = 0.58
 """Weight of the alternatives."""
-LEFT_OUT = 0.7
-"""Weight of leaving the word out."""
+LEFT_OUT = 0.46
+"""Weight of leaving the word out of its neighbourhood."""
+NEAR = 3
+"""Words on either side that are its neighbourhood."""
 KINDS: dict[Kind, float] = {
-    "noun": 0.06, "nouns": 0.09, "doing": 0.56, "does": 0.84, "colour": 1.49, "number": 1.39, "quality": -0.68,
+    "noun": 2.69, "nouns": 2.34, "doing": 2.97, "does": 3.18, "colour": 3.30, "number": 3.60, "quality": 0.80,
     "place": 0.0,
 }  # fmt: skip
 """How much likelier a word of this kind is the wrong one, in log odds."""
@@ -65,13 +69,16 @@ class Variants:
 
     without: list[str]
     """The sentence without each word."""
+    near: list[tuple[str, str]]
+    """Each word's neighbourhood with it and without it."""
     others: list[list[tuple[str, str]]]
     """For each word the words tried in its place, and the sentence with each."""
 
     @property
     def texts(self) -> list[str]:
         """All of them."""
-        return [*self.without, *(text for own in self.others for _, text in own)]
+        near, others = sum(self.near, ()), [text for own in self.others for _, text in own]
+        return [*self.without, *near, *others]
 
 
 def variants(sentence: str, words: Sequence[Word]) -> Variants:
@@ -81,16 +88,40 @@ def variants(sentence: str, words: Sequence[Word]) -> Variants:
     """
     here = {word.text.lower() for word in words}
     others: list[list[tuple[str, str]]] = []
-    for word in words:
+    near = []
+    for i, word in enumerate(words):
+        around = words[max(0, i - NEAR) : i + NEAR + 1]
+        start = around[0].start
+        part = sentence[start : around[-1].end]
+        near.append((part, without(part, [replace(word, start=word.start - start, end=word.end - start)])))
         listed = words_of_kind()[word.kind] if word.kind is not None else ()
         others.append([(other, replaced(sentence, word, other)) for other in listed if other not in here])
-    return Variants([without(sentence, [word]) for word in words], others)
+    return Variants([without(sentence, [word]) for word in words], near, others)
+
+
+def evidence(
+    words: Sequence[Word],
+    cosine: float,
+    near: Sequence[tuple[float, float]],
+    others: Sequence[Sequence[tuple[str, float]]],
+    spread: float,
+) -> Floats:
+    """``[words, 2]``: what ALTERNATIVES and LEFT_OUT are multiplied with; arguments as of :func:`doubts`."""
+    spread = max(spread, 1e-6)
+    found = np.zeros((len(words), 2))
+    for i, (pair, tried) in enumerate(zip(near, others, strict=True)):
+        if tried:
+            gains = (np.array([c for _, c in tried]) - cosine) / spread
+            found[i, 0] = _log_mean_exp(SHARPNESS * gains)
+        found[i, 1] = (pair[1] - pair[0]) / spread
+    return found
 
 
 def doubts(
     words: Sequence[Word],
     cosine: float,
     left_out: Sequence[float],
+    near: Sequence[tuple[float, float]],
     others: Sequence[Sequence[tuple[str, float]]],
     spread: float,
     factor: float = 1.0,
@@ -101,23 +132,17 @@ def doubts(
         words: the words.
         cosine: of the sentence and the photo.
         left_out: cosine without each word.
+        near: cosines of each word's neighbourhood with it and without it.
         others: for each word the alternatives and their cosines.
         spread: of the photo's cosines with everyday sentences.
         factor: score points for each unit of cosine.
     """
-    spread = max(spread, 1e-6)
-    removed = (np.asarray(left_out, dtype=np.float64) - cosine) / spread
-    raw: Floats = LEFT_OUT * removed
-    for i, (word, tried) in enumerate(zip(words, others, strict=True)):
-        if word.kind is not None:
-            raw[i] += KINDS[word.kind]
-            if tried:
-                gains = (np.array([c for _, c in tried]) - cosine) / spread
-                raw[i] += ALTERNATIVES * _log_mean_exp(SHARPNESS * gains)
+    raw = evidence(words, cosine, near, others, spread) @ np.array([ALTERNATIVES, LEFT_OUT])
+    raw += [0.0 if word.kind is None else KINDS[word.kind] for word in words]
     candidates = np.array([word.kind is not None for word in words])
     if not candidates.any():
         candidates[:] = True
-    odds = np.where(candidates, np.exp(raw - raw[candidates].max()), 0.0)
+    odds = np.where(candidates, np.exp(np.minimum(raw - raw[candidates].max(), 0.0)), 0.0)
     shares = odds / odds.sum()
     found = []
     for i, (word, tried) in enumerate(zip(words, others, strict=True)):
