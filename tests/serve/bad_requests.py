@@ -144,7 +144,7 @@ KINDS = (
         post(form(part("photo", CODED.encode(), "\r\nContent-Transfer-Encoding: base64"), CAPTION)),
         (400,),
     ),
-    Kind("a thousand captions", post(form(PHOTO, *[part("captions", b"a dog")] * 1000)), (413,)),
+    Kind("a thousand captions", post(form(PHOTO, *[part("captions", b"a dog")] * 1000)), (422,)),
     Kind("more captions than the bound", post(form(PHOTO, *[part("captions", b"a dog")] * 9)), (422,)),
     Kind("caption of 100,000 characters", caption_part(b"x" * 100_000), (422,)),
     Kind("empty photo", photo_part(b""), (400,)),

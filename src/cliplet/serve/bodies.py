@@ -173,7 +173,7 @@ class _Reader:
 
     def _begin(self) -> None:
         if len(self.parts) >= self.most:
-            raise Refusal(413, "too_many_fields", f"the form has more than {self.most} fields")
+            raise Refusal(422, "too_many_fields", f"the form has more than {self.most} fields")
         self.parts.append(_Part({}, bytearray()))
 
     def _header(self) -> None:

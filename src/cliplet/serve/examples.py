@@ -39,6 +39,6 @@ def _as_part(model: type[Strict], name: str, schema: dict[str, Any]) -> dict[str
     """A field as a part of a form: a photo is the bytes of a file."""
     if not FORMS[model][name].photo:
         return schema
-    part = {"type": "string", "format": "binary"}
+    part = {"type": "string", "format": "binary", "minLength": 1}
     rest = {key: schema[key] for key in ("description",) if key in schema}
     return {"type": "array", "items": part, **rest} if FORMS[model][name].many else {**part, **rest}
