@@ -279,7 +279,9 @@ def explain_lowest(table: "ScoreTable", scorer: "Scorer", most: int) -> "dict[in
     for i in lowest_rows(table, most):
         photo = table.photos[i]
         if time.monotonic() - start > EXPLAINING:
-            table.notes.append(f"only the {len(found)} lowest captions are explained: that took {EXPLAINING:.0f} s")
+            table.notes.append(
+                f"only the {len(found)} lowest captions are explained: that took {EXPLAINING:.0f} s"
+            )
             break
         if photo is not None:
             try:
