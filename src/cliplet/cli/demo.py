@@ -28,6 +28,11 @@ def demo(out: str, model: str | None) -> None:
     table = compute_table(scorer, str(captions), str(photos))
     show_table(table, folder, explained=explain_lowest(table, scorer, 12), good="" if model else GOOD_SCORE)
     click.echo()
+    click.echo("match  CLIPScore")
     for row in table.rows:
-        shown = "    -" if row["clip_score"] is None else f"{row['clip_score']:.3f}"
-        click.echo(f"{shown}  {row['image']:<20} {row['caption']}")
+        match, score = (_shown(row.get(name), width) for name, width in (("match", 5), ("clip_score", 9)))
+        click.echo(f"{match}  {score}  {row['image']:<20} {row['caption']}")
+
+
+def _shown(value: float | None, width: int) -> str:
+    return f"{'-' if value is None else f'{value:.3f}':>{width}}"

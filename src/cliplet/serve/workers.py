@@ -16,7 +16,7 @@ from cliplet.encoders.base import BaseEncoder
 from cliplet.serve.inference import Done, Inference, Work
 from cliplet.serve.metrics import Metrics
 
-TOGETHER = 8
+TOGETHER = 5
 """Requests that a worker takes at once, at most."""
 PHOTOS_TOGETHER = 16
 """Their photos, at most (one request may have more)."""
