@@ -284,3 +284,24 @@ def test_the_packaged_match_holds_on_both_dev_sets():
     grid = np.linspace(-1, 1, 101)
     again = MatchSpec(content["match"]["cosines"], content["match"]["probabilities"])
     np.testing.assert_allclose(matches(Scorer().encoder.card.match, grid), matches(again, grid), atol=0.02)
+
+
+def test_the_report_shows_the_match_beside_the_score(model, collection, monkeypatch):
+    monkeypatch.setattr("cliplet.evaluation.calibration.KNOTS", 4)
+    run("calibrate", model, "--captions", collection / "captions.json", "--images", collection / "photos",
+        "--out", collection / "match.json")  # fmt: skip
+    common = (
+        "score",
+        collection / "captions.json",
+        "--images",
+        collection / "photos",
+        "--model",
+        model,
+        "--explain",
+        0,
+    )
+    run(*common, "--match", collection / "match.json", "--out", collection / "with")
+    run(*common, "--out", collection / "without")
+    assert 'class="match">match 0.' in (collection / "with" / "report.html").read_text()
+    assert 'class="match"' not in (collection / "without" / "report.html").read_text()
+    assert '"match": ' in (collection / "with" / "rows.jsonl").read_text()

@@ -167,8 +167,9 @@ def _gallery(
         row, why = table.rows[i], (explained or {}).get(i)
         caption = escape(row["caption"]) if why is None else coloured_caption(why)
         reason = "" if why is None else f"<small>{escape(why.message)}</small>"
+        match = "" if row.get("match") is None else f' <span class="match">match {row["match"]:.2f}</span>'
         cards.append(
-            f"<figure>{photos.img(i, 260, str(row['image']))}<figcaption><b>{row[field]:.3f}</b> "
+            f"<figure>{photos.img(i, 260, str(row['image']))}<figcaption><b>{row[field]:.3f}</b>{match} "
             f'{caption}{reason}<small class="name">{breakable(row["image"])}</small></figcaption></figure>'
         )
     return f'<section><h2>{escape(title)}</h2><div class="gallery">{"".join(cards)}</div></section>'
