@@ -377,6 +377,12 @@ def test_index_and_search(model, photos, tmp_path):
     assert "3 photos" in out.output
 
 
+def test_a_wrong_place_makes_no_index(model, photos, tmp_path):
+    done = run("index", photos, tmp_path / "none", "--out", tmp_path / "p.lance", "--model", model)
+    assert "none: there is no such photo, folder or tar" in str(done.exception)
+    assert not (tmp_path / "p.lance").exists()
+
+
 def test_usage_errors(model, photos, tmp_path):
     assert "give photos" in run("index", "--out", tmp_path / "p.lance").output
     assert run("search", tmp_path / "p.lance").exit_code == 2

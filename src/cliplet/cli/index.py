@@ -50,9 +50,11 @@ def index(
     that is stopped goes on where it was.
     """
     from cliplet.search.index import Index
+    from cliplet.search.update import check_places
 
     if not (photos or remove or restore):
         raise click.UsageError("give photos, --remove or --restore")
+    check_places(photos)
     opened = Index.make(out, model, storage_options(storage), rebuild=rebuild)
     said: dict[str, Any] = {}
     if restore:

@@ -65,14 +65,26 @@ class Source:
         return self.place.read_bytes()
 
 
-def list_photos(places: Sequence[str | Path], failed: dict[str, str]) -> tuple[dict[str, Source], list[str]]:
-    """Every photo in folders, tars and files by its key, and the roots whose photos are all listed.
-
-    Files that vanish meanwhile go into ``failed``.
+def check_places(places: Sequence[str | Path]) -> None:
+    """See that all places are there before work starts.
 
     Raises:
         InputError: a place is not there, or is no photo, folder or tar.
     """
+    for place in map(Path, places):
+        if not place.exists():
+            raise InputError(f"{place}: there is no such photo, folder or tar")
+        name = place.name.lower()
+        if place.is_file() and not (is_photo_path(name) or name.endswith(TARS)):
+            raise InputError(f"{place}: not a photo, a folder or a tar of photos")
+
+
+def list_photos(places: Sequence[str | Path], failed: dict[str, str]) -> tuple[dict[str, Source], list[str]]:
+    """Every photo in folders, tars and files by its key, and the roots whose photos are all listed.
+
+    Files that vanish meanwhile go into ``failed``. Raises InputError as :func:`check_places`.
+    """
+    check_places(places)
     found: dict[str, Source] = {}
     roots = []
     for place in map(Path, places):
@@ -90,12 +102,8 @@ def list_photos(places: Sequence[str | Path], failed: dict[str, str]) -> tuple[d
                 key = f"{whole}:{name}"
                 found[key] = Source(key, photo.size, modified, photo)
             continue
-        elif place.is_file():
-            if not is_photo_path(place.name):
-                raise InputError(f"{place}: not a photo, a folder or a tar of photos")
-            files = [whole]
         else:
-            raise InputError(f"{place}: there is no such photo, folder or tar")
+            files = [whole]
         for file in files:
             try:
                 about = os.stat(file)
