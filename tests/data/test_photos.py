@@ -147,11 +147,13 @@ def test_a_tar_goes_to_another_process_by_its_path(tmp_path):
             tar.addfile(info, io.BytesIO(content))
     first = open_photos(paths[0])
     packed = pickle.dumps(first.get("dog.jpg"))
-    number = first.descriptor
+    assert "descriptor" not in first.__getstate__()
     del first
     gc.collect()
-    others = [open_photos(paths[1]) for _ in range(4)]  # one takes the number that the first had
-    assert number in [other.descriptor for other in others]
+    others = [
+        open_photos(paths[1]) for _ in range(4)
+    ]  # one of them most likely takes the number that the first had
+    assert all(other.get("dog.jpg").read_bytes() == b"other" for other in others)
     assert pickle.loads(packed).read_bytes() == b"first"
     paths[0].write_bytes(paths[0].read_bytes() + bytes(10_240))
     with pytest.raises(InputError, match=r"a.tar has changed since it was listed"):

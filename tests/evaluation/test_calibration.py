@@ -305,3 +305,17 @@ def test_the_report_shows_the_match_beside_the_score(model, collection, monkeypa
     assert 'class="match">match 0.' in (collection / "with" / "report.html").read_text()
     assert 'class="match"' not in (collection / "without" / "report.html").read_text()
     assert '"match": ' in (collection / "with" / "rows.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--captions", "other/captions.json"], "two files have the same name"),
+        (["--out", "none/m.json"], "its folder"),
+    ],
+)
+def test_calibrate_refuses_before_work(model, collection, more, message):
+    done = CliRunner().invoke(
+        cli, ["calibrate", str(model), "--captions", str(collection / "captions.json"), *more]
+    )
+    assert message in str(done.exception)

@@ -1,5 +1,6 @@
 """An index of photos: what an update does, what a search finds, and what a killed run leaves."""
 
+import io
 import json
 import os
 import shutil
@@ -134,7 +135,7 @@ def test_a_touched_or_moved_photo_is_not_embedded_again(index, photos):
     (photos / "green.jpg").rename(photos / "moved.jpg")
     index.encoder.encode_images_safely = never
     done = index.update([photos])
-    assert (done.added, done.changed, done.removed, done.copied) == (1, 0, 1, 2)
+    assert (done.added, done.changed, done.removed, done.copied) == (1, 0, 1, 1)
     assert index.update([photos]).unchanged == 4
 
 
@@ -210,6 +211,76 @@ def test_a_hundred_copies_do_not_fill_the_list(index, photos):
         shutil.copy(photos / "red.jpg", photos / f"copy {i}.jpg")
     index.update([photos])
     assert len(index.search("red", top=4)) == 4
+
+
+# ---------------------------------------------------------------- what cannot be listed
+def packed(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_a_tar_in_a_folder_keeps_its_photos(index, photos):
+    shard = packed(photos / "x.tar", [("a:b.jpg", jpeg("grey")), ("c.jpg", jpeg("red", 70))])
+    assert index.update([photos, shard]).added == 2
+    assert index.update([photos]).removed == 0  # the folder's listing says nothing of the tar's photos
+    assert photo_of(f"{shard}:a:b.jpg").read_bytes() == jpeg("grey")
+    packed(shard, [("c.jpg", jpeg("red", 70))])
+    assert index.update([photos, shard]).removed == 1
+    with pytest.raises(InputError, match=r"x.tar holds no photo a:b.jpg"):
+        photo_of(f"{shard}:a:b.jpg")
+    shard.unlink()
+    assert index.update([photos]).removed == 1
+
+
+def test_a_damaged_tar_keeps_its_photos_and_stops_nothing(index, photos, tmp_path):
+    shard = packed(tmp_path / "s.tar", [("a.jpg", jpeg("grey")), ("b.jpg", jpeg("red", 70))])
+    index.update([shard])
+    whole = shard.read_bytes()
+    for broken in (whole[:1800], b"junk" * 500):
+        shard.write_bytes(broken)
+        (photos / "new.jpg").write_bytes(jpeg("blue", len(broken) % 90))
+        done = index.update([shard, photos])
+        assert str(shard) in done.failed
+        assert (done.removed, done.added + done.changed) == (0, 1)
+    assert len(index) == 7
+    packed(shard, [("a.jpg", jpeg("grey")), ("b.jpg", b"one"), ("b.jpg", b"two")])
+    done = index.update([shard])
+    assert "holds two files b.jpg" in done.failed[f"{shard}:b.jpg"]
+
+
+def test_a_folder_that_cannot_be_listed_keeps_its_photos(index, photos, monkeypatch):
+    walk = os.walk
+
+    def unreadable(top, onerror=None, **options):
+        for folder, inside, files in walk(top, **options):
+            if Path(folder).name == "sub":
+                onerror(PermissionError(13, "Permission denied", folder))
+            else:
+                yield folder, inside, files
+
+    monkeypatch.setattr(os, "walk", unreadable)
+    done = index.update([photos])
+    assert done.failed == {str(photos / "sub"): "Permission denied"}
+    assert done.removed == 0
+    assert len(index) == 4
+
+
+def test_a_name_that_is_not_utf8_is_named(index, photos):
+    (photos / os.fsdecode(b"caf\xe9.jpg")).write_bytes(jpeg("grey"))
+    (photos / "new.jpg").write_bytes(jpeg("grey", 9))
+    done = index.update([photos])
+    assert list(done.failed.values()) == ["its name is not valid UTF-8: rename it"]
+    assert done.added == 1
+
+
+def test_a_photo_that_became_empty_is_no_longer_found(index, photos):
+    (photos / "red.jpg").write_bytes(b"")
+    assert list(index.update([photos]).failed.values()) == ["the file is empty"]
+    assert "red.jpg" not in names(index.search("red", top=9))
 
 
 # ---------------------------------------------------------------- who made it
@@ -386,6 +457,12 @@ def test_a_wrong_place_makes_no_index(model, photos, tmp_path):
 def test_usage_errors(model, photos, tmp_path):
     assert "give photos" in run("index", "--out", tmp_path / "p.lance").output
     assert run("search", tmp_path / "p.lance").exit_code == 2
+    run("index", photos, "--out", tmp_path / "p.lance", "--model", model)
+    refused = run("index", "--out", tmp_path / "p.lance", "--model", model, "--rebuild", "--remove", photos)
+    assert "--rebuild is for photos alone" in refused.output
+    assert "4 photos" in run("index", photos, "--out", tmp_path / "p.lance", "--model", model).output
+    assert run("index", "--out", tmp_path / "typo.lance", "--model", model, "--remove", photos).exit_code
+    assert not (tmp_path / "typo.lance").exists()
     assert "--top" in run("search", tmp_path / "p.lance", "a", "--top", "0").output
     assert "NAME=VALUE" in run("index", photos, "--out", tmp_path / "p.lance", "--storage", "x").output
 

@@ -49,6 +49,12 @@ def calibrate(
     from cliplet.evaluation.model_runs import mixed_captions
     from cliplet.scoring.match import save_match
 
+    if len({Path(c).stem for c in captions}) < len(captions):
+        raise InputError(
+            "--captions: two files have the same name, which stands for their collection: rename one"
+        )
+    if out is not None and not Path(out).absolute().parent.is_dir():
+        raise InputError(f"--out {out}: its folder does not exist")
     card = _card_of(model) if save else None
     encoder = load(None if model == "packaged" else model)
     with progress_bar("embedding") as progress:

@@ -39,6 +39,8 @@ def explain(
     a caption of several sentences is judged sentence by sentence.
     """
     target = None if out is None else _target(out)
+    if target is not None and target.exists() and Path(photo).exists() and target.samefile(photo):
+        raise click.UsageError("--out is the photo itself")
     from cliplet.scoring.explain import Explainer
 
     found = Explainer(model, preset).explain(photo, caption, regions=not no_regions)

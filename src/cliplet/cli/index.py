@@ -54,8 +54,16 @@ def index(
 
     if not (photos or remove or restore):
         raise click.UsageError("give photos, --remove or --restore")
+    if rebuild and (remove or restore or not photos):
+        raise click.UsageError(
+            "--rebuild is for photos alone: give --remove and --restore in a run of their own"
+        )
     check_places(photos)
-    opened = Index.make(out, model, storage_options(storage), rebuild=rebuild)
+    options_of = storage_options(storage)
+    if remove or restore:
+        opened = Index.open(out, model, options_of)
+    else:
+        opened = Index.make(out, model, options_of, rebuild=rebuild)
     said: dict[str, Any] = {}
     if restore:
         said["restored"] = opened.restore(restore)

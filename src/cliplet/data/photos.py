@@ -99,6 +99,8 @@ class PhotoFolder(PhotoIndex):
     def __init__(self, root: str | Path) -> None:
         """Open a folder; raises InputError when it is not one."""
         self.root: Path = Path(root)
+        self.unread: dict[str, str] = {}
+        """Subfolders that could not be listed, and why; known after :meth:`files`."""
         if not self.root.is_dir():
             raise InputError(f"{self.root}: there is no such folder of photos")
 
@@ -108,8 +110,12 @@ class PhotoFolder(PhotoIndex):
         seen: set[tuple[int, int]] = set()
         ahead = deque([str(self.root)])
         while ahead:
-            for folder, inside, files in os.walk(ahead.popleft()):
-                about = os.stat(folder)
+            for folder, inside, files in os.walk(ahead.popleft(), onerror=self._not_listed):
+                try:
+                    about = os.stat(folder)
+                except OSError as error:
+                    self._not_listed(error)
+                    continue
                 if (about.st_dev, about.st_ino) in seen:
                     inside.clear()
                     continue
@@ -120,6 +126,9 @@ class PhotoFolder(PhotoIndex):
                     path for name in sorted(inside) if os.path.islink(path := os.path.join(folder, name))
                 ]
         return sorted(found)
+
+    def _not_listed(self, error: OSError) -> None:
+        self.unread[str(error.filename)] = error.strerror or str(error)
 
     def names(self) -> list[str]:
         """Every file with a photo's suffix below the folder."""
@@ -259,6 +268,8 @@ class PhotoTar(PhotoIndex):
         """A photo, not yet read; raises InputError where the tar holds two of its name."""
         if name in self._twice:
             raise InputError(f"{self.path} holds two files {name}: it cannot be said which is meant")
+        if name not in self._photos:
+            raise InputError(f"{self.path} holds no photo {name}")
         return self._photos[name]
 
     def has(self, name: str) -> bool:

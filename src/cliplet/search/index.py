@@ -15,7 +15,7 @@ from cliplet.encoders.base import BaseEncoder, Encoder, adapt
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError
 from cliplet.search.store import Maker, Row, Store, Vectors
-from cliplet.search.update import Changes, Progress, update
+from cliplet.search.update import Changes, Progress, tar_of, update
 
 ANN_ABOVE = 2_000_000
 """Photos above which an approximate index is made, since their vectors no longer fit into memory."""
@@ -301,10 +301,8 @@ def photo_of(path: str) -> Path | TarPhoto:
     Raises:
         InputError: the tar is gone, or has no such photo.
     """
-    if os.path.exists(path) or ":" not in path:
-        return Path(path)
-    tar, _, name = path.partition(".tar:") if ".tar:" in path else path.rpartition(":")
-    return PhotoTar(tar + ".tar" if ".tar:" in path else tar).get(name)
+    tar = None if os.path.exists(path) else tar_of(path)
+    return Path(path) if tar is None else PhotoTar(tar).get(path[len(tar) + 1 :])
 
 
 def _encoder(model: Encoder | str | Path | None) -> BaseEncoder:

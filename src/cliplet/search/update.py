@@ -13,6 +13,7 @@ from PIL import Image
 
 from cliplet.data.names import is_photo_path
 from cliplet.data.photos import TARS, PhotoFolder, PhotoTar, TarPhoto
+from cliplet.data.text import is_utf8
 from cliplet.encoders.base import BaseEncoder
 from cliplet.encoders.batching import encode_images_safely
 from cliplet.errors import InputError
@@ -79,39 +80,88 @@ def check_places(places: Sequence[str | Path]) -> None:
             raise InputError(f"{place}: not a photo, a folder or a tar of photos")
 
 
-def list_photos(places: Sequence[str | Path], failed: dict[str, str]) -> tuple[dict[str, Source], list[str]]:
-    """Every photo in folders, tars and files by its key, and the roots whose photos are all listed.
+@dataclass
+class Listing:
+    """What lies in the places that were given."""
 
-    Files that vanish meanwhile go into ``failed``. Raises InputError as :func:`check_places`.
-    """
+    photos: dict[str, Source] = field(default_factory=dict)
+    """Every photo by its key."""
+    roots: list[str] = field(default_factory=list)
+    """What the keys of a folder's or tar's photos begin with, where all of them are listed."""
+    kept: list[str] = field(default_factory=list)
+    """What the keys of photos begin with that could not be listed: nothing is known of them."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Files, folders and tars that could not be read, and why."""
+
+    def gone(self, path: str) -> bool:
+        """Whether a photo that was there before is no longer."""
+        if path in self.photos or not path.startswith(tuple(self.roots)) or path.startswith(tuple(self.kept)):
+            return False
+        tar = tar_of(path)  # a tar inside a folder has its own listing, or none
+        return tar is None or f"{tar}:" in self.roots or not os.path.isfile(tar)
+
+    def add(self, source: Source) -> None:
+        """Add a photo, unless its name cannot be written."""
+        if is_utf8(source.path):
+            self.photos[source.path] = source
+        else:
+            self.failed[source.path] = "its name is not valid UTF-8: rename it"
+
+
+def tar_of(path: str) -> str | None:
+    """The tar in a key ``/folder/shard.tar:member``; None for a file's."""
+    ends = (i for i, c in enumerate(path) if c == ":" and path[:i].lower().endswith(TARS))
+    return next((path[:i] for i in ends), None)
+
+
+def list_photos(places: Sequence[str | Path]) -> Listing:
+    """Every photo in folders, tars and files. Raises InputError as :func:`check_places`."""
     check_places(places)
-    found: dict[str, Source] = {}
-    roots = []
+    found = Listing()
     for place in map(Path, places):
         whole = os.path.abspath(place)
         if place.is_dir():
-            roots.append(whole + os.sep)
-            files = [os.path.join(whole, name) for name in PhotoFolder(place).names()]
-        elif place.is_file() and place.name.lower().endswith(TARS):
-            roots.append(whole + ":")
-            tar, modified = PhotoTar(place), place.stat().st_mtime
-            if tar.damage:
-                failed[whole] = tar.damage
-            for name in tar.names():
-                photo = tar.get(name)
-                key = f"{whole}:{name}"
-                found[key] = Source(key, photo.size, modified, photo)
-            continue
+            folder = PhotoFolder(whole)
+            _list_files([os.path.join(whole, name) for name in folder.names()], found)
+            found.roots.append(whole + os.sep)
+            found.failed |= folder.unread
+            found.kept += [path + os.sep for path in folder.unread]
+        elif place.name.lower().endswith(TARS):
+            _list_tar(whole, found)
         else:
-            files = [whole]
-        for file in files:
-            try:
-                about = os.stat(file)
-            except OSError as error:
-                failed[file] = error.strerror or str(error)
-                continue
-            found[file] = Source(file, about.st_size, about.st_mtime, Path(file))
-    return found, roots
+            _list_files([whole], found)
+    return found
+
+
+def _list_files(files: Sequence[str], found: Listing) -> None:
+    for file in files:
+        try:
+            about = os.stat(file)
+        except OSError as error:
+            found.failed[file] = error.strerror or str(error)
+        else:
+            found.add(Source(file, about.st_size, about.st_mtime, Path(file)))
+
+
+def _list_tar(whole: str, found: Listing) -> None:
+    try:
+        tar, modified = PhotoTar(whole), os.stat(whole).st_mtime
+    except InputError as error:
+        found.failed[whole] = str(error)
+        found.kept.append(f"{whole}:")
+        return
+    if tar.damage:
+        found.failed[whole] = tar.damage
+        found.kept.append(f"{whole}:")
+    else:
+        found.roots.append(f"{whole}:")
+    for name in tar.names():
+        try:
+            photo = tar.get(name)
+        except InputError as error:
+            found.failed[f"{whole}:{name}"] = str(error)
+        else:
+            found.add(Source(f"{whole}:{name}", photo.size, modified, photo))
 
 
 def update(
@@ -127,8 +177,8 @@ def update(
     """
     start = time.perf_counter()
     done = Changes()
-    sources, roots = list_photos(places, done.failed)
-    known = store.rows()
+    listing, known = list_photos(places), store.rows()
+    sources, done.failed = listing.photos, listing.failed
     todo = []
     for path, source in sources.items():
         row = known.get(path)
@@ -145,11 +195,7 @@ def update(
         if progress is not None:
             progress(finished, len(todo))
     # last, so that a photo that was moved lends its vector to the new name
-    gone = [
-        path
-        for path in known
-        if path not in sources and path.startswith(tuple(roots)) and not known[path].hidden
-    ]
+    gone = [path for path, row in known.items() if not row.hidden and listing.gone(path)]
     store.delete(gone)
     done.removed = len(gone)
     if todo or gone:
@@ -187,6 +233,7 @@ def _embed(
             done.failed[source.path] = error.strerror or str(error)
         except InputError as error:
             done.failed[source.path] = str(error)
+            store.delete([source.path] * (source.path in known))  # it is no longer the photo that it was
     vectors = np.zeros((len(rows), encoder.card.embedding_dim), dtype=np.float32)
     had = store.vectors_of(sorted({row.hash for row in rows})) if known else {}
     new = [i for i, row in enumerate(rows) if row.hash not in had]
@@ -198,7 +245,8 @@ def _embed(
         if row.hash in had:
             vectors[i] = had[row.hash]
     _keep(store, rows, vectors, reasons, known, done)
-    done.copied += len(rows) - len(new)
+    same = (known[row.path].hash == row.hash for row in rows if row.path in known)
+    done.copied += len(rows) - len(new) - sum(same)
 
 
 def _keep(
