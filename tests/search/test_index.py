@@ -467,13 +467,16 @@ def test_usage_errors(model, photos, tmp_path):
     assert "NAME=VALUE" in run("index", photos, "--out", tmp_path / "p.lance", "--storage", "x").output
 
 
-def test_a_command_that_used_lancedb_ends_at_once():
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["--version"], 0), (["--none"], 2), (["search", "none.lance", "a"], 2)]
+)
+def test_a_command_that_used_lancedb_ends_at_once(arguments, status):
     """Its threads may keep the interpreter from ending: nothing is waited for once all is written."""
     code = (
         "import atexit, sys, time, types; sys.modules['lancedb'] = types.ModuleType('lancedb'); "
-        "atexit.register(time.sleep, 60); sys.argv = ['cliplet', '--version']; "
+        f"atexit.register(time.sleep, 60); sys.argv = ['cliplet', *{arguments!r}]; "
         "from cliplet.cli.main import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "version" in done.stdout
+    assert done.returncode == status
+    assert ("version" in done.stdout and not done.stderr) if status == 0 else "rror" in done.stderr

@@ -60,11 +60,23 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors that the user can put right are one line, without a traceback."""
+    """Run the command line, and end at once where LanceDB was used: its threads may keep Python 3.13 from ending."""
+    try:
+        _run()
+    except SystemExit as end:
+        if "lancedb" not in sys.modules:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)
+
+
+def _run() -> None:
+    """Every way out is a SystemExit; errors that the user can put right are one line, without a traceback."""
     try:
         status = cli(standalone_mode=False)
         sys.stdout.flush()
-        _exit(status if isinstance(status, int) else 0)
+        sys.exit(status if isinstance(status, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -81,15 +93,6 @@ def main() -> None:
         _say(f"Error: {error.filename or 'output'}: {error.strerror or error}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush to a full disk
         sys.exit(2)
-
-
-def _exit(status: int) -> None:
-    """End with this status; at once where LanceDB was used, whose threads may keep Python 3.13 from ending."""
-    if "lancedb" in sys.modules:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
 
 
 def _say(line: str) -> None:
