@@ -25,8 +25,7 @@ SHOWN = 10
 )
 @click.option("--rebuild", is_flag=True, help="Make it anew, as for another model.")
 @options.model
-@click.option("--storage", multiple=True, metavar="NAME=VALUE",
-              help="Option of the object storage, as LanceDB takes it; may be repeated.")  # fmt: skip
+@options.storage
 @options.as_json
 @click.option("--strict", is_flag=True, help="Exit with status 1 when a photo could not be used.")
 def index(

@@ -89,6 +89,12 @@ def resamples(default: int, least: int) -> Callable[[Any], Any]:
 refs = click.option(
     "--refs", metavar="FILE", help="File of reference captions, in any format that captions may have."
 )
+storage = click.option(
+    "--storage",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Option of the object storage, as LanceDB takes it; may be repeated.",
+)
 image_column = click.option("--image-column", metavar="NAME", help="Column of the image in a captions file.")
 caption_column = click.option(
     "--caption-column", metavar="NAME", help="Column of the caption in a captions file."

@@ -26,8 +26,7 @@ WIDTH = 80 - len(" 99  -0.123  ")
 )
 @click.option("--out", metavar="FILE.html", help="Contact sheet to write: one HTML file with the photos.")
 @options.model
-@click.option("--storage", multiple=True, metavar="NAME=VALUE",
-              help="Option of the object storage, as LanceDB takes it; may be repeated.")  # fmt: skip
+@options.storage
 @options.as_json
 def search(
     index: str,
