@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cliplet.models.late import POOLED, LateStages, LateTower, early_stages, first_late_stage, late_outputs
-from cliplet.models.quick_products import has_amx, quick_products
+from cliplet.models.quick_products import has_quick_bf16, quick_products
 
 
 def trained_body() -> nn.Module:
@@ -25,7 +25,7 @@ def trained_body() -> nn.Module:
 
 @pytest.mark.parametrize("side", [64, 224])
 def test_a_late_tower_equals_the_whole_network(side, torchvision, monkeypatch):
-    monkeypatch.setattr("cliplet.models.late.has_amx", lambda: False)
+    monkeypatch.setattr("cliplet.models.late.has_quick_bf16", lambda: False)
     body = trained_body()
     late = LateTower(body, 5, 8, 0.4).eval()
     pixels = torch.randn(2, 3, side, side)
@@ -43,7 +43,7 @@ def test_a_late_tower_equals_the_whole_network(side, torchvision, monkeypatch):
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_late_stages_follow_the_networks_weights(quick, torchvision, monkeypatch):
-    monkeypatch.setattr("cliplet.models.late.has_amx", lambda: False)
+    monkeypatch.setattr("cliplet.models.late.has_quick_bf16", lambda: False)
     body, pixels = trained_body(), torch.randn(2, 3, 64, 64)
     for first in (POOLED, 5, 7):
         late = LateStages(body, first, lite=True)
@@ -91,7 +91,7 @@ def test_where_the_late_part_begins(torchvision, learning, first):
     assert first_late_stage(trained_body(), learning) == first
 
 
-@pytest.mark.skipif(not has_amx(), reason="the processor multiplies no bf16 tiles")
+@pytest.mark.skipif(not has_quick_bf16(), reason="the processor has no quick bf16 products")
 def test_quick_products_are_near_the_exact_ones(torchvision):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
@@ -99,7 +99,7 @@ def test_quick_products_are_near_the_exact_ones(torchvision):
     maps = torch.randn(2, 192, 7, 7)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         quick = late.features(maps)
-        patch.setattr("cliplet.models.late.has_amx", lambda: False)
+        patch.setattr("cliplet.models.late.has_quick_bf16", lambda: False)
         exact = late.features(maps)
     assert 0 < (quick - exact).norm() / exact.norm() < 0.02
     with quick_products():

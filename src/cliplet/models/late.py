@@ -1,7 +1,7 @@
 """An EfficientNet cut in two: early stages that stay, whose maps can be kept, and late stages that learn on them.
 
 Training the last stages alone is cheap where the maps before them are computed once. Batch norms keep their statistics,
-so they are folded into the convolutions; 1x1 convolutions are matrix products, which a processor with AMX does in bf16.
+so they are folded into the convolutions; 1x1 convolutions are matrix products, which some processors do in bf16.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from cliplet.models.quick_products import has_amx
+from cliplet.models.quick_products import has_quick_bf16
 
 POOLED = -1
 """Where the rest of a network begins when none of its stages learns: at the pooled features."""
@@ -222,6 +222,6 @@ def _product(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """A 1x1 convolution of ``[n, h, w, C]``."""
     weight, bias = conv.weight[:, :, 0, 0], conv.bias
     assert bias is not None
-    if x.device.type == "cpu" and has_amx():
+    if x.device.type == "cpu" and has_quick_bf16():
         return F.linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
     return F.linear(x.float(), weight, bias)
