@@ -109,6 +109,32 @@ class TimmConfig:
 
 
 @dataclass(frozen=True)
+class TwinConfig:
+    """An EfficientNet of timm whose last stages are there twice: as the classifier had them, and as they learnt on."""
+
+    kind: Literal["twin"] = "twin"
+    """Which image tower: this one."""
+    name: str = "tf_efficientnet_lite2"
+    """timm's model name, one of the EfficientNets."""
+    embedding_dim: int = 512
+    """Dimensions of the shared space."""
+    first_stage: int = 5
+    """First of the stages (from 0) that is there twice."""
+    classes: int = 1000
+    """Classes of the classifier."""
+    image_size: int = 224
+    """Side of the square input in pixels."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Mean that is taken from RGB in 0..1."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Standard deviation that RGB is then divided by."""
+
+    def __post_init__(self) -> None:
+        if self.first_stage < 1 or self.classes < 1:
+            raise InputError("a twin tower needs first_stage and classes of at least 1")
+
+
+@dataclass(frozen=True)
 class TextConfig(TransformerConfig):
     """A multiplexed text transformer; the defaults are the published L-CLIP text student."""
 
@@ -148,7 +174,7 @@ class TransformersTextConfig:
     """Dimensions of the shared space."""
 
 
-ImageTowerConfig = VisionConfig | TimmConfig
+ImageTowerConfig = VisionConfig | TimmConfig | TwinConfig
 TextTowerConfig = TextConfig | TransformersTextConfig
 
 
@@ -182,7 +208,7 @@ class DualConfig:
     """An image tower and a text tower that share one space."""
 
     image: ImageTowerConfig = field(default_factory=VisionConfig)
-    """The image tower, told by its ``kind``: ``multiplexed`` or ``timm``."""
+    """The image tower, told by its ``kind``: ``multiplexed``, ``timm`` or ``twin``."""
     text: TextTowerConfig = field(default_factory=TextConfig)
     """The text tower, told by its ``kind``: ``multiplexed`` or ``transformers``."""
 

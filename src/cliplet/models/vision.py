@@ -1,11 +1,14 @@
 """Image towers: pixels ``[B, 3, H, W]`` (normalised floats) in, unnormalised embeddings ``[B, d]`` out."""
 
+import copy
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from cliplet.errors import InputError, MissingExtraError
 from cliplet.models.compat import prepare_torchvision
-from cliplet.models.config import ImageTowerConfig, TimmConfig, VisionConfig
+from cliplet.models.config import ImageTowerConfig, TimmConfig, TwinConfig, VisionConfig
 from cliplet.models.multiplexed import MultiplexedTransformer, init_weights
 
 
@@ -48,15 +51,8 @@ class TimmImageTower(nn.Module):
 
     def __init__(self, config: TimmConfig) -> None:
         super().__init__()
-        prepare_torchvision()
-        try:
-            import timm
-        except ImportError as error:
-            raise MissingExtraError(f"image tower {config.name}", "train") from error
-        if config.name not in timm.list_models():
-            raise InputError(f"timm has no model {config.name!r}; timm.list_models() lists them")
         self.config = config
-        self.body = timm.create_model(config.name, num_classes=0, **config.options)
+        self.body = _timm_model(config.name, num_classes=0, **config.options)
         self.head = nn.Linear(int(self.body.num_features), config.embedding_dim)  # type: ignore[arg-type]
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -64,6 +60,62 @@ class TimmImageTower(nn.Module):
         return self.head(self.body(pixels))  # type: ignore[no-any-return]
 
 
-def build_image_tower(config: ImageTowerConfig) -> VisionTower | TimmImageTower:
+class LateStages(nn.Module):
+    """The last stages of an EfficientNet as a network of their own, under timm's names: maps to pooled features."""
+
+    def __init__(self, body: Any, first: int) -> None:
+        super().__init__()
+        self.blocks = copy.deepcopy(body.blocks[first:])
+        self.conv_head, self.bn2 = copy.deepcopy(body.conv_head), copy.deepcopy(body.bn2)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """``[B, C, h, w] -> [B, width]``."""
+        return self.bn2(self.conv_head(self.blocks(maps))).mean(dim=(2, 3))  # type: ignore[no-any-return]
+
+
+class TwinImageTower(nn.Module):
+    """An EfficientNet classifier, its last stages once more, which learn, and a projection of what both see.
+
+    The projection reads the learnt pooled features, the classifier's own, and its probabilities: what a photo of a
+    class looks like need not be learnt again from captions, nor is it forgotten.
+    """
+
+    def __init__(self, config: TwinConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.body: Any = _timm_model(config.name, num_classes=config.classes)
+        if not all(hasattr(self.body, part) for part in ("conv_stem", "bn1", "blocks", "conv_head", "bn2")):
+            raise InputError(f"{config.name} has no EfficientNet's stages; a twin tower needs one")
+        if config.first_stage >= len(self.body.blocks):
+            raise InputError(f"first_stage={config.first_stage} is not below {len(self.body.blocks)}")
+        self.late = LateStages(self.body, config.first_stage)
+        self.head = nn.Linear(2 * int(self.body.num_features) + config.classes, config.embedding_dim)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` -> ``[B, d]``."""
+        body, first = self.body, self.config.first_stage
+        maps = body.blocks[:first](body.bn1(body.conv_stem(pixels)))
+        known = body.bn2(body.conv_head(body.blocks[first:](maps))).mean(dim=(2, 3))
+        likely = body.classifier(known).softmax(dim=1)
+        return self.head(torch.cat([self.late(maps), known, likely], dim=1))  # type: ignore[no-any-return]
+
+
+def _timm_model(name: str, **options: Any) -> Any:
+    prepare_torchvision()
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingExtraError(f"image tower {name}", "train") from error
+    if name not in timm.list_models():
+        raise InputError(f"timm has no model {name!r}; timm.list_models() lists them")
+    return timm.create_model(name, **options)
+
+
+ImageTower = VisionTower | TimmImageTower | TwinImageTower
+
+
+def build_image_tower(config: ImageTowerConfig) -> ImageTower:
     """The image tower that the configuration describes, with random weights."""
-    return VisionTower(config) if isinstance(config, VisionConfig) else TimmImageTower(config)
+    if isinstance(config, VisionConfig):
+        return VisionTower(config)
+    return TwinImageTower(config) if isinstance(config, TwinConfig) else TimmImageTower(config)

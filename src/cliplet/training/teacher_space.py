@@ -75,12 +75,19 @@ def ridge(x: Floats, y: Floats, penalty: float) -> Floats:
     return result
 
 
-def unseen_predictions(x: Floats, y: Floats, penalty: float, folds: int = 5, seed: int = 0) -> Floats:
-    """Ridge predictions of ``y`` for each row by the folds that it is not in, unit norm ``[n, d]``."""
+def unseen_predictions(
+    x: Floats, y: Floats, penalty: float, folds: int = 5, seed: int = 0, weights: Floats | None = None
+) -> Floats:
+    """Ridge predictions of ``y`` for each row by the folds that it is not in, unit norm ``[n, d]``.
+
+    ``weights`` ``[n]`` of the rows' squared errors; all alike without.
+    """
     fold = np.random.default_rng(seed).integers(0, folds, len(x))
     out = np.zeros_like(y)
+    root = np.ones((len(x), 1), np.float32) if weights is None else np.sqrt(weights)[:, None]
     for k in range(folds):
-        out[fold == k] = x[fold == k] @ ridge(x[fold != k], y[fold != k], penalty)
+        known = fold != k
+        out[~known] = x[~known] @ ridge(x[known] * root[known], y[known] * root[known], penalty)
     return unit_norm(out)
 
 

@@ -7,11 +7,15 @@ ones. The cosine of the whole is the weighted mean of the halves' cosines.
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliplet.models.late import LateTower
 from cliplet.training.task import Task
+from cliplet.training.teacher_space import Floats
 from cliplet.training.text_distillation import meaning_of
 
 MAX_LOGIT_SCALE = 100.0
@@ -39,14 +43,79 @@ def soft_targets(similarity: Tensor, own: Tensor, share: float, temperature: flo
     return result.index_put((rows, own), result.new_tensor(1 - share), accumulate=True)
 
 
-def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Cross-entropy of the rows of ``logits`` ``[B, n]`` against soft targets, mean over the rows.
 
     Args:
         logits: scaled cosines.
         targets: ``[B, n]``, rows sum to 1.
+        weights: of the rows in the mean ``[B]``; all alike without.
     """
-    return -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    rows = -(targets * logits.log_softmax(dim=1)).sum(dim=1)
+    return rows.mean() if weights is None else weighted_mean(rows, weights)
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean of ``[B]`` by weights ``[B]``."""
+    return (values * weights).sum() / weights.sum()
+
+
+class TwinTower(nn.Module):
+    """The learning twin of an EfficientNet's last stages, and the head on what both twins see.
+
+    The head reads the learnt pooled features, and what the classifier knows of the photo: its own pooled features and
+    its probabilities.
+
+    Args:
+        late: the last stages, which learn.
+        width: of the pooled features.
+        classes: of the classifier.
+        dim: of the embedding.
+        dropout: share of features left out in training.
+        alone: share of photos in training whose learnt features are all left out, so that the head can do with what is
+            known.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self, late: LateTower, width: int, classes: int, dim: int, dropout: float = 0.4, alone: float = 0.15
+    ) -> None:
+        super().__init__()
+        late.head = nn.Identity()  # type: ignore[assignment]
+        self.late, self.width, self.alone = late, width, alone
+        self.register_buffer("mean", torch.zeros(2 * width + classes))
+        self.register_buffer("deviation", torch.ones(2 * width + classes))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(2 * width + classes, dim)
+
+    def features(self, maps: Tensor, known: Tensor) -> Tensor:
+        """Maps ``[n, C, h, w]`` and what is known ``[n, width + classes]`` -> the head's input, standardised."""
+        seen = torch.cat([self.late.features(maps), known.float()], dim=1)
+        return (seen - self.mean) / self.deviation
+
+    def forward(self, maps: Tensor, known: Tensor) -> Tensor:
+        """``[n, dim]``, unnormalised."""
+        x = self.features(maps, known)
+        learnt, rest = x[:, : self.width], x[:, self.width :]
+        if self.training and self.alone:
+            learnt = learnt * (torch.rand(len(learnt), 1) >= self.alone)
+        seen = self.dropout(torch.cat([learnt, rest[:, : self.width]], dim=1))
+        return self.head(torch.cat([seen, rest[:, self.width :]], dim=1))  # type: ignore[no-any-return]
+
+
+@torch.inference_mode()
+def head_inputs(
+    tower: TwinTower, maps: NDArray[np.float16], known: NDArray[np.float16], batch: int = 64
+) -> Floats:
+    """What the head of a tower reads for kept maps ``[n, inputs]``, standardised."""
+    tower.eval()
+    blocks = [
+        tower.features(torch.from_numpy(np.array(maps[i : i + batch])), torch.from_numpy(known[i : i + batch])).numpy()
+        for i in range(0, len(maps), batch)
+    ]
+    return np.concatenate(blocks)
 
 
 class PairStudent(Task):
@@ -64,15 +133,23 @@ class PairStudent(Task):
         captions: the teacher's targets of all captions ``[N, D]``, unit norm.
         photos: targets of the photos ``[P, d]``, unit norm.
         soft: weight of similar captions in the contrastive targets.
+        weights: of the photos in every loss ``[P]``; all alike without.
     """
 
     captions: Tensor
     photos: Tensor
     bank: Tensor
     seen: Tensor
+    weights: Tensor
 
     def __init__(
-        self, late: nn.Module, link: nn.Linear, captions: Tensor, photos: Tensor, soft: float = 0.5
+        self,
+        late: nn.Module,
+        link: nn.Linear,
+        captions: Tensor,
+        photos: Tensor,
+        soft: float = 0.5,
+        weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model = nn.ModuleDict({"image": late, "link": link})
@@ -80,24 +157,27 @@ class PairStudent(Task):
         self.soft = soft
         self.register_buffer("captions", captions, persistent=False)
         self.register_buffer("photos", photos, persistent=False)
+        alike = torch.ones(len(photos)) if weights is None else weights
+        self.register_buffer("weights", alike, persistent=False)
         self.register_buffer("bank", torch.zeros(len(photos), link.out_features))
         self.register_buffer("seen", torch.zeros(len(photos), dtype=torch.bool))
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses of a batch.
 
-        ``maps`` ``[B, C, h, w]`` of the photos ``photo`` ``[B]``, and one caption of every training photo,
-        ``columns`` ``[P]``.
+        ``maps`` ``[B, C, h, w]`` of the photos ``photo`` ``[B]``, what the classifier knows of them ``known``
+        ``[B, width + classes]``, and one caption of every training photo, ``columns`` ``[P]``.
         """
         rows, dim = batch["photo"], self.bank.shape[1]
-        meaning, matching = halves(self.model["image"](batch["maps"]))
+        meaning, matching = halves(self.model["image"](batch["maps"], batch["known"]))
+        weights = self.weights[rows]
         photo, columns = self.photos[rows], self.captions[batch["columns"]]
         caption = meaning_of(columns[rows], dim)
         dropout = 0.1 if self.training else 0.0
         columns = F.normalize(self.model["link"](F.dropout(columns, dropout)), dim=1)  # [P, d]
         terms = {
-            "image": (1 - (meaning * photo).sum(dim=1)).mean(),
-            "cosines": (meaning @ caption.T - photo @ caption.T).square().mean(),
+            "image": weighted_mean(1 - (meaning * photo).sum(dim=1), weights),
+            "cosines": weighted_mean((meaning @ caption.T - photo @ caption.T).square().mean(dim=1), weights),
             "contrastive": self._contrastive(rows, photo, matching, columns),
         }
         loss = 3 * terms["image"] + 10 * terms["cosines"] + terms["contrastive"]
@@ -107,7 +187,10 @@ class PairStudent(Task):
         """Photos against a caption of every photo, captions against every photo seen so far."""
         scale = self.logit_scale.exp().clamp_max(MAX_LOGIT_SCALE)
         similarity = photo @ self.photos.T  # [B, P]
-        to_text = soft_cross_entropy(scale * matching @ columns.T, soft_targets(similarity, rows, self.soft))
+        weights = self.weights[rows]
+        to_text = soft_cross_entropy(
+            scale * matching @ columns.T, soft_targets(similarity, rows, self.soft), weights
+        )
         with torch.no_grad():
             self.bank[rows] = matching.detach()
             self.seen[rows] = True
@@ -115,4 +198,4 @@ class PairStudent(Task):
         bank = self.bank.clone().index_copy(0, rows, matching)
         logits = (scale * columns[rows] @ bank.T).masked_fill(hidden, -1e4)
         targets = soft_targets(similarity.masked_fill(hidden, -1e4), rows, self.soft)
-        return (to_text + soft_cross_entropy(logits, targets)) / 2
+        return (to_text + soft_cross_entropy(logits, targets, weights)) / 2

@@ -1,11 +1,14 @@
 """The packaged model's training: from parts that install with pip, photos and captions to a model folder.
 
-1. The teacher: a space of captions from three sentence encoders, and for each photo the mean of its captions mixed with
+1. Pseudo-captions for the bare photos: what a detector found, the classifier's name, captions of like photos (bare.py).
+2. The teacher: a space of captions from three sentence encoders, and for each photo the mean of its captions mixed with
    the prediction of an ensemble of ImageNet encoders and a detector (teacher.py).
-2. The text tower, factorised, started from MiniLM's layers and distilled from that space.
-3. The last stages of the image tower, on kept feature maps of views of the photos: two trainings, averaged.
-4. The text tower once more: ReLUs for its GELUs, by self-distillation, and one token less (relu.py).
-5. The model folder, int8.
+3. The text tower, factorised, started from MiniLM's layers and distilled from that space: captions, pseudo-captions
+   and short texts.
+4. The last stages of the image tower, which learn beside the classifier's own, on kept feature maps of views of all
+   photos: as many trainings as `soft` has values, averaged; then ImageNet's classes are brought near their names.
+5. The text tower once more: ReLUs for its GELUs, by self-distillation, and one token less (relu.py).
+6. The model folder, int8.
 
 Both towers learn the teacher's space alone, so they fit together; training them together afterwards, with false
 captions, was tried and cost agreement with people and retrieval.
@@ -14,6 +17,7 @@ Each part is kept in the run's folder, so that an interrupted run goes on where 
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,13 +31,15 @@ from cliplet.encoders.base import unit_norm
 from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
 from cliplet.encoders.torch import TorchEncoder
 from cliplet.evaluation.retrieval import recall_at_k
-from cliplet.models.config import DualConfig, TextConfig, TimmConfig, to_dict
+from cliplet.models.config import DualConfig, TextConfig, TwinConfig, to_dict
 from cliplet.models.dual import DualModel, save_weights
 from cliplet.models.inherit import inherit, read_transformers_bert
-from cliplet.models.late import LateTower, early_stages, late_outputs
+from cliplet.models.late import LateTower, early_stages
 from cliplet.models.pretrained import efficientnet_lite, english_word_pieces, factorise, sentence_model
 from cliplet.models.text import TextTower
-from cliplet.models.vision import TimmImageTower
+from cliplet.models.vision import LateStages, TwinImageTower
+from cliplet.regions.coco import COCO_CLASSES
+from cliplet.regions.detector import OnnxDetector
 from cliplet.training.config import Schedule
 from cliplet.training.fit import fit_part, make_accelerator
 from cliplet.training.loop import Batches, Intervals
@@ -49,12 +55,18 @@ from cliplet.training.text_distillation import (
     start_text_head,
 )
 
-from .data import SIZE, PairBatches, detector_graph, outputs
-from .heads import anchor_classes, joined, split_text_head
+from .bare import BarePhotos, class_captions
+from .data import SIZE, PairBatches, detector_graph, found_by, known_features, outputs
+from .detections import captions
+from .heads import anchor_classes, class_inputs, joined, split_text_head
 from .recipe import AT_THE_END, Settings
 from .relu import LengthBatches, ReluStudent, relu_tower, without_end
-from .student import PairStudent
+from .student import PairStudent, TwinTower, head_inputs
 from .teacher import Targets, Teacher, read_texts
+from .words import CLASSES, kept_out, short_texts
+
+LIKELY = 30.0
+"""Weight of the probabilities beside features of deviation 1."""
 
 
 class Run:
@@ -68,30 +80,54 @@ class Run:
         self.accelerator = make_accelerator(cpu=True)
         torch.manual_seed(settings.seed)
         self.pairs, self.dev = (readable(read_pairs(data)) for data in (settings.train, settings.dev))
-        list_left_out(self.out, [*self.pairs.skipped, *self.dev.skipped])
         self.more = read_texts(settings.more_captions)
-        texts = [*self.pairs.captions, *self.more]
-        self.tokenizer, self.old_ids, self.counts = english_word_pieces(texts, settings.vocabulary)
+        self.bare = BarePhotos(read_bare(settings))
+        list_left_out(self.out, [*self.pairs.skipped, *self.dev.skipped, *self.bare.pairs.skipped])
+        self.photos = [*self.pairs.photos, *self.bare.pairs.photos]
+        self.left_out = kept_out(settings.classes_left_out, settings.seed)
         self.teacher = Teacher(settings, self.out)
 
     def run(self) -> Path:
         """All stages; returns the model folder."""
         s = self.settings
-        said = self.teacher.targets(self.pairs, self.dev, self.more, self.tokenizer)
+        body = efficientnet_lite(s.trunk)
+        maps = [self.maps(body, self.photos, view) for view in range(s.augment.views)]
+        known = [self.known(body, self.photos, view, maps[view]) for view in range(s.augment.views)]
+        self.speak_of_bare_photos(known[0])
+        short = short_texts([*self.pairs.captions, *self.more.captions], COCO_CLASSES) if s.short_texts else []
+        texts = [*self.pairs.captions, *self.more.captions, *self.bare.texts(), *short]
+        self.tokenizer, self.old_ids, self.counts = english_word_pieces(texts, s.vocabulary)
+        said = self.teacher.targets(self.pairs, self.dev, self.more, self.bare, short, self.tokenizer)
         tower = self.trained_text_tower(said)
-        body = efficientnet_lite(0)
-        maps = self.maps(body, self.pairs, s.augment.views)
-        late, link = self.trained_image_tower(body, maps, said)
+        image, link = self.trained_image_tower(body, maps, known, said)
         if s.anchoring:
-            classifier, names = body.classifier.weight.detach(), torch.from_numpy(said.names())
-            anchor_classes(late, link, classifier, names, maps[0], s.anchoring)
+            seen = torch.from_numpy(head_inputs(image, maps[0], known[0]))
+            classes = class_inputs(image, body.classifier.weight.detach(), seen)
+            taught = [i for i in range(len(classes)) if i not in self.left_out]
+            names = torch.from_numpy(said.classes()[taught])
+            anchor_classes(image.head, link, seen, classes[taught], names, s.anchoring)
         split_text_head(tower, link, s.dim)
         own = said.train
         if s.relu_stage.epochs:
             tower = self.with_relus(tower, said.every, said.dev)
             own = dataclasses.replace(own, tokens=[tokens[:-1] for tokens in own.tokens])
             self.tokenizer = without_end(self.tokenizer)
-        return self.finish(body, late, tower, own, maps[0])
+        return self.finish(body, image, tower, own, maps[0], known[0])
+
+    def speak_of_bare_photos(self, known: NDArray[np.float16]) -> None:
+        """What the detector and the classifier say of the bare photos."""
+        s, bare = self.settings, self.bare
+        if not bare.pairs.photos:
+            return
+        own = known[len(self.pairs.photos) :]
+        bare.named = class_captions(own[:, -CLASSES:].astype(np.float32), self.left_out)
+        bare.detected = [[] for _ in bare.pairs.photos]
+        if s.detector:
+            file = self.out / f"found-{fingerprint([s.detector, *bare.pairs.photos])}.json"
+            if not file.exists():
+                found = found_by(OnnxDetector(s.detector), bare.pairs.photos)
+                write_whole(file, json.dumps([captions(things) for things in found]))
+            bare.detected = json.loads(file.read_text(encoding="utf-8"))
 
     def train(
         self, name: str, task: Task, stage: Schedule, data: Batches, evaluate: Callable[[], dict[str, float]]
@@ -146,10 +182,12 @@ class Run:
 
     # ------------------------------------------------------------ image
     def trained_image_tower(
-        self, body: Any, maps: Sequence[NDArray[np.float16]], said: Targets
-    ) -> tuple[LateTower, nn.Linear]:
-        """The image tower's last stages and the link from a caption's target to its matching half, both averaged."""
-        s, late, dev_maps = self.settings, self.late_tower(body, said.photos), self.maps(body, self.dev, 1)[0]
+        self, body: Any, maps: Sequence[NDArray[np.float16]], known: Sequence[NDArray[np.float16]], said: Targets
+    ) -> tuple[TwinTower, nn.Linear]:
+        """The image tower's learning part and the link from a caption's target to its matching half, both averaged."""
+        s, image = self.settings, self.twin_tower(body, known[0], said.photos)
+        dev_maps = self.maps(body, self.dev.photos, 0)
+        dev_known = self.known(body, self.dev.photos, 0, dev_maps)
         link = nn.Linear(s.space, s.dim)
         with torch.no_grad():
             link.weight.copy_(torch.eye(s.dim, s.space))
@@ -158,62 +196,84 @@ class Run:
         def with_targets() -> dict[str, float]:
             with torch.no_grad():
                 matching = link(torch.from_numpy(said.dev.target)).numpy()
+                photos = image.head(torch.from_numpy(head_inputs(image, dev_maps, dev_known))).numpy()
             texts = np.concatenate([unit_norm(said.dev.target[:, : s.dim]), matching], axis=1)
-            return retrieval(late_outputs(late, dev_maps), texts, said.dev)
+            return retrieval(photos, texts, said.dev)
 
-        pair = nn.ModuleDict({"image": late, "link": link})
+        pair = nn.ModuleDict({"image": image, "link": link})
         start = {k: v.clone() for k, v in pair.state_dict().items()}
         targets, photos = torch.from_numpy(said.train.target), torch.from_numpy(said.photos)
+        weights = torch.from_numpy(self.weights())
         found = []
         for i, soft in enumerate(s.soft):
             pair.load_state_dict(start)
-            batches = PairBatches(maps, said.train, s.image_stage.batch_size, s.seed + i)
-            self.train(
-                f"image{i}", PairStudent(late, link, targets, photos, soft), s.image_stage, batches, with_targets
-            )  # fmt: skip
+            batches = PairBatches(maps, known, said.train, s.image_stage.batch_size, s.seed + i)
+            student = PairStudent(image, link, targets, photos, soft, weights)
+            self.train(f"image{i}", student, s.image_stage, batches, with_targets)
             found.append({k: v.clone() for k, v in pair.state_dict().items()})
         pair.load_state_dict({k: torch.stack([f[k] for f in found]).mean(dim=0) for k in start})
-        return late, link
+        return image, link
 
-    def late_tower(self, body: Any, target: Floats) -> LateTower:
-        """The image tower's last stages; both halves of the head start at the ridge regression from pooled features."""
-        features, mean, deviation = standardise(self.teacher.pooled(0, self.pairs))
-        weight = ridge(features, target, 5e3)
-        late = LateTower(body, self.settings.first_stage, 2 * self.settings.dim, 0.4)
-        late.mean.copy_(torch.from_numpy(mean))
-        late.deviation.copy_(torch.from_numpy(deviation))
+    def weights(self) -> Floats:
+        """Of the photos in the losses: a bare photo counts less."""
+        bare = np.full(len(self.bare.pairs.photos), self.settings.bare_weight, dtype=np.float32)
+        return np.concatenate([np.ones(len(self.pairs.photos), dtype=np.float32), bare])
+
+    def twin_tower(self, body: Any, known: NDArray[np.float16], target: Floats) -> TwinTower:
+        """The image tower's learning part; both halves of the head start at the ridge regression from what is known."""
+        s, width = self.settings, int(body.num_features)
+        pooled, likely = known[:, :width].astype(np.float32), known[:, width:].astype(np.float32)
+        _, mean, deviation = standardise(pooled)
+        image = TwinTower(LateTower(body, s.first_stage, 1, 0.0), width, likely.shape[1], 2 * s.dim)
+        image.mean.copy_(torch.from_numpy(np.concatenate([mean, mean, np.zeros(likely.shape[1], np.float32)])))
+        scale = np.full(likely.shape[1], 1 / LIKELY, dtype=np.float32)
+        image.deviation.copy_(torch.from_numpy(np.concatenate([deviation, deviation, scale])))
+        z = (pooled - mean) / deviation
+        x = np.concatenate([z, z, likely * LIKELY], axis=1)
+        root = np.sqrt(self.weights())[:, None]
+        weight = ridge(x * root, target * root, 1e4)
         with torch.no_grad():
-            late.head.weight.copy_(torch.from_numpy(np.concatenate([weight, weight], axis=1).T))
-            late.head.bias.zero_()
-        return late
+            image.head.weight.copy_(torch.from_numpy(np.concatenate([weight, weight], axis=1).T))
+            image.head.bias.zero_()
+        return image
 
-    def maps(self, body: Any, pairs: PairSet, views: int) -> list[NDArray[np.float16]]:
-        """Feature maps before the stages that learn, for each view ``[photos, C, h, w]``."""
+    def maps(self, body: Any, photos: Sequence[Any], view: int) -> NDArray[np.float16]:
+        """Feature maps before the stages that are there twice, for a view of photos ``[photos, C, h, w]``."""
         s, early = self.settings, early_stages(body, self.settings.first_stage)
-        name = f"maps-{fingerprint(pairs.photos)}"
-        return [
-            outputs(early, pairs.photos, self.out / f"{name}-{view}.npy", s.augment, s.seed, view)
-            for view in range(views)
-        ]
+        return outputs(early, photos, self.out / f"maps-{fingerprint(photos)}-{view}.npy", s.augment, s.seed, view)
+
+    def known(self, body: Any, photos: Sequence[Any], view: int, maps: NDArray[np.float16]) -> NDArray[np.float16]:
+        """What the classifier knows of a view of photos ``[photos, width + classes]``."""
+        return known_features(
+            body, self.settings.first_stage, maps, self.out / f"known-{fingerprint(photos)}-{view}.npy"
+        )
 
     # ------------------------------------------------------------ the end
     def finish(
-        self, body: Any, late: LateTower, tower: TextTower, own: Captions, maps: NDArray[np.float16]
+        self,
+        body: Any,
+        image: TwinTower,
+        tower: TextTower,
+        own: Captions,
+        maps: NDArray[np.float16],
+        known: NDArray[np.float16],
     ) -> Path:
         """Join the halves, fold the standardisation into the head, write ``model`` and export it to ``onnx``."""
         s = self.settings
-        joined(late.head, torch.from_numpy(late_outputs(late, maps[:1000])), s.meaning)
+        with torch.no_grad():
+            some = image.head(torch.from_numpy(head_inputs(image, maps[:1000], known[:1000])))
+        joined(image.head, some, s.meaning)
         joined(tower.head, torch.from_numpy(encode_all(tower, own.tokens[:2000])), s.meaning)
         model = DualModel(DualConfig(image=image_config(s), text=tower.config))
         model.text.load_state_dict(tower.state_dict())
-        late.write_back(body, s.first_stage)
-        image_state = {k: v for k, v in body.state_dict().items() if not k.startswith("classifier")}
-        assert isinstance(model.image, TimmImageTower)
-        model.image.body.load_state_dict(image_state)
+        assert isinstance(model.image, TwinImageTower)
+        model.image.body.load_state_dict(body.state_dict())
+        model.image.late.load_state_dict(LateStages(body, s.first_stage).state_dict())
+        image.late.write_back(model.image.late, 0)
         with torch.no_grad():
-            weight = late.head.weight / late.deviation
+            weight = image.head.weight / image.deviation
             model.image.head.weight.copy_(weight)
-            model.image.head.bias.copy_(late.head.bias - weight @ late.mean)
+            model.image.head.bias.copy_(image.head.bias - weight @ image.mean)
         folder = self.out / "model"
         save_weights(model, folder)
         self.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
@@ -237,11 +297,11 @@ class Run:
         """The model in 8 bits, computing in the ranges that some training photos and captions show."""
         from cliplet.export import export
 
-        step = max(1, len(self.pairs.photos) // 128)
+        step = max(1, len(self.photos) // 192)
         export(
             TorchEncoder.from_folder(folder), self.out / "onnx", "int8",
             photos=self.dev.photos[:64], captions=self.dev.captions[:256],
-            calibration=self.pairs.photos[::step],
+            calibration=self.photos[::step],
             calibration_captions=self.pairs.captions[:: max(1, step // 8)],
         )  # fmt: skip
         return self.out / "onnx"
@@ -257,10 +317,21 @@ def text_config(settings: Settings, vocabulary: int) -> TextConfig:
     )  # fmt: skip
 
 
-def image_config(settings: Settings) -> TimmConfig:
+def image_config(settings: Settings) -> TwinConfig:
     """The image tower."""
-    half = (0.5, 0.5, 0.5)
-    return TimmConfig("timm", "tf_efficientnet_lite0", 2 * settings.dim, SIZE, half, half)
+    s, half = settings, (0.5, 0.5, 0.5)
+    return TwinConfig(
+        "twin", f"tf_efficientnet_lite{s.trunk}", 2 * s.dim, s.first_stage, CLASSES, SIZE, half, half
+    )
+
+
+def read_bare(settings: Settings) -> PairSet:
+    """The photos without captions; the last by name are kept out, for measuring."""
+    if not settings.bare.photos:
+        return PairSet()
+    found = readable(read_pairs(settings.bare))
+    last = set(sorted(found.names)[len(found.names) - settings.bare_left_out :])
+    return found.keep(np.array([name not in last for name in found.names], dtype=bool))
 
 
 def retrieval(images: Floats, texts: Floats, captions: Captions) -> dict[str, float]:

@@ -12,9 +12,9 @@ from cliplet.training.recipes import Recipe, Rows
 class Settings:
     """Settings of the packaged model's recipe."""
 
-    name: str = "lclip-flickr8k"
+    name: str = "lclip-everyday"
     """Name of the model."""
-    out: str = "runs/lclip_flickr8k"
+    out: str = "runs/lclip_everyday"
     """Folder of the run; a run that was interrupted goes on from there."""
     seed: int = 0
     """Of weights, order and crops."""
@@ -22,6 +22,18 @@ class Settings:
     """Photos and captions to learn from."""
     dev: DataConfig = field(default_factory=DataConfig)
     """Photos and captions that choose the best epoch."""
+    bare: DataConfig = field(default_factory=DataConfig)
+    """Photos without captions; none when left out."""
+    bare_left_out: int = 0
+    """The last of these photos by name that are kept out, to measure on."""
+    bare_weight: float = 0.5
+    """Weight of a bare photo in every loss, beside 1 for a photo with captions."""
+    retrieved: int = 3
+    """Captions of other photos among a bare photo's pseudo-captions."""
+    classes_left_out: int = 100
+    """ImageNet classes, by seed, whose names are not taught, to measure on."""
+    short_texts: bool = True
+    """Whether the text tower learns bare nouns, plurals, phrases and class names too."""
     more_captions: tuple[str, ...] = ()
     """Files of captions without photos, for the text tower."""
     sentence_models: tuple[SentenceModel, ...] = ("minilm-l3", "minilm-l6", "mpnet")
@@ -42,7 +54,9 @@ class Settings:
     """MiniLM-L3's layer for each stored block of the text tower."""
     repeats: int = 1
     """Times that each stored block is executed, with private LayerNorms and head mixers (weight multiplexing)."""
-    vocabulary: int = 8_900
+    trunk: int = 2
+    """The image tower's EfficientNet-Lite."""
+    vocabulary: int = 10_000
     """Word pieces of the text tower."""
     rank: int = 184
     """Rank of the factorised word embedding."""
@@ -59,7 +73,9 @@ class Settings:
     """Training of the image tower's last stages; a batch counts photos."""
     relu_stage: Schedule = field(default_factory=lambda: Schedule(epochs=0))
     """Training of the text tower with ReLUs; without epochs the tower stays as it is. A batch counts captions."""
-    anchoring: float = 1.0
+    everyday_share: float = 0.3
+    """Share of the everyday name ("a dog") in the target of a class's name."""
+    anchoring: float = 10.0
     """Class-name anchoring: weight of ImageNet's classes in the image tower's head at the end. A photo with a class's
     typical features is brought near the class's name, so that what these photos do not show is not forgotten. 0 leaves
     it out."""
@@ -77,7 +93,7 @@ class Settings:
             raise InputError("detector_layers are given without a detector; set detector to its ONNX file")
 
 
-AT_THE_END = ("name", "anchoring", "meaning", "w", "reference_weight")
+AT_THE_END = ("name", "anchoring", "everyday_share", "meaning", "w", "reference_weight")
 """Settings of the last step alone, which may change when a run is finished again."""
 
 

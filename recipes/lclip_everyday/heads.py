@@ -3,14 +3,13 @@
 import dataclasses
 import math
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliplet.models.late import LateTower, late_outputs
 from cliplet.models.text import TextTower
+
+from .student import TwinTower
 
 
 @torch.no_grad()
@@ -25,32 +24,43 @@ def split_text_head(tower: TextTower, link: nn.Linear, dim: int) -> None:
 
 
 @torch.no_grad()
+def class_inputs(tower: TwinTower, classifier: Tensor, photos: Tensor, confidence: float = 0.85) -> Tensor:
+    """What the head would read from a typical photo of each class ``[classes, width + width + classes]``.
+
+    Known features lie along the classifier's weights, at a photo's usual length; the class has most of the
+    probability; the learnt features are those that the known ones let expect, by a ridge regression over photos.
+
+    Args:
+        tower: the trained tower.
+        classifier: ``[classes, width]`` of the network before training.
+        photos: the head's input for the training photos ``[photos, 2 width + classes]``, standardised.
+        confidence: probability of the class.
+    """
+    width = tower.width
+    known = F.normalize(classifier * tower.deviation[width : 2 * width], dim=1) * width**0.5
+    learnt, seen = photos[:, :width], photos[:, width : 2 * width]
+    expected = torch.linalg.solve(seen.T @ seen + 0.1 * len(photos) * torch.eye(width), seen.T @ learnt)
+    likely = torch.eye(len(classifier)) * confidence
+    likely = (likely - tower.mean[2 * width :]) / tower.deviation[2 * width :]
+    return torch.cat([known @ expected, known, likely], dim=1)
+
+
+@torch.no_grad()
 def anchor_classes(
-    late: LateTower,
-    link: nn.Linear,
-    classifier: Tensor,
-    names: Tensor,
-    maps: NDArray[np.float16],
-    weight: float,
+    head: nn.Linear, link: nn.Linear, photos: Tensor, classes: Tensor, names: Tensor, weight: float
 ) -> None:
     """Change the head as little as possible for photos, so that ImageNet's classes lie near their names.
 
-    A class counts as a photo whose standardised features are its classifier's weights, at a photo's usual length.
-    The change minimises the squared change of the photos' outputs plus ``weight`` times the classes' squared
-    errors.
+    The change minimises the squared change of the photos' outputs plus ``weight`` times the classes' squared errors.
 
     Args:
-        late: the trained tower.
+        head: of the trained tower.
         link: matching half of a caption's target.
-        classifier: ``[classes, width]`` of the network before training.
+        photos: the head's input for the training photos ``[photos, inputs]``.
+        classes: its input for typical photos of classes ``[classes, inputs]``, from :func:`class_inputs`.
         names: the teacher's targets of the classes' names ``[classes, D]``, unit norm.
-        maps: of the training photos, to know their features.
         weight: of the classes.
     """
-    head, late.head = late.head, nn.Identity()  # type: ignore[assignment]
-    photos = torch.from_numpy(late_outputs(late, maps))  # [photos, width], standardised
-    late.head = head
-    classes = F.normalize(classifier * late.deviation, dim=1) * classifier.shape[1] ** 0.5
     usual = head(photos).chunk(2, dim=1)
     target = torch.cat(
         [

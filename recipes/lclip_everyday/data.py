@@ -17,9 +17,12 @@ from cliplet.export.frozen import frozen
 from cliplet.export.graph import import_onnx
 from cliplet.training.computed import computed
 from cliplet.training.config import AugmentConfig
-from cliplet.training.pairs import PairSet
+from cliplet.models.late import LateTower
+from cliplet.regions.detector import OnnxDetector
 from cliplet.training.text_distillation import Captions
 from cliplet.training.views import view_images
+
+from .detections import Thing, things
 
 Floats = NDArray[np.float32]
 SIZE = 224
@@ -120,9 +123,41 @@ def detector_graph(detector: Path, layers: Sequence[str]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def captions_of(pairs: PairSet, tokenizer: Any, target: Floats, photo: NDArray[np.int64]) -> Captions:
-    """Captions of a set with their tokens."""
-    return Captions(pairs.captions, photo, [e.ids for e in tokenizer.encode_batch(pairs.captions)], target)
+def found_by(detector: OnnxDetector, photos: Sequence[Any]) -> list[list[Thing]]:
+    """What a detector finds on each photo."""
+    found = []
+    for photo in photos:
+        image = load_rgb(photo)
+        found.append(things(detector.propose(image), *image.size))
+    return found
+
+
+def known_features(
+    body: Any, first: int, maps: NDArray[np.float16], file: Path, batch: int = 64
+) -> NDArray[np.float16]:
+    """What the classifier knows of photos, from kept maps: its pooled features and its probabilities.
+
+    Returns:
+        ``[photos, width + classes]``, computed once and kept in ``file``.
+    """
+
+    @cache
+    def late() -> LateTower:
+        tower = LateTower(body, first, 1, 0.0).eval()
+        tower.head = nn.Identity()  # type: ignore[assignment]
+        return tower
+
+    @torch.inference_mode()
+    def compute(start: int, stop: int) -> NDArray[Any]:
+        pooled = late().features(torch.from_numpy(np.array(maps[start:stop])))
+        return torch.cat([pooled, body.classifier(pooled).softmax(dim=1)], dim=1).numpy()
+
+    return computed(file, len(maps), compute, batch, np.float16)
+
+
+def captions_of(texts: Sequence[str], tokenizer: Any, target: Floats, photo: NDArray[np.int64]) -> Captions:
+    """Captions with their tokens."""
+    return Captions(list(texts), photo, [e.ids for e in tokenizer.encode_batch(list(texts))], target)
 
 
 class PairBatches:
@@ -130,6 +165,7 @@ class PairBatches:
 
     Args:
         maps: kept views, each ``[photos, C, h, w]``.
+        known: what the classifier knows of each view, each ``[photos, width + classes]``.
         captions: those of the photos.
         size: photos a batch.
         seed: of everything.
@@ -138,8 +174,15 @@ class PairBatches:
         InputError: a photo has no caption.
     """
 
-    def __init__(self, maps: Sequence[NDArray[np.float16]], captions: Captions, size: int, seed: int) -> None:
-        self.maps, self.size, self.seed = maps, size, seed
+    def __init__(
+        self,
+        maps: Sequence[NDArray[np.float16]],
+        known: Sequence[NDArray[np.float16]],
+        captions: Captions,
+        size: int,
+        seed: int,
+    ) -> None:
+        self.maps, self.known, self.size, self.seed = maps, known, size, seed
         rows = captions.of_photos()
         self.order = np.concatenate(rows)
         self.counts = np.array([len(r) for r in rows])
@@ -159,10 +202,13 @@ class PairBatches:
             place = (rng.random(len(self.counts)) * self.counts).astype(np.int64)
             chosen = self.order[self.starts + place]  # a caption of every photo
             views = rng.integers(len(self.maps), size=len(photos))
-            maps = torch.from_numpy(np.stack([self.maps[v][p] for v, p in zip(views, photos, strict=True)]))
+            chosen_views = list(zip(views, photos, strict=True))
+            maps = torch.from_numpy(np.stack([self.maps[v][p] for v, p in chosen_views]))
+            known = torch.from_numpy(np.stack([self.known[v][p] for v, p in chosen_views]))
             mirrored = torch.from_numpy(rng.random(len(photos)) < 0.5)[:, None, None, None]
             yield {
                 "maps": torch.where(mirrored, maps.flip(3), maps),
+                "known": known,
                 "photo": torch.from_numpy(photos),
                 "columns": torch.from_numpy(chosen),
             }
