@@ -15,7 +15,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,23 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from benchmarks.model_rows import SECTIONS, Data, Measure, near_wrong_answers
+from benchmarks.packaged_model_captions import (
+    counting_and_order,
+    judged,
+    match,
+    near_wrong,
+    near_wrong_answers,
+    retrieval,
+    wrong_words,
+)
+from benchmarks.packaged_model_data import Data, Measure
+from benchmarks.packaged_model_names import aerial, animals, imagenet, near_nouns
 
-from cliplet.encoders.base import BaseEncoder
+from cliplet.encoders.base import BaseEncoder, Encoder
 from cliplet.encoders.cache import CachedEncoder, EmbeddingCache
 from cliplet.encoders.registry import load, packaged_models
 from cliplet.errors import ClipletError
+from cliplet.evaluation.near_nouns import FALLS_ON
 from cliplet.evaluation.results import plain
 from cliplet.files import write_atomically
 from cliplet.reports.svg import number
@@ -39,6 +50,63 @@ from cliplet.statistics.resampling import (
     resample_weights,
 )
 from cliplet.versions import versions
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table."""
+
+    title: str
+    """Its heading."""
+    measure: Callable[[Data, Encoder], Iterable[Measure]]
+    """What fills it."""
+    needs: tuple[str, ...]
+    """Folders of the data."""
+    about: str = ""
+    """What a reader must know."""
+
+
+SECTIONS: dict[str, Section] = {
+    "retrieval": Section("Retrieval", retrieval, ("flickr8k", "coco-dev")),
+    "pairs": Section(
+        "Captions with one wrong word", wrong_words, ("flickr8k", "coco-dev"),
+        "The true caption must score above the same with one word swapped (`cliplet evaluate pairs --from-captions`).",
+    ),
+    "match": Section(
+        "Match", match, ("flickr8k", "coco-dev", "ucm-captions"),
+        "Mean distance of match and share of right captions, 0 to 1; no interval: resampling adds noise to an error.",
+    ),
+    "imagenet": Section(
+        "ImageNet class names", imagenet, ("imagenet500",),
+        "One photo for each of 500 classes. Training has seen the class names, so this is not zero-shot, but for the "
+        "classes kept out (numpy's default_rng(0).choice(1000, 100, replace=False)); `lclip-flickr8k` saw those too.",
+    ),
+    "animals": Section(
+        "Right animal among ten", animals, ("coco-dev", "coco-train2014-photos", "yolox-nano"),
+        "\"A photo of a ...\" with COCO's ten animals. By captions: at least 3 of 5 name exactly one of them; by "
+        f"detector: YOLOX-Nano is sure ({FALLS_ON}) of exactly one, on photos kept out of training.",
+    ),
+    "near-nouns": Section(
+        "Near nouns", near_nouns, ("coco-dev", "imagenet500", "coco-train2014-photos", "yolox-nano"),
+        "The right noun among the ten nearest of its group (`cliplet evaluate pairs --near-nouns`).",
+    ),
+    "near-wrong": Section(
+        "Right sentence above near-wrong ones", near_wrong, ("coco-dev",),
+        "30 photos of 30 kinds of scene (`benchmarks/near_wrong.csv`): the right sentence must beat all of its two or "
+        "three wrong ones, in which one thing is exchanged for a like one.",
+    ),
+    "bad-at": Section(
+        "Counting and word order", counting_and_order, ("flickr8k", "coco-dev"),
+        "Text in photos is not measured: no photos with text are at hand.",
+    ),
+    "aerial": Section("Aerial photos", aerial, ("ucm-captions",), "Equal captions count as one."),
+    "judged": Section(
+        "Agreement with people", judged, ("flickr8k",),
+        "Flickr8k's judged half, `cliplet evaluate human flickr8k-expert flickr8k-cf --metrics ''`: CLIPScore sees the "
+        "photo alone, the others the references too.",
+    ),
+}  # fmt: skip
+"""The tables, in their order."""
 
 
 @dataclass
@@ -148,6 +216,15 @@ def near_wrong_table(models: Sequence[Model]) -> str:
     return table(["photo", "right sentence", *(m.label for m in models)], rows)
 
 
+def rounded(value: Any) -> Any:
+    """The same with five digits behind the point."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
+    return round(value, 5) if isinstance(value, float) else value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -173,7 +250,7 @@ def main() -> None:
         except ClipletError as error:
             sys.exit(f"error: {error}")
     if args.out:
-        write_atomically(args.out, json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n")
+        write_atomically(args.out, json.dumps(rounded(plain(content)), indent=1, ensure_ascii=False) + "\n")
         print(f"\nwritten: {args.out}")
 
 
