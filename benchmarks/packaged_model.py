@@ -133,11 +133,14 @@ def open_model(name: str | None, cache: str) -> Model:
 
 
 def open_models(names: Sequence[str | None], cache: str) -> list[Model]:
-    """The models; where two have the same name each is called by what was given for it."""
+    """The models; where two have the same name each is called by its folder's, or by what was given for it."""
     models = [open_model(name, cache) for name in names]
-    if len({m.label for m in models}) < len(models):
-        for model, name in zip(models, names, strict=True):
-            model.label = name or "packaged"
+    given = [name or "packaged" for name in names]
+    for labels in ([Path(name).name for name in given], given):
+        if len({m.label for m in models}) == len(models):
+            break
+        for model, label in zip(models, labels, strict=True):
+            model.label = label
     return models
 
 
@@ -232,7 +235,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="D")
     parser.add_argument("--model", action="append", help="may be repeated; default: the packaged model")
     parser.add_argument("--judged", action="store_true", help="agreement with people on the judged half too")
-    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), help="these tables alone")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="TABLE",
+        choices=list(SECTIONS),
+        help=f"these tables alone: {', '.join(SECTIONS)}",
+    )
     parser.add_argument(
         "--cache-dir", help="folder for embeddings, kept for the next run; default: none kept"
     )
@@ -267,10 +276,14 @@ def measure(chosen: Sequence[str], data: Data, models: Sequence[Model]) -> dict[
         if missing:
             left_out.append(f"{section.title}: not measured, {', '.join(missing)} not in the data")
             continue
-        for model in models:
-            model.found[name] = list(section.measure(data, model.encoder))
-            if name == "near-wrong":
-                model.near_wrong = near_wrong_answers(data, model.encoder)
+        try:
+            for model in models:
+                model.found[name] = list(section.measure(data, model.encoder))
+                if name == "near-wrong":
+                    model.near_wrong = near_wrong_answers(data, model.encoder)
+        except ClipletError as error:
+            left_out.append(f"{section.title}: not measured, {error}")
+            continue
         found = section_rows(name, models)
         rows += found
         about = f"{section.about}\n\n" if section.about else ""

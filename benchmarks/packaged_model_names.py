@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cliplet.data.images import open_image
 from cliplet.data.photos import PhotoStore
 from cliplet.encoders.base import Encoder
+from cliplet.errors import MissingExtraError
 from cliplet.evaluation.embed import embed_photos, embed_texts
 from cliplet.evaluation.model_runs import embed_captioned_photos, labelled_nouns
 from cliplet.evaluation.near_nouns import FALLS_ON, TEMPLATE, NounPhoto, evaluate_near_nouns, from_detector
@@ -31,8 +32,11 @@ def kept_out_synsets() -> set[str]:
     """WordNet numbers of the classes whose names are kept out of training, such as n01484850; timm knows them."""
     from cliplet.models.pretrained import imagenet_names
 
-    count = len(imagenet_names())  # makes timm ready too
-    from timm.data import ImageNetInfo
+    try:
+        count = len(imagenet_names())  # makes timm ready too
+        from timm.data import ImageNetInfo
+    except ImportError as error:
+        raise MissingExtraError("which ImageNet names are kept out", "train") from error
 
     info = ImageNetInfo("imagenet-1k")
     chosen = np.random.default_rng(0).choice(count, KEPT_OUT, replace=False)
@@ -43,15 +47,18 @@ def imagenet(data: Data, encoder: Encoder) -> Iterator[Measure]:
     """The class of each photo among 500 names."""
     photos = read_labelled_photos(data.folder / "imagenet500" / "images.tar", label_from="name")
     result = evaluate_zeroshot(encoder, photos, resamples=0)
+    every = np.ones(len(result.kept), dtype=bool)
     kept_out = kept_out_synsets()
     unseen = np.array([photos.names[i][:9] in kept_out for i in result.kept])
     for what, rows in (
-        ("all 500 classes", np.ones(len(unseen), dtype=bool)),
+        (f"all {len(photos.classes)} classes", every),
         (f"{unseen.sum()} classes whose names were kept out", unseen),
         (f"the other {(~unseen).sum()} classes, whose names training saw", ~unseen),
     ):
         for k in (1, 5):
-            yield share("imagenet500", f"{what}: top-{k} of 500 names", result.ranks[rows] <= k)
+            yield share(
+                "imagenet500", f"{what}: top-{k} of {len(photos.classes)} names", result.ranks[rows] <= k
+            )
 
 
 def _article(noun: str) -> str:
