@@ -145,14 +145,18 @@ def open_models(names: Sequence[str | None], cache: str) -> list[Model]:
 
 
 # ---------------------------------------------------------------- numbers in words
-def with_interval(value: float, low: float, high: float, digits: int = 1) -> str:
+def with_interval(ends: Iterable[float], digits: int = 1) -> str:
+    """A value, and the lower and upper end of its interval where it has one."""
+    value, low, high = ends
     shown = number(value, digits)
     return shown if np.isnan(low) else f"{shown} ({number(low, digits)} to {number(high, digits)})"
 
 
 def against(first: Measure, other: Measure) -> dict[str, Any] | None:
     """How another model's answers to the same questions differ, and its share of the first one's errors."""
-    if first.wins is None or other.wins is None or not np.array_equal(first.photo, other.photo):
+    if first.wins is None or other.wins is None or first.photo is None or other.photo is None:
+        return None
+    if not np.array_equal(first.photo, other.photo):
         return None
     test = paired_mean_test(other.wins, first.wins, first.photo)
     codes, n = group_codes(first.photo, len(first.wins))
@@ -196,14 +200,14 @@ def section_table(rows: Sequence[dict[str, Any]], models: Sequence[Model]) -> st
     cells = []
     for row in rows:
         values = [
-            with_interval(**row["results"][label], digits=row["digits"]) if label in row["results"] else "–"
+            with_interval(row["results"][label].values(), row["digits"]) if label in row["results"] else "–"
             for label in labels
         ]
         for label in others:
             found = row["against_first"].get(label)
             values += (
-                [with_interval(*(found[k] for k in ("difference", "low", "high"))),
-                 with_interval(*(found[k] for k in ("error_ratio", "error_low", "error_high")), digits=2)]
+                [with_interval(found[k] for k in ("difference", "low", "high")),
+                 with_interval((found[k] for k in ("error_ratio", "error_low", "error_high")), digits=2)]
                 if found else ["", ""]
             )  # fmt: skip
         cells.append([row["collection"], row["measure"], *values, str(row["photos"]), str(row["asked"])])
