@@ -5,10 +5,11 @@ class, where the classifier is sure; and captions of other photos that are like 
 teacher's prediction for the photo and to what was found on it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cliplet.encoders.base import unit_norm
 from cliplet.training.pairs import PairSet
@@ -84,20 +85,40 @@ def pseudo_captions(
     Returns:
         The captions without tokens, and the mean meaning of each photo's ``[photos, dim]``, unit norm.
     """
-    near = unit_norm(store.target[:, :dim]) if len(bare.pairs.photos) else np.zeros((0, dim), np.float32)
+    space = store.target.shape[1]
+    own = [
+        np.stack([meaning[text] for text in bare.said(i)])
+        if bare.said(i)
+        else np.zeros((0, space), np.float32)
+        for i in range(len(bare.pairs.photos))
+    ]
+    queries = guess.copy()
+    for i, rows in enumerate(own):
+        if len(rows):
+            queries[i] += 0.7 * unit_norm(rows[:, :dim]).mean(axis=0)
     texts: list[str] = []
     targets: list[Floats] = []
     photos: list[int] = []
-    means = np.zeros((len(bare.pairs.photos), dim), dtype=np.float32)
-    for i in range(len(means)):
-        said = bare.said(i)
-        own = np.stack([meaning[text] for text in said]) if said else np.zeros((0, store.target.shape[1]), np.float32)
-        query = guess[i] + (0.7 * unit_norm(own[:, :dim]).mean(axis=0) if said else 0)
-        rows = np.argsort(-(near @ query), kind="stable")[:count]
-        whole = np.concatenate([own, store.target[rows]])
-        means[i] = unit_norm(unit_norm(whole[:, :dim]).mean(axis=0)[None])[0]
-        texts += [*said, *(store.texts[row] for row in rows)]
+    means = guess.copy()
+    for i, near in enumerate(nearest(queries, unit_norm(store.target[:, :dim]), count)):
+        whole = np.concatenate([own[i], store.target[near]])
+        if len(whole):
+            means[i] = unit_norm(unit_norm(whole[:, :dim]).mean(axis=0)[None])[0]
+        texts += [*bare.said(i), *(store.texts[row] for row in near)]
         targets += list(whole)
         photos += [i] * len(whole)
-    found = np.stack(targets) if targets else np.zeros((0, store.target.shape[1]), np.float32)
+    found = np.stack(targets) if targets else np.zeros((0, space), np.float32)
     return Captions(texts, np.array(photos, dtype=np.int64), [], found), means
+
+
+def nearest(queries: Floats, rows: Floats, count: int, block: int = 256) -> Iterator[NDArray[np.int64]]:
+    """For each query ``[d]`` the rows with the largest products, the largest first."""
+    for start in range(0, len(queries), block):
+        products = queries[start : start + block] @ rows.T
+        some = (
+            np.argpartition(-products, count, axis=1)[:, :count]
+            if count
+            else np.zeros((len(products), 0), int)
+        )
+        order = np.argsort(-np.take_along_axis(products, some, axis=1), axis=1, kind="stable")
+        yield from np.take_along_axis(some, order, axis=1)

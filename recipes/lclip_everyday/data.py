@@ -15,10 +15,10 @@ from cliplet.encoders.sessions import open_session
 from cliplet.errors import InputError
 from cliplet.export.frozen import frozen
 from cliplet.export.graph import import_onnx
-from cliplet.training.computed import computed
-from cliplet.training.config import AugmentConfig
 from cliplet.models.late import LateTower
 from cliplet.regions.detector import OnnxDetector
+from cliplet.training.computed import computed
+from cliplet.training.config import AugmentConfig
 from cliplet.training.text_distillation import Captions
 from cliplet.training.views import view_images
 

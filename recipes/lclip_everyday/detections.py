@@ -47,7 +47,20 @@ HELD = {
     "phone", "book", "teddy bear", "toothbrush", "backpack", "tie", "laptop", "skis",
 }  # fmt: skip
 """Things that a person on whom they lie is with."""
-UNDER = {"bench", "couch", "bed", "chair", "table", "toilet", "sink", "boat", "car", "truck", "suitcase", "laptop"}
+UNDER = {
+    "bench",
+    "couch",
+    "bed",
+    "chair",
+    "table",
+    "toilet",
+    "sink",
+    "boat",
+    "car",
+    "truck",
+    "suitcase",
+    "laptop",
+}
 """Things on which others lie."""
 
 

@@ -31,6 +31,7 @@ from cliplet.encoders.base import unit_norm
 from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
 from cliplet.encoders.torch import TorchEncoder
 from cliplet.evaluation.retrieval import recall_at_k
+from cliplet.files import write_atomically
 from cliplet.models.config import DualConfig, TextConfig, TwinConfig, to_dict
 from cliplet.models.dual import DualModel, save_weights
 from cliplet.models.inherit import inherit, read_transformers_bert
@@ -94,7 +95,9 @@ class Run:
         maps = [self.maps(body, self.photos, view) for view in range(s.augment.views)]
         known = [self.known(body, self.photos, view, maps[view]) for view in range(s.augment.views)]
         self.speak_of_bare_photos(known[0])
-        short = short_texts([*self.pairs.captions, *self.more.captions], COCO_CLASSES) if s.short_texts else []
+        short = (
+            short_texts([*self.pairs.captions, *self.more.captions], COCO_CLASSES) if s.short_texts else []
+        )
         texts = [*self.pairs.captions, *self.more.captions, *self.bare.texts(), *short]
         self.tokenizer, self.old_ids, self.counts = english_word_pieces(texts, s.vocabulary)
         said = self.teacher.targets(self.pairs, self.dev, self.more, self.bare, short, self.tokenizer)
@@ -126,7 +129,7 @@ class Run:
             file = self.out / f"found-{fingerprint([s.detector, *bare.pairs.photos])}.json"
             if not file.exists():
                 found = found_by(OnnxDetector(s.detector), bare.pairs.photos)
-                write_whole(file, json.dumps([captions(things) for things in found]))
+                write_atomically(file, json.dumps([captions(things) for things in found]))
             bare.detected = json.loads(file.read_text(encoding="utf-8"))
 
     def train(
@@ -182,7 +185,11 @@ class Run:
 
     # ------------------------------------------------------------ image
     def trained_image_tower(
-        self, body: Any, maps: Sequence[NDArray[np.float16]], known: Sequence[NDArray[np.float16]], said: Targets
+        self,
+        body: Any,
+        maps: Sequence[NDArray[np.float16]],
+        known: Sequence[NDArray[np.float16]],
+        said: Targets,
     ) -> tuple[TwinTower, nn.Linear]:
         """The image tower's learning part and the link from a caption's target to its matching half, both averaged."""
         s, image = self.settings, self.twin_tower(body, known[0], said.photos)
@@ -225,7 +232,9 @@ class Run:
         pooled, likely = known[:, :width].astype(np.float32), known[:, width:].astype(np.float32)
         _, mean, deviation = standardise(pooled)
         image = TwinTower(LateTower(body, s.first_stage, 1, 0.0), width, likely.shape[1], 2 * s.dim)
-        image.mean.copy_(torch.from_numpy(np.concatenate([mean, mean, np.zeros(likely.shape[1], np.float32)])))
+        image.mean.copy_(
+            torch.from_numpy(np.concatenate([mean, mean, np.zeros(likely.shape[1], np.float32)]))
+        )
         scale = np.full(likely.shape[1], 1 / LIKELY, dtype=np.float32)
         image.deviation.copy_(torch.from_numpy(np.concatenate([deviation, deviation, scale])))
         z = (pooled - mean) / deviation
@@ -240,9 +249,13 @@ class Run:
     def maps(self, body: Any, photos: Sequence[Any], view: int) -> NDArray[np.float16]:
         """Feature maps before the stages that are there twice, for a view of photos ``[photos, C, h, w]``."""
         s, early = self.settings, early_stages(body, self.settings.first_stage)
-        return outputs(early, photos, self.out / f"maps-{fingerprint(photos)}-{view}.npy", s.augment, s.seed, view)
+        return outputs(
+            early, photos, self.out / f"maps-{fingerprint(photos)}-{view}.npy", s.augment, s.seed, view
+        )
 
-    def known(self, body: Any, photos: Sequence[Any], view: int, maps: NDArray[np.float16]) -> NDArray[np.float16]:
+    def known(
+        self, body: Any, photos: Sequence[Any], view: int, maps: NDArray[np.float16]
+    ) -> NDArray[np.float16]:
         """What the classifier knows of a view of photos ``[photos, width + classes]``."""
         return known_features(
             body, self.settings.first_stage, maps, self.out / f"known-{fingerprint(photos)}-{view}.npy"

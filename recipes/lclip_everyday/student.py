@@ -112,7 +112,9 @@ def head_inputs(
     """What the head of a tower reads for kept maps ``[n, inputs]``, standardised."""
     tower.eval()
     blocks = [
-        tower.features(torch.from_numpy(np.array(maps[i : i + batch])), torch.from_numpy(known[i : i + batch])).numpy()
+        tower.features(
+            torch.from_numpy(np.array(maps[i : i + batch])), torch.from_numpy(known[i : i + batch])
+        ).numpy()
         for i in range(0, len(maps), batch)
     ]
     return np.concatenate(blocks)

@@ -63,7 +63,13 @@ class Teacher:
         self.settings, self.out = settings, out
 
     def targets(
-        self, train: PairSet, dev: PairSet, more: PairSet, bare: BarePhotos, short: Sequence[str], tokenizer: Any
+        self,
+        train: PairSet,
+        dev: PairSet,
+        more: PairSet,
+        bare: BarePhotos,
+        short: Sequence[str],
+        tokenizer: Any,
     ) -> Targets:
         """The targets of training and dev pairs, of captions without photos, short texts and bare photos."""
         s = self.settings
@@ -98,7 +104,9 @@ class Teacher:
             own.tokens + others.tokens,
             np.concatenate([own.target, others.target]),
         )
-        return Targets(space, every, joined_captions(own, pseudo), known, photos, lambda: self._classes(space))
+        return Targets(
+            space, every, joined_captions(own, pseudo), known, photos, lambda: self._classes(space)
+        )
 
     def _space(self, sets: Sequence[PairSet]) -> tuple[CaptionSpace, list[Floats]]:
         """The space of the captions of photos, and the targets of each set's captions."""
@@ -110,7 +118,8 @@ class Teacher:
             fitted = np.concatenate([fitted, sentences[-1]])
             groups = np.concatenate([groups, len(first.photos) + last.photo_of])
         space = CaptionSpace.fit(fitted, groups, self.settings.space)
-        return space, [space(rows) if len(rows) else np.zeros((0, self.settings.space), np.float32) for rows in sentences]
+        none = np.zeros((0, self.settings.space), dtype=np.float32)
+        return space, [space(rows) if len(rows) else none for rows in sentences]
 
     def sentences(self, texts: Sequence[str]) -> Floats:
         """Embeddings by all sentence encoders, end to end."""

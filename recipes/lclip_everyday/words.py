@@ -15,7 +15,9 @@ from .detections import counted, plural
 
 KINDS = Path(__file__).with_name("class_kinds.txt")
 CLASSES = 1000
-_DETERMINER = re.compile(r"^(?:an?|the|two|three|four|five|some|several|many|his|her|their|its)\s+", re.IGNORECASE)
+_DETERMINER = re.compile(
+    r"^(?:an?|the|two|three|four|five|some|several|many|his|her|their|its)\s+", re.IGNORECASE
+)
 
 
 def with_article(name: str) -> str:
@@ -49,7 +51,9 @@ def class_texts() -> list[tuple[str, ...]]:
     ]
 
 
-def short_texts(captions: Sequence[str], things: Sequence[str], least: int = 3, most: int = 6000) -> list[str]:
+def short_texts(
+    captions: Sequence[str], things: Sequence[str], least: int = 3, most: int = 6000
+) -> list[str]:
     """Bare nouns, plurals, counts, phrases and class names.
 
     Args:
@@ -71,6 +75,11 @@ def short_texts(captions: Sequence[str], things: Sequence[str], least: int = 3, 
         texts += [name, plural(name), f"a photo of {counted(name, 1)}"]
         texts += [counted(name, count) for count in (1, 2, 3, 4, 5)]
     for name, everyday in zip(imagenet_names(), everyday_names(), strict=True):
-        texts += [name, with_article(name), f"a photo of {with_article(name)}.", f"a photo of {with_article(name)}"]
+        texts += [
+            name,
+            with_article(name),
+            f"a photo of {with_article(name)}.",
+            f"a photo of {with_article(name)}",
+        ]
         texts += [everyday, f"a photo of {everyday}", f"a close up of {with_article(name)}"]
     return list(dict.fromkeys(text for text in texts if text))

@@ -5,6 +5,7 @@ so they are folded into the convolutions; 1x1 convolutions are matrix products, 
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -171,21 +172,44 @@ class _LateBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Expand, look around, project."""
-        y = F.relu6(_product(x, self.expand)).permute(0, 3, 1, 2).float()
-        stride, kernel = self.depthwise.stride[0], self.depthwise.kernel_size[0]
-        size = y.shape[-1]
-        padding = max(0, (-(-size // stride) - 1) * stride + kernel - size)  # "same", the odd one at the end
-        before, after = padding // 2, padding - padding // 2
-        if before == after:
-            y = self._look(y, before)
-        else:
-            y = self._look(F.pad(y, (before, after, before, after)), 0)
-        y = _product(F.relu6(y).permute(0, 2, 3, 1), self.project)
+        y = _look_around(F.relu6(_product(x, self.expand)).float(), self.depthwise)
+        y = _product(F.relu6(y), self.project)
         return x + y if self.skip else y
 
-    def _look(self, y: Tensor, padding: int) -> Tensor:
-        conv = self.depthwise
-        return F.conv2d(y, conv.weight, conv.bias, conv.stride, padding, groups=conv.groups)
+
+def _look_around(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A depth-wise convolution of ``[n, h, w, C]`` with "same" padding, as one matrix for each channel.
+
+    The maps of late stages are so small that a matrix of all places to all places costs less than PyTorch's own
+    depth-wise convolution, whose gradient is slow on a CPU.
+    """
+    n, h, w, channels = x.shape
+    taps, (rows, columns) = _taps(h, w, conv.kernel_size[0], conv.stride[0])
+    kernel = F.pad(conv.weight.flatten(1), (0, 1))  # [C, k * k + 1]; the last one is for places out of reach
+    places = kernel[:, taps.flatten()].reshape(channels, h * w, rows * columns)
+    y = torch.bmm(x.reshape(n, h * w, channels).permute(2, 0, 1), places)  # [C, n, places]
+    assert conv.bias is not None
+    return y.permute(1, 2, 0).reshape(n, rows, columns, channels) + conv.bias
+
+
+@cache
+def _taps(h: int, w: int, kernel: int, stride: int) -> tuple[Tensor, tuple[int, int]]:
+    """Which of the kernel's weights leads from each place to each result ``[h * w, results]``, and the result's shape.
+
+    ``kernel * kernel`` where none does. The padding is "same", the odd one at the end.
+    """
+
+    def along(size: int) -> tuple[Tensor, int]:
+        count = -(-size // stride)
+        before = max(0, (count - 1) * stride + kernel - size) // 2
+        offset = torch.arange(size)[:, None] - torch.arange(count) * stride + before
+        return torch.where((offset >= 0) & (offset < kernel), offset, -1), count
+
+    with torch.inference_mode(False):  # kept: the next call may want gradients
+        (vertical, rows), (horizontal, columns) = along(h), along(w)
+        down, right = vertical[:, None, :, None], horizontal[None, :, None, :]  # [h, w, rows, columns]
+        taps = torch.where((down >= 0) & (right >= 0), down * kernel + right, kernel * kernel)
+    return taps.reshape(h * w, rows * columns), (rows, columns)
 
 
 def _fold(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
