@@ -18,6 +18,9 @@ class Settings:
     """Folder of the run; a run that was interrupted goes on from there."""
     seed: int = 0
     """Of weights, order and crops."""
+    processes: int = 2
+    """2: photos and captions are seen at once, then both towers learn at once, each with half of the cores; 1: one
+    after the other."""
     train: DataConfig = field(default_factory=DataConfig)
     """Photos and captions to learn from."""
     dev: DataConfig = field(default_factory=DataConfig)
@@ -89,6 +92,10 @@ class Settings:
     def __post_init__(self) -> None:
         if not 1 <= self.first_stage <= 6:
             raise InputError(f"first_stage={self.first_stage} must be 1 to 6")
+        if self.processes not in (1, 2):
+            raise InputError(f"processes={self.processes} must be 1 or 2")
+        if self.bare.photos and self.retrieved < 1:
+            raise InputError("retrieved must be at least 1 with bare photos; each needs a pseudo-caption")
         if self.detector_layers and not self.detector:
             raise InputError("detector_layers are given without a detector; set detector to its ONNX file")
 

@@ -56,6 +56,7 @@ from cliplet.training.text_distillation import (
     start_text_head,
 )
 
+from .aside import aside, share_cores
 from .bare import BarePhotos, class_captions
 from .data import SIZE, PairBatches, detector_graph, found_by, known_features, outputs
 from .detections import captions
@@ -73,64 +74,93 @@ LIKELY = 30.0
 class Run:
     """The recipe under way."""
 
-    def __init__(self, settings: Settings, restart: bool = False) -> None:
+    def __init__(self, settings: Settings, restart: bool = False, claim: bool = True) -> None:
+        """Read the data; ``claim`` is False for a second process of a run that has its folder."""
         self.settings, self.out = settings, Path(settings.out)
         if settings.detector:
             detector_graph(Path(settings.detector), settings.detector_layers)  # is it one?
-        claim_folder(self.out, settings, ("out", *AT_THE_END), restart)
+        if claim:
+            claim_folder(self.out, settings, ("out", "processes", *AT_THE_END), restart)
         self.accelerator = make_accelerator(cpu=True)
         torch.manual_seed(settings.seed)
         self.pairs, self.dev = (readable(read_pairs(data)) for data in (settings.train, settings.dev))
         self.more = read_texts(settings.more_captions)
         self.bare = BarePhotos(read_bare(settings))
-        list_left_out(self.out, [*self.pairs.skipped, *self.dev.skipped, *self.bare.pairs.skipped])
+        if claim:
+            list_left_out(self.out, [*self.pairs.skipped, *self.dev.skipped, *self.bare.pairs.skipped])
         self.photos = [*self.pairs.photos, *self.bare.pairs.photos]
         self.left_out = kept_out(settings.classes_left_out, settings.seed)
         self.teacher = Teacher(settings, self.out)
+        self.body = efficientnet_lite(settings.trunk)
 
     def run(self) -> Path:
         """All stages; returns the model folder."""
         s = self.settings
-        body = efficientnet_lite(s.trunk)
-        maps = [self.maps(body, self.photos, view) for view in range(s.augment.views)]
-        known = [self.known(body, self.photos, view, maps[view]) for view in range(s.augment.views)]
-        self.speak_of_bare_photos(known[0])
-        short = (
-            short_texts([*self.pairs.captions, *self.more.captions], COCO_CLASSES) if s.short_texts else []
-        )
-        texts = [*self.pairs.captions, *self.more.captions, *self.bare.texts(), *short]
-        self.tokenizer, self.old_ids, self.counts = english_word_pieces(texts, s.vocabulary)
-        said = self.teacher.targets(self.pairs, self.dev, self.more, self.bare, short, self.tokenizer)
-        tower = self.trained_text_tower(said)
-        image, link = self.trained_image_tower(body, maps, known, said)
+        share_cores(s)
+        with aside(s, "look_at_photos"):
+            self.read_captions()
+        said = self.targets()
+        with aside(s, "train_images"):
+            tower = self.trained_text_tower(said)
+        image, link = self.trained_image_tower(said)  # as it was kept
+        maps, known = self.views()
         if s.anchoring:
             seen = torch.from_numpy(head_inputs(image, maps[0], known[0]))
-            classes = class_inputs(image, body.classifier.weight.detach(), seen)
+            classes = class_inputs(image, self.body.classifier.weight.detach(), seen)
             taught = [i for i in range(len(classes)) if i not in self.left_out]
             names = torch.from_numpy(said.classes()[taught])
             anchor_classes(image.head, link, seen, classes[taught], names, s.anchoring)
         split_text_head(tower, link, s.dim)
-        own = said.train
-        if s.relu_stage.epochs:
-            tower = self.with_relus(tower, said.every, said.dev)
-            own = dataclasses.replace(own, tokens=[tokens[:-1] for tokens in own.tokens])
-            self.tokenizer = without_end(self.tokenizer)
-        return self.finish(body, image, tower, own, maps[0], known[0])
+        return self.finish(image, tower, said.train, maps[0], known[0])
 
-    def speak_of_bare_photos(self, known: NDArray[np.float16]) -> None:
-        """What the detector and the classifier say of the bare photos."""
+    # ------------------------------------------------------------ what is computed once
+    def look_at_photos(self) -> None:
+        """Everything about photos that needs no caption but the detector's part."""
+        self.views()
+        self.dev_view()
+        self.teacher.look([self.pairs, self.bare.pairs], self.settings.ensemble)
+
+    def read_captions(self) -> None:
+        """The captions by the sentence encoders, then the detector's part."""
+        for pairs in (self.pairs, self.dev, self.more):
+            self.teacher.sentences(pairs.captions)
+        if self.settings.detector:
+            self.teacher.look([self.pairs, self.bare.pairs], ["detector"])
+            self.found()
+
+    def targets(self) -> Targets:
+        """What the teacher says, and the tokeniser."""
         s, bare = self.settings, self.bare
-        if not bare.pairs.photos:
-            return
-        own = known[len(self.pairs.photos) :]
-        bare.named = class_captions(own[:, -CLASSES:].astype(np.float32), self.left_out)
-        bare.detected = [[] for _ in bare.pairs.photos]
-        if s.detector:
-            file = self.out / f"found-{fingerprint([s.detector, *bare.pairs.photos])}.json"
-            if not file.exists():
-                found = found_by(OnnxDetector(s.detector), bare.pairs.photos)
-                write_atomically(file, json.dumps([captions(things) for things in found]))
-            bare.detected = json.loads(file.read_text(encoding="utf-8"))
+        if bare.pairs.photos:
+            known = self.views()[1][0][len(self.pairs.photos) :]
+            bare.named = class_captions(known[:, -CLASSES:].astype(np.float32), self.left_out)
+            bare.detected = self.found() if s.detector else [[] for _ in bare.pairs.photos]
+        short = (
+            short_texts([*self.pairs.captions, *self.more.captions], COCO_CLASSES) if s.short_texts else []
+        )
+        texts = [*self.pairs.captions, *self.more.captions, *bare.texts(), *short]
+        self.tokenizer, self.old_ids, self.counts = english_word_pieces(texts, s.vocabulary)
+        return self.teacher.targets(self.pairs, self.dev, self.more, bare, short, self.tokenizer)
+
+    def found(self) -> list[list[str]]:
+        """For each bare photo ways to say what the detector found on it."""
+        photos = self.bare.pairs.photos
+        file = self.out / f"found-{fingerprint([self.settings.detector, *photos])}.json"
+        if photos and not file.exists():
+            found = found_by(OnnxDetector(self.settings.detector), photos)
+            write_atomically(file, json.dumps([captions(things) for things in found]))
+        return json.loads(file.read_text(encoding="utf-8")) if photos else []
+
+    def views(self) -> tuple[list[NDArray[np.float16]], list[NDArray[np.float16]]]:
+        """Kept maps of each view of all training photos, and what the classifier knows of them."""
+        numbers = range(self.settings.augment.views)
+        maps = [self.maps(self.photos, view) for view in numbers]
+        return maps, [self.known(self.photos, view, maps[view]) for view in numbers]
+
+    def dev_view(self) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+        """The same of the dev photos as they are."""
+        maps = self.maps(self.dev.photos, 0)
+        return maps, self.known(self.dev.photos, 0, maps)
 
     def train(
         self, name: str, task: Task, stage: Schedule, data: Batches, evaluate: Callable[[], dict[str, float]]
@@ -153,7 +183,12 @@ class Run:
 
         batches = TextBatches(said.every, s.text_stage.batch_size, s.seed)
         self.train("text", TextStudent(tower, s.dim), s.text_stage, batches, agreement)
-        return tower
+        if not s.relu_stage.epochs:
+            return tower
+        self.tokenizer = without_end(self.tokenizer)
+        found = self.with_relus(tower, said.every, said.dev)
+        said.train = dataclasses.replace(said.train, tokens=[tokens[:-1] for tokens in said.train.tokens])
+        return found
 
     def text_tower(self) -> TextTower:
         """The text tower with MiniLM-L3's layers and, factorised, its word embedding; its head spans the space."""
@@ -184,17 +219,14 @@ class Run:
         return new
 
     # ------------------------------------------------------------ image
-    def trained_image_tower(
-        self,
-        body: Any,
-        maps: Sequence[NDArray[np.float16]],
-        known: Sequence[NDArray[np.float16]],
-        said: Targets,
-    ) -> tuple[TwinTower, nn.Linear]:
+    def train_images(self) -> None:
+        """The image tower's trainings, whose results are kept."""
+        self.trained_image_tower(self.targets())
+
+    def trained_image_tower(self, said: Targets) -> tuple[TwinTower, nn.Linear]:
         """The image tower's learning part and the link from a caption's target to its matching half, both averaged."""
-        s, image = self.settings, self.twin_tower(body, known[0], said.photos)
-        dev_maps = self.maps(body, self.dev.photos, 0)
-        dev_known = self.known(body, self.dev.photos, 0, dev_maps)
+        s, (maps, known), (dev_maps, dev_known) = self.settings, self.views(), self.dev_view()
+        image = self.twin_tower(known[0], said.photos)
         link = nn.Linear(s.space, s.dim)
         with torch.no_grad():
             link.weight.copy_(torch.eye(s.dim, s.space))
@@ -226,12 +258,12 @@ class Run:
         bare = np.full(len(self.bare.pairs.photos), self.settings.bare_weight, dtype=np.float32)
         return np.concatenate([np.ones(len(self.pairs.photos), dtype=np.float32), bare])
 
-    def twin_tower(self, body: Any, known: NDArray[np.float16], target: Floats) -> TwinTower:
+    def twin_tower(self, known: NDArray[np.float16], target: Floats) -> TwinTower:
         """The image tower's learning part; both halves of the head start at the ridge regression from what is known."""
-        s, width = self.settings, int(body.num_features)
+        s, width = self.settings, int(self.body.num_features)
         pooled, likely = known[:, :width].astype(np.float32), known[:, width:].astype(np.float32)
         _, mean, deviation = standardise(pooled)
-        image = TwinTower(LateTower(body, s.first_stage, 1, 0.0), width, likely.shape[1], 2 * s.dim)
+        image = TwinTower(LateTower(self.body, s.first_stage, 1, 0.0), width, likely.shape[1], 2 * s.dim)
         image.mean.copy_(
             torch.from_numpy(np.concatenate([mean, mean, np.zeros(likely.shape[1], np.float32)]))
         )
@@ -246,25 +278,21 @@ class Run:
             image.head.bias.zero_()
         return image
 
-    def maps(self, body: Any, photos: Sequence[Any], view: int) -> NDArray[np.float16]:
+    def maps(self, photos: Sequence[Any], view: int) -> NDArray[np.float16]:
         """Feature maps before the stages that are there twice, for a view of photos ``[photos, C, h, w]``."""
-        s, early = self.settings, early_stages(body, self.settings.first_stage)
+        s, early = self.settings, early_stages(self.body, self.settings.first_stage)
         return outputs(
             early, photos, self.out / f"maps-{fingerprint(photos)}-{view}.npy", s.augment, s.seed, view
         )
 
-    def known(
-        self, body: Any, photos: Sequence[Any], view: int, maps: NDArray[np.float16]
-    ) -> NDArray[np.float16]:
+    def known(self, photos: Sequence[Any], view: int, maps: NDArray[np.float16]) -> NDArray[np.float16]:
         """What the classifier knows of a view of photos ``[photos, width + classes]``."""
-        return known_features(
-            body, self.settings.first_stage, maps, self.out / f"known-{fingerprint(photos)}-{view}.npy"
-        )
+        file = self.out / f"known-{fingerprint(photos)}-{view}.npy"
+        return known_features(self.body, self.settings.first_stage, maps, file)
 
     # ------------------------------------------------------------ the end
     def finish(
         self,
-        body: Any,
         image: TwinTower,
         tower: TextTower,
         own: Captions,
@@ -280,8 +308,8 @@ class Run:
         model = DualModel(DualConfig(image=image_config(s), text=tower.config))
         model.text.load_state_dict(tower.state_dict())
         assert isinstance(model.image, TwinImageTower)
-        model.image.body.load_state_dict(body.state_dict())
-        model.image.late.load_state_dict(LateStages(body, s.first_stage).state_dict())
+        model.image.body.load_state_dict(self.body.state_dict())
+        model.image.late.load_state_dict(LateStages(self.body, s.first_stage).state_dict())
         image.late.write_back(model.image.late, 0)
         with torch.no_grad():
             weight = image.head.weight / image.deviation

@@ -142,7 +142,7 @@ class PairStudent(Task):
     photos: Tensor
     bank: Tensor
     seen: Tensor
-    weights: Tensor
+    importance: Tensor
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class PairStudent(Task):
         self.register_buffer("captions", captions, persistent=False)
         self.register_buffer("photos", photos, persistent=False)
         alike = torch.ones(len(photos)) if weights is None else weights
-        self.register_buffer("weights", alike, persistent=False)
+        self.register_buffer("importance", alike, persistent=False)
         self.register_buffer("bank", torch.zeros(len(photos), link.out_features))
         self.register_buffer("seen", torch.zeros(len(photos), dtype=torch.bool))
 
@@ -172,7 +172,7 @@ class PairStudent(Task):
         """
         rows, dim = batch["photo"], self.bank.shape[1]
         meaning, matching = halves(self.model["image"](batch["maps"], batch["known"]))
-        weights = self.weights[rows]
+        weights = self.importance[rows]
         photo, columns = self.photos[rows], self.captions[batch["columns"]]
         caption = meaning_of(columns[rows], dim)
         dropout = 0.1 if self.training else 0.0
@@ -189,7 +189,7 @@ class PairStudent(Task):
         """Photos against a caption of every photo, captions against every photo seen so far."""
         scale = self.logit_scale.exp().clamp_max(MAX_LOGIT_SCALE)
         similarity = photo @ self.photos.T  # [B, P]
-        weights = self.weights[rows]
+        weights = self.importance[rows]
         to_text = soft_cross_entropy(
             scale * matching @ columns.T, soft_targets(similarity, rows, self.soft), weights
         )

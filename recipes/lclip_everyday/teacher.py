@@ -156,6 +156,13 @@ class Teacher:
             found.append(np.concatenate([(r - mean) / deviation for r in rows]))
         return np.concatenate(found, axis=1)
 
+    def look(self, sets: Sequence[PairSet], networks: Sequence[Any]) -> None:
+        """Compute what some networks of the ensemble see on photos."""
+        for name in networks:
+            for pairs in sets:
+                if pairs.photos:
+                    self._seen(name, pairs)
+
     def _seen(self, name: Any, pairs: PairSet) -> Floats:
         if name != "detector":
             return self.pooled(name, pairs)
@@ -196,7 +203,8 @@ def joined_captions(first: Captions, second: Captions) -> Captions:
 
 def read_texts(files: Sequence[str]) -> PairSet:
     """The captions of some files, without their photos; ``photo_of`` still says which are one photo's."""
-    found, photos = PairSet(), {}
+    found = PairSet()
+    photos: dict[str, int] = {}
     numbers = []
     for file in files:
         for entry in read_captions(file):
