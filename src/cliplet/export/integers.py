@@ -9,12 +9,16 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from cliplet.export.narrow import narrow_weights
+
 Kind = Literal["convolutions", "products"]
 
 PERCENTILE = 99.99
 """Share of an activation's values that its range holds; a few outliers are clipped for finer steps elsewhere."""
 
+_WEIGHTED: dict[Kind, Literal["Conv", "MatMul"]] = {"convolutions": "Conv", "products": "MatMul"}
 _OPERATIONS = {"convolutions": ["Conv", "Clip", "Add"], "products": ["MatMul"]}
+_POOLINGS = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
 _OPTIONS = {
     "convolutions": {"CalibPercentile": PERCENTILE},
     "products": {
@@ -28,15 +32,21 @@ _OPTIONS = {
 def compute_in_integers(path: Path, kind: Kind, examples: Sequence[dict[str, NDArray[Any]]]) -> None:
     """Rewrite the graph in ``path`` so that convolutions (or products with a weight) compute in integers.
 
-    Weights become int8 with one scale for each output channel, activations uint8 with one fixed scale for each
-    tensor, so that a photo's or caption's result does not depend on the others of its batch.
+    Weights become 7-bit integers with one scale for each output channel, activations uint8 with one fixed scale for
+    each tensor, so that a photo's or caption's result does not depend on the others of its batch, and that no
+    processor's sum of two products saturates.
 
     Args:
         path: an ONNX file with fp32 weights.
         kind: ``convolutions``, with the clips and additions between them, or ``products``, whose results are fp32.
         examples: batches of real inputs by name, all of one shape but for the first axis; at least one.
     """
+    import onnx
     import onnxruntime.quantization as quantization
+
+    model = onnx.load(str(path))
+    scales = narrow_weights(model, _WEIGHTED[kind], examples)
+    onnx.save(model, str(path))
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
@@ -56,21 +66,31 @@ def compute_in_integers(path: Path, kind: Kind, examples: Sequence[dict[str, NDA
                 Reader(),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=_OPERATIONS[kind],
-                nodes_to_exclude=_products_without_weight(path),
+                nodes_to_exclude=_in_floats(model.graph),
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
                 calibrate_method=quantization.CalibrationMethod.Percentile,
-                extra_options=_OPTIONS[kind],
+                extra_options={**_OPTIONS[kind], "TensorQuantOverrides": scales},
             )
     finally:
         root.setLevel(level)
 
 
-def _products_without_weight(path: Path) -> list[str]:
-    """Names of the products in the attention, whose second factor is no weight: they stay in fp32."""
-    import onnx
-
-    graph = onnx.load(str(path)).graph
+def _in_floats(graph: Any) -> list[str]:
+    """Names of the nodes that stay in fp32: products without a weight, and what follows a tower's last pooling."""
     weights = {tensor.name for tensor in graph.initializer}
-    return [n.name for n in graph.node if n.op_type == "MatMul" and n.input[1] not in weights]
+    pooled: set[str] = set()  # what depends on a pooled map
+    before: set[str] = set()  # what a convolution depends on
+    for node in reversed(graph.node):
+        if node.op_type == "Conv" or before.intersection(node.output):
+            before.update(node.input)
+    found = []
+    for node in graph.node:
+        follows = bool(pooled.intersection(node.input))
+        if follows or node.op_type in _POOLINGS:
+            pooled.update(node.output)
+        tail = follows and not before.intersection(node.output) and node.op_type not in ("Conv", "MatMul")
+        if tail or (node.op_type == "MatMul" and node.input[1] not in weights):
+            found.append(node.name)
+    return found
