@@ -5,8 +5,8 @@
     python benchmarks/other_runtimes.py PHOTOS.tar CAPTIONS --node NODE
 
 cliplet prepares the pixels and the token ids; each runtime gets the same ones and its own settings. Printed is the
-cosine of each embedding to cliplet's own. ``standard`` is the text tower with the operations of ONNX Runtime's own
-domain written as standard ones (:func:`standard_operations`). ``floats`` are the settings with which OpenVINO turns
+cosine of each embedding to cliplet's own. ``standard``, for folders of older exports, is the text tower with the
+operations of ONNX Runtime's own domain written as standard ones. ``floats`` are the settings with which OpenVINO turns
 8-bit numbers to floats before it multiplies. ``ONEDNN_MAX_CPU_ISA=AVX512_CORE`` in front makes OpenVINO do without
 VNNI.
 """
@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from cliplet.data.captions import read_captions
 from cliplet.data.photos import open_photos
 from cliplet.encoders.base import unit_norm
+from cliplet.encoders.floats import standard_operations
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.encoders.registry import load
 
@@ -98,47 +100,6 @@ def in_node(modules: Path) -> Run:
     return run
 
 
-def standard_operations(graph: Path, into: Path) -> Path:
-    """Write a text tower with ONNX's own operations alone.
-
-    MatMulIntegerToFloat and QLinearMatMul are products of numbers in 8 bits. Here the numbers are turned back to
-    floats first: the product is the same up to the rounding of 32-bit floats.
-    """
-    import onnx
-    from onnx import helper
-
-    model = onnx.load(graph)
-    nodes = []
-
-    def floats(node: Any, values: str, scale: str, zero: str, side: str, axis: int) -> str:
-        out = f"{node.output[0]}_{side}"
-        nodes.append(helper.make_node("DequantizeLinear", [values, scale, zero], [out], axis=axis))
-        return out
-
-    for node in model.graph.node:
-        if node.op_type == "MatMulIntegerToFloat":
-            a, b, a_scale, b_scale, a_zero, b_zero, bias = (*node.input, *[""] * 7)[:7]
-            left = floats(node, a, a_scale, a_zero, "left", 1)
-            right = floats(node, b, b_scale, b_zero, "right", 1)
-            product = f"{node.output[0]}_product" if bias else node.output[0]
-            nodes.append(helper.make_node("MatMul", [left, right], [product]))
-            if bias:
-                nodes.append(helper.make_node("Add", [product, bias], [node.output[0]]))
-        elif node.op_type == "QLinearMatMul":
-            a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = node.input
-            left = floats(node, a, a_scale, a_zero, "left", 1)
-            right = floats(node, b, b_scale, b_zero, "right", 1)
-            product = f"{node.output[0]}_product"
-            nodes.append(helper.make_node("MatMul", [left, right], [product]))
-            nodes.append(helper.make_node("QuantizeLinear", [product, y_scale, y_zero], [node.output[0]]))
-        else:
-            nodes.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    onnx.save(model, into)
-    return into
-
-
 def compare(name: str, side: str, run: Run, graph: Path, inputs: list[Inputs], right: np.ndarray) -> None:
     """Print one line: how near the embeddings are to the right ones, or why there are none."""
     try:
@@ -191,9 +152,13 @@ def main() -> None:
     for name, run in (opened | ({"onnxruntime-node": in_node(wanted.node)} if wanted.node else {})).items():
         for side, inputs in given.items():
             compare(name, side, run, graphs[side], inputs, right[side])
-    if opened or wanted.standard_text:
+    own = any(node.domain for node in onnx.load(graphs["text"]).graph.node)
+    if own and (opened or wanted.standard_text):
         with tempfile.TemporaryDirectory() as folder:
-            graph = standard_operations(graphs["text"], wanted.standard_text or Path(folder) / "text.onnx")
+            graph = wanted.standard_text or Path(folder) / "text.onnx"
+            model = onnx.load(graphs["text"])
+            standard_operations(model)
+            onnx.save(model, graph)
             for name, run in ({"ONNX Runtime": in_onnxruntime} | opened).items():
                 compare(f"{name}, standard", "text", run, graph, given["text"], right["text"])
 

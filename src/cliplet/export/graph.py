@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cliplet.errors import MissingExtraError, ModelError
 from cliplet.export.integers import Kind, compute_in_integers
-from cliplet.export.products import fuse_products
+from cliplet.export.products import tidy_products
 from cliplet.export.rounding import quantise
 from cliplet.export.same_padding import drop_unused, fuse_constant_pads
 
@@ -285,7 +285,7 @@ def write(
         compute_in_integers(path, integers, examples)
         model = onnx.load(str(path))
         if integers == "products":
-            fuse_products(model)
+            tidy_products(model)
     store_weights(model, precision)
     drop_unused(model.graph)  # ONNX Runtime warns of each constant that nobody uses
     shorten_names(model)

@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
+from cliplet.encoders.sessions import open_session
 from cliplet.export.narrow import narrow_weights
+from cliplet.export.same_padding import drop_unused
 
 Kind = Literal["convolutions", "products"]
 
@@ -45,7 +48,7 @@ def compute_in_integers(path: Path, kind: Kind, examples: Sequence[dict[str, NDA
     import onnxruntime.quantization as quantization
 
     model = onnx.load(str(path))
-    scales = narrow_weights(model, _WEIGHTED[kind], examples)
+    scales = narrow_weights(model, _WEIGHTED[kind], examples) | _pixel_ranges(model, examples[0])
     onnx.save(model, str(path))
 
     class Reader(quantization.CalibrationDataReader):
@@ -75,6 +78,40 @@ def compute_in_integers(path: Path, kind: Kind, examples: Sequence[dict[str, NDA
             )
     finally:
         root.setLevel(level)
+
+
+def _pixel_ranges(model: Any, example: dict[str, NDArray[Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The ranges of what the first convolutions read of pixels, in 254 steps from black to white.
+
+    In 255 steps a pixel normalised by the mean 127.5 lies just between two integers, and rounding errors, which differ
+    from processor to processor, would say which it becomes.
+    """
+    import onnx
+
+    behind: set[str] = set()  # what depends on a convolution
+    read = set()
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.input[0] not in behind:
+            read.add(node.input[0])
+        if node.op_type == "Conv" or behind.intersection(node.input):
+            behind.update(node.output)
+    pixels = {name: values for name, values in example.items() if values.dtype == np.uint8}
+    if not read or not pixels:
+        return {}
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.output[:]
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(read))
+    drop_unused(part.graph)
+    session = open_session(part.SerializeToString(), threads=1, name="the normalisation of pixels")
+    ends = [
+        session.run(None, {n: np.full_like(v[:1], level) for n, v in pixels.items()}) for level in (0, 255)
+    ]
+    ranges = {}
+    for name, *found in zip(sorted(read), *ends, strict=True):
+        low, high = (np.float32(reduce(found) * 255 / 254) for reduce in (np.min, np.max))
+        ranges[name] = [{"rmin": low, "rmax": high}]
+    return ranges
 
 
 def _in_floats(graph: Any) -> list[str]:
