@@ -1,7 +1,7 @@
-"""What a model folder's embeddings are in OpenVINO and in onnxruntime-node, on this processor.
+"""What a model folder's embeddings are in OpenVINO, onnxruntime-node and onnxruntime-web, on this processor.
 
     pip install openvino onnx
-    npm install --prefix NODE --ignore-scripts onnxruntime-node
+    npm install --prefix NODE --ignore-scripts onnxruntime-node onnxruntime-web
     python benchmarks/other_runtimes.py PHOTOS.tar CAPTIONS --node NODE
 
 cliplet prepares the pixels and the token ids; each runtime gets the same ones and its own settings. Printed is the
@@ -75,8 +75,8 @@ def in_onnxruntime(graph: Path, inputs: list[Inputs]) -> list[np.ndarray]:
     return [session.run(None, batch)[0] for batch in inputs]
 
 
-def in_node(modules: Path) -> Run:
-    """onnxruntime-node, which gets its inputs as files: each input's bytes, with its name, type and shape before."""
+def in_node(modules: Path, package: str) -> Run:
+    """onnxruntime-node or -web, which gets its inputs as files: bytes, with the input's name, type and shape before."""
 
     def run(graph: Path, inputs: list[Inputs]) -> list[np.ndarray]:
         with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +86,7 @@ def in_node(modules: Path) -> Run:
                     (Path(folder) / f"{i:05d}.{name}.{values.dtype}.{shape}").write_bytes(values.tobytes())
             script = Path(__file__).with_suffix(".cjs")
             inside = os.environ | {"NODE_PATH": str((modules / "node_modules").resolve())}
-            command = ["node", str(script), str(graph), folder]
+            command = ["node", str(script), str(graph), folder, package]
             done = subprocess.run(command, env=inside, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(done.stderr.strip().splitlines()[-1])
@@ -123,7 +123,10 @@ def main() -> None:
     parser.add_argument("--model", help="model folder (default: the packaged model)")
     parser.add_argument("--limit", type=int, default=50, help="photos, and four times as many captions")
     parser.add_argument(
-        "--node", type=Path, metavar="DIR", help="folder in which onnxruntime-node is installed"
+        "--node",
+        type=Path,
+        metavar="DIR",
+        help="folder in which onnxruntime-node or onnxruntime-web is installed",
     )
     parser.add_argument("--no-openvino", action="store_true", help="leave OpenVINO out")
     parser.add_argument("--standard-text", type=Path, metavar="FILE",
@@ -149,7 +152,12 @@ def main() -> None:
             LP_TRANSFORMS_MODE="NO", INFERENCE_PRECISION_HINT="f32"
         )
     graphs = {side: encoder.folder / f"{side}.onnx" for side in given}
-    for name, run in (opened | ({"onnxruntime-node": in_node(wanted.node)} if wanted.node else {})).items():
+    in_javascript = {
+        package: in_node(wanted.node, package)
+        for package in ("onnxruntime-node", "onnxruntime-web")
+        if wanted.node and (wanted.node / "node_modules" / package).is_dir()
+    }
+    for name, run in (opened | in_javascript).items():
         for side, inputs in given.items():
             compare(name, side, run, graphs[side], inputs, right[side])
     own = any(node.domain for node in onnx.load(graphs["text"]).graph.node)

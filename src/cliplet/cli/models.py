@@ -74,6 +74,6 @@ def _integer_products(encoder: Any) -> dict[str, str]:
     if not isinstance(encoder, OnnxEncoder):
         return {}
     try:
-        return {"integer products": str(integer_products(encoder.folder))}
+        return {"integer_products": str(integer_products(encoder.folder))}
     except MissingExtraError as error:
-        return {"integer products": f"not checked: {error}"}
+        return {"integer_products": f"not checked: {error}"}

@@ -14,6 +14,8 @@ Arrays = dict[str, NDArray[Any]]
 
 POSITIONS = 8192
 """Largest number of places of feature maps, or of tokens, that a weight is fitted to."""
+ROWS = {"Conv": 64, "MatMul": 512}
+"""Largest number of photos and of captions: feature maps of 64 photos are about a gigabyte."""
 _CHANNELS = {"Conv": 0, "MatMul": 1}
 """Axis of a weight's output channels."""
 _NO_ARRAYS = ("If", "Loop", "Scan")
@@ -41,8 +43,9 @@ def narrow_weights(
     if any(node.op_type in _NO_ARRAYS for node in nodes):
         fitted.round_alone(nodes)
     else:
-        inputs = {name: np.concatenate([e[name] for e in examples]) for name in examples[0]}
-        fitted.round_on(nodes, inputs)
+        rows = len(next(iter(examples[0].values())))
+        some = examples[:: -(-len(examples) * rows // ROWS[operation])]  # from all parts alike
+        fitted.round_on(nodes, {name: np.concatenate([e[name] for e in some]) for name in examples[0]})
     return fitted.write()
 
 
