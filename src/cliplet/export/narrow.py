@@ -33,14 +33,15 @@ def narrow_weights(
     Args:
         model: a graph with fp32 weights; changed in place, still in fp32.
         operation: whose second input, where it is stored in the graph, is meant.
-        examples: batches of real inputs by name, all of one shape but for the first axis; at least one.
+        examples: batches of real inputs by name, all of one shape but for the first axis; without any, weights
+            become the nearest integers.
 
     Returns:
         The scales of each weight's channels, as ``TensorQuantOverrides`` of ONNX Runtime's quantisation.
     """
     fitted = _Fitted(model, operation)
     nodes = model.graph.node
-    if any(node.op_type in _NO_ARRAYS for node in nodes):
+    if not examples or any(node.op_type in _NO_ARRAYS for node in nodes):
         fitted.round_alone(nodes)
     else:
         rows = len(next(iter(examples[0].values())))
