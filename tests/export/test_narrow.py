@@ -99,6 +99,16 @@ def test_what_follows_the_pooling_stays_in_floats(net):
     assert (found * expected).sum(axis=1).min() > 0.99
 
 
+def test_no_pixel_lies_between_two_steps(net):
+    graph = onnx.load(net[1]).graph
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    first = next(n for n in graph.node if n.op_type == "QuantizeLinear")
+    steps = (np.arange(256) - 127.5) / 127.5 / stored[first.input[1]] + stored[first.input[2]]
+    assert np.abs(steps - np.floor(steps) - 0.5).min() > 1e-3
+    assert (steps > -0.5).all()
+    assert (steps < 255.5).all(), "black and white are in range"
+
+
 def test_no_sum_of_two_products_saturates_whatever_the_activations(net):
     assert len(worst_sums(onnx.load(net[1]).graph)) == 4
 

@@ -67,13 +67,14 @@ def show(model: str | None, as_json: bool) -> None:
 
 def _integer_products(encoder: Any) -> dict[str, str]:
     """What a model folder's ONNX files say of their 8-bit products; nothing for other models."""
-    from cliplet.encoders.onnx import OnnxEncoder
+    from cliplet.encoders.base import adapt
     from cliplet.encoders.saturation import integer_products
     from cliplet.errors import MissingExtraError
 
-    if not isinstance(encoder, OnnxEncoder):
+    folder = adapt(encoder).folder
+    if folder is None:
         return {}
     try:
-        return {"integer_products": str(integer_products(encoder.folder))}
+        return {"integer_products": str(integer_products(folder))}
     except MissingExtraError as error:
         return {"integer_products": f"not checked: {error}"}

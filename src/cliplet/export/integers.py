@@ -22,7 +22,7 @@ PERCENTILE = 99.99
 _WEIGHTED: dict[Kind, Literal["Conv", "MatMul"]] = {"convolutions": "Conv", "products": "MatMul"}
 _OPERATIONS = {"convolutions": ["Conv", "Clip", "Add"], "products": ["MatMul"]}
 _POOLINGS = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
-_OPTIONS = {
+_OPTIONS: dict[Kind, dict[str, Any]] = {
     "convolutions": {"CalibPercentile": PERCENTILE},
     "products": {
         "CalibPercentile": PERCENTILE,
