@@ -161,13 +161,7 @@ def _channel_axis(values: NDArray[Any], consumers: list[tuple[Any, int]]) -> int
 
 def _is_scale(consumers: list[tuple[Any, int]]) -> bool:
     """True for the scales of integers, which are too small for fp16."""
-    places = {
-        "QuantizeLinear": (1,),
-        "DequantizeLinear": (1,),
-        "MatMulIntegerToFloat": (2, 3),
-        "QLinearMatMul": (1, 4, 6),
-    }
-    return any(i in places.get(node.op_type, ()) for node, i in consumers)
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") and i == 1 for node, i in consumers)
 
 
 class _Writer:
