@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("dev", type=Path, help="folder or tar of other photos")
     parser.add_argument("captions", type=Path, help="captions of both")
     parser.add_argument("--limit", type=int, default=300, help="photos and captions to compare on")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the folder of the last form there")
     wanted = parser.parse_args()
     prepare_torchvision()
     torch.set_num_threads(1)
@@ -73,16 +74,17 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
+        out = wanted.keep or folder / "out"
         LiteBase(anchoring=1.0).make(linked, folder, folder, None)  # type: ignore[arg-type]
         source = TorchEncoder.from_folder(folder)
         right = source.encode_images(photos), source.encode_texts(captions)
         for name, rounded in FORMS.items():
             integers.narrow_weights = rounded
             export(
-                source, folder / "out", photos=photos[:8], captions=captions[:8],
+                source, out, photos=photos[:8], captions=captions[:8],
                 calibration=train.photos[2000::32][:128], calibration_captions=train.captions[::14][:2048],
             )  # fmt: skip
-            encoder = OnnxEncoder(folder / "out", threads=1)
+            encoder = OnnxEncoder(out, threads=1)
             found = encoder.encode_images(photos), encoder.encode_texts(captions)
             report(name, found, right)
             print(f"{'':<26} integer products: {integer_products(encoder.folder)}", flush=True)

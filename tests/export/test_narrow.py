@@ -99,6 +99,16 @@ def test_what_follows_the_pooling_stays_in_floats(net):
     assert (found * expected).sum(axis=1).min() > 0.99
 
 
+def test_the_sums_of_a_transformer_stay_in_floats(tmp_path):
+    photos = [make.drawing(colour, shape, 1) for colour in make.COLOURS for shape in make.SHAPES]
+    report = export(make.encoder(), tmp_path / "out", photos=photos, calibration=photos)
+    graph = onnx.load(tmp_path / "out" / "image.onnx").graph
+    maker = {output: node for node in graph.node for output in node.output}
+    quantised = [maker[n.input[0]].op_type for n in graph.node if n.op_type == "QuantizeLinear"]
+    assert quantised == ["BatchNormalization", "Conv"], "the patches alone"
+    assert report.image_min_cosine > 0.999
+
+
 def test_no_pixel_lies_between_two_steps(net):
     graph = onnx.load(net[1]).graph
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}

@@ -21,7 +21,8 @@ PERCENTILE = 99.99
 
 _WEIGHTED: dict[Kind, Literal["Conv", "MatMul"]] = {"convolutions": "Conv", "products": "MatMul"}
 _OPERATIONS = {"convolutions": ["Conv", "Clip", "Add"], "products": ["MatMul"]}
-_POOLINGS = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean")
+_OF_MAPS = ("Add", "Clip", "Relu", "MaxPool")
+"""What may stand between convolutions that compute in integers."""
 _OPTIONS: dict[Kind, dict[str, Any]] = {
     "convolutions": {"CalibPercentile": PERCENTILE},
     "products": {
@@ -115,19 +116,17 @@ def _pixel_ranges(model: Any, example: dict[str, NDArray[Any]]) -> dict[str, lis
 
 
 def _in_floats(graph: Any) -> list[str]:
-    """Names of the nodes that stay in fp32: products without a weight, and what follows a tower's last pooling."""
+    """Names of the nodes that stay in fp32: products without a weight, and sums and clips of others than feature maps.
+
+    A tower's transformer blocks and all that follows its pooling are such.
+    """
     weights = {tensor.name for tensor in graph.initializer}
-    pooled: set[str] = set()  # what depends on a pooled map
-    before: set[str] = set()  # what a convolution depends on
-    for node in reversed(graph.node):
-        if node.op_type == "Conv" or before.intersection(node.output):
-            before.update(node.input)
+    maps: set[str] = set()  # results of convolutions, their clips and sums
     found = []
     for node in graph.node:
-        follows = bool(pooled.intersection(node.input))
-        if follows or node.op_type in _POOLINGS:
-            pooled.update(node.output)
-        tail = follows and not before.intersection(node.output) and node.op_type not in ("Conv", "MatMul")
-        if tail or (node.op_type == "MatMul" and node.input[1] not in weights):
+        read = node.input if node.op_type == "Add" else node.input[:1]
+        if node.op_type == "Conv" or (node.op_type in _OF_MAPS and maps.issuperset(read)):
+            maps.update(node.output)
+        elif node.op_type in ("Add", "Clip") or (node.op_type == "MatMul" and node.input[1] not in weights):
             found.append(node.name)
     return found
