@@ -1,8 +1,9 @@
-// What onnxruntime-node makes of inputs that benchmarks/other_runtimes.py wrote: node other_runtimes.cjs GRAPH FOLDER
+// What onnxruntime-node or -web makes of inputs that benchmarks/other_runtimes.py wrote:
+// node other_runtimes.cjs GRAPH FOLDER PACKAGE
 // A file BATCH.NAME.TYPE.SHAPE holds one input's bytes; the embedding goes to BATCH.out.
 const fs = require("fs");
 const path = require("path");
-const ort = require("onnxruntime-node");
+const ort = require(process.argv[4]);
 
 const ARRAYS = { uint8: Uint8Array, int64: BigInt64Array, float32: Float32Array };
 
@@ -19,7 +20,8 @@ function inputs(folder) {
 }
 
 async function main(graph, folder) {
-  const session = await ort.InferenceSession.create(graph, { logSeverityLevel: 3 });
+  if (ort.env.wasm) ort.env.wasm.numThreads = 1;
+  const session = await ort.InferenceSession.create(fs.readFileSync(graph), { logSeverityLevel: 3 });
   for (const [batch, feeds] of Object.entries(inputs(folder))) {
     const { embedding } = await session.run(feeds);
     const { buffer, byteOffset, byteLength } = embedding.data;
@@ -27,7 +29,7 @@ async function main(graph, folder) {
   }
 }
 
-main(...process.argv.slice(2)).catch((error) => {
+main(...process.argv.slice(2, 4)).catch((error) => {
   console.error(String(error));
   process.exit(1);
 });

@@ -1,12 +1,12 @@
-"""What a model folder's embeddings are in OpenVINO and in onnxruntime-node, on this processor.
+"""What a model folder's embeddings are in OpenVINO, onnxruntime-node and onnxruntime-web, on this processor.
 
     pip install openvino onnx
-    npm install --prefix NODE --ignore-scripts onnxruntime-node
+    npm install --prefix NODE --ignore-scripts onnxruntime-node onnxruntime-web
     python benchmarks/other_runtimes.py PHOTOS.tar CAPTIONS --node NODE
 
 cliplet prepares the pixels and the token ids; each runtime gets the same ones and its own settings. Printed is the
-cosine of each embedding to cliplet's own. ``standard`` is the text tower with the operations of ONNX Runtime's own
-domain written as standard ones (:func:`standard_operations`). ``floats`` are the settings with which OpenVINO turns
+cosine of each embedding to cliplet's own. ``standard``, for folders of older exports, is the text tower with the
+operations of ONNX Runtime's own domain written as standard ones. ``floats`` are the settings with which OpenVINO turns
 8-bit numbers to floats before it multiplies. ``ONEDNN_MAX_CPU_ISA=AVX512_CORE`` in front makes OpenVINO do without
 VNNI.
 """
@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from cliplet.data.captions import read_captions
 from cliplet.data.photos import open_photos
 from cliplet.encoders.base import unit_norm
+from cliplet.encoders.floats import standard_operations
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.encoders.registry import load
 
@@ -73,8 +75,8 @@ def in_onnxruntime(graph: Path, inputs: list[Inputs]) -> list[np.ndarray]:
     return [session.run(None, batch)[0] for batch in inputs]
 
 
-def in_node(modules: Path) -> Run:
-    """onnxruntime-node, which gets its inputs as files: each input's bytes, with its name, type and shape before."""
+def in_node(modules: Path, package: str) -> Run:
+    """onnxruntime-node or -web, which gets its inputs as files: bytes, with the input's name, type and shape before."""
 
     def run(graph: Path, inputs: list[Inputs]) -> list[np.ndarray]:
         with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +86,7 @@ def in_node(modules: Path) -> Run:
                     (Path(folder) / f"{i:05d}.{name}.{values.dtype}.{shape}").write_bytes(values.tobytes())
             script = Path(__file__).with_suffix(".cjs")
             inside = os.environ | {"NODE_PATH": str((modules / "node_modules").resolve())}
-            command = ["node", str(script), str(graph), folder]
+            command = ["node", str(script), str(graph), folder, package]
             done = subprocess.run(command, env=inside, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(done.stderr.strip().splitlines()[-1])
@@ -96,47 +98,6 @@ def in_node(modules: Path) -> Run:
             ]
 
     return run
-
-
-def standard_operations(graph: Path, into: Path) -> Path:
-    """Write a text tower with ONNX's own operations alone.
-
-    MatMulIntegerToFloat and QLinearMatMul are products of numbers in 8 bits. Here the numbers are turned back to
-    floats first: the product is the same up to the rounding of 32-bit floats.
-    """
-    import onnx
-    from onnx import helper
-
-    model = onnx.load(graph)
-    nodes = []
-
-    def floats(node: Any, values: str, scale: str, zero: str, side: str, axis: int) -> str:
-        out = f"{node.output[0]}_{side}"
-        nodes.append(helper.make_node("DequantizeLinear", [values, scale, zero], [out], axis=axis))
-        return out
-
-    for node in model.graph.node:
-        if node.op_type == "MatMulIntegerToFloat":
-            a, b, a_scale, b_scale, a_zero, b_zero, bias = (*node.input, *[""] * 7)[:7]
-            left = floats(node, a, a_scale, a_zero, "left", 1)
-            right = floats(node, b, b_scale, b_zero, "right", 1)
-            product = f"{node.output[0]}_product" if bias else node.output[0]
-            nodes.append(helper.make_node("MatMul", [left, right], [product]))
-            if bias:
-                nodes.append(helper.make_node("Add", [product, bias], [node.output[0]]))
-        elif node.op_type == "QLinearMatMul":
-            a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = node.input
-            left = floats(node, a, a_scale, a_zero, "left", 1)
-            right = floats(node, b, b_scale, b_zero, "right", 1)
-            product = f"{node.output[0]}_product"
-            nodes.append(helper.make_node("MatMul", [left, right], [product]))
-            nodes.append(helper.make_node("QuantizeLinear", [product, y_scale, y_zero], [node.output[0]]))
-        else:
-            nodes.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    onnx.save(model, into)
-    return into
 
 
 def compare(name: str, side: str, run: Run, graph: Path, inputs: list[Inputs], right: np.ndarray) -> None:
@@ -162,7 +123,10 @@ def main() -> None:
     parser.add_argument("--model", help="model folder (default: the packaged model)")
     parser.add_argument("--limit", type=int, default=50, help="photos, and four times as many captions")
     parser.add_argument(
-        "--node", type=Path, metavar="DIR", help="folder in which onnxruntime-node is installed"
+        "--node",
+        type=Path,
+        metavar="DIR",
+        help="folder in which onnxruntime-node or onnxruntime-web is installed",
     )
     parser.add_argument("--no-openvino", action="store_true", help="leave OpenVINO out")
     parser.add_argument("--standard-text", type=Path, metavar="FILE",
@@ -188,12 +152,21 @@ def main() -> None:
             LP_TRANSFORMS_MODE="NO", INFERENCE_PRECISION_HINT="f32"
         )
     graphs = {side: encoder.folder / f"{side}.onnx" for side in given}
-    for name, run in (opened | ({"onnxruntime-node": in_node(wanted.node)} if wanted.node else {})).items():
+    in_javascript = {
+        package: in_node(wanted.node, package)
+        for package in ("onnxruntime-node", "onnxruntime-web")
+        if wanted.node and (wanted.node / "node_modules" / package).is_dir()
+    }
+    for name, run in (opened | in_javascript).items():
         for side, inputs in given.items():
             compare(name, side, run, graphs[side], inputs, right[side])
-    if opened or wanted.standard_text:
+    own = any(node.domain for node in onnx.load(graphs["text"]).graph.node)
+    if own and (opened or wanted.standard_text):
         with tempfile.TemporaryDirectory() as folder:
-            graph = standard_operations(graphs["text"], wanted.standard_text or Path(folder) / "text.onnx")
+            graph = wanted.standard_text or Path(folder) / "text.onnx"
+            model = onnx.load(graphs["text"])
+            standard_operations(model)
+            onnx.save(model, graph)
             for name, run in ({"ONNX Runtime": in_onnxruntime} | opened).items():
                 compare(f"{name}, standard", "text", run, graph, given["text"], right["text"])
 

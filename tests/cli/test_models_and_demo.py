@@ -1,9 +1,13 @@
 """``cliplet models`` and ``cliplet demo``."""
 
 import json
+import sys
 
+import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
 
 from cliplet.cli import main as cli_main
 from cliplet.cli.main import COMMANDS, cli
@@ -35,6 +39,22 @@ def test_show_prints_the_card(tmp_path):
     content = json.loads(run("models", "show", model, "--json"))
     assert content["embedding_dim"] == 16
     assert len(content["fingerprint"]) == 16
+
+
+def test_show_says_whether_integer_products_may_saturate(tmp_path, monkeypatch):
+    model = build_tiny_model(tmp_path / "m")
+    assert "integer_products: none" in run("models", "show", model)
+    value, weight = helper.make_tensor_value_info, np.full((4, 2), 127, dtype=np.int8)
+    ends = [value("x", TensorProto.UINT8, [1, 4])], [value("y", TensorProto.INT32, [1, 2])]
+    nodes, stored = (
+        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(helper.make_model(helper.make_graph(nodes, "eight bits", *ends, stored)), model / "image.onnx")
+    said = "may saturate in 16 bits on processors without VNNI: 1 of 1 products"
+    assert json.loads(run("models", "show", model, "--json"))["integer_products"] == said
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert "integer_products: not checked: " in run("models", "show", model)
 
 
 def test_list_names_what_is_packaged():

@@ -4,6 +4,7 @@ import json
 import shutil
 import textwrap
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -45,8 +46,9 @@ def show(model: str | None, as_json: bool) -> None:
     """Show a model's card: what it is, how it was made, how well it does. Default: the packaged model."""
     from cliplet.encoders.registry import load
 
-    card = load(model).card
-    content = card.to_dict() | {"fingerprint": card.fingerprint}
+    encoder = load(model)
+    card = encoder.card
+    content = card.to_dict() | {"fingerprint": card.fingerprint} | _integer_products(encoder)
     if as_json:
         click.echo(json.dumps(content, ensure_ascii=True))
         return
@@ -61,3 +63,18 @@ def show(model: str | None, as_json: bool) -> None:
                 click.echo(f"  {key}: {item if not isinstance(item, (dict, list)) else json.dumps(item)}")
         elif value not in ("", None):
             click.echo(f"{name}: {value}")
+
+
+def _integer_products(encoder: Any) -> dict[str, str]:
+    """What a model folder's ONNX files say of their 8-bit products; nothing for other models."""
+    from cliplet.encoders.base import adapt
+    from cliplet.encoders.saturation import integer_products
+    from cliplet.errors import MissingExtraError
+
+    folder = adapt(encoder).folder
+    if folder is None:
+        return {}
+    try:
+        return {"integer_products": str(integer_products(folder))}
+    except MissingExtraError as error:
+        return {"integer_products": f"not checked: {error}"}

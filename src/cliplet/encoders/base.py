@@ -1,6 +1,7 @@
 """The one idea that holds cliplet together: an Encoder turns images and texts into comparable unit vectors."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -42,6 +43,8 @@ class BaseEncoder:
     """Whose PyTorch weights it holds: ``cliplet``, ``open_clip`` or ``transformers``; empty without any."""
     model: Any = None
     """These weights, a ``torch.nn.Module``; None without any."""
+    folder: Path | None = None
+    """The model folder whose ONNX files it runs; None for others."""
     tower_threads: int = 1
     """Calls that it may be given at the same time, from as many threads."""
 

@@ -30,6 +30,8 @@ class OnnxEncoder(BatchedEncoder):
     ``attention_mask`` int64 ``[n, t]``; both give ``embedding`` float32 ``[n, d]``.
     """
 
+    folder: Path
+
     def __init__(self, folder: str | Path, threads: int | None = None, batch_size: int = 8) -> None:
         """Open ``folder``; the towers are loaded when first used.
 

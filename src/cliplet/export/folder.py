@@ -27,13 +27,6 @@ _PRECISIONS = {
 }
 
 
-PLAIN_RUNTIME = (
-    "plain ONNX Runtime on x86 processors without VNNI, where its 8-bit sums overflow: set "
-    "session.x64quantprecision to 1 there, as cliplet does"
-)
-"""What a card says of graphs that compute in 8 bits."""
-
-
 def export(
     encoder: Encoder,
     out: str | Path,
@@ -59,7 +52,8 @@ def export(
         name: the new model's name; the encoder's when not given.
         keep_weights: also write ``model.safetensors`` and ``model.json`` (our own models only).
         calibration: a few hundred photos, best those of the training; with them the image tower's convolutions compute
-            in 8 bits (w8a8) in the ranges that these photos show: faster, and a little less faithful.
+            in 8 bits (w8a8) in the ranges that these photos show: faster, and a little less faithful. Their weights
+            have 7 bits, so that no processor's 8-bit sums saturate.
         calibration_captions: the same for the text tower's matrix products: some thousand captions of the training, of
             which those of the commonest length are used.
 
@@ -84,8 +78,6 @@ def export(
         towers.tokenizer.save(str(part / "tokenizer.json"), pretty=False)
         spoken = _spoken(precision, text_precision or precision, bool(seen), bool(read))
         card = dataclasses.replace(towers.card, name=name or towers.card.name, precision=spoken)
-        if seen or read:
-            card = dataclasses.replace(card, bad_at=[*card.bad_at, PLAIN_RUNTIME])
         card.save(part)
         report = measure_parity(encoder, OnnxEncoder(part), photos, captions)
         results = {**card.results, "parity": report.summary()}

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from cliplet.errors import MissingExtraError, ModelError
 from cliplet.export.integers import Kind, compute_in_integers
-from cliplet.export.products import fuse_products
+from cliplet.export.products import tidy_products
+from cliplet.export.rounding import quantise
 from cliplet.export.same_padding import drop_unused, fuse_constant_pads
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -160,33 +161,7 @@ def _channel_axis(values: NDArray[Any], consumers: list[tuple[Any, int]]) -> int
 
 def _is_scale(consumers: list[tuple[Any, int]]) -> bool:
     """True for the scales of integers, which are too small for fp16."""
-    places = {
-        "QuantizeLinear": (1,),
-        "DequantizeLinear": (1,),
-        "MatMulIntegerToFloat": (2, 3),
-        "QLinearMatMul": (1, 4, 6),
-    }
-    return any(i in places.get(node.op_type, ()) for node, i in consumers)
-
-
-def quantise(values: NDArray[Any], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric int8 with one scale for each index of ``axis``, chosen for the least squared error.
-
-    Returns:
-        The integers, and the scales with the same number of axes: ``values ~ integers * scales``.
-    """
-    others = tuple(i for i in range(values.ndim) if i != axis)
-    top = np.abs(values).max(axis=others, keepdims=True).astype(np.float32)
-    best_error = np.full(top.shape, np.inf, dtype=np.float32)
-    best_scale = np.ones_like(top)
-    for share in (1.0, 0.95, 0.9, 0.85, 0.8, 0.75):
-        scale = np.where(top > 0, top * share / 127, 1).astype(np.float32)
-        back = np.clip(np.rint(values / scale), -127, 127) * scale
-        error = ((back - values) ** 2).sum(axis=others, keepdims=True)
-        best_scale = np.where(error < best_error, scale, best_scale)
-        best_error = np.minimum(error, best_error)
-    integers = np.clip(np.rint(values / best_scale), -127, 127).astype(np.int8)
-    return integers, best_scale.astype(np.float32)
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") and i == 1 for node, i in consumers)
 
 
 class _Writer:
@@ -304,7 +279,7 @@ def write(
         compute_in_integers(path, integers, examples)
         model = onnx.load(str(path))
         if integers == "products":
-            fuse_products(model)
+            tidy_products(model)
     store_weights(model, precision)
     drop_unused(model.graph)  # ONNX Runtime warns of each constant that nobody uses
     shorten_names(model)

@@ -7,15 +7,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
+
+from cliplet.encoders.sessions import open_session
+from cliplet.export.narrow import narrow_weights
+from cliplet.export.same_padding import drop_unused
 
 Kind = Literal["convolutions", "products"]
 
 PERCENTILE = 99.99
 """Share of an activation's values that its range holds; a few outliers are clipped for finer steps elsewhere."""
 
+_WEIGHTED: dict[Kind, Literal["Conv", "MatMul"]] = {"convolutions": "Conv", "products": "MatMul"}
 _OPERATIONS = {"convolutions": ["Conv", "Clip", "Add"], "products": ["MatMul"]}
-_OPTIONS = {
+_OF_MAPS = ("Add", "Clip", "Relu", "MaxPool")
+"""What may stand between convolutions that compute in integers."""
+_OPTIONS: dict[Kind, dict[str, Any]] = {
     "convolutions": {"CalibPercentile": PERCENTILE},
     "products": {
         "CalibPercentile": PERCENTILE,
@@ -28,15 +36,21 @@ _OPTIONS = {
 def compute_in_integers(path: Path, kind: Kind, examples: Sequence[dict[str, NDArray[Any]]]) -> None:
     """Rewrite the graph in ``path`` so that convolutions (or products with a weight) compute in integers.
 
-    Weights become int8 with one scale for each output channel, activations uint8 with one fixed scale for each
-    tensor, so that a photo's or caption's result does not depend on the others of its batch.
+    Weights become 7-bit integers with one scale for each output channel, activations uint8 with one fixed scale for
+    each tensor, so that a photo's or caption's result does not depend on the others of its batch, and that no
+    processor's sum of two products saturates.
 
     Args:
         path: an ONNX file with fp32 weights.
         kind: ``convolutions``, with the clips and additions between them, or ``products``, whose results are fp32.
         examples: batches of real inputs by name, all of one shape but for the first axis; at least one.
     """
+    import onnx
     import onnxruntime.quantization as quantization
+
+    model = onnx.load(str(path))
+    scales = narrow_weights(model, _WEIGHTED[kind], examples) | _pixel_ranges(model, examples[0])
+    onnx.save(model, str(path))
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
@@ -56,21 +70,63 @@ def compute_in_integers(path: Path, kind: Kind, examples: Sequence[dict[str, NDA
                 Reader(),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=_OPERATIONS[kind],
-                nodes_to_exclude=_products_without_weight(path),
+                nodes_to_exclude=_in_floats(model.graph),
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
                 calibrate_method=quantization.CalibrationMethod.Percentile,
-                extra_options=_OPTIONS[kind],
+                extra_options={**_OPTIONS[kind], "TensorQuantOverrides": scales},
             )
     finally:
         root.setLevel(level)
 
 
-def _products_without_weight(path: Path) -> list[str]:
-    """Names of the products in the attention, whose second factor is no weight: they stay in fp32."""
+def _pixel_ranges(model: Any, example: dict[str, NDArray[Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The ranges of what the first convolutions read of pixels, in 254 steps from black to white.
+
+    In 255 steps a pixel normalised by the mean 127.5 lies just between two integers, and rounding errors, which differ
+    from processor to processor, would say which it becomes.
+    """
     import onnx
 
-    graph = onnx.load(str(path)).graph
+    behind: set[str] = set()  # what depends on a convolution
+    read = set()
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.input[0] not in behind:
+            read.add(node.input[0])
+        if node.op_type == "Conv" or behind.intersection(node.input):
+            behind.update(node.output)
+    pixels = {name: values for name, values in example.items() if values.dtype == np.uint8}
+    if not read or not pixels:
+        return {}
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.output[:]
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(read))
+    drop_unused(part.graph)
+    session = open_session(part.SerializeToString(), threads=1, name="the normalisation of pixels")
+    ends = [
+        session.run(None, {n: np.full_like(v[:1], level) for n, v in pixels.items()}) for level in (0, 255)
+    ]
+    ranges = {}
+    for name, *found in zip(sorted(read), *ends, strict=True):
+        low, high = (np.float32(reduce(found) * 255 / 254) for reduce in (np.min, np.max))
+        ranges[name] = [{"rmin": low, "rmax": high}]
+    return ranges
+
+
+def _in_floats(graph: Any) -> list[str]:
+    """Names of the nodes that stay in fp32: products without a weight, and sums and clips of others than feature maps.
+
+    A tower's transformer blocks and all that follows its pooling are such.
+    """
     weights = {tensor.name for tensor in graph.initializer}
-    return [n.name for n in graph.node if n.op_type == "MatMul" and n.input[1] not in weights]
+    maps: set[str] = set()  # results of convolutions, their clips and sums
+    found = []
+    for node in graph.node:
+        read = node.input if node.op_type == "Add" else node.input[:1]
+        if node.op_type == "Conv" or (node.op_type in _OF_MAPS and maps.issuperset(read)):
+            maps.update(node.output)
+        elif node.op_type in ("Add", "Clip") or (node.op_type == "MatMul" and node.input[1] not in weights):
+            found.append(node.name)
+    return found

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cliplet.data.images import ImageInput
 from cliplet.encoders.base import Encoder, adapt
 from cliplet.encoders.onnx import OnnxEncoder
+from cliplet.encoders.saturation import integer_products
 
 SENTENCES = (
     "a dog runs on the beach", "two people sit near a lake", "A man in a red shirt rides a bicycle.",
@@ -56,6 +57,8 @@ class ParityReport:
     """Image towers alone, before and after."""
     captions_per_second: tuple[float, float]
     """Tokeniser and text tower, before and after."""
+    integer_products: str = "none"
+    """Whether the folder's 8-bit products are exact on every processor, as ``IntegerProducts`` says it."""
 
     def summary(self) -> dict[str, Any]:
         """The figures that belong on a model card."""
@@ -83,6 +86,7 @@ class ParityReport:
             ("loading", f"{self.load_seconds:.2f} s"),
             ("image tower, photos/s", speed[0]),
             ("text tower, captions/s", speed[1]),
+            ("integer products", self.integer_products),
         ]
         kind = "photos" if self.real_photos else "drawn patterns (give photos for figures that count)"
         head = f"Before and after export, on {self.photos} {kind} and {self.captions} captions.\n"
@@ -134,6 +138,7 @@ def measure_parity(
         load_seconds=load_seconds,
         images_per_second=image_speed,
         captions_per_second=text_speed,
+        integer_products=str(integer_products(after.folder)),
     )
 
 

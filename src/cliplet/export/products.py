@@ -1,65 +1,75 @@
-"""Products with a weight in 8-bit integers, each as one operation of ONNX Runtime with what follows it."""
+"""Products with a weight in 8-bit integers, in standard operations, which ONNX Runtime fuses when it loads them."""
 
 from typing import Any
 
-DOMAIN = "com.microsoft"
-"""Of ONNX Runtime's own operations."""
 
+def tidy_products(model: Any) -> None:
+    """Leave "quantise, bring back, multiply" alone in front of products, so that it fuses, and take away what it costs.
 
-def fuse_products(model: Any) -> None:
-    """Replace "quantise, bring back, multiply, add a bias" by "quantise, ``MatMulIntegerToFloat``".
-
-    ONNX Runtime would do so when it loads the graph, but for the bias, for which it goes through the result once more.
-    A product without bias before a ReLU, whose result is quantised again, becomes ``QLinearMatMul``, which writes these
-    integers itself: where 0 is the least of them, the ReLU is their lower end. What else reads a quantised activation,
-    such as a residual sum, reads it as it was before.
+    An activation that several products read is quantised once. A ReLU between a product and a quantisation whose least
+    integer stands for 0 goes: that is the ReLU. What else reads a quantised activation, such as a residual sum, reads
+    it as it was before.
     """
+    graph = model.graph
+    _quantise_once(graph)
+    maker = {output: node for node in graph.node for output in node.output}
+    products = [node for node in graph.node if _is_product(node, maker)]
+    _drop_relus(model, products)
+    before = {}  # an activation brought back from integers -> as it was
+    for node in graph.node:
+        source = maker.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if source is not None and source.op_type == "QuantizeLinear":
+            before[node.output[0]] = source.input[0]
+    inside = {node.output[0] for node in products}
+    for node in graph.node:
+        if not inside.intersection(node.output):
+            node.input[:] = [before.get(name, name) for name in node.input]
+
+
+def _is_product(node: Any, maker: dict[str, Any]) -> bool:
+    """A product whose factors both come from integers."""
+    made = [maker.get(name) for name in node.input]
+    return node.op_type == "MatMul" and all(n is not None and n.op_type == "DequantizeLinear" for n in made)
+
+
+def _quantise_once(graph: Any) -> None:
+    """Merge equal quantisations of one activation, and what brings them back."""
+    values = {tensor.name: (tensor.data_type, tensor.raw_data) for tensor in graph.initializer}
+    first: dict[Any, str] = {}
+    alias: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        node.input[:] = [alias.get(name, name) for name in node.input]
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] not in values:
+            key = (node.op_type, node.input[0], *(values.get(name, name) for name in node.input[1:]))
+            alias[node.output[0]] = first.setdefault(key, node.output[0])
+            if alias[node.output[0]] != node.output[0]:
+                continue
+        kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _drop_relus(model: Any, products: list[Any]) -> None:
+    """Let a quantisation after a product be its ReLU where 0 is the least of its integers."""
     import onnx
 
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    maker = {output: node for node in graph.node for output in node.output}
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-
-    def only_reader(node: Any, kind: str) -> Any:
-        """What alone reads the node's result, if of this kind."""
-        found = readers.get(node.output[0], [])
-        return found[0] if len(found) == 1 and found[0].op_type == kind else None
-
-    gone: set[int] = set()
-    for node in graph.node:
-        widened = [maker[name] for name in node.input if name in maker]
-        if node.op_type != "MatMul" or [n.op_type for n in widened] != ["DequantizeLinear"] * 2:
+    gone = []
+    for node in products:
+        relu = readers.get(node.output[0], [])
+        if [n.op_type for n in relu] != ["Relu"]:
             continue
-        (x, x_scale, x_zero), (w, w_scale, w_zero) = (n.input for n in widened)
-        add, relu = only_reader(node, "Add"), only_reader(node, "Relu")
-        quantised = relu and only_reader(relu, "QuantizeLinear")
-        if quantised and not onnx.numpy_helper.to_array(tensors[quantised.input[2]]).any():
-            node.op_type = "QLinearMatMul"
-            node.input[:] = [x, x_scale, x_zero, w, w_scale, w_zero, *quantised.input[1:]]
-            node.output[0] = quantised.output[0]
-            gone |= {id(relu), id(quantised)}
+        quantised = readers.get(relu[0].output[0], [])
+        if [n.op_type for n in quantised] != ["QuantizeLinear"]:
             continue
-        node.op_type, node.domain = "MatMulIntegerToFloat", DOMAIN
-        node.input[:] = [x, w, x_scale, w_scale, x_zero, w_zero]
-        bias = [name for name in add.input if name in tensors] if add else []
-        if bias and list(tensors[bias[0]].dims) == list(tensors[w].dims)[1:]:
-            node.input.append(bias[0])
-            node.output[0] = add.output[0]
-            gone.add(id(add))
-    before = {}  # an activation brought back from integers -> as it was
-    for node in graph.node:
-        source = maker.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        if source is not None and source.op_type == "QuantizeLinear" and id(source) not in gone:
-            before[node.output[0]] = source.input[0]
-    kept = [node for node in graph.node if id(node) not in gone]
-    for node in kept:
-        node.input[:] = [before.get(name, name) for name in node.input]
-    used = {name for node in kept for name in node.input} | {value.name for value in graph.output}
-    kept = [n for n in kept if n.op_type != "DequantizeLinear" or n.output[0] in used]
-    del graph.node[:]
-    graph.node.extend(kept)
-    model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
+        if not onnx.numpy_helper.to_array(tensors[quantised[0].input[2]]).any():
+            quantised[0].input[0] = node.output[0]
+            gone.append(relu[0])
+    for node in gone:
+        graph.node.remove(node)
