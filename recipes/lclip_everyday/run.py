@@ -338,7 +338,7 @@ class Run:
         """The model in 8 bits, computing in the ranges that some training photos and captions show."""
         from cliplet.export import export
 
-        step = max(1, len(self.photos) // 192)
+        step = max(1, len(self.photos) // 128)
         export(
             TorchEncoder.from_folder(folder), self.out / "onnx", "int8",
             photos=self.dev.photos[:64], captions=self.dev.captions[:256],

@@ -113,7 +113,7 @@ def head_inputs(
     tower.eval()
     blocks = [
         tower.features(
-            torch.from_numpy(np.array(maps[i : i + batch])), torch.from_numpy(known[i : i + batch])
+            torch.from_numpy(np.array(maps[i : i + batch])), torch.from_numpy(np.array(known[i : i + batch]))
         ).numpy()
         for i in range(0, len(maps), batch)
     ]
