@@ -72,13 +72,15 @@ def _parts(s: Settings, texts: Sequence[str], train: int, dev: int) -> Rows:
     adds = multiply_adds(tower, caption, torch.ones_like(caption)), multiply_adds(body, photo) + twin
     kept = maps.numel() * 2 * (train * s.augment.views + dev)
     seen_by = [f"EfficientNet-Lite{v}" for v in s.ensemble] + ["the detector"] * bool(s.detector)
+    all_of_it = count_parameters(body) + count_parameters(late)
     return [
         ("pretrained parts", "all installed"),
         ("text tower", f"{count_parameters(tower):,} parameters, {adds[0] / 1e9:.3f} G multiply-adds a caption of "
                        f"{length} tokens"),
-        ("image tower", f"{count_parameters(body) + count_parameters(late):,} parameters, {adds[1] / 1e9:.3f} G multiply-adds a photo; "
+        ("image tower", f"{all_of_it:,} parameters, {adds[1] / 1e9:.3f} G multiply-adds a photo; "
                         f"{count_parameters(late):,} learn"),
-        ("computed once", f"{len(texts):,} texts and the pseudo-captions by {', '.join(s.sentence_models)}; photos by {', '.join(seen_by)}"),
+        ("computed once", f"{len(texts):,} texts and the pseudo-captions by {', '.join(s.sentence_models)}; "
+                          f"photos by {', '.join(seen_by)}"),
         ("kept on disk", f"{kept / 1e9:.2f} GB of maps: {s.augment.views} views of each training photo"),
     ]  # fmt: skip
 

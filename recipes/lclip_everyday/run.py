@@ -38,7 +38,7 @@ from cliplet.models.inherit import inherit, read_transformers_bert
 from cliplet.models.late import LateTower, early_stages
 from cliplet.models.pretrained import efficientnet_lite, english_word_pieces, factorise, sentence_model
 from cliplet.models.text import TextTower
-from cliplet.models.vision import LateStages, TwinImageTower
+from cliplet.models.vision import LastStages, TwinImageTower
 from cliplet.regions.coco import COCO_CLASSES
 from cliplet.regions.detector import OnnxDetector
 from cliplet.training.config import Schedule
@@ -309,7 +309,7 @@ class Run:
         model.text.load_state_dict(tower.state_dict())
         assert isinstance(model.image, TwinImageTower)
         model.image.body.load_state_dict(self.body.state_dict())
-        model.image.late.load_state_dict(LateStages(self.body, s.first_stage).state_dict())
+        model.image.late.load_state_dict(LastStages(self.body, s.first_stage).state_dict())
         image.late.write_back(model.image.late, 0)
         with torch.no_grad():
             weight = image.head.weight / image.deviation

@@ -7,7 +7,7 @@ import pytest
 from cliplet.errors import ModelError
 from cliplet.models import pretrained
 from cliplet.training.recipes import KINDS
-from lclip_flickr8k.recipe import RECIPE
+from lclip_everyday.recipe import RECIPE
 from tests.captioner import make as captioners
 from tests.training import make
 from tests.training.parts import use_stand_ins, write_detector
@@ -44,15 +44,21 @@ def test_packaged_model(tmp_path, monkeypatch):
             "out": f"{tmp_path}/run", "train": pairs, "dev": pairs, "sentence_models": ["minilm-l3"], "ensemble": [0],
             "vocabulary": 200, "text_stage": stage, "image_stage": stage, "more_captions": [f"{data}/captions.jsonl"],
             "detector": str(write_detector(tmp_path / "d.onnx")), "detector_layers": ["inner"],
+            "trunk": 0, "short_texts": False, "bare": {"photos": pairs["photos"]}, "bare_left_out": 6,
+            "soft": [0.25, 0.5],
         }
     )  # fmt: skip
     rows = dict(RECIPE.describe(settings))
     assert not (tmp_path / "run").exists()
     assert rows["training"] == rows["dev"] == "16 photos, 32 captions"
     assert rows["pretrained parts"] == "all installed"
-    assert rows["computed once"] == "64 captions by minilm-l3; photos by EfficientNet-Lite0, the detector"
+    assert rows["bare photos"] == "10, which get pseudo-captions; 6 more are kept out"
+    wanted = "64 texts and the pseudo-captions by minilm-l3; photos by EfficientNet-Lite0, the detector"
+    assert rows["computed once"] == wanted
     assert rows["stage text"] == "24 steps of 8 (3 epochs)"  # 64 captions
-    assert rows["stage image, soft=0.25"] == rows["stage image, soft=0.5"] == "6 steps of 8 (3 epochs)"
+    assert (
+        rows["stage image, soft=0.25"] == rows["stage image, soft=0.5"] == "9 steps of 8 (3 epochs)"
+    )  # 26 photos
     assert rows["stage ReLUs"] == "0 steps of 128 (0 epochs)"
 
     def missing(package, ending):

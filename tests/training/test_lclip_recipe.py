@@ -11,11 +11,18 @@ from torch import nn
 from cliplet.errors import InputError
 from cliplet.models.config import TextConfig
 from cliplet.models.text import TextTower
+from cliplet.regions.base import Regions
+from cliplet.training.pairs import PairSet
 from cliplet.training.recipes import open_recipe
-from lclip_flickr8k.data import SIZE, detector_features, detector_graph, outputs
-from lclip_flickr8k.heads import anchor_classes, split_text_head
-from lclip_flickr8k.recipe import Settings
-from lclip_flickr8k.run import Run
+from cliplet.training.text_distillation import Captions
+from lclip_everyday.bare import BarePhotos, class_captions, pseudo_captions
+from lclip_everyday.data import SIZE, detector_features, detector_graph, outputs
+from lclip_everyday.detections import Thing, captions, counted, things
+from lclip_everyday.heads import anchor_classes, class_inputs, split_text_head
+from lclip_everyday.recipe import Settings
+from lclip_everyday.run import Run
+from lclip_everyday.student import TwinTower
+from lclip_everyday.words import everyday_names, kept_out, short_texts
 from tests.shared_data import ROOT
 from tests.training import make
 from tests.training.parts import write_detector
@@ -24,7 +31,7 @@ PHOTOS = [make.drawing(colour, shape, 1) for colour in list(make.COLOURS)[:3] fo
 
 
 def test_shipped_recipe_reads() -> None:
-    _, kind, recipe = open_recipe(ROOT / "recipes" / "lclip_flickr8k.toml")
+    _, kind, recipe = open_recipe(ROOT / "recipes" / "lclip_everyday.toml")
     assert kind.settings is Settings
     assert recipe.text_stage.epochs > 0
     assert recipe.image_stage.epochs > 0
@@ -94,21 +101,115 @@ def test_split_head_gives_the_first_directions_and_the_links(tmp_path: Path) -> 
 def test_anchoring_moves_classes_and_hardly_photos() -> None:
     """Photos vary in some directions of the features; a class in others is brought to its name, photos stay."""
     torch.manual_seed(0)
-    late = nn.Module()
-    late.head = nn.Linear(40, 12)
-    late.deviation = torch.ones(40)
+    head = nn.Linear(40, 12)
     directions = torch.randn(8, 40)
     photos = torch.randn(400, 8) @ directions
-    late.forward = lambda maps: late.head(maps)  # type: ignore[assignment]
     link, names = nn.Linear(10, 6), nn.functional.normalize(torch.randn(5, 10), dim=1)
     basis = torch.linalg.svd(directions, full_matrices=True)[2][8:]  # what no photo has
-    classifier = torch.randn(5, 32) @ basis
-    classes = nn.functional.normalize(classifier, dim=1) * 40**0.5
+    classes = nn.functional.normalize(torch.randn(5, 32) @ basis, dim=1) * 40**0.5
     with torch.no_grad():
-        before = late.head(photos)
-        anchor_classes(late, link, classifier, names, photos.numpy(), 400.0)  # type: ignore[arg-type]
-        moved = late.head(photos) - before
-        meaning, matching = late.head(classes).chunk(2, dim=1)
+        before = head(photos)
+        anchor_classes(head, link, photos, classes, names, 400.0)
+        moved = head(photos) - before
+        meaning, matching = head(classes).chunk(2, dim=1)
     assert moved.norm() < 0.05 * before.norm()
     for half, wanted in ((meaning, names[:, :6]), (matching, link(names))):
         assert nn.functional.cosine_similarity(half, wanted).min() > 0.95
+
+
+def test_class_inputs_are_a_typical_photo() -> None:
+    """Known features along the classifier's weights, learnt ones as the known ones let expect, one likely class."""
+    torch.manual_seed(0)
+    late = nn.Module()
+    tower = TwinTower(late, 8, 5, 4)  # type: ignore[arg-type]
+    tower.deviation[16:] = 1 / 30
+    seen = torch.randn(500, 8)
+    photos = torch.cat([2 * seen, seen, torch.rand(500, 5)], dim=1)  # learnt: twice what is known
+    classifier = torch.randn(5, 8)
+    learnt, known, likely = class_inputs(tower, classifier, photos, 0.8).split([8, 8, 5], dim=1)
+    torch.testing.assert_close(known, nn.functional.normalize(classifier, dim=1) * 8**0.5)
+    torch.testing.assert_close(learnt, 2 * known, rtol=0.2, atol=0.1)
+    torch.testing.assert_close(likely, torch.eye(5) * 24)
+
+
+def _thing(name: str, *box: float) -> Thing:
+    return Thing(name, 0.9, box)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        ([], []),
+        ([_thing("cat", 0.2, 0.2, 0.5, 0.5)], ["a photo of a cat", "a cat", "cat"]),
+        ([_thing("elephant", 0, 0, 0.9, 0.9)], ["a close up of an elephant", "a photo of an elephant", "an elephant",
+                                                "elephant"]),
+        ([_thing("couch", 0, 0.4, 1, 1), _thing("cat", 0.1, 0.5, 0.3, 0.7), _thing("cat", 0.5, 0.5, 0.7, 0.7)],
+         ["two cats sitting on a couch", "a close up of a couch", "a couch and two cats", "a couch with two cats",
+          "a photo of a couch", "a couch", "couch, cat"]),
+        ([_thing("surfboard", 0.2, 0.6, 0.8, 0.8), _thing("person", 0.4, 0.2, 0.6, 0.7)],
+         ["a person riding a surfboard", "a surfboard and a person", "a surfboard with a person",
+          "a photo of a surfboard", "a surfboard", "surfboard, person"]),
+    ],
+)  # fmt: skip
+def test_captions_of_detections(found: list[Thing], wanted: list[str]) -> None:
+    assert captions(found) == wanted
+
+
+def test_counts_in_words() -> None:
+    assert [counted("sheep", n) for n in (1, 2)] == ["a sheep", "two sheep"]
+    assert [counted("person", n) for n in (1, 5, 6, 12)] == ["a person", "five people", "a group of people",
+                                                             "many people"]  # fmt: skip
+    assert counted("skis", 1) == "skis"
+
+
+def test_things_are_sure_large_enough_and_sorted() -> None:
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 50, 50], [0, 0, 1, 1], [0, 0, 90, 90]], dtype=np.float32)
+    regions = Regions(
+        boxes, np.array([0.9, 0.8, 0.9, 0.3], np.float32), np.array([0, 1, 0, 0]), ("tv", "cat")
+    )
+    assert [thing.name for thing in things(regions, 100, 100)] == ["cat", "television"]
+
+
+def test_pseudo_captions_are_near_what_is_seen() -> None:
+    rng = np.random.default_rng(0)
+    store = rng.normal(size=(40, 8)).astype(np.float32)
+    store /= np.linalg.norm(store, axis=1, keepdims=True)
+    bare = BarePhotos(PairSet(photos=["a", "b"]), [["a cat"], []], [[], []])
+    kept = Captions([f"caption {i}" for i in range(40)], np.zeros(0, np.int64), [], store)
+    guess = np.stack([store[3, :6], store[7, :6]])
+    guess /= np.linalg.norm(guess, axis=1, keepdims=True)
+    found, means = pseudo_captions(bare, guess, kept, {"a cat": store[3]}, 6, 2)
+    assert found.texts[:2] == ["a cat", "caption 3"]
+    assert found.texts[3] == "caption 7"
+    assert found.photo.tolist() == [0, 0, 0, 1, 1]
+    np.testing.assert_array_equal(found.target[0], store[3])
+    assert means.shape == (2, 6)
+    assert (means * guess).sum(axis=1).min() > 0.5
+
+
+def test_classes_have_everyday_names_and_some_are_left_out() -> None:
+    names = everyday_names()
+    assert names[151] == names[268] == "a dog"
+    assert names[340] == "a zebra"
+    assert len(kept_out(100, 0)) == 100 == len(kept_out(100, 0) & set(range(1000)))
+    probabilities = np.zeros((3, 1000), dtype=np.float32)
+    probabilities[0, 207], probabilities[1, 281], probabilities[1, 282] = 0.9, 0.3, 0.3
+    found = class_captions(probabilities, frozenset())
+    assert found == [["a photo of a golden retriever.", "a photo of a dog"], ["a photo of a cat"], []]
+    assert class_captions(probabilities, frozenset({207}))[0] == []
+
+
+def test_short_texts() -> None:
+    found = short_texts(["two dogs run on the beach"] * 3 + ["a kite"], ["tv"], least=3)
+    assert {
+        "two dogs",
+        "dogs",
+        "the beach",
+        "beach",
+        "tvs",
+        "three tvs",
+        "a photo of a tv",
+        "a photo of a zebra",
+    } <= {*found}
+    assert "a kite" not in found[:4]
+    assert len(found) == len(set(found))

@@ -11,9 +11,9 @@ from cliplet.models.config import TextConfig
 from cliplet.models.text import TextTower
 from cliplet.training.config import Schedule
 from cliplet.training.text_distillation import Captions, encode_all
-from lclip_flickr8k.recipe import Settings
-from lclip_flickr8k.relu import LengthBatches, ReluStudent, relu_tower, shortened, without_end
-from lclip_flickr8k.run import Run
+from lclip_everyday.recipe import Settings
+from lclip_everyday.relu import LengthBatches, ReluStudent, relu_tower, shortened, without_end
+from lclip_everyday.run import Run
 from tests.training import make
 
 CONFIG = TextConfig(

@@ -18,11 +18,13 @@ from cliplet.training.text_distillation import (
     encode_by_length,
     meaning_of,
 )
-from lclip_flickr8k.data import PairBatches
-from lclip_flickr8k.heads import joined
-from lclip_flickr8k.student import (
+from lclip_everyday.data import PairBatches
+from lclip_everyday.heads import joined
+from lclip_everyday.student import (
     PairStudent,
+    TwinTower,
     halves,
+    head_inputs,
     soft_cross_entropy,
     soft_targets,
 )
@@ -105,14 +107,14 @@ def test_text_student_learns_its_targets() -> None:
 
 
 class _Late(nn.Module):
-    """Pooled maps through one matrix, in place of the image tower's last stages."""
+    """Pooled maps, in place of the image tower's last stages."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.head = nn.Linear(16, 12)
+        self.head = nn.Linear(16, 1)
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return self.head(maps.float().mean(dim=(2, 3)))
+    def features(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps.float().mean(dim=(2, 3))
 
 
 def test_pair_student_learns_pairs() -> None:
@@ -122,13 +124,15 @@ def test_pair_student_learns_pairs() -> None:
     maps = [rng.normal(size=(12, 16, 2, 2)).astype(np.float16)]
     means = captions.photo_targets(6)
     means /= np.linalg.norm(means, axis=1, keepdims=True)
-    batches = PairBatches(maps, captions, 6, 0)
+    known = [rng.normal(size=(12, 16 + 3)).astype(np.float16)]
+    batches = PairBatches(maps, known, captions, 6, 0)
     first = next(iter(batches.load(0, 0)))
     again = next(iter(batches.load(0, 0)))
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert (captions.photo[first["columns"].numpy()] == np.arange(12)).all()
     photos = torch.from_numpy(means)
-    student = PairStudent(_Late(), nn.Linear(6, 6), torch.from_numpy(captions.target), photos)
+    tower = TwinTower(_Late(), 16, 3, 12, dropout=0.1)  # type: ignore[arg-type]
+    student = PairStudent(tower, nn.Linear(6, 6), torch.from_numpy(captions.target), photos)
     optimizer = torch.optim.AdamW(student.parameters(), lr=2e-2)
     seen = []
     for epoch in range(60):
@@ -140,5 +144,33 @@ def test_pair_student_learns_pairs() -> None:
             seen.append(terms["loss"].item())
     assert np.mean(seen[-6:]) < 0.8 * np.mean(seen[6:12])
     assert student.seen.all()
-    meaning, _ = halves(student.model["image"](torch.from_numpy(maps[0])))
+    student.eval()
+    meaning, _ = halves(tower.head(torch.from_numpy(head_inputs(tower, maps[0], known[0]))))
     assert (meaning * meaning_of(photos, 6)).sum(dim=1).mean().item() > 0.6
+
+
+def test_a_photo_of_weight_zero_teaches_nothing() -> None:
+    torch.manual_seed(0)
+    captions = _captions()
+    maps, known = torch.randn(4, 16, 2, 2), torch.randn(4, 19)
+    photos = F.normalize(torch.randn(12, 6), dim=1)
+    weights = torch.ones(12)
+    weights[3] = 0
+    tower = TwinTower(_Late(), 16, 3, 12, dropout=0.0, alone=0.0)  # type: ignore[arg-type]
+    student = PairStudent(
+        tower, nn.Linear(6, 6), torch.from_numpy(captions.target), photos, 0.3, weights
+    ).eval()
+    batch = {"maps": maps, "known": known, "photo": torch.arange(4), "columns": torch.arange(0, 36, 3)}
+    maps.requires_grad_()
+    student(batch)["loss"].backward()
+    assert maps.grad is not None
+    assert maps.grad[3].abs().max() < 1e-6 * maps.grad[0].abs().max() + 0.05 * maps.grad[0].abs().max()
+    assert maps.grad[0].abs().max() > 0
+
+
+def test_learnt_features_are_left_out_of_some_photos_in_training() -> None:
+    torch.manual_seed(0)
+    tower = TwinTower(_Late(), 16, 3, 12, dropout=0.0, alone=1.0)  # type: ignore[arg-type]
+    maps, other, known = torch.randn(4, 16, 2, 2), torch.randn(4, 16, 2, 2), torch.randn(4, 19)
+    torch.testing.assert_close(tower(maps, known), tower(other, known))
+    assert not torch.allclose(tower.eval()(maps, known), tower(other, known))

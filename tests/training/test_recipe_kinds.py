@@ -75,7 +75,7 @@ def test_every_shipped_recipe_says_its_kind_and_reads():
     assert found == {
         "caption_flickr8k": "captioner", "caption_rewards": "captioner", "dclip_clip_vit_b32": "dclip",
         "dclip_flickr8k": "dclip", "lclip_clip_vit_b32": "distill",
-        "lclip_flickr8k": "lclip_flickr8k.recipe:RECIPE",
+        "lclip_everyday": "lclip_everyday.recipe:RECIPE",
     }  # fmt: skip
 
 
@@ -196,9 +196,9 @@ def test_recipes_are_listed_and_copied(tmp_path):
     listed = call("recipes", "list").output
     assert all(name in listed for name in shipped_recipes())
     assert "The packaged model: " in listed
-    done = call("recipes", "copy", "lclip_flickr8k", tmp_path / "a")
-    assert f"cliplet distill {tmp_path}/a/lclip_flickr8k data=FOLDER" in done.output
-    assert (tmp_path / "a" / "lclip_flickr8k" / "run.py").is_file()
+    done = call("recipes", "copy", "lclip_everyday", tmp_path / "a")
+    assert f"cliplet distill {tmp_path}/a/lclip_everyday data=FOLDER" in done.output
+    assert (tmp_path / "a" / "lclip_everyday" / "run.py").is_file()
     assert (tmp_path / "a" / "data.md").read_text() == (ROOT / "docs" / "data.md").read_text()
     assert copy_recipe("caption_rewards", tmp_path) == tmp_path / "caption_rewards.toml"
     with pytest.raises(InputError, match="already there"):

@@ -91,13 +91,14 @@ def _lclip(folder: Path, out: Path) -> None:
 
     changes = [f"out={out}", "data=.", "more_captions=[]", "detector=''", "detector_layers=[]", "first_stage=6",
                'sentence_models=["minilm-l3"]', "ensemble=[0]", "space=24", "dim=12", "layers=[0]", "vocabulary=200",
-               "rank=8", "augment.views=2", "anchoring=0.0", "text_stage.ema=0.9"]  # fmt: skip
+               "rank=8", "augment.views=2", "anchoring=0.0", "text_stage.ema=0.9", "trunk=0", "processes=1",
+               "bare.photos=[]", "short_texts=false", "soft=[0.25, 0.5]"]  # fmt: skip
     for name, place in (("train", "data"), ("dev", "dev")):
         files = {"captions": [f"{folder}/{place}/captions.jsonl"], "photos": [f"{folder}/{place}/photos"]}
         changes += [f"{name}.{key}={value}" for key, value in files.items()] + [f"{name}.names=''"]
     for stage in ("text_stage", "image_stage", "relu_stage"):
         changes += [f"{stage}.epochs=2", f"{stage}.batch_size=16", f"{stage}.lr=1e-3"]
-    _, kind, settings = open_recipe(ROOT / "recipes" / "lclip_flickr8k", changes)
+    _, kind, settings = open_recipe(ROOT / "recipes" / "lclip_everyday", changes)
     with pytest.MonkeyPatch.context() as patch:
         use_stand_ins(patch, folder / "parts")
         patch.setattr("cliplet.export.export", lambda *_, **__: None)  # takes longer than all the rest

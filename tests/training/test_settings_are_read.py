@@ -27,8 +27,8 @@ from cliplet.training.dclip.run import dclip
 from cliplet.training.distill import distill
 from cliplet.training.distill.teacher import Teacher
 from cliplet.training.recipes import KINDS
-from lclip_flickr8k.recipe import RECIPE
-from lclip_flickr8k.run import Run
+from lclip_everyday.recipe import RECIPE
+from lclip_everyday.run import Run
 from tests.captioner import make as captioners
 from tests.tiny_model import build_tiny_model
 from tests.training import make
@@ -185,7 +185,8 @@ def run_lclip(folder: Path) -> None:
         "out": str(folder / "run"), "train": pairs(folder), "dev": pairs(folder), "sentence_models": ["minilm-l3"],
         "ensemble": [0], "space": 24, "dim": 12, "layers": [0], "vocabulary": 200, "rank": 8, "first_stage": 6,
         "augment": {"views": 2}, "text_stage": stage, "image_stage": stage, "relu_stage": stage,
-        "detector": str(detector), "detector_layers": ["inner"],
+        "detector": str(detector), "detector_layers": ["inner"], "trunk": 0, "processes": 1,
+        "bare": {"photos": pairs(folder, "bare")["photos"]}, "bare_left_out": 2,
     }  # fmt: skip
     Run(RECIPE.configuration(settings)).run()
 
@@ -194,7 +195,7 @@ RUNS = {
     "distill": (DistillConfig, run_distill),
     "dclip": (DclipConfig, run_dclip),
     "captioner": (CaptionRecipe, run_captioner),
-    "lclip_flickr8k": (RECIPE.settings, run_lclip),
+    "lclip_everyday": (RECIPE.settings, run_lclip),
 }
 
 

@@ -8,6 +8,8 @@ from cliplet.encoders.card import ModelCard
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.errors import ClipletError, InputError, ModelError
 
+ENTRY_POINTS = "cliplet.models"
+"""Where installed packages name their models."""
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 """Where the packaged models lie: each a model folder."""
 
@@ -17,11 +19,28 @@ def packaged_models() -> list[Path]:
     return sorted(card.parent for card in WEIGHTS.glob("*/card.json"))
 
 
+def installed_model(name: str) -> Path | None:
+    """The folder of a model that another installed package ships, or None.
+
+    Such a package names a module of its own under the entry points ``cliplet.models``; the model folder lies in the
+    module's folder and is called like the entry point.
+    """
+    from importlib.metadata import entry_points  # not at the packaged model's cold start
+    from importlib.util import find_spec
+
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        spec = find_spec(point.module)
+        if spec is not None and spec.origin:
+            return Path(spec.origin).parent / name
+    return None
+
+
 def load(name: str | Path | None = None) -> BaseEncoder:
     """Load a model.
 
     Args:
-        name: nothing for the packaged model; the name of a packaged model; a model folder (``image.onnx`` for
+        name: nothing for the packaged model; the name of a packaged model or of one that an installed package ships
+            (:func:`installed_model`); a model folder (``image.onnx`` for
             ONNX Runtime, or ``model.safetensors`` alone for PyTorch); ``open_clip:ViT-B-32/openai`` (any
             architecture and tag, or weights file, of open_clip); ``hf:owner/name`` (CLIP or SigLIP of
             Transformers); a local folder in the hub's layout, of either; ``torch:FOLDER`` (the PyTorch weights of a
@@ -51,6 +70,9 @@ def load(name: str | Path | None = None) -> BaseEncoder:
     for folder in packaged_models():
         if folder.name == text:
             return OnnxEncoder(folder)
+    installed = installed_model(text)
+    if installed is not None:
+        return _from_folder(installed)
     from cliplet.data.plugins import is_own  # not at the packaged model's cold start
 
     if is_own(text):

@@ -69,28 +69,40 @@ class _Run(torch.autograd.Function):
 
 
 def before_pooling(path: Path) -> Any:
-    """The part of a graph before its ``GlobalAveragePool``, with that map's cells ``grid`` ``[n, N, C]`` as output."""
+    """The part of a graph before its pooling, with that map's cells ``grid`` ``[n, N, C]`` as output.
+
+    Of the two maps of a twin tower it is the one that has learnt, which is pooled last.
+    """
     onnx = import_onnx()
     model = onnx.load(str(path))
     graph = model.graph
-    pools = [node for node in graph.node if node.op_type == "GlobalAveragePool"]
-    if len(pools) != 1:
+    pools = [node for node in graph.node if _pools(node)]
+    if not pools:
         raise ModelError(
             f"{path} does not pool a feature map, so there is no grid for a captioner to look at"
         )
-    needed, kept = {pools[0].input[0]}, []
+    pooled = pools[-1].input[0]
+    needed, kept = {pooled}, []
     for node in reversed(graph.node):  # the nodes are in the order of computation
         if needed.intersection(node.output):
             kept.append(node)
             needed.update(node.input)
     shape = onnx.helper.make_tensor("grid_shape", onnx.TensorProto.INT64, [3], [0, 0, -1])
-    flatten = onnx.helper.make_node("Reshape", [pools[0].input[0], "grid_shape"], ["grid_flat"])
+    flatten = onnx.helper.make_node("Reshape", [pooled, "grid_shape"], ["grid_flat"])
     transpose = onnx.helper.make_node("Transpose", ["grid_flat"], ["grid"], perm=[0, 2, 1])
     output = onnx.helper.make_tensor_value_info("grid", onnx.TensorProto.FLOAT, ["n", None, None])
     weights = [t for t in graph.initializer if t.name in needed]
     nodes = [*reversed(kept), flatten, transpose]
     part = onnx.helper.make_graph(nodes, "grid", graph.input, [output], [*weights, shape])
     return onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def _pools(node: Any) -> bool:
+    """Whether a node takes the mean over a map's height and width."""
+    axes = [list(a.ints) for a in node.attribute if a.name == "axes"]
+    return node.op_type == "GlobalAveragePool" or (
+        node.op_type == "ReduceMean" and any(sorted(a) in ([2, 3], [-2, -1]) for a in axes)
+    )
 
 
 def inline_towers(path: Path, towers: Iterable[nn.Module]) -> None:

@@ -60,7 +60,7 @@ class TimmImageTower(nn.Module):
         return self.head(self.body(pixels))  # type: ignore[no-any-return]
 
 
-class LateStages(nn.Module):
+class LastStages(nn.Module):
     """The last stages of an EfficientNet as a network of their own, under timm's names: maps to pooled features."""
 
     def __init__(self, body: Any, first: int) -> None:
@@ -68,9 +68,25 @@ class LateStages(nn.Module):
         self.blocks = copy.deepcopy(body.blocks[first:])
         self.conv_head, self.bn2 = copy.deepcopy(body.conv_head), copy.deepcopy(body.bn2)
 
+    def forward_features(self, maps: Tensor) -> Tensor:
+        """``[B, C, h, w]`` -> the last feature map ``[B, width, h', w']``."""
+        return self.bn2(self.conv_head(self.blocks(maps)))  # type: ignore[no-any-return]
+
     def forward(self, maps: Tensor) -> Tensor:
         """``[B, C, h, w] -> [B, width]``."""
-        return self.bn2(self.conv_head(self.blocks(maps))).mean(dim=(2, 3))  # type: ignore[no-any-return]
+        return self.forward_features(maps).mean(dim=(2, 3))
+
+
+class _Learnt(nn.Module):
+    """A twin tower's early stages and those that learn: pixels to the last feature map."""
+
+    def __init__(self, early: nn.Sequential, late: LastStages) -> None:
+        super().__init__()
+        self.early, self.late = early, late
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """``[B, 3, H, W] -> [B, width, h, w]``."""
+        return self.late.forward_features(self.early(pixels))
 
 
 class TwinImageTower(nn.Module):
@@ -88,7 +104,7 @@ class TwinImageTower(nn.Module):
             raise InputError(f"{config.name} has no EfficientNet's stages; a twin tower needs one")
         if config.first_stage >= len(self.body.blocks):
             raise InputError(f"first_stage={config.first_stage} is not below {len(self.body.blocks)}")
-        self.late = LateStages(self.body, config.first_stage)
+        self.late = LastStages(self.body, config.first_stage)
         self.head = nn.Linear(2 * int(self.body.num_features) + config.classes, config.embedding_dim)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -98,6 +114,12 @@ class TwinImageTower(nn.Module):
         known = body.bn2(body.conv_head(body.blocks[first:](maps))).mean(dim=(2, 3))
         likely = body.classifier(known).softmax(dim=1)
         return self.head(torch.cat([self.late(maps), known, likely], dim=1))  # type: ignore[no-any-return]
+
+    def learnt(self) -> nn.Module:
+        """The part that gives the learnt feature map, without the classifier's own stages."""
+        body = self.body
+        early = nn.Sequential(body.conv_stem, body.bn1, *body.blocks[: self.config.first_stage])
+        return _Learnt(early, self.late)
 
 
 def _timm_model(name: str, **options: Any) -> Any:

@@ -76,12 +76,14 @@ def _build(name: str, pretrained: bool) -> tuple[Any, Any, Any]:
     kind, _, what = name.partition(":")
     if kind == "lclip" and what:
         from cliplet.models.dual import load_weights
-        from cliplet.models.vision import TimmImageTower
+        from cliplet.models.vision import TimmImageTower, TwinImageTower
 
         folder = next((f for f in packaged_models() if f.name == what), Path(what))
         if (folder / "image.onnx").is_file() and not (folder / "model.safetensors").is_file():
             return OnnxGrid(folder / "image.onnx"), (0.0,) * 3, (1 / 255,) * 3
         image = load_weights(folder).image
+        if isinstance(image, TwinImageTower):
+            return image.learnt(), image.config.mean, image.config.std
         if not isinstance(image, TimmImageTower):
             raise ModelError(f"{what}: only an image tower from timm can serve as a grid")
         return image.body, image.config.mean, image.config.std

@@ -24,6 +24,7 @@ from cliplet.errors import InputError, ModelError
 from cliplet.export.frozen import frozen_encoder
 from cliplet.models.dual import save_weights
 from cliplet.models.late import LateStages, can_be_cut, early_stages, first_late_stage
+from cliplet.models.vision import TwinImageTower, VisionTower
 from cliplet.training.pairs import PairSet
 
 Floats = NDArray[np.float32]
@@ -162,10 +163,13 @@ class TrainableDual(TrainableClip):
         self.encoder: TorchEncoder = encoder
         self.model = encoder.model
         self.prototypes = prototypes
-        self.body = self.model.image.body
+        image = self.model.image
+        self.body = (
+            None if isinstance(image, TwinImageTower) else image.body
+        )  # a twin's stages are not cut again
         self.mean_std = self.model.config.image.mean, self.model.config.image.std
         self._late: LateStages | None = None
-        if self.body is None:
+        if isinstance(image, VisionTower):
             self.released = ("image.transformer.*attention*", "image.head.*")
         else:
             self.released = ("image.head.*",)  # a network of convolutions has no attention
