@@ -1,9 +1,11 @@
 """``cliplet demo``: score real photos without any file of your own."""
 
+from collections.abc import Sequence
+
 import click
 
 from cliplet.cli import options
-from cliplet.cli.score import compute_table, explain_lowest, show_table
+from cliplet.cli.score import compute_table, explain_lowest
 
 
 @click.command()
@@ -12,11 +14,12 @@ from cliplet.cli.score import compute_table, explain_lowest, show_table
 )
 @options.model
 def demo(out: str, model: str | None) -> None:
-    """Score six real photos with a right and a wrong caption each, and write a report.
+    """Score real photos with a right and near-wrong captions each, and write a report.
 
     The photos are those that scikit-image ships: pip install 'cliplet[demo]'.
     """
     from cliplet.files import writable_folder
+    from cliplet.reports.score import write_score_report
     from cliplet.scoring.demo import GOOD_SCORE, demo_photos, write_demo_captions
     from cliplet.scoring.scorer import Scorer
 
@@ -26,12 +29,30 @@ def demo(out: str, model: str | None) -> None:
     click.echo(f"$ cliplet score {captions} --images {photos} --out {out}")
     scorer = Scorer(model)
     table = compute_table(scorer, str(captions), str(photos))
-    show_table(table, folder, explained=explain_lowest(table, scorer, 12), good="" if model else GOOD_SCORE)
-    click.echo()
+    good = "" if model else GOOD_SCORE
+    write_score_report(table, folder, False, explain_lowest(table, scorer, 12), good)
     click.echo("match  CLIPScore")
+    best: dict[str, float] = {}
+    wrong = []
     for row in table.rows:
         match, score = (_shown(row.get(name), width) for name, width in (("match", 5), ("clip_score", 9)))
         click.echo(f"{match}  {score}  {row['image']:<20} {row['caption']}")
+        if row["image"] not in best:  # the right caption stands first
+            best[row["image"]] = row["cosine"]
+        elif not best[row["image"]] > row["cosine"] and row["image"] not in wrong:
+            wrong.append(row["image"])
+    click.echo(_verdict(len(best), wrong))
+    click.echo(f"written: {folder / 'report.html'}, rows.jsonl, rows.csv, summary.json")
+
+
+def _verdict(count: int, wrong: Sequence[str]) -> str:
+    """How often the right caption, which stands first, has the highest score."""
+    if not wrong:
+        return f"The right caption, the first of each photo, has the highest score on all {count} photos."
+    return (
+        f"The right caption, the first of each photo, has the highest score on {count - len(wrong)} of {count} photos; "
+        f"not on {', '.join(wrong)}."
+    )
 
 
 def _shown(value: float | None, width: int) -> str:

@@ -297,13 +297,12 @@ def show_table(
     as_json: bool = False,
     safe_csv: bool = False,
     explained: "Mapping[int, Explanation] | None" = None,
-    good: str = "",
 ) -> None:
     """Write the report if there is a folder for it, and print the table or one JSON object."""
     if folder is not None:
         from cliplet.reports.score import write_score_report
 
-        write_score_report(table, folder, safe_csv, explained, good)
+        write_score_report(table, folder, safe_csv, explained)
     if as_json:
         print_json({"summary": table.summary(), "rows": table.rows, "provenance": table.provenance})
     else:
