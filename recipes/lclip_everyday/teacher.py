@@ -82,7 +82,7 @@ class Teacher:
             [*train.captions, *more.captions], np.zeros(0, dtype=np.int64), [], np.concatenate([parts[0], parts[2]])
         )  # fmt: skip
         means = unit_norm(own.photo_targets(s.dim))
-        features = self._features(train, bare.pairs)
+        features = self.features(train, bare.pairs)
         guess = self._guesses(features, means, len(train.photos))
         pseudo, targets = pseudo_captions(
             bare, guess[len(train.photos) :], store, dict(zip(extra, alone, strict=True)), s.dim, s.retrieved
@@ -147,7 +147,7 @@ class Teacher:
         share = self.settings.everyday_share
         return unit_norm((1 - share) * unit_norm(name) + share * everyday)
 
-    def _features(self, train: PairSet, bare: PairSet) -> Floats:
+    def features(self, train: PairSet, bare: PairSet) -> Floats:
         """What the ensemble sees on the photos, standardised by the captioned ones ``[photos, features]``."""
         s, found = self.settings, []
         for name in (*s.ensemble, "detector") if s.detector else s.ensemble:
