@@ -10,6 +10,8 @@ from cliplet.errors import ClipletError, InputError, ModelError
 
 ENTRY_POINTS = "cliplet.models"
 """Where installed packages name their models."""
+FORMER = {"lclip-flickr8k": "the former packaged model; pip install models/lclip-flickr8k in cliplet's repository"}
+"""Models that were packaged once, and where they are now."""
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 """Where the packaged models lie: each a model folder."""
 
@@ -77,7 +79,7 @@ def load(name: str | Path | None = None) -> BaseEncoder:
 
     if is_own(text):
         return _users_own(text)
-    raise ModelError(f"no model {text!r}: {_choices()}")
+    raise ModelError(f"no model {text!r}: {FORMER.get(text, _choices())}")
 
 
 def _choices() -> str:
