@@ -280,6 +280,7 @@ def write(
         model = onnx.load(str(path))
         if integers == "products":
             tidy_products(model)
+        merge_equal_weights(model)  # above all the zeros behind each bias
     store_weights(model, precision)
     drop_unused(model.graph)  # ONNX Runtime warns of each constant that nobody uses
     shorten_names(model)
