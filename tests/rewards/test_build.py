@@ -130,7 +130,7 @@ def test_the_packaged_model_is_the_default() -> None:
     reward = build_reward({"lclipscore": 1.0}, REFERENCES, image_embeddings=vectors, normalise=False)
     part = reward.rewards["lclipscore"]
     assert isinstance(part, LClipScoreReward)
-    assert part._captions.encoder.card.name == "lclip-flickr8k"
+    assert part._captions.encoder.card.name == "lclip-everyday"
 
 
 def test_options_reach_the_mixture() -> None:

@@ -170,7 +170,7 @@ def test_another_recipe_in_the_same_folder_is_refused(data, tmp_path):
     with pytest.raises(InputError, match=r"zeroshot\.photos: there is no"):
         dclip(recipe(data, tmp_path / "none", "zeroshot.photos=/nowhere"))
     with pytest.raises(ModelError, match="cannot be tuned"):
-        open_trainable("lclip-flickr8k")
+        open_trainable("lclip-everyday")
 
 
 def test_bad_photos_are_left_out_and_listed(data, tmp_path, capsys):

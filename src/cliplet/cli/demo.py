@@ -14,7 +14,7 @@ from cliplet.cli.score import compute_table, explain_lowest
 )
 @options.model
 def demo(out: str, model: str | None) -> None:
-    """Score real photos with a right and near-wrong captions each, and write a report.
+    """Score six real photos with a right and a near-wrong caption each, and write a report.
 
     The photos are those that scikit-image ships: pip install 'cliplet[demo]'.
     """
