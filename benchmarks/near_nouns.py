@@ -21,7 +21,7 @@ def nearest_nouns() -> dict[str, dict[str, list[str]]]:
     model, found = sentence_model("all-MiniLM-L6-v2"), {}
     for group, members in nouns().items():
         names = list(members)
-        vectors = sentence_embeddings(model, names)
+        vectors = sentence_embeddings(model, names, quick=False)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         cosines = vectors @ vectors.T
         np.fill_diagonal(cosines, -1)

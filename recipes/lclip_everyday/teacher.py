@@ -77,7 +77,7 @@ class Teacher:
         own = captions_of(train.captions, tokenizer, parts[0], train.photo_of)
         known = captions_of(dev.captions, tokenizer, parts[1], dev.photo_of)
         extra = list(dict.fromkeys([*bare.texts(), *short]))
-        alone = space(self.sentences(extra))
+        alone = space(self.sentences(extra)) if extra else np.zeros((0, s.space), dtype=np.float32)
         store = Captions(
             [*train.captions, *more.captions], np.zeros(0, dtype=np.int64), [], np.concatenate([parts[0], parts[2]])
         )  # fmt: skip

@@ -112,8 +112,8 @@ DRIVERS = {
     "captioner": Driver(_captioner_data, _captioner, (5, 8), kept="image grids"),
     # in the teacher and in the student
     "dclip": Driver(_dclip_data, _dclip, (2, 9), kept="token states"),
-    # in the text tower's training and in the second of the image tower's
-    "lclip": Driver(_lclip_data, _lclip, (3, 5), kept="maps"),
+    # in the second of the image tower's trainings and in the text tower's
+    "lclip": Driver(_lclip_data, _lclip, (3, 4), kept="maps"),
 }
 
 PROGRAM = """

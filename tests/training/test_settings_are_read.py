@@ -125,6 +125,10 @@ def run_distill(folder: Path) -> None:
         read({**settings, "out": f"{folder}/a", "teacher": teacher, "model": {"image": image, "text": text}})
     )
     distill(read({**settings, "out": f"{folder}/b", "teacher": teacher, "model": others}))
+    twin = {"kind": "twin", "name": "test_efficientnet", "first_stage": 2, "classes": 10, "image_size": 32,
+            "embedding_dim": 16}  # fmt: skip
+    model = {"image": twin, "text": text}
+    distill(read({**settings, "out": f"{folder}/d", "teacher": teacher, "model": model}))
     inherit = {"image_parts": ["patch"], "freeze": True}
     model = {"image": {**image, "width": 64, "heads": 2}, "text": text}
     config = read({**settings, "out": f"{folder}/c", "inherit": inherit, "model": model})
@@ -186,6 +190,7 @@ def run_lclip(folder: Path) -> None:
         "ensemble": [0], "space": 24, "dim": 12, "layers": [0], "vocabulary": 200, "rank": 8, "first_stage": 6,
         "augment": {"views": 2}, "text_stage": stage, "image_stage": stage, "relu_stage": stage,
         "detector": str(detector), "detector_layers": ["inner"], "trunk": 0, "processes": 1,
+        "short_texts": False,
         "bare": {"photos": pairs(folder, "bare")["photos"]}, "bare_left_out": 2,
     }  # fmt: skip
     Run(RECIPE.configuration(settings)).run()

@@ -11,6 +11,7 @@ import json
 import re
 import zipfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +223,13 @@ def _sentence_tokenizer(model: Any) -> Any:
 
 
 @torch.inference_mode()
-def sentence_embeddings(model: Any, texts: Sequence[str], batch_size: int = 128) -> NDArray[np.float32]:
-    """Mean-pooled sentence embeddings ``[n, width]``, unnormalised, of a model of :func:`sentence_model`."""
+def sentence_embeddings(
+    model: Any, texts: Sequence[str], batch_size: int = 128, quick: bool = True
+) -> NDArray[np.float32]:
+    """Mean-pooled sentence embeddings ``[n, width]``, unnormalised, of a model of :func:`sentence_model`.
+
+    ``quick`` products may be rounded as bf16 does (:func:`quick_products`).
+    """
     tokenizer = _sentence_tokenizer(model)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     out = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
@@ -232,7 +238,7 @@ def sentence_embeddings(model: Any, texts: Sequence[str], batch_size: int = 128)
         found = tokenizer.encode_batch([texts[i] for i in rows])
         ids = torch.tensor([e.ids for e in found])
         mask = torch.tensor([e.attention_mask for e in found])
-        with quick_products():
+        with quick_products() if quick else nullcontext():
             states = model(input_ids=ids, attention_mask=mask).last_hidden_state
         out[rows] = pool(states.float(), mask, "mean").numpy()
     return out
