@@ -263,7 +263,7 @@ def main() -> None:
 
     for name, parts in ROWS:
         show(name, [measured(bench.ridge_row(name, parts), data)])
-    for at in (2, 3):
+    for at in (3, 5):  # class names and what was detected
         for i in (at - 1, at):
             name, parts = ROWS[i]
             drawn = [

@@ -204,7 +204,7 @@ def joined_captions(first: Captions, second: Captions) -> Captions:
 def read_texts(files: Sequence[str]) -> PairSet:
     """The captions of some files, without their photos; ``photo_of`` still says which are one photo's."""
     found = PairSet()
-    photos: dict[str, int] = {}
+    photos: dict[str | int, int] = {}
     numbers = []
     for file in files:
         for entry in read_captions(file):

@@ -10,7 +10,9 @@ from cliplet.errors import ClipletError, InputError, ModelError
 
 ENTRY_POINTS = "cliplet.models"
 """Where installed packages name their models."""
-FORMER = {"lclip-flickr8k": "the former packaged model; pip install models/lclip-flickr8k in cliplet's repository"}
+FORMER = {
+    "lclip-flickr8k": "the former packaged model; pip install models/lclip-flickr8k in cliplet's repository"
+}
 """Models that were packaged once, and where they are now."""
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 """Where the packaged models lie: each a model folder."""
