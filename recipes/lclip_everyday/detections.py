@@ -19,7 +19,6 @@ SPOKEN = {
     "potted plant": "plant",
     "cell phone": "phone",
     "tv": "television",
-    "couch": "couch",
     "mouse": "computer mouse",
     "remote": "remote control",
 }

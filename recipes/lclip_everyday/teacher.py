@@ -94,19 +94,10 @@ class Teacher:
             weights = np.repeat([1.0, s.bare_weight], [len(train.photos), len(targets)]).astype(np.float32)
             guess = unseen_predictions(features, means, PENALTY * features.shape[1] / WIDTH, weights=weights)
         photos = unit_norm((1 - s.ensemble_share) * means + s.ensemble_share * guess)
-        others = captions_of(
-            [*more.captions, *extra], tokenizer, np.concatenate([parts[2], alone]), np.zeros(0, dtype=np.int64)
-        )  # fmt: skip
-        numbers = len(photos) + np.arange(len(others.texts))
-        every = Captions(
-            own.texts + others.texts,
-            np.concatenate([own.photo, numbers]),
-            own.tokens + others.tokens,
-            np.concatenate([own.target, others.target]),
-        )
-        return Targets(
-            space, every, joined_captions(own, pseudo), known, photos, lambda: self._classes(space)
-        )
+        texts, rows = [*more.captions, *extra], np.concatenate([parts[2], alone])
+        others = captions_of(texts, tokenizer, rows, len(photos) + np.arange(len(texts)))
+        every, train_captions = joined_captions(own, others), joined_captions(own, pseudo)
+        return Targets(space, every, train_captions, known, photos, lambda: self._classes(space))
 
     def _space(self, sets: Sequence[PairSet]) -> tuple[CaptionSpace, list[Floats]]:
         """The space of the captions of photos, and the targets of each set's captions."""
@@ -192,7 +183,7 @@ class Teacher:
 
 
 def joined_captions(first: Captions, second: Captions) -> Captions:
-    """Two sets end to end; the second's photos are numbered after the first's."""
+    """Two sets end to end, whose photos are numbered together."""
     return Captions(
         first.texts + second.texts,
         np.concatenate([first.photo, second.photo]),
