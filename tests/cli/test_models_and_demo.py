@@ -77,4 +77,6 @@ def test_demo_scores_real_photos_and_writes_a_report(tmp_path):
     assert "has the highest score on 5 of 6 photos; not on astronaut.png." in " ".join(text.split())
     assert all(row["caption"] in text for row in rows)
     assert "mean" not in text
-    assert "data:image/jpeg" in (tmp_path / "demo/report.html").read_text()
+    page = (tmp_path / "demo/report.html").read_text()
+    assert "data:image/jpeg" in page
+    assert "has the highest score on" in page and "<th>mean</th>" not in page  # right and wrong captions: no means

@@ -29,8 +29,6 @@ def demo(out: str, model: str | None) -> None:
     click.echo(f"$ cliplet score {captions} --images {photos} --out {out}")
     scorer = Scorer(model)
     table = compute_table(scorer, str(captions), str(photos))
-    good = "" if model else GOOD_SCORE
-    write_score_report(table, folder, False, explain_lowest(table, scorer, 12), good)
     click.echo("match  CLIPScore")
     best: dict[str, float] = {}
     wrong = []
@@ -41,7 +39,10 @@ def demo(out: str, model: str | None) -> None:
             best[row["image"]] = row["cosine"]
         elif not best[row["image"]] > row["cosine"] and row["image"] not in wrong:
             wrong.append(row["image"])
-    click.echo(_verdict(len(best), wrong))
+    verdict = _verdict(len(best), wrong)
+    click.echo(verdict)
+    good = verdict if model else f"{verdict} {GOOD_SCORE}"
+    write_score_report(table, folder, False, explain_lowest(table, scorer, 12), good, means=False)
     click.echo(f"written: {folder / 'report.html'}, rows.jsonl, rows.csv, summary.json")
 
 

@@ -34,11 +34,12 @@ def write_score_report(
     safe_csv: bool = False,
     explained: Mapping[int, Explanation] | None = None,
     good: str = "",
+    means: bool = True,
 ) -> None:
     """Write ``rows.jsonl``, ``rows.csv``, ``summary.json`` and ``report.html``, each whole or not at all.
 
     ``safe_csv``: an apostrophe goes before what a spreadsheet would take for a formula in ``rows.csv``.
-    ``explained`` and ``good`` as of :func:`score_page`.
+    ``explained``, ``good`` and ``means`` as of :func:`score_page`.
 
     Raises:
         InputError: the disk is full or the folder cannot be written.
@@ -52,7 +53,7 @@ def write_score_report(
         "images_without_caption": table.images_without_caption,
     }
     write_atomically(folder / "summary.json", json.dumps(summary, indent=2, ensure_ascii=True) + "\n")
-    write_atomically(folder / "report.html", score_page(table, explained, good))
+    write_atomically(folder / "report.html", score_page(table, explained, good, means))
 
 
 def lowest_rows(table: ScoreTable, most: int = SHOWN) -> list[int]:
@@ -63,13 +64,19 @@ def lowest_rows(table: ScoreTable, most: int = SHOWN) -> list[int]:
     return scored[: min(most, SHOWN, (len(scored) + 1) // 2)]
 
 
-def score_page(table: ScoreTable, explained: Mapping[int, Explanation] | None = None, good: str = "") -> str:
+def score_page(
+    table: ScoreTable,
+    explained: Mapping[int, Explanation] | None = None,
+    good: str = "",
+    means: bool = True,
+) -> str:
     """The report: corpus values, distribution, worst and best captions with photos, failures, all rows searchable.
 
     Args:
         table: the rows.
         explained: explanations by row; those of the lowest rows are shown with them.
         good: a paragraph on what a good score is.
+        means: whether the corpus values stand first; they mean nothing where right and wrong captions are mixed.
     """
     explained = explained or {}
     main = next(iter(table.intervals))
@@ -80,7 +87,7 @@ def score_page(table: ScoreTable, explained: Mapping[int, Explanation] | None = 
     values = [table.rows[i][field] for i in scored]
     parts = [
         f"<style>{STYLE}</style>" * bool(explained),
-        _corpus(table),
+        _corpus(table, means),
         f"<p>{escape(good)}</p>" * bool(good),
     ]
     parts.append(_notes(table))
@@ -114,7 +121,7 @@ def _defused(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
-def _corpus(table: ScoreTable) -> str:
+def _corpus(table: ScoreTable, means: bool) -> str:
     rows = "".join(
         f"<tr><td>{escape(name)}</td><td>{i.value:.4f}</td><td>{_range(i)}</td><td>{i.n}</td></tr>"
         for name, i in table.intervals.items()
@@ -124,8 +131,7 @@ def _corpus(table: ScoreTable) -> str:
     model = "No model: metrics on references alone"
     if table.with_model:
         model = f"Model {escape(table.provenance['model'])}, preset {escape(table.provenance['preset'])}"
-    return (
-        f"<p>{counts}. {model}.</p>"
+    return f"<p>{counts}. {model}.</p>" + means * (
         f'<div class="scroll"><table class="numbers"><thead><tr><th>score</th>'
         f"<th>mean</th><th>95 % interval</th><th>captions</th></tr>"
         f"</thead><tbody>{rows}</tbody></table></div>"
