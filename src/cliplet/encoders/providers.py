@@ -99,6 +99,17 @@ def choose_provider(device: str | None, graphs: Iterable[Path] = ()) -> Choice:
     return choice
 
 
+def providers_here() -> dict[str, str | None]:
+    """Those of :data:`PROVIDERS` that the installed ONNX Runtime has, and why they do not start; None: they do."""
+    try:
+        there = available_providers()
+    except (ImportError, AttributeError):  # two wheels over each other may have left neither whole
+        return {}
+    tried = (p for p in PROVIDERS if p.name in there and platform.system() in p.systems)
+    choices = (_numbered(p, Device(p.device)) for p in tried)
+    return {c.provider: start_provider(c.provider, c.options) for c in choices}
+
+
 def _best(graphs: tuple[Path, ...]) -> Choice:
     there = available_providers()
     for provider in PROVIDERS:

@@ -160,14 +160,32 @@ def available_providers() -> list[str]:
 def start_provider(provider: str, provider_options: ProviderOptions = ()) -> str | None:
     """Run a graph of one operation on a provider: None when it works, else why not, in one line."""
     import numpy as np
+    import onnxruntime
 
     one = np.ones(1, dtype=np.float32)
+    onnxruntime.set_default_logger_severity(4)  # what is missing is said once, by whoever asked
     try:
+        if provider == "CUDAExecutionProvider":
+            _load_cuda()
         session = Session(_ONE_OPERATION, 1, "a trial", provider, provider_options)
         return None if session.run(None, {"x": one})[0] == one else "it gives wrong numbers"
     except ModelError as error:
         why = error.__cause__ or "its libraries or its device are missing"
         return " ".join(str(why).split())[:300]
+    finally:
+        onnxruntime.set_default_logger_severity(2)
+
+
+def _load_cuda() -> None:
+    """CUDA's libraries from PyTorch or from NVIDIA's packages, where they are installed and the system has none."""
+    import contextlib
+    import io
+
+    import onnxruntime
+
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            onnxruntime.preload_dlls()
 
 
 @lru_cache(maxsize=1)
