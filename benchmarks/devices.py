@@ -23,8 +23,12 @@ import cliplet
 from cliplet.data.names import PHOTO_SUFFIXES
 from cliplet.encoders.base import BaseEncoder
 from cliplet.errors import ClipletError
+from cliplet.models.compat import prepare_torchvision
 
-WORDS = "a the dog cat man woman red blue green black white runs sits stands on near beside beach grass car of and".split()
+WORDS = (
+    "a", "the", "dog", "cat", "man", "woman", "red", "blue", "green", "black", "white", "runs", "sits", "stands", "on",
+    "near", "beside", "beach", "grass", "car", "of", "and",
+)  # fmt: skip
 LIMITS = {"fp32": 0.9999, "bf16": 0.99, "fp16": 0.999}
 """Least cosine of an embedding to the CPU's in fp32."""
 
@@ -125,6 +129,7 @@ def make_encoder(args: argparse.Namespace, device: str, precision: str | None) -
     """The named model, or one with random weights that are always the same."""
     if args.model:
         return cliplet.load(args.model, device, precision)
+    prepare_torchvision()
     import open_clip
     import torch
 

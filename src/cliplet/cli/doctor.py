@@ -148,7 +148,8 @@ def _runtime() -> tuple[str, list[str]]:
     names = [name.removesuffix("ExecutionProvider") for name, why in tried.items() if why is None]
     wrong += [f"{name} does not start: {why}" for name, why in tried.items() if why is not None]
     if not names:
-        return "", wrong or ["onnxruntime: pip install onnxruntime"]
+        again = f"{wheels[0]} has lost its files: pip install --force-reinstall {wheels[0]}" if wheels else ""
+        return "", wrong or [again or "onnxruntime: pip install onnxruntime"]
     return f"{', '.join(wheels) or 'onnxruntime'}; runs on {', '.join(names)}", wrong
 
 

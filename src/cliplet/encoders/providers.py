@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cliplet.encoders.devices import Device, read_device
 from cliplet.encoders.sessions import CPU, ProviderOptions, available_providers, start_provider
-from cliplet.errors import InputError
+from cliplet.errors import InputError, ModelError
 
 _INTEGER_OPERATIONS = (b"QLinear", b"QuantizeLinear", b"MatMulInteger", b"ConvInteger", b"DynamicQuantize", b"QGemm",
                        b"QAttention")  # fmt: skip
@@ -103,7 +103,7 @@ def providers_here() -> dict[str, str | None]:
     """Those of :data:`PROVIDERS` that the installed ONNX Runtime has, and why they do not start; None: they do."""
     try:
         there = available_providers()
-    except (ImportError, AttributeError):  # two wheels over each other may have left neither whole
+    except (ImportError, ModelError):
         return {}
     tried = (p for p in PROVIDERS if p.name in there and platform.system() in p.systems)
     choices = (_numbered(p, Device(p.device)) for p in tried)

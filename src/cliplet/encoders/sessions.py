@@ -81,8 +81,7 @@ class Session:
         return self.opened.get_modelmeta()
 
     def _open(self) -> Any:
-        import onnxruntime
-
+        onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3  # errors: its warnings are about its own optimisations
@@ -150,18 +149,32 @@ def open_session(
     return Session(model, threads, called, provider, provider_options)
 
 
-def available_providers() -> list[str]:
-    """The providers that the installed ONNX Runtime was built with; whether they start is another question."""
+def runtime() -> Any:
+    """ONNX Runtime's module.
+
+    Raises:
+        ModelError: its files are gone, as after one of two of its wheels was removed: they share them.
+    """
     import onnxruntime
 
-    return onnxruntime.get_available_providers()  # type: ignore[no-any-return]
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise ModelError(
+            "onnxruntime has lost its files, as happens when one of two of its packages is removed: cliplet models "
+            "doctor names the one that is left; pip install --force-reinstall it"
+        )
+    return onnxruntime
+
+
+def available_providers() -> list[str]:
+    """The providers that the installed ONNX Runtime was built with; whether they start is another question."""
+    return runtime().get_available_providers()  # type: ignore[no-any-return]
 
 
 def start_provider(provider: str, provider_options: ProviderOptions = ()) -> str | None:
     """Run a graph of one operation on a provider: None when it works, else why not, in one line."""
     import numpy as np
-    import onnxruntime
 
+    onnxruntime = runtime()
     one = np.ones(1, dtype=np.float32)
     onnxruntime.set_default_logger_severity(4)  # what is missing is said once, by whoever asked
     try:
@@ -181,8 +194,7 @@ def _load_cuda() -> None:
     import contextlib
     import io
 
-    import onnxruntime
-
+    onnxruntime = runtime()
     if hasattr(onnxruntime, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             onnxruntime.preload_dlls()
