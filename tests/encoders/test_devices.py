@@ -1,5 +1,6 @@
 """Where a model computes and in which precision: names, the choice, errors before work, halved batches."""
 
+import os
 from importlib import metadata
 from pathlib import Path
 
@@ -284,6 +285,44 @@ def test_versions_name_the_wheel_that_replaces_onnxruntime(monkeypatch):
     real = metadata.version
     monkeypatch.setattr(metadata, "version", version)
     assert versions()["onnxruntime"] == "1.31.1 (onnxruntime-gpu)"
+
+
+BY_OPENVINO = """
+import sys
+import numpy as np
+import cliplet
+encoder = cliplet.load(sys.argv[1], sys.argv[2])
+photos = [np.full((40, 40, 3), 20 * i, np.uint8) + np.arange(40, dtype=np.uint8)[:, None, None] for i in range(12)]
+np.savez(sys.argv[3], images=encoder.encode_images(photos), texts=encoder.encode_texts(["a dog", "a red cat", "two"]))
+print(encoder.device, encoder.provider)
+"""
+
+
+@pytest.mark.skipif(
+    "CLIPLET_OPENVINO_PYTHON" not in os.environ, reason="names no Python with onnxruntime-openvino"
+)
+def test_openvino_gives_the_cpus_embeddings(folder, tmp_path):
+    """$CLIPLET_OPENVINO_PYTHON is a Python of an environment of its own, with onnxruntime-openvino and tokenizers."""
+    import subprocess
+
+    found = {}
+    for device, said in (
+        ("cpu", f"cpu {CPU}"),
+        ("openvino", f"openvino {OPENVINO}"),
+        ("auto", f"openvino {OPENVINO}"),
+    ):
+        done = subprocess.run(
+            [os.environ["CLIPLET_OPENVINO_PYTHON"], "-c", BY_OPENVINO, folder, device, tmp_path / "rows.npz"],
+            capture_output=True, text=True, timeout=120,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(cliplet.__file__).parents[1])},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == said
+        with np.load(tmp_path / "rows.npz") as rows:
+            found[device] = rows["images"], rows["texts"]
+    for device in ("openvino", "auto"):
+        for expected, rows in zip(found["cpu"], found[device], strict=True):
+            np.testing.assert_allclose(rows, expected, atol=1e-5)
 
 
 # ---------------------------------------------------------------- memory

@@ -338,10 +338,10 @@ def _print_table(table: "ScoreTable", folder: Path | None) -> None:
     facts = table.provenance
     if table.with_model:
         w = f", w = {facts['w']:g}" if facts["preset"] == "paper" else ""
-        console.print(
-            escape(one_line(f"model {facts['model']} ({facts['fingerprint']}), preset {facts['preset']}{w}")),
-            soft_wrap=True,
-        )
+        usual = facts["device"] == "cpu" and facts["precision"] != "bf16"
+        where = "" if usual else f", {facts['precision']} on {facts['device']} ({facts['provider']})"
+        line = f"model {facts['model']} ({facts['fingerprint']}), preset {facts['preset']}{w}{where}"
+        console.print(escape(one_line(line)), soft_wrap=True)
     failures = table.failures
     console.print(f"failed: {len(failures)} of {len(table.rows)}", style="bold red" if failures else "")
     for row in failures[:SHOWN_FAILURES]:

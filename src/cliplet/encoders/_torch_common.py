@@ -134,14 +134,16 @@ def torch_device(asked: str | None) -> str:
     Raises:
         InputError: no such name, or this machine or this PyTorch lacks it.
     """
+    device = read_device(asked or "cpu")
+    if device.kind == "cpu":
+        return "cpu"  # CUDA is not asked then: a process that has asked it cannot fork
     import torch
 
-    device = read_device(asked or "cpu")
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device.kind == "auto":
         return "cuda:0" if cuda else "mps" if mps else "cpu"
-    if device.kind == "cpu" or (device.kind == "mps" and mps):
-        return device.kind
+    if device.kind == "mps" and mps:
+        return "mps"
     if device.kind == "cuda" and cuda:
         count, index = torch.cuda.device_count(), device.index or 0
         if index < count:

@@ -112,6 +112,8 @@ def providers_here() -> dict[str, str | None]:
 
 def _best(graphs: tuple[Path, ...]) -> Choice:
     there = available_providers()
+    if any(map(computes_in_integers, graphs)):
+        return Choice("cpu")
     for provider in PROVIDERS:
         if provider.name == CPU:
             break
@@ -119,7 +121,7 @@ def _best(graphs: tuple[Path, ...]) -> Choice:
             continue
         choice = _numbered(provider, Device(provider.device))
         if start_provider(choice.provider, choice.options) is None:
-            return Choice("cpu") if any(map(computes_in_integers, graphs)) else choice
+            return choice
     return Choice("cpu")
 
 
