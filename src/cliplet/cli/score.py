@@ -45,6 +45,7 @@ EXPLAINING = 20.0
 @options.tokenizer
 @options.df
 @options.model
+@options.computing
 @options.preset
 @click.option("--match", metavar="FILE",
               help="File of cliplet calibrate --out; default: the match that the model has.")  # fmt: skip
@@ -74,6 +75,8 @@ def score(
     tokenizer: str,
     df: str | None,
     model: str | None,
+    device: str | None,
+    precision: str | None,
     preset: str,
     match: str | None,
     out: str | None,
@@ -105,7 +108,8 @@ def score(
         if model == "none":
             raise click.UsageError("--model none is for a captions file with references, not for one image")
         _check_single(target, captions, images, refs, out, df)
-        _score_one(build_scorer(model, preset, cache_dir or cache, match), target, captions, as_json, strict)
+        alone = build_scorer(model, preset, cache_dir or cache, match, device, precision)
+        _score_one(alone, target, captions, as_json, strict)
         return
     from cliplet.data.captions import Columns
     from cliplet.files import writable_folder
@@ -113,7 +117,7 @@ def score(
     folder = None if out is None else writable_folder(out)
     chosen, columns = options.metric_names(metrics), Columns(image_column, caption_column, separator)
     leave_out = without_model(model, sources, images, chosen, columns)
-    scorer = None if leave_out else build_scorer(model, preset, cache_dir or cache, match)
+    scorer = None if leave_out else build_scorer(model, preset, cache_dir or cache, match, device, precision)
     table = compute_table(scorer, sources, images, refs, chosen, load_frequencies(df), columns, tokenizer)
     if diversity or train_captions:
         from cliplet.scoring.diversity import caption_diversity
@@ -182,11 +186,18 @@ def load_frequencies(path: str | None) -> "DocumentFrequencies | None":
     return DocumentFrequencies.load(path)
 
 
-def build_scorer(model: str | None, preset: str, cache: str | bool, match: str | None = None) -> "Scorer":
+def build_scorer(
+    model: str | None,
+    preset: str,
+    cache: str | bool,
+    match: str | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+) -> "Scorer":
     """The scorer that the options ask for."""
     from cliplet.scoring.scorer import Scorer
 
-    return Scorer(model, preset, cache=cache, match=match)
+    return Scorer(model, preset, cache=cache, match=match, device=device, precision=precision)
 
 
 def without_model(
@@ -327,10 +338,10 @@ def _print_table(table: "ScoreTable", folder: Path | None) -> None:
     facts = table.provenance
     if table.with_model:
         w = f", w = {facts['w']:g}" if facts["preset"] == "paper" else ""
-        console.print(
-            escape(one_line(f"model {facts['model']} ({facts['fingerprint']}), preset {facts['preset']}{w}")),
-            soft_wrap=True,
-        )
+        usual = facts["device"] == "cpu" and facts["precision"] != "bf16"
+        where = "" if usual else f", {facts['precision']} on {facts['device']} ({facts['provider']})"
+        line = f"model {facts['model']} ({facts['fingerprint']}), preset {facts['preset']}{w}{where}"
+        console.print(escape(one_line(line)), soft_wrap=True)
     failures = table.failures
     console.print(f"failed: {len(failures)} of {len(table.rows)}", style="bold red" if failures else "")
     for row in failures[:SHOWN_FAILURES]:
