@@ -42,6 +42,14 @@ class Streaming:
 
         return any(is_remote(text) or holds_shards(text) for text in arguments)
 
+    def shared_out(self) -> tuple[str, int, int]:
+        """Engine, workers and threads of each, with what holds where they are not given."""
+        from cliplet.stream.engines import cores
+
+        engine = self.engine or "local"
+        workers = self.workers or (1 if engine == "local" else 0)
+        return engine, workers, self.threads or (max(1, cores() // workers) if engine == "local" else 1)
+
 
 _OPTIONS = (
     click.option("--parts", type=click.Choice(["parquet", "jsonl"]),
@@ -60,13 +68,21 @@ _OPTIONS = (
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a stream, as one argument ``streaming``."""
+    return _with_options(command, _OPTIONS)
 
+
+def curate_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As :func:`options`, for a command that is always a stream and has its own form of parts."""
+    return _with_options(command, _OPTIONS[1:])
+
+
+def _with_options(command: Callable[..., Any], chosen: Sequence[Any]) -> Callable[..., Any]:
     @wraps(command)
     def called(**given: Any) -> Any:
-        streaming = Streaming(*(given.pop(name) for name in Streaming.__dataclass_fields__))
+        streaming = Streaming(*(given.pop(name, None) for name in Streaming.__dataclass_fields__))
         return command(streaming=streaming, **given)
 
-    for option in reversed(_OPTIONS):
+    for option in reversed(chosen):
         called = option(called)
     return called
 
@@ -94,14 +110,11 @@ def score_parts(
         raise click.UsageError("a stream writes its parts: name their folder with --out DIR")
     if model == "none":
         raise click.UsageError("--model none is for one captions file with references, not for a stream")
-    from cliplet.stream.engines import cores
     from cliplet.stream.plan import PART_ROWS
     from cliplet.stream.score import score_stream
     from cliplet.stream.scores import ScoreWork
 
-    engine = streaming.engine or "local"
-    workers = streaming.workers or (1 if engine == "local" else 0)
-    threads = streaming.threads or (max(1, cores() // workers) if engine == "local" else 1)
+    engine, workers, threads = streaming.shared_out()
     work = ScoreWork(model, preset, match, images, columns, threads=threads)
     done = score_stream(
         arguments,

@@ -9,7 +9,9 @@ from cliplet.curate.languages import language_problem
 from cliplet.data.text import content_problem
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_SUFFIX = r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|heic|avif|svg|psd|raw|cr2|nef|mp4|mov|avi|pdf|docx?|html?|php|aspx?)"
+_SUFFIX = (
+    r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|heic|avif|svg|psd|raw|cr2|nef|mp4|mov|avi|pdf|docx?|html?|php|aspx?)"
+)
 _FILE = re.compile(rf"(?:\S|[ _-](?=\S)){{1,200}}?{_SUFFIX}", re.IGNORECASE)
 _LONE_SUFFIX = re.compile(rf"\S+{_SUFFIX}\b", re.IGNORECASE)
 _CAMERA = re.compile(
@@ -51,11 +53,15 @@ def name_problem(caption: str) -> str | None:
     tokens = text.split()
     if len(tokens) == 1 and any(c.isdigit() for c in text) and ("_" in text or _HEX.fullmatch(text)):
         return "it is a number or an ID"
-    if words and not any(sum(c.isalpha() for c in word) > 1 for word in words) and any(
-        c.isdigit() for c in text
+    if (
+        words
+        and not any(sum(c.isalpha() for c in word) > 1 for word in words)
+        and any(c.isdigit() for c in text)
     ):
         return "it is a number or an ID"
-    if tokens and sum(bool(_ADDRESS.fullmatch(t) or _LONE_SUFFIX.fullmatch(t)) for t in tokens) * 2 > len(tokens):
+    if tokens and sum(bool(_ADDRESS.fullmatch(t) or _LONE_SUFFIX.fullmatch(t)) for t in tokens) * 2 > len(
+        tokens
+    ):
         return "it is mostly file names or addresses"
     return None
 

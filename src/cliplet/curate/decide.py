@@ -16,7 +16,15 @@ import pyarrow
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from cliplet.curate.copies import NEAR, SAME_BYTES, SAME_PAIR, SAME_PIXELS, VERDICT, find_copies, photo_records
+from cliplet.curate.copies import (
+    NEAR,
+    SAME_BYTES,
+    SAME_PAIR,
+    SAME_PIXELS,
+    VERDICT,
+    find_copies,
+    photo_records,
+)
 from cliplet.curate.rules import COLUMNS, Reason, Rules, own_reasons
 from cliplet.curate.spill import Ranged, Spill, groups
 from cliplet.files import whole
@@ -285,7 +293,10 @@ def _last_pass(
             reasons[int(record["row"]) - start].append(_copy_reason(record))
         _count(counts, reasons, match, cells, edges)
         verdicts = pyarrow.Table.from_pydict(
-            {"kept": [not r for r in reasons], "reasons": [[r._asdict() for r in found] for found in reasons]},
+            {
+                "kept": [not r for r in reasons],
+                "reasons": [[r._asdict() for r in found] for found in reasons],
+            },
             DECIDED,
         )
         parquet.write_table(verdicts, folder / part_name(number), compression="zstd")

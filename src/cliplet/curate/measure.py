@@ -142,11 +142,15 @@ class Measurer:
                 batch = self._chunk(pairs[start : start + CHUNK], seen, pool)
                 yield pyarrow.Table.from_batches([batch], SCHEMA)
 
-    def _chunk(self, pairs: Sequence[Pair], seen: set[bytes], pool: ThreadPoolExecutor) -> pyarrow.RecordBatch:
+    def _chunk(
+        self, pairs: Sequence[Pair], seen: set[bytes], pool: ThreadPoolExecutor
+    ) -> pyarrow.RecordBatch:
         keys = [_hash(pair.photo_name.encode("utf-8", "surrogatepass")) for pair in pairs]
         photos = [pair.photo for pair in pairs]
         distinct = {key: photo for key, photo in zip(keys, photos, strict=True) if photo is not None}
-        looks = dict(zip(distinct, pool.map(lambda p: look_at(p, self.at_least), distinct.values()), strict=True))
+        looks = dict(
+            zip(distinct, pool.map(lambda p: look_at(p, self.at_least), distinct.values()), strict=True)
+        )
         vectors, reasons = self._photo_vectors(looks)
         cosine, truncated, nan = self._cosines(pairs, keys, vectors)
         preset, card = self.scorer.preset, self.encoder.card
@@ -223,4 +227,3 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, np.generic):
             row[name] = value.item()
     return row
-

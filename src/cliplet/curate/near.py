@@ -77,7 +77,9 @@ def _keys(vectors: NDArray[np.float16], start: int, bits: int) -> NDArray[np.uin
     rows = np.asarray(vectors[start : start + ROWS], dtype=np.float32) - sample.mean(axis=0)
     sides = (rows @ planes > 0).reshape(len(rows), BANDS, bits).astype(np.uint64)
     weights = np.uint64(1) << np.arange(bits, dtype=np.uint64)
-    return (sides * weights).sum(axis=2, dtype=np.uint64) + (np.arange(BANDS, dtype=np.uint64) << np.uint64(40))
+    return (sides * weights).sum(axis=2, dtype=np.uint64) + (
+        np.arange(BANDS, dtype=np.uint64) << np.uint64(40)
+    )
 
 
 def _mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -58,7 +58,12 @@ class Samples:
         if value is not None:
             _push(self.worst, -value, place, row)
             if not found - {"threshold", "share"}:
-                _push(self.above if value >= least and not found else self.below, -abs(value - least), place, row)
+                _push(
+                    self.above if value >= least and not found else self.below,
+                    -abs(value - least),
+                    place,
+                    row,
+                )
             if place % self.step == 0:
                 self._note(value)
         if not found:
@@ -91,24 +96,34 @@ def _best(heap: list[tuple[float, int, Row]]) -> list[Row]:
     return [row for _, _, row in sorted(heap, key=lambda item: (-item[0], -item[1]))]
 
 
-def write_report(curated: "Curated", samples: Samples, plan: Plan, measured: Measured, work: CurateWork) -> str:
+def write_report(
+    curated: "Curated", samples: Samples, plan: Plan, measured: Measured, work: CurateWork
+) -> str:
     """The page."""
     counts = curated.counts
     scale, least = samples.border
     galleries: list[tuple[str, str, list[Row]]] = [
         (f"Worst {scale}", "The pairs that fit least of all that could be scored.", _best(samples.worst)),
-        ("Just below the threshold", f"Removed for {scale} alone: would you keep them?", _best(samples.below)),
+        (
+            "Just below the threshold",
+            f"Removed for {scale} alone: would you keep them?",
+            _best(samples.below),
+        ),
         ("Just above the threshold", "Kept: would you remove them?", _best(samples.above)),
         ("Kept", "Drawn evenly from all that is kept.", _best(samples.kept)),
         ("Copies", "Each removed photo beside the one that is kept.", _best(samples.copies)),
     ]
-    galleries += [(f"Removed: {rule}", RULES[rule], _best(heap)) for rule, heap in sorted(samples.others.items())]
+    galleries += [
+        (f"Removed: {rule}", RULES[rule], _best(heap)) for rule, heap in sorted(samples.others.items())
+    ]
     thumbs = _thumbnails([rows for _, _, rows in galleries], plan, measured, work)
     parts = [_head(counts), _removed(counts), threshold_section(counts, curated.rules)]
     if samples.values:
         drawn = "all" if samples.step == 1 else f"every {samples.step}th"
         chart = histogram({scale: samples.values}, title=f"Distribution of {scale}", x_label=scale)
-        parts.append(f"<section><h2>Distribution of {scale}</h2><p>Of {drawn} scored pairs.</p>{chart}</section>")
+        parts.append(
+            f"<section><h2>Distribution of {scale}</h2><p>Of {drawn} scored pairs.</p>{chart}</section>"
+        )
     parts += [_gallery(title, about, rows, scale, thumbs) for title, about, rows in galleries if rows]
     parts.append(_notes([*curated.notes]))
     facts = escape(json.dumps(curated.rules.facts(), indent=1))
@@ -156,7 +171,8 @@ def threshold_section(counts: Counts, rules: Rules) -> str:
     """The table of thresholds."""
     head = "".join(f"<th>{escape(name)}</th>" for name in HEAD)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in threshold_rows(counts)
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in threshold_rows(counts)
     )
     return (
         f"<section><h2>Which threshold?</h2><p>Of {counts.scored:,} pairs with a score. Another threshold costs no "
@@ -168,7 +184,9 @@ def threshold_section(counts: Counts, rules: Rules) -> str:
 
 def _gallery(title: str, about: str, rows: list[Row], scale: str, thumbs: dict[int, str]) -> str:
     cards = "".join(_card(row, scale, thumbs) for row in rows)
-    return f'<section><h2>{escape(title)}</h2><p>{escape(about)}</p><div class="gallery">{cards}</div></section>'
+    return (
+        f'<section><h2>{escape(title)}</h2><p>{escape(about)}</p><div class="gallery">{cards}</div></section>'
+    )
 
 
 def _card(row: Row, scale: str, thumbs: dict[int, str]) -> str:

@@ -138,4 +138,6 @@ def _size(row: Mapping[str, Any], rules: Rules) -> Iterator[Reason]:
     if short < rules.min_side:
         yield Reason("size", f"{width} x {height} pixels, a short side below {rules.min_side}")
     if rules.max_aspect and long > rules.max_aspect * short:
-        yield Reason("size", f"{width} x {height} pixels, longer than {rules.max_aspect:g} times its short side")
+        yield Reason(
+            "size", f"{width} x {height} pixels, longer than {rules.max_aspect:g} times its short side"
+        )

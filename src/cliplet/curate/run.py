@@ -18,7 +18,7 @@ from cliplet.encoders.card import ModelCard
 from cliplet.errors import InputError
 from cliplet.files import writable_folder, write_atomically
 from cliplet.stream.part import need_pyarrow
-from cliplet.stream.plan import PART_ROWS, Plan, make_plan
+from cliplet.stream.plan import PART_ROWS, make_plan
 from cliplet.stream.run import Finished, run
 from cliplet.stream.sources import Source
 from cliplet.versions import versions
@@ -104,7 +104,7 @@ def curate(
     counts = decided_counts(folder / "decided", decision)
     if counts is None:
         counts = decide(measured, rules, folder / "decided", folder / ".scratch", progress)
-        save_json(folder / "decided" / "decision.json", {"decision": decision, "counts": asdict(counts)})
+        save_json(folder / "decided" / "decision.json", {"decision": decision, "counts": vars(counts)})
     times.append(time.monotonic())
     samples = Samples(rules)
     written = write_lists(measured, folder / "decided", folder, form, samples.see)
@@ -113,7 +113,9 @@ def curate(
         written = Written(written.files + more.files, more.notes)
     notes = [*_notes(finished, rules, has_match), *counts.notes, *written.notes, *stale_notes(folder, form)]
     times.append(time.monotonic())
-    seconds = {n: round(b - a, 2) for n, a, b in zip(("measure", "decide", "write"), times, times[1:], strict=False)}
+    seconds = {
+        n: round(b - a, 2) for n, a, b in zip(("measure", "decide", "write"), times, times[1:], strict=False)
+    }
     curated = Curated(folder, counts, rules, written, finished.failed, notes, seconds)
     save_json(folder / "summary.json", summary(curated, settings))
     write_atomically(folder / "report.html", write_report(curated, samples, finished.plan, measured, work))
@@ -133,7 +135,9 @@ def settings_of(work: CurateWork) -> tuple[dict[str, Any], ModelCard, bool]:
         "match": hashlib.blake2b(repr(scorer.match).encode(), digest_size=8).hexdigest(),
         "images": work.images,
         "columns": asdict(work.columns),
-        "versions": {k: v for k, v in versions().items() if k in ("cliplet", "numpy", "onnxruntime", "pillow", "torch")},
+        "versions": {
+            k: v for k, v in versions().items() if k in ("cliplet", "numpy", "onnxruntime", "pillow", "torch")
+        },
     }
     return settings, card, known
 
@@ -200,7 +204,11 @@ def summary(curated: Curated, settings: Mapping[str, Any]) -> dict[str, Any]:
         "removed_by_this_alone": dict(counts.only.most_common()),
         "at_match": {f"{k:g}": {"at_least": v[0], "and_clean": v[1]} for k, v in counts.matches.items()},
         "top_share": {
-            f"{k:g}": {"cosine": round(v[0], 6), "match": None if v[1] != v[1] else round(v[1], 4), "and_clean": v[2]}
+            f"{k:g}": {
+                "cosine": round(v[0], 6),
+                "match": None if v[1] != v[1] else round(v[1], 4),
+                "and_clean": v[2],
+            }
             for k, v in counts.shares.items()
         },
         "rules": curated.rules.facts(),

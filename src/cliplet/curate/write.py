@@ -57,7 +57,9 @@ def check_form(form: str, sources: Sequence[Source]) -> None:
         )
 
 
-def rows_with_verdicts(measured: Measured, decided: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[Row]]]:
+def rows_with_verdicts(
+    measured: Measured, decided: Path, columns: Sequence[str]
+) -> Iterator[tuple[int, list[Row]]]:
     """Number of each part and its rows, with ``kept``, ``reasons`` and their number through all parts as ``row``."""
     for number, (start, table) in enumerate(measured.tables(columns)):
         verdicts = parquet.read_table(decided / part_name(number)).to_pylist()
@@ -87,7 +89,9 @@ def write_lists(
     names = ["removed.jsonl", *([kept_name] if kept_name else [])]
     with ExitStack() as stack:
         files = {
-            name: stack.enter_context(open(stack.enter_context(whole(folder / name)), "w", encoding="utf-8", newline=""))
+            name: stack.enter_context(
+                open(stack.enter_context(whole(folder / name)), "w", encoding="utf-8", newline="")
+            )
             for name in names
         }
         table = csv.writer(files["kept.csv"], lineterminator="\n") if form == "csv" else None
@@ -98,7 +102,9 @@ def write_lists(
                 see(row)
                 found = shown_row(row)
                 if row["reasons"]:
-                    reasons = [{k: v for k, v in reason.items() if v is not None} for reason in row["reasons"]]
+                    reasons = [
+                        {k: v for k, v in reason.items() if v is not None} for reason in row["reasons"]
+                    ]
                     files["removed.jsonl"].write(json.dumps(found | {"reasons": reasons}) + "\n")
                 elif table is not None:
                     table.writerow(["" if found[name] is None else found[name] for name in OUT])
@@ -241,4 +247,6 @@ def stale_notes(folder: Path, form: str) -> list[str]:
     """What an earlier run with another ``--write`` has left in the folder, which this run does not renew."""
     of = {"kept.jsonl": ("list",), "kept.csv": ("csv",), "kept": ("parquet", "shards")}
     left = [name for name, forms in of.items() if form not in forms and (folder / name).exists()]
-    return [f"{name} is of an earlier run with another --write: it may not agree with this one" for name in left]
+    return [
+        f"{name} is of an earlier run with another --write: it may not agree with this one" for name in left
+    ]
