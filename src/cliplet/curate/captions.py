@@ -69,7 +69,7 @@ def name_problem(caption: str) -> str | None:
 def _file_like(text: str) -> bool:
     """Whether a name with spaces and a suffix looks like a file's: it has digits or joined words."""
     stem = text.rpartition(".")[0]
-    return any(c.isdigit() for c in stem) or "_" in stem or len(stem.split()) <= 3
+    return "," not in stem and (any(c.isdigit() for c in stem) or "_" in stem or len(stem.split()) <= 3)
 
 
 def normal_form(caption: str) -> str:

@@ -20,7 +20,9 @@ BLOCK = 512
 ROWS = 8192
 EDGE = np.dtype([("a", "i8"), ("b", "i8"), ("cosine", "f4"), ("bits", "u2")])
 """Two representatives by position, the cosine of their embeddings, and the bits in which their hashes differ."""
-_CELL = np.dtype([("key", "u8"), ("rep", "i8"), ("caption", "u8"), ("look", "u8", 4)])
+MET = 64
+"""Better photos of a cell with near hashes that one photo is held against, at most: the best of them."""
+_CELL = np.dtype([("key", "u8"), ("rank", "f4"), ("rep", "i8"), ("caption", "u8"), ("look", "u8", 4)])
 
 
 def near_pairs(
@@ -42,20 +44,21 @@ def near_pairs(
         tell: progress.
     """
     n = len(reps)
+    if n <= MOST:  # so few are compared all with all
+        cell = np.sort(_records(reps, 0, np.zeros((n, 1), np.uint64)), order=["rank", "rep"])
+        return _verified(_alike(cell, rules), vectors, rules.near_cosine)
     bits = int(np.clip(np.ceil(np.log2(max(n / MEET, 1))), 4, 32))
     cells = Spill(scratch / "cells", _CELL, n * BANDS)
+    centre = np.asarray(vectors[:: max(1, n // ROWS)][:ROWS], dtype=np.float32).mean(axis=0)
+    planes = np.random.default_rng(0).normal(size=(len(centre), BANDS * bits)).astype(np.float32)
     for start in range(0, n, ROWS):
-        keys = _keys(vectors, start, bits)
-        records = np.zeros(keys.shape, _CELL)  # [rows, bands]
-        block = reps[start : start + ROWS]
-        records["key"], records["rep"] = keys, np.arange(start, start + len(block))[:, None]
-        records["caption"], records["look"] = block["caption"][:, None], block["look"][:, None]
-        flat = records.reshape(-1)
-        cells.by_hash(_mixed(flat["key"]), flat)
-        tell("near copies: cells", start + len(block), n)
+        rows = np.asarray(vectors[start : start + ROWS], dtype=np.float32) - centre
+        records = _records(reps[start : start + ROWS], start, _keys(rows @ planes > 0, bits))
+        cells.by_hash(_mixed(records["key"]), records)
+        tell("near copies: cells", start + len(rows), n)
     found, crowded = [], 0
     for i, records in enumerate(cells):
-        records.sort(order="key", kind="stable")
+        records.sort(order=["key", "rank", "rep"])
         for low, high in groups(records["key"]):
             crowded += max(0, high - low - MOST)
             for first in range(low, high, MOST):
@@ -69,17 +72,20 @@ def near_pairs(
     return found[0] if found else np.empty(0, EDGE)
 
 
-def _keys(vectors: NDArray[np.float16], start: int, bits: int) -> NDArray[np.uint64]:
-    """The cell of each photo in each band, ``[rows, bands]``."""
-    n, d = vectors.shape
-    sample = np.asarray(vectors[:: max(1, n // ROWS)][:ROWS], dtype=np.float32)
-    planes = np.random.default_rng(0).normal(size=(d, BANDS * bits)).astype(np.float32)
-    rows = np.asarray(vectors[start : start + ROWS], dtype=np.float32) - sample.mean(axis=0)
-    sides = (rows @ planes > 0).reshape(len(rows), BANDS, bits).astype(np.uint64)
+def _records(reps: NDArray[Any], start: int, keys: NDArray[np.uint64]) -> NDArray[Any]:
+    """A record for each photo in each of its cells; ``keys``: ``[rows, bands]``."""
+    records = np.zeros(keys.shape, _CELL)
+    records["key"], records["rep"] = keys, np.arange(start, start + len(reps))[:, None]
+    records["rank"] = np.where(reps["good"], 0, 4)[:, None] - reps["cosine"][:, None]
+    records["caption"], records["look"] = reps["caption"][:, None], reps["look"][:, None]
+    return records.reshape(-1)
+
+
+def _keys(sides: NDArray[np.bool_], bits: int) -> NDArray[np.uint64]:
+    """The cell of each photo in each band, ``[rows, bands]``, from the sides of the planes, ``[rows, bands * bits]``."""
     weights = np.uint64(1) << np.arange(bits, dtype=np.uint64)
-    return (sides * weights).sum(axis=2, dtype=np.uint64) + (
-        np.arange(BANDS, dtype=np.uint64) << np.uint64(40)
-    )
+    cells = (sides.reshape(len(sides), BANDS, bits) * weights).sum(axis=2, dtype=np.uint64)
+    return np.asarray(cells + (np.arange(BANDS, dtype=np.uint64) << np.uint64(40)))
 
 
 def _mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -88,18 +94,20 @@ def _mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _alike(cell: NDArray[Any], rules: Rules) -> NDArray[Any]:
-    """Pairs of a cell whose difference hashes are near, as :data:`EDGE` without a cosine."""
+    """Pairs of a cell, the best first, whose difference hashes are near, as :data:`EDGE` without a cosine."""
     found = []
+    met = np.zeros(len(cell), dtype=np.int64)
     for start in range(0, len(cell), BLOCK):
         rows, others = cell[start : start + BLOCK], cell[start:]
         bits = np.zeros((len(rows), len(others)), dtype=np.uint16)
         for word in range(4):
             bits += np.bitwise_count(rows["look"][:, word, None] ^ others["look"][None, :, word])
-        near = bits <= rules.near_bits
+        near = np.triu(bits <= rules.near_bits, 1)
         if rules.duplicates == "pairs":
             near &= rows["caption"][:, None] == others["caption"]
+        near &= np.cumsum(near, axis=0) + met[start:] <= MET
+        met[start:] += near.sum(axis=0)
         i, j = np.nonzero(near)
-        i, j = i[i < j], j[i < j]
         edges = np.zeros(len(i), EDGE)
         first, second = rows["rep"][i], others["rep"][j]
         edges["a"], edges["b"] = np.minimum(first, second), np.maximum(first, second)

@@ -56,8 +56,8 @@ class Samples:
         value = row[scale] if row[scale] is not None else row["cosine"]
         found = {reason["rule"] for reason in row["reasons"]}
         if value is not None:
-            _push(self.worst, -value, place, row)
             if not found - {"threshold", "share"}:
+                _push(self.worst, -value, place, row)
                 _push(
                     self.above if value >= least and not found else self.below,
                     -abs(value - least),
@@ -101,9 +101,9 @@ def write_report(
 ) -> str:
     """The page."""
     counts = curated.counts
-    scale, least = samples.border
+    scale = samples.border[0]
     galleries: list[tuple[str, str, list[Row]]] = [
-        (f"Worst {scale}", "The pairs that fit least of all that could be scored.", _best(samples.worst)),
+        (f"Worst {scale}", "The pairs that fit least of those that no other rule removes.", _best(samples.worst)),
         (
             "Just below the threshold",
             f"Removed for {scale} alone: would you keep them?",
@@ -111,7 +111,7 @@ def write_report(
         ),
         ("Just above the threshold", "Kept: would you remove them?", _best(samples.above)),
         ("Kept", "Drawn evenly from all that is kept.", _best(samples.kept)),
-        ("Copies", "Each removed photo beside the one that is kept.", _best(samples.copies)),
+        ("Copies", "Each removed photo above the one that is kept.", _best(samples.copies)),
     ]
     galleries += [
         (f"Removed: {rule}", RULES[rule], _best(heap)) for rule, heap in sorted(samples.others.items())

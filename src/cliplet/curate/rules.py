@@ -67,9 +67,9 @@ class Rules:
     keep: copies stay."""
     near_duplicates: bool = True
     """Whether a photo that is nearly another's copy (another size, compression or crop) counts as one."""
-    near_cosine: float = 0.95
+    near_cosine: float = 0.9
     """Cosine of the embeddings of near duplicates, at least."""
-    near_bits: int = 64
+    near_bits: int = 80
     """Bits of 256 in which difference hashes of near duplicates differ, at most; unrelated photos differ in about
     128."""
     skip: tuple[str, ...] = ()
