@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ from cliplet.curate.rules import Rules
 from cliplet.curate.shards import save_json
 from cliplet.curate.work import CurateWork
 from cliplet.curate.write import Written, check_form, stale_notes, write_kept, write_lists
+from cliplet.data.beside import photos_of
+from cliplet.data.captions import stream_captions
 from cliplet.encoders.card import ModelCard
 from cliplet.errors import InputError
 from cliplet.files import writable_folder, write_atomically
+from cliplet.scoring.rows import find_photos
 from cliplet.stream.part import need_pyarrow
 from cliplet.stream.plan import PART_ROWS, make_plan
 from cliplet.stream.run import Finished, run
+from cliplet.stream.scores import PEEKED
 from cliplet.stream.sources import Source
 from cliplet.versions import versions
 
@@ -89,6 +94,7 @@ def curate(
     check_form(form, sources)
     settings, card, has_match = settings_of(work)
     rules = with_threshold(rules, has_match, card)
+    check_photos(sources[0], work)
     folder = writable_folder(folder)
     times = [time.monotonic()]
     finished = run(
@@ -120,6 +126,21 @@ def curate(
     save_json(folder / "summary.json", summary(curated, settings))
     write_atomically(folder / "report.html", write_report(curated, samples, finished.plan, measured, work))
     return curated
+
+
+def check_photos(source: Source, work: CurateWork) -> None:
+    """Raise InputError where none of the first pairs of a source has a photo: --images was forgotten, most likely."""
+    if source.remote:  # it would be fetched for that
+        return
+    entries = list(islice(stream_captions(source.path, work.columns), PEEKED))
+    good = [entry for entry in entries if entry.reason is None]
+    if not good:
+        why = f"{entries[0].where}: {entries[0].reason}" if entries else "it holds no captions"
+        raise InputError(f"{source.name}: {why}")
+    names, _, reasons = find_photos(*photos_of(good, [Path(source.path)], work.images))
+    if not any(names):
+        raise InputError(f"no photo was found for the first {len(good)} captions of {source.name}: {reasons[0]}. "
+                         "Give the folder or tar of the photos with --images")  # fmt: skip
 
 
 def settings_of(work: CurateWork) -> tuple[dict[str, Any], ModelCard, bool]:
