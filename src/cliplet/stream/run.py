@@ -93,6 +93,7 @@ def run(
                 schedule(left, pool, folder, progress.finished, progress.tell)
             finally:
                 pool.close()
+                _clear(folder)
             progress.close()
         return Finished(folder, known, form, failures(folder), before)
 
