@@ -262,15 +262,15 @@ def cores() -> int:
 
 
 # ---------------------------------------------------------------- by name
-def _processes(workers: int, work: Work, folder: Path, form: str) -> Pool:
-    return Processes(workers, work, folder, form) if workers else Here(work, folder, form)
+def _processes(workers: int, work: Work, folder: Path, form: str, most: int) -> Pool:
+    return Processes(min(workers, most), work, folder, form) if workers else Here(work, folder, form)
 
 
-def _ray(workers: int, work: Work, folder: Path, form: str) -> Pool:
+def _ray(workers: int, work: Work, folder: Path, form: str, most: int) -> Pool:
     from cliplet.stream.ray import RayPool
 
-    return RayPool(workers, work, folder, form)
+    return RayPool(workers, work, folder, form, most)
 
 
-ENGINES: Mapping[str, Callable[[int, Work, Path, str], Pool]] = {"local": _processes, "ray": _ray}
-"""Makes a pool of so many workers, by the engine's name."""
+ENGINES: Mapping[str, Callable[[int, Work, Path, str, int], Pool]] = {"local": _processes, "ray": _ray}
+"""Makes a pool of so many workers for so many parts, by the engine's name."""

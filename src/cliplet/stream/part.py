@@ -20,7 +20,9 @@ from cliplet.stream.plan import Part
 FORMS = ("parquet", "jsonl")
 """Forms of a part's file."""
 PARTS = "parts"
-"""The folder of the parts' files in the output folder."""
+"""The folder of the parts' files in the output folder: they alone, so that it can be read as one table."""
+FAILED = "failed"
+"""The folder of the failure files."""
 SAID = 2.0
 """Seconds after which a part says again what it is doing."""
 
@@ -65,7 +67,7 @@ def part_file(folder: Path, part: Part, form: str) -> Path:
 
 def failure_file(folder: Path, part: Part) -> Path:
     """Where it is said that a part was given up, and why."""
-    return folder / PARTS / f"{part.name}.failed.json"
+    return folder / FAILED / f"{part.name}.json"
 
 
 def state_file(folder: Path, part: Part) -> Path:
@@ -111,6 +113,7 @@ def run_part(part: Part, folder: Path, form: str, work: Work, compute: Compute) 
 def give_up(part: Part, folder: Path, reason: str, attempts: int) -> None:
     """Write the failure file of a part."""
     about = {"part": part.number, "source": part.source.name, "start": part.start, "stop": part.stop}
+    failure_file(folder, part).parent.mkdir(exist_ok=True)
     content = json.dumps(about | {"attempts": attempts, "reason": reason}, indent=1)
     write_atomically(failure_file(folder, part), content + "\n")
 
@@ -118,7 +121,7 @@ def give_up(part: Part, folder: Path, reason: str, attempts: int) -> None:
 def failures(folder: Path) -> dict[int, str]:
     """The parts that were given up, and why."""
     found = {}
-    for path in sorted((folder / PARTS).glob("part-*.failed.json")):
+    for path in sorted((folder / FAILED).glob("part-*.json")):
         about = json.loads(path.read_text(encoding="utf-8"))
         found[int(about["part"])] = f"{about['source']}: {about['reason']}"
     return found

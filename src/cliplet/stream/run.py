@@ -88,11 +88,12 @@ def run(
         progress = Progress(known, sum(part_file(folder, p, form).exists() for p in known), folder, quiet)
         before = progress.done
         if left:
-            pool = ENGINES[engine](min(workers, len(left)) if workers else 0, work, folder, form)
+            pool = ENGINES[engine](workers, work, folder.absolute(), form, len(left))
             try:
                 schedule(left, pool, folder, progress.finished, progress.tell)
             finally:
                 pool.close()
+                _clear(folder)
             progress.close()
         return Finished(folder, known, form, failures(folder), before)
 

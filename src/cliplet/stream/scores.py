@@ -86,6 +86,8 @@ class ScoreWork:
     """Other columns that parts have, and their types (:data:`TYPES`); values that do not fit go into ``extra``."""
     threads: int = 1
     """Threads of one process."""
+    gpus: float = 0
+    """GPUs that Ray sets aside for each."""
     embeddings: bool = False
     """Whether blocks keep the images' embeddings."""
 
