@@ -34,7 +34,8 @@ RULES_OF = {
     "swapped": {"threshold"}, "truncated": {"unreadable"}, "file name": {"name"}, "too short": {"short"},
     "other language": {"language"}, "says nothing": {"empty", "short"}, "boilerplate": {"repeated"},
 }  # fmt: skip
-FILES = ["IMG_{n}.JPG", "DSC{n}", "photo-{n}.png", "https://example.com/a/{n}.jpg", "Screenshot 2021-03-{d} at 10.{d}.png",
+FILES = ["IMG_{n}.JPG", "DSC{n}", "photo-{n}.png", "https://example.com/a/{n}.jpg",
+         "Screenshot 2021-03-{d} at 10.{d}.png",
          "{n}_{d}b3f7a9c.jpg", "P10{n}", "image ({d})", "beach_{n}.jpeg", "www.photos{d}.com"]  # fmt: skip
 SHORT = ["dog", "a man", "beach", "two people", "red car", "the", "woman", "snow."]
 NOTHING = [
@@ -142,9 +143,8 @@ def plant(pairs: list[tuple[bytes, str, str]], rng: random.Random) -> list[dict[
     ]
     free = list(range(len(rows)))
     rng.shuffle(free)
-    taken = {
-        kind: [free.pop() for _ in range(max(LEAST.get(kind, 8), round(share * len(rows))))] for kind, share in SHARE.items()
-    }
+    counts = {kind: max(LEAST.get(kind, 8), round(share * len(rows))) for kind, share in SHARE.items()}
+    taken = {kind: [free.pop() for _ in range(count)] for kind, count in counts.items()}
     moved = taken["swapped"]
     texts = [rows[i]["caption"] for i in moved]
     for i, text in zip(moved, texts[1:] + texts[:1], strict=True):

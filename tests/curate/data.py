@@ -35,7 +35,7 @@ def good_rows(count: int, first: int = 0) -> list[tuple[bytes, str]]:
     return [(jpeg(drawn(seed)), caption(seed)) for seed in range(first, first + count)]
 
 
-def write_shard(path: Path, rows: list[tuple[bytes, str]], first: int = 0, more: dict[str, bytes] | None = None) -> Path:
+def write_shard(path: Path, rows: list, first: int = 0, more: dict[str, bytes] | None = None) -> Path:
     """A WebDataset shard: ``000000007.jpg``, ``.json``, ``.txt`` of each row, and other members at its end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:

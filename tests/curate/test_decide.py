@@ -18,9 +18,12 @@ def row(number: int, **given):
     """A good row whose photo and caption are its own."""
     rng = np.random.default_rng(given.pop("same_as", number))
     found = {
-        "source": "a.tar", "where": f"member {number}.txt", "image": f"{number}.jpg", "caption": f"a dog is number {number}",
-        "score": 0.8, "cosine": 0.5, "match": 0.7, "truncated": False, "bytes": 10, "width": 300, "height": 200,
-        "photo": number.to_bytes(16, "little"), "content": rng.bytes(16), "pixels": rng.bytes(16), "look": rng.bytes(32),
+        "source": "a.tar", "where": f"member {number}.txt", "image": f"{number}.jpg",
+        "caption": f"a dog is number {number}",
+        "score": 0.8, "cosine": 0.5, "match": 0.7, "truncated": False, "bytes": 10,
+        "width": 300, "height": 200,
+        "photo": number.to_bytes(16, "little"), "content": rng.bytes(16),
+        "pixels": rng.bytes(16), "look": rng.bytes(32),
         "embedding": rng.normal(size=DIM).astype(np.float16).tobytes(),
         "caption_key": (1000 + number).to_bytes(16, "little"), "words": 5, "name": None, "empty": None, "reason": None,
         "extra": None,
@@ -36,7 +39,9 @@ def near_row(number: int, other: int, bits: int = 10, noise: float = 0.05, **giv
     look[rng.choice(256, bits, replace=False)] ^= 1
     vector = np.frombuffer(first["embedding"], np.float16).astype(np.float32)
     vector = vector + noise * np.linalg.norm(vector) / DIM**0.5 * rng.normal(size=DIM)
-    return row(number, look=np.packbits(look).tobytes(), embedding=vector.astype(np.float16).tobytes(), **given)
+    return row(
+        number, look=np.packbits(look).tobytes(), embedding=vector.astype(np.float16).tobytes(), **given
+    )
 
 
 def verdicts(tmp_path, parts, **rules):
@@ -47,7 +52,11 @@ def verdicts(tmp_path, parts, **rules):
         parquet.write_table(pyarrow.Table.from_pylist(rows, SCHEMA), paths[-1])
     counts = decide(Measured(paths), Rules(**rules), tmp_path / "decided", tmp_path / "scratch")
     assert not (tmp_path / "scratch").exists()
-    found = [r for i in range(len(parts)) for r in parquet.read_table(tmp_path / "decided" / part_name(i)).to_pylist()]
+    found = [
+        r
+        for i in range(len(parts))
+        for r in parquet.read_table(tmp_path / "decided" / part_name(i)).to_pylist()
+    ]
     assert [not r["reasons"] for r in found] == [r["kept"] for r in found]
     assert counts.kept + sum(bool(r["reasons"]) for r in found) == counts.pairs == len(found)
     return [[reason["rule"] for reason in r["reasons"]] for r in found], found, counts
@@ -85,7 +94,8 @@ def test_a_pair_at_the_threshold_is_kept():
 
 
 @pytest.mark.parametrize(
-    "rules", [{"min_match": 1.2}, {"top_share": 0}, {"language": "xx"}, {"skip": ("nothing",)}, {"duplicates": "all"}]
+    "rules",
+    [{"min_match": 1.2}, {"top_share": 0}, {"language": "xx"}, {"skip": ("nothing",)}, {"duplicates": "all"}],
 )
 def test_rules_that_mean_nothing_are_refused(rules):
     with pytest.raises(InputError, match="--"):
@@ -102,7 +112,10 @@ def test_the_top_share_is_exact_over_all_parts(tmp_path):
 
 
 def test_a_caption_of_too_many_photos_is_removed_from_all(tmp_path):
-    parts = [[row(i, caption_key=bytes(16)) for i in range(2)], [row(i, caption_key=bytes(16)) for i in (2, 3)]]
+    parts = [
+        [row(i, caption_key=bytes(16)) for i in range(2)],
+        [row(i, caption_key=bytes(16)) for i in (2, 3)],
+    ]
     parts[1].append(row(4))
     assert verdicts(tmp_path, parts, max_repeats=3)[0] == [["repeated"]] * 4 + [[]]
     assert verdicts(tmp_path, parts, max_repeats=4)[0] == [[]] * 5
@@ -168,7 +181,8 @@ def test_each_near_copy_that_goes_has_one_that_stays(tmp_path):
 
 def test_a_copy_of_a_photo_that_gives_way_to_a_near_one_gives_way_to_that(tmp_path):
     rows = [row(0, cosine=0.9), near_row(1, 0, cosine=0.6)]
-    rows.append(rows[1] | {"cosine": 0.5, "photo": b"x" * 16, "image": "2.jpg", "embedding": None, "caption_key": b"y" * 16})
+    other = {"photo": b"x" * 16, "image": "2.jpg", "embedding": None, "caption_key": b"y" * 16}
+    rows.append(rows[1] | other | {"cosine": 0.5})
     names, found, _ = verdicts(tmp_path, [rows])
     assert names == [[], ["near"], ["near"]]
     assert [r["reasons"][0]["row"] for r in found[1:]] == [0, 0]
@@ -192,7 +206,10 @@ def test_little_memory_and_crowded_cells_give_the_same_verdicts(tmp_path, monkey
     monkeypatch.setattr(near, "ROWS", 64)
     monkeypatch.setattr(near, "MOST", 500)
     assert verdicts(tmp_path, parts)[1] == once
+    monkeypatch.setattr(near, "SMALL", 4)
+    assert verdicts(tmp_path, parts)[1] == once
     monkeypatch.setattr(near, "MOST", 2)
+    monkeypatch.setattr(near, "SMALL", 1)
     assert any("crowded" in note for note in verdicts(tmp_path, parts)[2].notes)
 
 
@@ -219,4 +236,4 @@ def test_spilled_records_come_back_by_ranges(tmp_path, monkeypatch):
         spilled.by_range(block["row"], 1000, block)
     ranged = spill.Ranged(spilled, "row", 1000)
     found = [ranged.between(a, b)["row"].tolist() for a, b in ((0, 7), (7, 7), (7, 500), (500, 1000))]
-    assert sum(found, []) == list(range(1000))
+    assert [row for rows in found for row in rows] == list(range(1000))

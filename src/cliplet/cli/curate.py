@@ -29,7 +29,7 @@ def _rules_names() -> dict[str, str]:
     "--images", metavar="DIR|TAR", help="Folder or tar of the photos of captions files, or a pattern."
 )
 @click.option("--min-match", type=click.FloatRange(0, 1), metavar="P",
-              help="Least match; default: 0.2 where no other threshold is given and the model has a match.")  # fmt: skip
+              help="Least match; default: 0.2 where no threshold is given and the model has a match.")  # fmt: skip
 @click.option("--min-score", type=float, metavar="X", help="Least score, on the scale of --preset.")
 @click.option("--min-cosine", type=float, metavar="X", help="Least cosine.")
 @click.option("--top-share", type=click.FloatRange(0, 1, min_open=True), metavar="P",
@@ -58,7 +58,7 @@ def _rules_names() -> dict[str, str]:
 @click.option("--skip", multiple=True, metavar="RULE", cls=options.TableOption, fill=_rules_names,
               help="Rule that shall remove nothing; may be repeated: {names}.")  # fmt: skip
 @click.option("--write", "form", type=click.Choice(["list", "csv", "parquet", "shards", "none"]), default="list",
-              show_default=True, help="What is kept, as kept.jsonl, kept.csv, or in kept/: Parquet or shards.")  # fmt: skip
+              show_default=True, help="What is kept: kept.jsonl, kept.csv, or files in kept/.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what there is and how long it would take; write nothing.")
 @options.image_column
 @options.caption_column

@@ -15,7 +15,7 @@ _SUFFIX = (
 _FILE = re.compile(rf"(?:\S|[ _-](?=\S)){{1,200}}?{_SUFFIX}", re.IGNORECASE)
 _LONE_SUFFIX = re.compile(rf"\S+{_SUFFIX}\b", re.IGNORECASE)
 _CAMERA = re.compile(
-    r"(?:img|dsc[fn]?|dscn?|pict?|p|mvi|vid|gopr|dji|screen ?shot|screenshot|image|photo|foto|pxl|scan|wp|cimg|sam|kodak|"
+    r"(?:img|dsc[fn]?|dscn?|pict?|p|mvi|vid|gopr|dji|screen ?shot|image|photo|foto|pxl|scan|wp|cimg|sam|kodak|"
     r"untitled|unnamed|thumb(?:nail)?|picture)[ _#-]*\(?\d[\d _.:()-]*(?:at [\d.]+)?(?: ?[ap]m)?(?: ?\(?copy\)?)?",
     re.IGNORECASE,
 )
@@ -73,7 +73,7 @@ def _file_like(text: str) -> bool:
 
 
 def normal_form(caption: str) -> str:
-    """The form in which captions are the same: compatible characters, small letters, single spaces, no mark at the end."""
+    """The form in which captions are the same: compatible characters, small letters, single spaces, no last mark."""
     text = " ".join(unicodedata.normalize("NFKC", caption).casefold().split())
     return text.rstrip(" .!,;:")
 

@@ -37,6 +37,10 @@ REP = np.dtype(
 """A representative: its first row, where its rows are listed, its best row, and what ranks it."""
 
 
+BATCH = 4096
+"""Verdicts written together."""
+
+
 class Parts(Protocol):
     """Measured parts, as :class:`cliplet.curate.decide.Measured`."""
 
@@ -178,13 +182,18 @@ def _near_copies(
     listed = np.memmap(scratch / "rows", np.int64, "r")
     settled = settle(reps, edges)
     moved = np.zeros(len(settled), VERDICT)
+    gone: list[NDArray[Any]] = []
     for i, (worse, better, cosine, bits) in enumerate(settled):
         rows = listed[reps["start"][worse] : reps["start"][worse] + reps["count"][worse]]
         found = np.zeros(len(rows), VERDICT)
         found["row"], found["of"], found["kind"] = rows, reps["best"][better], NEAR
         found["cosine"], found["bits"] = cosine, bits
-        verdicts.by_hash(found["row"].astype(np.uint64), found)
+        gone.append(found)
         moved[i] = (reps["best"][worse], reps["best"][better], NEAR, cosine, bits)
+        if len(gone) == BATCH or i + 1 == len(settled):
+            together = np.concatenate(gone)
+            verdicts.by_hash(together["row"].astype(np.uint64), together)
+            gone = []
     return moved
 
 

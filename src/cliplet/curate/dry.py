@@ -1,4 +1,4 @@
-"""What a curation would do: what it would read, on how many pairs, in what time, by a measured sample; nothing is written."""
+"""What a curation would read, on how many pairs, in what time, by a measured sample; nothing is written."""
 
 import time
 from collections import Counter

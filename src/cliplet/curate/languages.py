@@ -25,8 +25,8 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
 WORDS: dict[str, frozenset[str]] = {
     language: frozenset(words.split())
     for language, words in {
-        "en": "a an the of and in on is are with to at by his her its while from that this for it two man woman as do no "
-              "not have has they be who out up there what she he him we you your over was were",
+        "en": "a an the of and in on is are with to at by his her its while from that this for it two man woman as do "
+              "no not have has they be who out up there what she he him we you your over was were",
         "de": "ein eine einen einem einer der die das und ist sind im auf mit von zu vor zwei ein nicht den dem mann "
               "frau sich wird steht sitzt läuft aus bei über",
         "fr": "un une le la les des et est sont dans sur avec du de en au aux qui deux par pour sa son ses devant "

@@ -16,6 +16,8 @@ MEET = 16
 """Photos that would share a band's cell if they were spread evenly."""
 MOST = 4096
 """Photos of one cell that are compared all with all; a larger cell is compared in runs of so many."""
+SMALL = 64
+"""Photos of a cell that is compared together with all other cells of its size."""
 BLOCK = 512
 ROWS = 8192
 EDGE = np.dtype([("a", "i8"), ("b", "i8"), ("cosine", "f4"), ("bits", "u2")])
@@ -58,13 +60,16 @@ def near_pairs(
         tell("near copies: cells", start + len(rows), n)
     found, crowded = [], 0
     for i, records in enumerate(cells):
-        records.sort(order=["key", "rank", "rep"])
-        for low, high in groups(records["key"]):
+        records = records[np.lexsort((records["rep"], records["rank"], records["key"]))]
+        small = np.ones(len(records), dtype=bool)
+        for low, high in groups(records["key"], SMALL):
+            small[low:high] = False
             crowded += max(0, high - low - MOST)
             for first in range(low, high, MOST):
                 pairs = _alike(records[first : min(first + MOST, high)], rules)
                 found.append(_verified(pairs, vectors, rules.near_cosine))
-        found = [np.unique(np.concatenate(found))] if found else []
+        found.append(_verified(_alike_in_small(records[small], rules), vectors, rules.near_cosine))
+        found = [np.unique(np.concatenate(found))]
         tell("near copies: pairs", i + 1, cells.files)
     cells.close()
     if crowded:
@@ -82,7 +87,7 @@ def _records(reps: NDArray[Any], start: int, keys: NDArray[np.uint64]) -> NDArra
 
 
 def _keys(sides: NDArray[np.bool_], bits: int) -> NDArray[np.uint64]:
-    """The cell of each photo in each band, ``[rows, bands]``, from the sides of the planes, ``[rows, bands * bits]``."""
+    """The cell of each photo in each band, ``[rows, bands]``; ``sides``: of the planes, ``[rows, bands * bits]``."""
     weights = np.uint64(1) << np.arange(bits, dtype=np.uint64)
     cells = (sides.reshape(len(sides), BANDS, bits) * weights).sum(axis=2, dtype=np.uint64)
     return np.asarray(cells + (np.arange(BANDS, dtype=np.uint64) << np.uint64(40)))
@@ -112,6 +117,27 @@ def _alike(cell: NDArray[Any], rules: Rules) -> NDArray[Any]:
         first, second = rows["rep"][i], others["rep"][j]
         edges["a"], edges["b"] = np.minimum(first, second), np.maximum(first, second)
         edges["bits"] = bits[i, j]
+        found.append(edges)
+    return np.concatenate(found)
+
+
+def _alike_in_small(records: NDArray[Any], rules: Rules) -> NDArray[Any]:
+    """As :func:`_alike` for many small cells, one behind the other: each photo with its next, its second next, ..."""
+    found = [np.empty(0, EDGE)]
+    keys, looks, captions = records["key"], records["look"], records["caption"]
+    first = np.arange(len(records))
+    for step in range(1, SMALL):
+        first = first[: np.searchsorted(first, len(records) - step)]
+        first = first[keys[first] == keys[first + step]]
+        if not len(first):
+            break
+        bits = np.bitwise_count(looks[first] ^ looks[first + step]).sum(axis=1, dtype=np.uint16)
+        near = bits <= rules.near_bits
+        if rules.duplicates == "pairs":
+            near &= captions[first] == captions[first + step]
+        a, b = records["rep"][first[near]], records["rep"][first[near] + step]
+        edges = np.zeros(len(a), EDGE)
+        edges["a"], edges["b"], edges["bits"] = np.minimum(a, b), np.maximum(a, b), bits[near]
         found.append(edges)
     return np.concatenate(found)
 

@@ -103,7 +103,11 @@ def write_report(
     counts = curated.counts
     scale = samples.border[0]
     galleries: list[tuple[str, str, list[Row]]] = [
-        (f"Worst {scale}", "The pairs that fit least of those that no other rule removes.", _best(samples.worst)),
+        (
+            f"Worst {scale}",
+            "The pairs that fit least of those that no other rule removes.",
+            _best(samples.worst),
+        ),
         (
             "Just below the threshold",
             f"Removed for {scale} alone: would you keep them?",

@@ -171,8 +171,8 @@ def with_threshold(rules: Rules, has_match: bool, card: ModelCard) -> Rules:
     """
     if rules.min_match and not has_match:
         raise InputError(
-            f"{card.name} has no match: measure one with `cliplet calibrate --out match.json` and give --match, or give "
-            "--min-score or --top-share"
+            f"{card.name} has no match: measure one with `cliplet calibrate --out match.json` and give --match, or "
+            "give --min-score or --top-share"
         )
     given = (rules.min_match, rules.min_score, rules.min_cosine, rules.top_share)
     if has_match and all(value is None for value in given):

@@ -87,10 +87,10 @@ class _Found(Rewritten):
 
 
 def _unpacked(source: Path, stack: ExitStack) -> tuple[IO[bytes], bool]:
-    file = stack.enter_context(open(source, "rb"))
+    file = stack.enter_context(open(source, "rb"))  # noqa: SIM115
     if file.peek(2)[:2] != b"\x1f\x8b":
         return file, False
-    unpacked = stack.enter_context(tempfile.TemporaryFile())
+    unpacked = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
     with gzip.open(file) as stream:
         try:
             while block := stream.read1(COPIED):
@@ -109,14 +109,16 @@ def _members(stream: IO[bytes]) -> tuple[list[_Member], str | None]:
     tar = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 (the stream is the caller's)
     try:
         while (member := tar.next()) is not None:
-            if tar.offset > size + 511:
-                return found, f"cut off inside {member.name}"
+            if tar.offset > size:
+                return found, f"it is cut off inside {member.name}"
             link = member.linkname if member.islnk() else None
             found.append(_Member(member.name, member.offset, tar.offset, member.isfile(), link))
             tar.members = []  # type: ignore[attr-defined]  # memory does not grow
     except (tarfile.TarError, EOFError):
-        return found, f"cut off behind {found[-1].name}" if found else "cut off"
-    return found, None
+        return found, f"it is cut off at byte {size}"
+    stream.seek(tar.offset)
+    rest = stream.read(tarfile.BLOCKSIZE)  # tarfile takes a broken header for the end
+    return found, f"it is damaged at byte {tar.offset}" if rest.strip(b"\0") else None
 
 
 def _removed(members: list[_Member], kept: Mapping[str, bool]) -> _Found:
@@ -159,7 +161,7 @@ def _copy_bytes(stream: IO[bytes], start: int, stop: int, out: Any) -> int:
 
 
 def copy_sidecars(source: Path, target: Path, keys: set[str]) -> list[str]:
-    """Copy what img2dataset leaves beside a shard: ``00000.parquet`` without the removed keys, ``00000_stats.json`` as it is.
+    """Copy what img2dataset leaves beside a shard: ``00000.parquet`` without these keys, ``00000_stats.json`` as it is.
 
     Returns:
         What was done, a line each.

@@ -86,11 +86,11 @@ class Ranged:
         return np.concatenate(found)
 
 
-def groups(keys: NDArray[Any]) -> Iterator[tuple[int, int]]:
-    """Start and stop of each run of equal keys with two or more, in sorted ``keys``."""
-    if len(keys) < 2:
+def groups(keys: NDArray[Any], above: int = 1) -> Iterator[tuple[int, int]]:
+    """Start and stop of each run of more than ``above`` equal keys, in sorted ``keys``."""
+    if len(keys) <= above:
         return
     edges = np.flatnonzero(keys[1:] != keys[:-1]) + 1
     starts, stops = np.r_[0, edges], np.r_[edges, len(keys)]
-    several = stops - starts > 1
+    several = stops - starts > above
     yield from zip(starts[several].tolist(), stops[several].tolist(), strict=True)

@@ -64,6 +64,7 @@ class Reader:
         """Pairs, some thousands at a time; raises InputError as :class:`~cliplet.stream.scores.PartReader`."""
         source = part.source.name
         for entries, photos, names, reasons in self.inner.blocks(part, say):
+            entries = [_in_its_row(entry) for entry in entries]
             yield [
                 Pair(source, entry, photo, self._photo_name(source, entry, photo, name), why or entry.problem)
                 for entry, photo, name, why in zip(entries, photos, names, reasons, strict=True)
@@ -74,9 +75,16 @@ class Reader:
     ) -> str:
         if isinstance(photo, (str, os.PathLike)):
             return os.path.abspath(photo)
-        if isinstance(photo, TablePhoto):  # a cell: what the table calls it, else its row
-            return f"{source} {photo.digest} {photo.path or entry.where}"
+        if isinstance(photo, TablePhoto):  # a cell is its row's own photo
+            return f"{source} {entry.where}"
         return str(name) if self.images is not None else f"{source} {name or entry.image}"
+
+
+def _in_its_row(entry: CaptionEntry) -> CaptionEntry:
+    """The entry; one whose cell holds the bytes of another row's photo, after which it is called, says its own row."""
+    if isinstance(entry.photo, TablePhoto) and entry.photo.where != entry.where:
+        return entry._replace(image=f"{entry.image} ({entry.where})")
+    return entry
 
 
 class _Measuring:

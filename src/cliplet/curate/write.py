@@ -126,7 +126,7 @@ def write_lists(
 def write_kept(
     plan: Plan, measured: Measured, decided: Path, folder: Path, form: str, decision: str
 ) -> Written:
-    """What is kept as Parquet or shards, in ``folder/kept``: a file for each source; one that is there is not made again.
+    """What is kept as Parquet or shards, in ``folder/kept``: a file a source; one that is there is not made again.
 
     ``decision``: what the verdicts depend on; files of another decision are made again.
     """

@@ -1,0 +1,169 @@
+"""`cliplet curate` beside Data-Juicer's ``image_text_similarity_filter``: the same pairs, the same CLIP, the same CPU.
+
+    python -m benchmarks.curate_peer --data DIR --data-juicer VENV/bin/dj-process
+
+The CLIP is ViT-B/32 with random weights, laid out as the hub has it: for speed, and to see that both compute the same
+cosines. Each tool is a process of its own, from its start to its outputs; the rates without loading are what the tools
+say themselves. Data-Juicer lives in an environment of its own: ``pip install py-data-juicer torch transformers
+aiohttp``.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from tests.parity.local_models import _write_clip_vocabulary, _write_json, random_weights
+
+PREPROCESSING = {
+    "image_processor_type": "CLIPImageProcessor", "crop_size": {"height": 224, "width": 224}, "do_center_crop": True,
+    "do_convert_rgb": True, "do_normalize": True, "do_resize": True, "resample": 3, "size": {"shortest_edge": 224},
+    "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
+}  # fmt: skip
+
+
+def save_clip(folder: Path) -> None:
+    """CLIP ViT-B/32 with random weights; the scale of its logits is the trained models', 100."""
+    import torch
+
+    from cliplet.models.compat import prepare_torchvision
+
+    prepare_torchvision()
+    from transformers import CLIPConfig, CLIPModel
+
+    folder.mkdir(parents=True)
+    _write_clip_vocabulary(folder)
+    config = CLIPConfig(
+        text_config={"bos_token_id": 49406, "eos_token_id": 49407}, vision_config={"patch_size": 32}
+    )
+    model = random_weights(CLIPModel(config))
+    with torch.no_grad():
+        model.logit_scale.fill_(float(np.log(100)))  # type: ignore[attr-defined]
+    model.save_pretrained(folder)  # type: ignore[attr-defined]
+    _write_json(folder / "preprocessor_config.json", PREPROCESSING)
+
+
+def write_pairs(data: Path, folder: Path, count: int) -> tuple[Path, Path]:
+    """Photos in a folder with captions as both tools read them."""
+    captions = {}
+    for line in (data / "flickr8k/Flickr8k.token.txt").read_text(encoding="utf-8").splitlines():
+        name, text = line.split("\t")
+        captions.setdefault(name.partition("#")[0], text)
+    ours, theirs = [], []
+    (folder / "photos").mkdir()
+    with tarfile.open(data / "flickr8k/images_dev.tar") as tar:
+        for member in tar:
+            name = Path(member.name).name
+            if member.isfile() and name in captions and len(ours) < count:
+                path = folder / "photos" / name
+                path.write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
+                ours.append({"image": f"photos/{name}", "caption": captions[name]})
+                text = f"<__dj__image> {captions[name]} <|__dj__eoc|>"
+                theirs.append({"text": text, "images": [str(path)], "name": name})
+    for file, rows in ((folder / "ours.jsonl", ours), (folder / "theirs.jsonl", theirs)):
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "ours.jsonl", folder / "theirs.jsonl"
+
+
+def run(command: list[str], threads: int) -> tuple[float, str]:
+    """Seconds of a process, and what it said."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+    }
+    for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        environment.pop(name, None)
+    if "dj-process" in command[0]:
+        environment.pop("PYTHONPATH", None)
+    start = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
+    return time.monotonic() - start, done.stdout + done.stderr
+
+
+def data_juicer(
+    binary: str, pairs: Path, clip: Path, folder: Path, processes: int
+) -> tuple[float, float, dict[str, float]]:
+    """Seconds in all, seconds of the filter by its own log, and its similarity of each photo."""
+    out = folder / f"dj-{processes}"
+    out.mkdir()
+    config = {
+        "project_name": "peer", "dataset_path": str(pairs), "export_path": str(out / "kept.jsonl"), "np": processes,
+        "keep_stats_in_res_ds": True, "use_cache": False, "ds_cache_dir": str(out / "cache"), "work_dir": str(out),
+        "process": [{"image_text_similarity_filter": {"hf_clip": str(clip), "min_score": -1.0}}],
+    }  # fmt: skip
+    file = out / "config.yaml"
+    file.write_text(json.dumps(config))  # JSON is YAML
+    seconds, said = run([binary, "--config", str(file)], max(1, (os.cpu_count() or 1) // processes))
+    found = re.search(r"image_text_similarity_filter\]? Done in ([\d.]+)", said)
+    rows = [json.loads(line) for line in (out / "kept.jsonl").read_text().splitlines()]
+    stats = {}
+    for row in rows:
+        stat = row.get("__dj__stats__") or {}
+        stats[row["name"]] = float(np.ravel(stat.get("image_text_similarity", [np.nan]))[0])
+    return seconds, float(found[1]) if found else float("nan"), stats
+
+
+def cliplet(pairs: Path, clip: Path, folder: Path) -> tuple[float, float, dict[str, float]]:
+    """The same of `cliplet curate`, which also hashes and looks for copies."""
+    out = folder / "cliplet"
+    command = [sys.executable, "-m", "cliplet", "curate", str(pairs), "--out", str(out), "--model", f"hf:{clip}",
+               "--preset", "cosine", "--min-cosine", "-1", "--json"]  # fmt: skip
+    seconds, _ = run(command, os.cpu_count() or 1)
+    rows = [
+        json.loads(line)
+        for name in ("kept", "removed")
+        for line in (out / f"{name}.jsonl").read_text().splitlines()
+    ]
+    measured = json.loads((out / "summary.json").read_text())["seconds"]["measure"]
+    return seconds, measured, {Path(row["image"]).name: row["cosine"] for row in rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with flickr8k")
+    parser.add_argument("--data-juicer", required=True, metavar="FILE", help="dj-process of its environment")
+    parser.add_argument("--pairs", type=int, default=400)
+    parser.add_argument("--clip", type=Path, help="folder of the CLIP, made if it is not there")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        clip = given.clip or folder / "clip"
+        if not clip.exists():
+            save_clip(clip)
+        ours, theirs = write_pairs(given.data, folder, given.pairs)
+        seconds, measured, found = cliplet(ours, clip, folder)
+        print(f"{'':<34}{'whole process':>24}{'without loading':>20}")
+        show("cliplet curate", given.pairs, seconds, measured)
+        best = float("inf")
+        for processes in sorted({1, os.cpu_count() or 1}):
+            other, alone, stats = data_juicer(given.data_juicer, theirs, clip, folder, processes)
+            show(f"Data-Juicer, np={processes}", given.pairs, other, alone)
+            best = min(best, other)
+            same = [name for name in found if name in stats and stats[name] == stats[name]]
+            apart = max((abs(found[name] - stats[name]) for name in same), default=float("nan"))
+            print(f"  {len(same)} pairs in both, cosines at most {apart:.1e} apart")
+        print(f"ratio of whole processes, against its better number of processes: {best / seconds:.2f}")
+
+
+def show(name: str, pairs: int, seconds: float, alone: float) -> None:
+    print(
+        f"{name:<34}{seconds:>8.1f} s {pairs / seconds:>7.1f} /s{alone:>9.1f} s {pairs / alone:>7.1f} /s",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
