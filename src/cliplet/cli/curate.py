@@ -10,8 +10,8 @@ from cliplet.cli.console import one_line, print_json
 
 if TYPE_CHECKING:
     from cliplet.curate.dry import Estimate
+    from cliplet.curate.result import Curated
     from cliplet.curate.rules import Rules
-    from cliplet.curate.run import Curated
 
 SHOWN_NOTES = 12
 

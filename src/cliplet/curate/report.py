@@ -4,17 +4,15 @@ import heapq
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cliplet.curate.decide import Counts, Measured, pair_name
+from cliplet.curate.result import Curated
 from cliplet.curate.rules import RULES, Rules
 from cliplet.curate.work import CurateWork
 from cliplet.reports.page import breakable, escape, page, thumbnail
 from cliplet.reports.svg import histogram
 from cliplet.stream.plan import Plan
-
-if TYPE_CHECKING:
-    from cliplet.curate.run import Curated
 
 SHOWN = 12
 """Pairs of each gallery."""
@@ -96,9 +94,7 @@ def _best(heap: list[tuple[float, int, Row]]) -> list[Row]:
     return [row for _, _, row in sorted(heap, key=lambda item: (-item[0], -item[1]))]
 
 
-def write_report(
-    curated: "Curated", samples: Samples, plan: Plan, measured: Measured, work: CurateWork
-) -> str:
+def write_report(curated: Curated, samples: Samples, plan: Plan, measured: Measured, work: CurateWork) -> str:
     """The page."""
     counts = curated.counts
     scale = samples.border[0]

@@ -4,13 +4,14 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from cliplet.curate.decide import Counts, Measured, Progress, decide
 from cliplet.curate.report import Samples, write_report
+from cliplet.curate.result import Curated
 from cliplet.curate.rules import Rules
 from cliplet.curate.shards import save_json
 from cliplet.curate.work import CurateWork
@@ -32,26 +33,6 @@ FORMAT = 1
 """Of what is measured and decided; a folder of another is refused or decided anew."""
 MIN_MATCH = 0.2
 """The threshold where none is given and the model has a match."""
-
-
-@dataclass(frozen=True)
-class Curated:
-    """What a curation did."""
-
-    folder: Path
-    """Where its outputs are."""
-    counts: Counts
-    """What was decided."""
-    rules: Rules
-    """By which rules."""
-    written: Written
-    """Files, relative to the folder."""
-    failed: Mapping[int, str]
-    """Parts that could not be measured, and why."""
-    notes: Sequence[str]
-    """What a reader must know."""
-    seconds: Mapping[str, float]
-    """What measuring, deciding and writing took."""
 
 
 def curate(
