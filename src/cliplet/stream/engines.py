@@ -251,9 +251,10 @@ def _end_with(parent: int) -> None:
 
 
 def set_threads(threads: int) -> None:
-    """Tell libraries that are not imported yet how many threads they may use."""
+    """Tell libraries that are not imported yet how many threads they may use, and pyarrow not to hoard memory."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # its own pool keeps what it once had
 
 
 def cores() -> int:

@@ -196,10 +196,10 @@ def tables_of(path: Path, columns: list[str] | None = None) -> Iterator[Any]:
 
 def need_pyarrow() -> None:
     """Raise MissingExtraError where pyarrow is not installed."""
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("a stream of parts", "parquet") from None
+    from importlib.util import find_spec
+
+    if find_spec("pyarrow") is None:  # it is imported where the parts are: it takes memory
+        raise MissingExtraError("a stream of parts", "parquet")
 
 
 def reason_of(error: BaseException) -> str:
