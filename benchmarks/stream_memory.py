@@ -4,8 +4,8 @@
     python -m benchmarks.stream_memory --data DIR --rows 1000000
 
 Each size runs in a process of its own: `cliplet score rows.csv --images PHOTOS --out OUT`. The captions are real ones;
-each photo is named in 125 rows on end and then again later, so 250,000 rows name all 2,000 photos once, a million four
-times. Printed: seconds, rows a second, the largest sum of resident memory of the driver and its workers (looked at
+each photo is named in 250 rows on end and then again later, so 500,000 rows name all 2,000 photos once, a million
+twice. Printed: seconds, rows a second, the largest sum of resident memory of the driver and its workers (looked at
 every 0.1 s), and the exponent of time by rows between neighbouring sizes.
 """
 
@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-PHOTOS, ON_END, STEP = 2_000, 125, 17
+PHOTOS, ON_END, STEP = 2_000, 250, 17
 SIZES = (62_500, 125_000, 250_000, 500_000, 1_000_000)
 
 

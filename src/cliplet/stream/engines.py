@@ -162,7 +162,7 @@ class Processes:
         for pipe in connection.wait(list(self.workers), seconds):
             worker = self.workers[pipe]
             try:
-                message = pipe.recv()  # type: ignore[union-attr]
+                message: Any = worker.pipe.recv()
             except (EOFError, OSError):
                 del self.workers[pipe]
                 found += self._died(worker)

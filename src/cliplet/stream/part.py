@@ -35,8 +35,9 @@ Compute = Callable[[Part, Say], Iterable[Any]]
 class Work(Protocol):
     """What is done with every part. It is pickled to where the parts run."""
 
-    threads: int
-    """Threads that it may use in one process."""
+    @property
+    def threads(self) -> int:
+        """Threads that it may use in one process."""
 
     def schema(self) -> Any:
         """The pyarrow schema of the parts' files, fixed beforehand so that all parts can be read as one table."""

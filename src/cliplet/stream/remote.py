@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -138,8 +139,8 @@ def fetch(source: Source, path: Path, say: Say) -> None:
     with open(path, "wb") as out:
         for start in range(0, source.size, CHUNK):
             stop = min(start + CHUNK, source.size)
-            out.write(_retried(lambda a=start, b=stop: _range(system, inside, a, b),
-                               f"reading {source.name} at byte {start}", say))  # fmt: skip
+            read = partial(_range, system, inside, start, stop)
+            out.write(_retried(read, f"reading {source.name} at byte {start}", say))
             say(f"fetching, {stop:,} of {source.size:,} bytes")
     got = path.stat().st_size
     if got != source.size:
