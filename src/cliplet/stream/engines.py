@@ -7,7 +7,7 @@ A part that fails for a reason that will not change (a broken file) is given up 
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing import connection, get_context
 from pathlib import Path
@@ -260,18 +260,3 @@ def set_threads(threads: int) -> None:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# ---------------------------------------------------------------- by name
-def _processes(workers: int, work: Work, folder: Path, form: str, most: int) -> Pool:
-    return Processes(min(workers, most), work, folder, form) if workers else Here(work, folder, form)
-
-
-def _ray(workers: int, work: Work, folder: Path, form: str, most: int) -> Pool:
-    from cliplet.stream.ray import RayPool
-
-    return RayPool(workers, work, folder, form, most)
-
-
-ENGINES: Mapping[str, Callable[[int, Work, Path, str, int], Pool]] = {"local": _processes, "ray": _ray}
-"""Makes a pool of so many workers for so many parts, by the engine's name."""

@@ -16,6 +16,12 @@ from typing import Any, Protocol
 from cliplet.errors import ClipletError, InputError, MissingExtraError
 from cliplet.files import write_atomically
 from cliplet.stream.plan import Part
+from cliplet.stream.source import Say
+
+__all__ = [
+    "Compute", "Counts", "Say", "Work", "failure_file", "failures", "give_up", "need_pyarrow", "part_file", "reason_of",
+    "run_part", "state_file", "tables_of",
+]  # fmt: skip
 
 FORMS = ("parquet", "jsonl")
 """Forms of a part's file."""
@@ -26,8 +32,6 @@ FAILED = "failed"
 SAID = 2.0
 """Seconds after which a part says again what it is doing."""
 
-Say = Callable[[str], None]
-"""Takes what a part is doing now, for the progress."""
 Compute = Callable[[Part, Say], Iterable[Any]]
 """From a part to its rows: pyarrow tables of one schema, block by block."""
 

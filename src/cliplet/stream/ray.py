@@ -14,7 +14,7 @@ from cliplet.errors import ClipletError, InputError, MissingExtraError
 from cliplet.stream.engines import ATTEMPTS, Event, outcome, set_threads
 from cliplet.stream.part import PARTS, Work
 from cliplet.stream.plan import Part, read_plan
-from cliplet.stream.sources import unchanged
+from cliplet.stream.source import unchanged
 
 STORE = 200_000_000
 """Bytes of Ray's object store where cliplet starts Ray: what goes through it is tiny."""

@@ -17,8 +17,7 @@ from typing import Any, TypeVar
 from cliplet.data.photos import TARS
 from cliplet.data.sources import braces
 from cliplet.errors import InputError, MissingExtraError
-from cliplet.stream.part import Say
-from cliplet.stream.sources import TABLES, Source
+from cliplet.stream.source import TABLES, Say, Source
 
 T = TypeVar("T")
 CHUNK = 8 * 1024 * 1024

@@ -19,7 +19,7 @@ from cliplet.errors import InputError
 from cliplet.scoring.rows import find_photos, finite
 from cliplet.stream.part import Compute, Say
 from cliplet.stream.plan import Part
-from cliplet.stream.sources import unchanged
+from cliplet.stream.source import unchanged
 
 if TYPE_CHECKING:
     from cliplet.scoring.scorer import Scorer, ScoreResult
