@@ -316,7 +316,9 @@ def test_interruption_leaves_old_outputs_whole_and_the_next_run_works(model, pho
         [sys.executable, "-m", "cliplet", *map(str, command)],
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's background job ignores it
     )
     while not (cache / "embeddings.sqlite").exists():
         time.sleep(0.02)

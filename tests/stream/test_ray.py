@@ -94,9 +94,13 @@ def test_a_folder_that_is_not_shared_is_said_before_any_part(here, work, cluster
     assert "does not see the output folder" in str(wrong)
 
 
-def test_a_killed_driver_on_ray_loses_and_repeats_nothing(here, whole, work, tmp_path):  # noqa: F811
+def test_a_killed_driver_on_ray_loses_and_repeats_nothing(here, whole, work, cluster, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.setenv(
+        "RAY_AUTH_MODE", os.environ.get("RAY_AUTH_MODE", "disabled")
+    )  # as the cluster was started
     driver = drive(here, tmp_path, "ray", 1)
-    wait_for_parts(tmp_path, 2, 90)
+    wait_for_parts(tmp_path, 2, 40)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     time.sleep(3)  # its actors end by themselves

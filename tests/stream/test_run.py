@@ -138,7 +138,7 @@ def drive(here: Path, folder: Path, engine: str = "local", workers: int = 2) -> 
         [sys.executable, "-m", "tests.stream.works", str(here / "captions.csv"), str(folder), str(here / "tiny"),
          str(here / "photos"), engine, str(workers)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
-        cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        cwd=ROOT, stdout=subprocess.DEVNULL,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from cliplet.data.captions import Columns
-    from cliplet.stream.score import StreamScores
+    from cliplet.stream.report import StreamScores
 
 
 @dataclass(frozen=True)

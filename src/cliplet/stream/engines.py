@@ -7,7 +7,7 @@ A part that fails for a reason that will not change (a broken file) is given up 
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing import connection, get_context
 from pathlib import Path
@@ -162,7 +162,7 @@ class Processes:
         for pipe in connection.wait(list(self.workers), seconds):
             worker = self.workers[pipe]
             try:
-                message = pipe.recv()  # type: ignore[union-attr]
+                message: Any = worker.pipe.recv()
             except (EOFError, OSError):
                 del self.workers[pipe]
                 found += self._died(worker)
@@ -251,26 +251,12 @@ def _end_with(parent: int) -> None:
 
 
 def set_threads(threads: int) -> None:
-    """Tell libraries that are not imported yet how many threads they may use."""
+    """Tell libraries that are not imported yet how many threads they may use, and pyarrow not to hoard memory."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # its own pool keeps what it once had
 
 
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# ---------------------------------------------------------------- by name
-def _processes(workers: int, work: Work, folder: Path, form: str, most: int) -> Pool:
-    return Processes(min(workers, most), work, folder, form) if workers else Here(work, folder, form)
-
-
-def _ray(workers: int, work: Work, folder: Path, form: str, most: int) -> Pool:
-    from cliplet.stream.ray import RayPool
-
-    return RayPool(workers, work, folder, form, most)
-
-
-ENGINES: Mapping[str, Callable[[int, Work, Path, str, int], Pool]] = {"local": _processes, "ray": _ray}
-"""Makes a pool of so many workers for so many parts, by the engine's name."""

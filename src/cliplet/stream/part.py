@@ -16,6 +16,12 @@ from typing import Any, Protocol
 from cliplet.errors import ClipletError, InputError, MissingExtraError
 from cliplet.files import write_atomically
 from cliplet.stream.plan import Part
+from cliplet.stream.source import Say
+
+__all__ = [
+    "Compute", "Counts", "Say", "Work", "failure_file", "failures", "give_up", "need_pyarrow", "part_file", "reason_of",
+    "run_part", "state_file", "tables_of",
+]  # fmt: skip
 
 FORMS = ("parquet", "jsonl")
 """Forms of a part's file."""
@@ -26,8 +32,6 @@ FAILED = "failed"
 SAID = 2.0
 """Seconds after which a part says again what it is doing."""
 
-Say = Callable[[str], None]
-"""Takes what a part is doing now, for the progress."""
 Compute = Callable[[Part, Say], Iterable[Any]]
 """From a part to its rows: pyarrow tables of one schema, block by block."""
 
@@ -35,8 +39,9 @@ Compute = Callable[[Part, Say], Iterable[Any]]
 class Work(Protocol):
     """What is done with every part. It is pickled to where the parts run."""
 
-    threads: int
-    """Threads that it may use in one process."""
+    @property
+    def threads(self) -> int:
+        """Threads that it may use in one process."""
 
     def schema(self) -> Any:
         """The pyarrow schema of the parts' files, fixed beforehand so that all parts can be read as one table."""
@@ -196,10 +201,10 @@ def tables_of(path: Path, columns: list[str] | None = None) -> Iterator[Any]:
 
 def need_pyarrow() -> None:
     """Raise MissingExtraError where pyarrow is not installed."""
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("a stream of parts", "parquet") from None
+    from importlib.util import find_spec
+
+    if find_spec("pyarrow") is None:  # it is imported where the parts are: it takes memory
+        raise MissingExtraError("a stream of parts", "parquet")
 
 
 def reason_of(error: BaseException) -> str:

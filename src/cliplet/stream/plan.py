@@ -14,7 +14,7 @@ from cliplet.data.photos import PhotoTar
 from cliplet.data.samples import samples_of
 from cliplet.errors import InputError
 from cliplet.files import write_atomically
-from cliplet.stream.sources import Source
+from cliplet.stream.source import Source
 
 FORMAT = 1
 """Of plan.json."""

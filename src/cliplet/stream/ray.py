@@ -6,6 +6,7 @@ folder and the local sources must be there under the same paths on all machines.
 
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cliplet.errors import ClipletError, InputError, MissingExtraError
 from cliplet.stream.engines import ATTEMPTS, Event, outcome, set_threads
 from cliplet.stream.part import PARTS, Work
 from cliplet.stream.plan import Part, read_plan
-from cliplet.stream.sources import unchanged
+from cliplet.stream.source import unchanged
 
 STORE = 200_000_000
 """Bytes of Ray's object store where cliplet starts Ray: what goes through it is tiny."""
@@ -124,7 +125,10 @@ class RayPool:
         except self.ray.exceptions.RayError as error:
             self.deaths += 1
             if self.deaths >= ATTEMPTS * self.count:
-                raise ClipletError(f"actors of Ray die while they load the model: {_short(error)}") from error
+                raise ClipletError(
+                    f"actors of Ray die while they begin: {_short(error)}. Where all references to them were removed, "
+                    "Ray was started with another RAY_AUTH_MODE than the one here"
+                ) from error
             self._replace(actor)
             return
         if wrong is not None:
@@ -161,9 +165,13 @@ class RayPool:
 
 
 def _begin() -> tuple[Any, bool]:
-    """Ray, and whether it was started here rather than joined."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine unasked
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    """Ray, and whether it was started or joined here rather than before."""
+    if "ray" not in sys.modules:  # it reads these when it is imported
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine unasked
+        os.environ.setdefault(
+            "RAY_AUTH_MODE", "token"
+        )  # else a driver may join without one, and its actors die
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
         import ray.exceptions
@@ -171,19 +179,23 @@ def _begin() -> tuple[Any, bool]:
         raise MissingExtraError("--engine ray", "ray") from None
     if ray.is_initialized():
         return ray, False
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
-    except ConnectionError as error:
-        if "RAY_ADDRESS" in os.environ:
-            raise ClipletError(
-                f"no Ray answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {_short(error)}"
-            ) from error
-    else:
-        return ray, True
-    ray.init(include_dashboard=False, object_store_memory=STORE, **quiet)
+    address = os.environ.get("RAY_ADDRESS")
+    if address != "local":
+        try:
+            ray.init(address=address or "auto", **_QUIET)
+            return ray, True
+        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+            if address:
+                raise ClipletError(
+                    f"no Ray answers at RAY_ADDRESS={address}, or it takes another token: {_short(error)}. "
+                    "RAY_AUTH_MODE and the token (ray get-auth-token) must be those that it was started with"
+                ) from error
+    ray.init(address="local", include_dashboard=False, object_store_memory=STORE, **_QUIET)
     _close_token()
     return ray, True
+
+
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
 def _close_token() -> None:
@@ -207,4 +219,4 @@ def _restore_stdout(kept: int) -> None:
 
 def _short(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300] or type(error).__name__
+    return " ".join([*lines[:1], *lines[-1:]] if len(lines) > 1 else lines)[:400] or type(error).__name__

@@ -10,14 +10,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cliplet.data.photos import TARS
 from cliplet.data.sources import braces
 from cliplet.errors import InputError, MissingExtraError
-from cliplet.stream.part import Say
-from cliplet.stream.sources import TABLES, Source
+from cliplet.stream.source import TABLES, Say, Source
 
 T = TypeVar("T")
 CHUNK = 8 * 1024 * 1024
@@ -138,8 +138,8 @@ def fetch(source: Source, path: Path, say: Say) -> None:
     with open(path, "wb") as out:
         for start in range(0, source.size, CHUNK):
             stop = min(start + CHUNK, source.size)
-            out.write(_retried(lambda a=start, b=stop: _range(system, inside, a, b),
-                               f"reading {source.name} at byte {start}", say))  # fmt: skip
+            read = partial(_range, system, inside, start, stop)
+            out.write(_retried(read, f"reading {source.name} at byte {start}", say))
             say(f"fetching, {stop:,} of {source.size:,} bytes")
     got = path.stat().st_size
     if got != source.size:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cliplet.errors import InputError
 from cliplet.files import writable_folder
-from cliplet.stream.engines import ENGINES, schedule
+from cliplet.stream.engines import Here, Pool, Processes, schedule
 from cliplet.stream.part import PARTS, Work, failure_file, failures, need_pyarrow, part_file
 from cliplet.stream.plan import Part, Plan, check_same, read_plan, write_plan
 from cliplet.stream.progress import Progress
@@ -134,3 +134,17 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _processes(workers: int, work: Work, folder: Path, form: str, most: int) -> Pool:
+    return Processes(min(workers, most), work, folder, form) if workers else Here(work, folder, form)
+
+
+def _ray(workers: int, work: Work, folder: Path, form: str, most: int) -> Pool:
+    from cliplet.stream.ray import RayPool
+
+    return RayPool(workers, work, folder, form, most)
+
+
+ENGINES: Mapping[str, Callable[[int, Work, Path, str, int], Pool]] = {"local": _processes, "ray": _ray}
+"""Makes a pool of so many workers for so many parts, by the engine's name."""

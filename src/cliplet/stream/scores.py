@@ -19,7 +19,7 @@ from cliplet.errors import InputError
 from cliplet.scoring.rows import find_photos, finite
 from cliplet.stream.part import Compute, Say
 from cliplet.stream.plan import Part
-from cliplet.stream.sources import unchanged
+from cliplet.stream.source import unchanged
 
 if TYPE_CHECKING:
     from cliplet.scoring.scorer import Scorer, ScoreResult
@@ -140,7 +140,7 @@ class _Computing:
             def told(rows: int, _: int, before: int = done, total: str = total) -> None:
                 say(f"scoring, {before + rows}{total} rows")
 
-            captions = [
+            captions: list[Any] = [
                 entry.caption if why is None else None for entry, why in zip(entries, reasons, strict=True)
             ]
             scored = self.scorer.score(
