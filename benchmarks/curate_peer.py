@@ -114,12 +114,15 @@ def data_juicer(
     return seconds, float(found[1]) if found else float("nan"), stats
 
 
-def cliplet(pairs: Path, clip: Path, folder: Path) -> tuple[float, float, dict[str, float]]:
-    """The same of `cliplet curate`, which also hashes and looks for copies."""
-    out = folder / "cliplet"
+def cliplet(
+    pairs: Path, clip: Path, folder: Path, precision: str, count: int
+) -> tuple[float, float, dict[str, float]]:
+    """The same of `cliplet curate`, which also hashes and looks for copies; a process a core, as Data-Juicer's."""
+    out, cores = folder / f"cliplet-{precision}", os.cpu_count() or 1
     command = [sys.executable, "-m", "cliplet", "curate", str(pairs), "--out", str(out), "--model", f"hf:{clip}",
-               "--preset", "cosine", "--min-cosine", "-1", "--json"]  # fmt: skip
-    seconds, _ = run(command, os.cpu_count() or 1)
+               "--preset", "cosine", "--min-cosine", "-1", "--json", "--precision", precision, "--workers",
+               str(cores), "--part-rows", str(-(-count // (2 * cores)))]  # fmt: skip
+    seconds, _ = run(command, 1)
     rows = [
         json.loads(line)
         for name in ("kept", "removed")
@@ -136,6 +139,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with flickr8k")
     parser.add_argument("--data-juicer", required=True, metavar="FILE", help="dj-process of its environment")
     parser.add_argument("--pairs", type=int, default=400)
+    parser.add_argument(
+        "--processes", type=int, nargs="+", default=[os.cpu_count() or 1], help="Data-Juicer's np"
+    )
     parser.add_argument("--clip", type=Path, help="folder of the CLIP, made if it is not there")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -144,18 +150,27 @@ def main() -> None:
         if not clip.exists():
             save_clip(clip)
         ours, theirs = write_pairs(given.data, folder, given.pairs)
-        seconds, measured, found = cliplet(ours, clip, folder)
         print(f"{'':<34}{'whole process':>24}{'without loading':>20}")
-        show("cliplet curate", given.pairs, seconds, measured)
-        best = float("inf")
-        for processes in sorted({1, os.cpu_count() or 1}):
-            other, alone, stats = data_juicer(given.data_juicer, theirs, clip, folder, processes)
-            show(f"Data-Juicer, np={processes}", given.pairs, other, alone)
-            best = min(best, other)
+        ours_found, ours_took = {}, {}
+        for precision in ("fp32", "bf16"):
+            seconds, alone, ours_found[precision] = cliplet(ours, clip, folder, precision, given.pairs)
+            show(f"cliplet curate, {precision}", given.pairs, seconds, alone)
+            ours_took[precision] = (seconds, alone)
+        best = (float("inf"), float("inf"))
+        for processes in given.processes:
+            whole, alone, stats = data_juicer(given.data_juicer, theirs, clip, folder, processes)
+            show(f"Data-Juicer, np={processes}", given.pairs, whole, alone)
+            best = min(best, (whole, alone))
+        for precision, found in ours_found.items():
             same = [name for name in found if name in stats and stats[name] == stats[name]]
-            apart = max((abs(found[name] - stats[name]) for name in same), default=float("nan"))
-            print(f"  {len(same)} pairs in both, cosines at most {apart:.1e} apart")
-        print(f"ratio of whole processes, against its better number of processes: {best / seconds:.2f}")
+            apart = np.array([abs(found[name] - stats[name]) for name in same])
+            ratios = [
+                theirs_took / took for theirs_took, took in zip(best, ours_took[precision], strict=True)
+            ]
+            print(
+                f"{precision}: {ratios[0]:.2f} times its pairs a second as whole processes, {ratios[1]:.2f} without "
+                f"loading; cosines of {len(same)} pairs at most {apart.max():.1e} apart, mean {apart.mean():.1e}"
+            )
 
 
 def show(name: str, pairs: int, seconds: float, alone: float) -> None:

@@ -13,6 +13,10 @@ class ModelError(ClipletError):
     """A model cannot be found, read or used."""
 
 
+class DeviceMemoryError(ModelError):
+    """A batch does not fit the memory of its device; a smaller one may."""
+
+
 class MissingExtraError(ClipletError):
     """An optional dependency is needed; the message says which extra installs it."""
 

@@ -3,6 +3,12 @@
 import platform
 import sys
 
+RUNTIME_WHEELS = (
+    "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-migraphx",
+    "onnxruntime-qnn", "onnxruntime-training",
+)  # fmt: skip
+"""Packages that put the same module ``onnxruntime`` in place: each is to be installed alone."""
+
 
 def versions() -> dict[str, str]:
     """Versions of cliplet, Python and the libraries that scores depend on."""
@@ -19,4 +25,10 @@ def versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "unknown"
+    if found["onnxruntime"] == "unknown":  # one of the wheels that replace it
+        for name in RUNTIME_WHEELS:
+            try:
+                found["onnxruntime"] = f"{version(name)} ({name})"
+            except PackageNotFoundError:
+                continue
     return found

@@ -47,6 +47,44 @@ def test_what_is_missing_comes_with_what_to_do(monkeypatch: pytest.MonkeyPatch, 
     assert "missing: Java, version 8 or later" in result.output
 
 
+def test_two_wheels_of_onnx_runtime_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name.startswith("onnxruntime"):
+            if name not in here:
+                raise metadata.PackageNotFoundError(name)
+            return "1.99"
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    here = {"onnxruntime", "onnxruntime-gpu"}
+    (wrong,) = parts()["ONNX Runtime"]["missing"]
+    assert "onnxruntime, onnxruntime-gpu have the same files and break each other" in wrong
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu" in wrong
+    here = {"onnxruntime-openvino"}
+    found = parts()
+    assert found["ONNX Runtime"]["missing"] == []
+    assert str(found["ONNX Runtime"]["found"]).startswith("onnxruntime-openvino; runs on ")
+    assert found["cliplet"]["missing"] == []  # one that replaces onnxruntime will do
+    here = set()
+    assert any("onnxruntime" in line for line in found["cliplet"]["missing"]) is False
+    assert "onnxruntime: pip install 'cliplet'" in parts()["cliplet"]["missing"]
+
+
+def test_a_provider_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cliplet.encoders import providers
+
+    found = {"CUDAExecutionProvider": "no driver", "CPUExecutionProvider": None}
+    monkeypatch.setattr(providers, "providers_here", lambda: found)
+    runtime = parts()["ONNX Runtime"]
+    assert str(runtime["found"]).endswith("runs on CPU")
+    assert runtime["missing"] == ["CUDAExecutionProvider does not start: no driver"]
+    monkeypatch.setattr(providers, "providers_here", dict)
+    (wrong,) = parts()["ONNX Runtime"]["missing"]
+    assert wrong == "onnxruntime has lost its files: pip install --force-reinstall onnxruntime"
+
+
 @pytest.mark.parametrize(
     ("have", "want", "enough"),
     [("2.13.0+cpu", "2.2", True), ("2.2", "2.2.0", True), ("2.1.9", "2.2", False), ("10.0", "9.9", True)],

@@ -13,6 +13,8 @@ from cliplet.captioner.decoding import DecodeConfig, Ints, decode
 from cliplet.captioner.folder import CaptionerCard, fingerprint
 from cliplet.data.images import ImageInput, load_rgb, resize_rgb
 from cliplet.encoders.batching import decoding_threads
+from cliplet.encoders.devices import read_precision, stored_precision
+from cliplet.encoders.providers import choose_provider
 from cliplet.encoders.sessions import Session, open_session
 from cliplet.errors import InputError, ModelError
 
@@ -40,17 +42,35 @@ class Captioner:
         captioner.caption(["dog.jpg"])[0].captions     # ['a dog runs on the beach']
     """
 
-    def __init__(self, folder: str | Path, threads: int | None = None) -> None:
+    def __init__(self, folder: str | Path, threads: int | None = None, device: str | None = None) -> None:
         """Open ``folder``.
 
+        Args:
+            folder: what ``cliplet caption train`` wrote.
+            threads: threads inside one call; default as many as cores.
+            device: where ONNX Runtime computes (:mod:`cliplet.encoders.providers`); default the CPU.
+
         Raises:
+            InputError: this machine has no such device.
             ModelError: a file is missing or broken.
         """
         self.folder = Path(folder)
         self.card = CaptionerCard.load(self.folder)
+        graphs = [self.folder / name for name in ("grid.onnx", "decoder.onnx")]
+        self.choice = choose_provider(device, [graph for graph in graphs if graph.is_file()])
+        """The device, and ONNX Runtime's provider that runs both graphs there."""
         self._tokenizer = _open_tokenizer(self.folder / "tokenizer.json")
-        self._grid = open_session(self.folder / "grid.onnx", threads or 0)
-        self._steps = OnnxSteps(open_session(self.folder / "decoder.onnx", threads or 0))
+        where = {"provider": self.choice.provider, "provider_options": self.choice.options}
+        grid, decoder = (open_session(graph, threads or 0, **where) for graph in graphs)
+        self._grid, self._steps = grid, OnnxSteps(decoder)
+
+    def check_precision(self, precision: str) -> None:
+        """Refuse any precision but that of the folder's weights (InputError)."""
+        if stored_precision(self.card.precision) != {read_precision(precision)}:
+            raise InputError(
+                f"{self.card.name} is a captioner's folder, whose precision is its own: {self.card.precision}; for "
+                "another train or finish it with the recipe's setting export"
+            )
 
     @property
     def fingerprint(self) -> str:

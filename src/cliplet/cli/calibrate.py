@@ -24,6 +24,7 @@ LEVELS = (0.2, 0.5, 0.8)
 @click.option("--save", is_flag=True, help="Write the match into the model folder's card.json.")
 @click.option("--out", metavar="FILE", help="JSON file to write the match to, for cliplet score --match.")
 @click.option("--seed", default=0, show_default=True, help="Random seed of the wrong captions.")
+@options.computing
 @options.as_json
 def calibrate(
     model: str,
@@ -32,6 +33,8 @@ def calibrate(
     save: bool,
     out: str | None,
     seed: int,
+    device: str | None,
+    precision: str | None,
     as_json: bool,
 ) -> None:
     """Measure how sure a cosine of MODEL makes one that a caption is the photo's own.
@@ -56,7 +59,7 @@ def calibrate(
     if out is not None and not Path(out).absolute().parent.is_dir():
         raise InputError(f"--out {out}: its folder does not exist")
     card = _card_of(model) if save else None
-    encoder = load(None if model == "packaged" else model)
+    encoder = load(None if model == "packaged" else model, device, precision)
     with progress_bar("embedding") as progress:
         found = [mixed_captions(encoder, Path(c), images, seed, progress) for c in captions]
     measured = measure([mix for mix, _ in found])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from cliplet.cli import options
 from cliplet.cli.distill import recipe_options, run_recipe
 
 
@@ -40,6 +41,7 @@ def train(recipe: str | None, changes: tuple[str, ...], dry_run: bool, restart: 
 @click.option("--captions", default=1, show_default=True, type=click.IntRange(1),
               help="Number of captions a photo; more than one makes the file {image: [captions]}.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Random seed of --nucleus.")
+@options.computing
 @click.option("--strict", is_flag=True, help="Exit with status 1 when any photo could not be captioned.")
 def run(
     model: Path,
@@ -52,6 +54,8 @@ def run(
     length_penalty: float | None,
     captions: int,
     seed: int,
+    device: str | None,
+    precision: str | None,
     strict: bool,
 ) -> None:
     """Caption PHOTOS (folders, tars or files) with MODEL, the folder that training wrote.
@@ -67,7 +71,9 @@ def run(
     if sum((greedy, beam is not None, nucleus is not None)) > 1:
         raise click.UsageError("choose one of --greedy, --beam and --nucleus")
     check_output(out)
-    captioner = Captioner(model)
+    captioner = Captioner(model, device=device)
+    if precision is not None:
+        captioner.check_precision(precision)
     config = replace(captioner.card.decode, captions=1)
     if greedy:
         config = replace(config, method="greedy")
@@ -81,8 +87,9 @@ def run(
     with progress_bar("captioning") as progress:
         result = caption_photos(captioner, photos, config, progress)
     result.save(out, several=captions > 1)
+    where = f" on {captioner.choice.device}" if captioner.choice.accelerated else ""
     click.echo(f"{out}: captions of {len(result.captions):,} photos by {captioner.card.name} "
-               f"({captioner.fingerprint})")  # fmt: skip
+               f"({captioner.fingerprint}){where}")  # fmt: skip
     if result.failures:
         click.echo(f"{len(result.failures):,} photos could not be captioned: {failures_path(out)}", err=True)
         for name, reason in list(result.failures.items())[:5]:

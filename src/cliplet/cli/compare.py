@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @options.tokenizer
 @options.df
 @options.model
+@options.computing
 @options.preset
 @options.out("comparison.json, per_image.csv and report.html")
 @options.as_json
@@ -42,6 +43,8 @@ def compare(
     tokenizer: str,
     df: str | None,
     model: str | None,
+    device: str | None,
+    precision: str | None,
     preset: str,
     out: str | None,
     as_json: bool,
@@ -74,7 +77,7 @@ def compare(
         columns = Columns(image_column, caption_column, separator)
         leave_out = without_model(model, files, images, chosen, columns)
         cache = cache_dir or passing  # photos are encoded once for all files
-        scorer = None if leave_out else build_scorer(model, preset, cache)
+        scorer = None if leave_out else build_scorer(model, preset, cache, None, device, precision)
         comparison = compare_files(
             files, images, scorer, refs, chosen, frequencies, resamples, seed, progress, tokenizer, columns
         )

@@ -64,6 +64,8 @@ def _rules_names() -> dict[str, str]:
 @options.caption_column
 @options.separator
 @options.model
+@options.device
+@options.precision
 @options.preset
 @click.option("--match", metavar="FILE",
               help="File of cliplet calibrate --out; default: the match that the model has.")  # fmt: skip
@@ -80,6 +82,8 @@ def curate(
     caption_column: str | None,
     separator: str | None,
     model: str | None,
+    device: str | None,
+    precision: str | None,
     preset: str,
     match: str | None,
     as_json: bool,
@@ -115,7 +119,7 @@ def curate(
     rules = Rules(**{name: value for name, value in given.items() if value is not None})
     columns = Columns(image_column, caption_column, separator)
     engine, workers, threads = streaming.shared_out()
-    work = CurateWork(model, preset, match, images, columns, threads=threads)
+    work = CurateWork(model, preset, match, images, columns, threads=threads, device=device, precision=precision)
     found = find_sources(sources)
     check_form(form, found)
     part_rows = streaming.part_rows or PART_ROWS

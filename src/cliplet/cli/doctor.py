@@ -46,6 +46,7 @@ def _parts() -> Iterator[Part]:
 
     required = _requirements()
     yield _packages("cliplet", "scores captions and runs models", required.pop("", []), "cliplet")
+    yield _check("ONNX Runtime", "runs model folders", _runtime)
     for metric in METRICS.values():
         if metric.needs is not None:
             yield _check(metric.columns[0], f"the metric {metric.name}", metric.needs)
@@ -85,6 +86,8 @@ def _packages(name: str, purpose: str, requirements: list[str], install: str) ->
     for requirement in requirements:
         package = re.split(r"[\s<>=!~\[]", requirement, maxsplit=1)[0]
         try:
+            if package == "onnxruntime":
+                package = next(iter(_runtime_wheels()), package)
             version = metadata.version(package)
         except metadata.PackageNotFoundError:
             missing.append(f"{package}: pip install '{install}'")
@@ -115,6 +118,41 @@ def _check(name: str, purpose: str, look: Callable[[], tuple[str, list[str]]]) -
     return Part(name, purpose, found, missing)
 
 
+def _runtime_wheels() -> list[str]:
+    """The packages here that have ONNX Runtime in them; more than one break each other."""
+    from cliplet.versions import RUNTIME_WHEELS
+
+    found = []
+    for name in RUNTIME_WHEELS:
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        found.append(name)
+    return found
+
+
+def _runtime() -> tuple[str, list[str]]:
+    """The wheel, the providers that start, and whether two wheels lie over each other."""
+    from cliplet.encoders.providers import providers_here
+
+    wheels = _runtime_wheels()
+    wrong = []
+    if len(wheels) > 1:
+        both = " ".join(wheels)
+        wrong.append(
+            f"{', '.join(wheels)} have the same files and break each other: "
+            f"pip uninstall -y {both} && pip install {wheels[-1]} (the one that you want, alone)"
+        )
+    tried = providers_here()
+    names = [name.removesuffix("ExecutionProvider") for name, why in tried.items() if why is None]
+    wrong += [f"{name} does not start: {why}" for name, why in tried.items() if why is not None]
+    if not names:
+        again = f"{wheels[0]} has lost its files: pip install --force-reinstall {wheels[0]}" if wheels else ""
+        return "", wrong or [again or "onnxruntime: pip install onnxruntime"]
+    return f"{', '.join(wheels) or 'onnxruntime'}; runs on {', '.join(names)}", wrong
+
+
 def _torch() -> tuple[str, list[str]]:
     """Asks PyTorch, when it is installed."""
     from importlib.util import find_spec
@@ -124,5 +162,8 @@ def _torch() -> tuple[str, list[str]]:
     import torch
 
     if torch.cuda.is_available():
-        return f"{torch.__version__} on {torch.cuda.get_device_name()}", []
+        gpus = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+        return f"{torch.__version__} on {', '.join(gpus)}", []
+    if torch.backends.mps.is_available():
+        return f"{torch.__version__} on mps, Apple's GPU", []
     return f"{torch.__version__} on the CPU", []

@@ -36,6 +36,7 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="File of expected values, an earlier --json output; status 1 if they are not met."),
         options.as_json,
         options.out("results.json, results.md and report.html"),
+        options.computing,
         options.model,
         click.option("--images", multiple=True, metavar="DIR|TAR", help="Folder or tar of photos; may be repeated."),
     ):  # fmt: skip
@@ -347,7 +348,7 @@ def _check_files(common: dict[str, Any]) -> None:
 def _encoder(common: dict[str, Any]) -> "Encoder":
     from cliplet.encoders.registry import load
 
-    encoder = load(common["model"])
+    encoder: Encoder = load(common["model"], common["device"], common["precision"])
     if common["cache"] or common["cache_dir"]:
         from cliplet.encoders.cache import CachedEncoder, EmbeddingCache
 

@@ -25,9 +25,18 @@ BAR = 16
 )
 @options.as_json
 @options.model
+@options.computing
 @options.preset
 def explain(
-    photo: str, caption: str, out: str | None, no_regions: bool, as_json: bool, model: str | None, preset: str
+    photo: str,
+    caption: str,
+    out: str | None,
+    no_regions: bool,
+    as_json: bool,
+    model: str | None,
+    device: str | None,
+    precision: str | None,
+    preset: str,
 ) -> None:
     """Say why CAPTION has its score with PHOTO.
 
@@ -42,8 +51,10 @@ def explain(
     if target is not None and target.exists() and Path(photo).exists() and target.samefile(photo):
         raise click.UsageError("--out is the photo itself")
     from cliplet.scoring.explain import Explainer
+    from cliplet.scoring.scorer import Scorer
 
-    found = Explainer(model, preset).explain(photo, caption, regions=not no_regions)
+    scorer = Scorer(model, preset, device=device, precision=precision)
+    found = Explainer(scorer=scorer).explain(photo, caption, regions=not no_regions)
     if target is not None:
         _write(found, photo, target)
     if as_json:

@@ -25,6 +25,7 @@ SHOWN = 10
 )
 @click.option("--rebuild", is_flag=True, help="Make it anew, as for another model.")
 @options.model
+@options.computing
 @options.storage
 @options.as_json
 @click.option("--strict", is_flag=True, help="Exit with status 1 when a photo could not be used.")
@@ -35,6 +36,8 @@ def index(
     restore: tuple[str, ...],
     rebuild: bool,
     model: str | None,
+    device: str | None,
+    precision: str | None,
     storage: tuple[str, ...],
     as_json: bool,
     strict: bool,
@@ -60,9 +63,9 @@ def index(
     check_places(photos)
     options_of = storage_options(storage)
     if remove or restore:
-        opened = Index.open(out, model, options_of)
+        opened = Index.open(out, model, options_of, device=device, precision=precision)
     else:
-        opened = Index.make(out, model, options_of, rebuild=rebuild)
+        opened = Index.make(out, model, options_of, rebuild=rebuild, device=device, precision=precision)
     said: dict[str, Any] = {}
     if restore:
         said["restored"] = opened.restore(restore)

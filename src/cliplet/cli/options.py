@@ -48,6 +48,28 @@ class TableOption(click.Option):
         return record and (record[0], record[1].format(**self.fill()))
 
 
+class DeviceName(click.ParamType):
+    """A device by its name; whether this machine has it is asked before weights are loaded."""
+
+    name = "device"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """The names, for the help."""
+        return "auto|cpu|cuda[:N]|mps"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, if it is one; else an InputError."""
+        from cliplet.encoders.devices import read_device
+
+        return str(read_device(value))
+
+
+def _precisions() -> Iterable[str]:
+    from cliplet.encoders.devices import PRECISIONS
+
+    return PRECISIONS
+
+
 def _presets() -> Iterable[str]:
     from cliplet.metrics.clipscore import PRESETS
 
@@ -119,6 +141,21 @@ model = click.option(
     help="Model: a packaged name, a folder, open_clip:ARCHITECTURE/TAG, hf:OWNER/NAME or your own module:attribute; "
          "default: the packaged one.",
 )  # fmt: skip
+device = click.option(
+    "--device", type=DeviceName(),
+    help="Device that the model computes on; a model folder also takes coreml, directml or openvino; default: cpu.",
+)  # fmt: skip
+precision = click.option(
+    "--precision", type=Names(_precisions),
+    help="Precision that the model computes in; default: fp32, or what a model folder was exported in.",
+)  # fmt: skip
+
+
+def computing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--device`` and ``--precision``, for commands that load a model."""
+    return device(precision(command))
+
+
 preset = click.option(
     "--preset", type=Names(_presets), default="paper", show_default=True,
     help="Scale of the model's score: paper is CLIPScore, w * max(cos, 0); torchmetrics is 100 * cos; cosine is the "

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cliplet.cli import options
 from cliplet.cli.console import one_line
 from cliplet.errors import InputError
 
@@ -48,10 +49,11 @@ from cliplet.errors import InputError
     "--seed", type=int, default=None, help="Seed whose model is followed; default: the run's first one."
 )
 @click.option("--variant", metavar="NAME", help="Variant of the run that is followed; default: its main one.")
+@options.device
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line a photo and nothing else.")
 def regions(
     photos: tuple[Path, ...], detector: str, score: float, iou: float, draw: Path | None, caption: str | None,
-    run_folder: Path | None, seed: int | None, variant: str | None, as_json: bool,
+    run_folder: Path | None, seed: int | None, variant: str | None, device: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show the regions of PHOTOS and the spans of a caption, as DCLIP's teacher gets them.
 
@@ -63,6 +65,8 @@ def regions(
     if not photos and caption is None:
         raise click.UsageError("give photos, or --caption")
     if run_folder is not None:
+        if device is not None:
+            raise click.UsageError("--device is for the detector, not for --run")
         if len(photos) != 1 or caption is None:
             raise click.UsageError("--run follows one photo with one --caption")
         _follow(run_folder, photos[0], caption, draw, seed, variant, as_json)
@@ -70,14 +74,13 @@ def regions(
     if caption is not None and not as_json:
         _print_spans(caption)
     for photo in photos:
-        _one(photo, detector, score, iou, _drawing(draw, photo, len(photos)), as_json, caption)
+        found = _proposer(detector, score, iou, device)
+        _one(photo, found, _drawing(draw, photo, len(photos)), as_json, caption)
 
 
 def _one(
     photo: Path,
-    detector: str,
-    score: float,
-    iou: float,
+    proposer: Any,
     draw: Path | None,
     as_json: bool,
     caption: str | None,
@@ -87,7 +90,7 @@ def _one(
     from cliplet.regions import draw_regions
 
     image = load_rgb(photo)
-    found = _proposer(detector, score, iou).propose(image, photo.name)
+    found = proposer.propose(image, photo.name)
     if draw is not None:
         _save(draw_regions(image, found), draw)
     if as_json:
@@ -109,14 +112,14 @@ def _one(
         click.echo(f"drawn: {draw}")
 
 
-_PROPOSERS: dict[tuple[str, float, float], Any] = {}
+_PROPOSERS: dict[tuple[str, float, float, str | None], Any] = {}
 
 
-def _proposer(detector: str, score: float, iou: float) -> Any:
+def _proposer(detector: str, score: float, iou: float, device: str | None) -> Any:
     """The proposer, loaded once for all photos."""
     from cliplet.regions import make_proposer
 
-    key = (detector, score, iou)
+    key = (detector, score, iou, device)
     if key not in _PROPOSERS:
         _PROPOSERS[key] = make_proposer(*key)
     return _PROPOSERS[key]

@@ -44,6 +44,7 @@ EXPLAINING = 20.0
 @options.tokenizer
 @options.df
 @options.model
+@options.computing
 @options.preset
 @click.option("--match", metavar="FILE",
               help="File of cliplet calibrate --out; default: the match that the model has.")  # fmt: skip
@@ -74,6 +75,8 @@ def score(
     tokenizer: str,
     df: str | None,
     model: str | None,
+    device: str | None,
+    precision: str | None,
     preset: str,
     match: str | None,
     out: str | None,
@@ -110,6 +113,7 @@ def score(
         stream.score_parts(
             streaming, [target, *captions], out, model, preset, match, images,
             Columns(image_column, caption_column, separator), {o: bool(v) for o, v in refused.items()}, as_json, strict,
+            device, precision,
         )  # fmt: skip
         return
     sources = _sources(target, captions)
@@ -117,7 +121,8 @@ def score(
         if model == "none":
             raise click.UsageError("--model none is for a captions file with references, not for one image")
         _check_single(target, captions, images, refs, out, df)
-        _score_one(build_scorer(model, preset, cache_dir or cache, match), target, captions, as_json, strict)
+        scorer = build_scorer(model, preset, cache_dir or cache, match, device, precision)
+        _score_one(scorer, target, captions, as_json, strict)
         return
     from cliplet.data.captions import Columns
     from cliplet.files import writable_folder
@@ -125,7 +130,7 @@ def score(
     folder = None if out is None else writable_folder(out)
     chosen, columns = options.metric_names(metrics), Columns(image_column, caption_column, separator)
     leave_out = without_model(model, sources, images, chosen, columns)
-    scorer = None if leave_out else build_scorer(model, preset, cache_dir or cache, match)
+    scorer = None if leave_out else build_scorer(model, preset, cache_dir or cache, match, device, precision)
     table = compute_table(scorer, sources, images, refs, chosen, load_frequencies(df), columns, tokenizer)
     if diversity or train_captions:
         from cliplet.scoring.diversity import caption_diversity
@@ -194,11 +199,18 @@ def load_frequencies(path: str | None) -> "DocumentFrequencies | None":
     return DocumentFrequencies.load(path)
 
 
-def build_scorer(model: str | None, preset: str, cache: str | bool, match: str | None = None) -> "Scorer":
+def build_scorer(
+    model: str | None,
+    preset: str,
+    cache: str | bool,
+    match: str | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+) -> "Scorer":
     """The scorer that the options ask for."""
     from cliplet.scoring.scorer import Scorer
 
-    return Scorer(model, preset, cache=cache, match=match)
+    return Scorer(model, preset, cache=cache, match=match, device=device, precision=precision)
 
 
 def without_model(

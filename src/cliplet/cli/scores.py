@@ -31,10 +31,10 @@ def print_table(table: "ScoreTable", folder: Path | None) -> None:
     facts = table.provenance
     if table.with_model:
         w = f", w = {facts['w']:g}" if facts["preset"] == "paper" else ""
-        console.print(
-            escape(one_line(f"model {facts['model']} ({facts['fingerprint']}), preset {facts['preset']}{w}")),
-            soft_wrap=True,
-        )
+        usual = facts.get("device", "cpu") == "cpu" and facts.get("precision") != "bf16"
+        where = "" if usual else f", {facts['precision']} on {facts['device']} ({facts['provider']})"
+        line = f"model {facts['model']} ({facts['fingerprint']}), preset {facts['preset']}{w}{where}"
+        console.print(escape(one_line(line)), soft_wrap=True)
     failures = table.failures
     console.print(f"failed: {table.failed} of {table.captions}", style="bold red" if failures else "")
     for row in failures[:SHOWN_FAILURES]:

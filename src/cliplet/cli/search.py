@@ -26,6 +26,7 @@ WIDTH = 80 - len(" 99  -0.123  ")
 )
 @click.option("--out", metavar="FILE.html", help="Contact sheet to write: one HTML file with the photos.")
 @options.model
+@options.computing
 @options.storage
 @options.as_json
 def search(
@@ -36,6 +37,8 @@ def search(
     top: int,
     out: str | None,
     model: str | None,
+    device: str | None,
+    precision: str | None,
     storage: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -49,7 +52,7 @@ def search(
 
     if text is None and photo is None:
         raise click.UsageError("give a text, or --photo")
-    opened = Index.open(index, model, storage_options(storage))
+    opened = Index.open(index, model, storage_options(storage), device=device, precision=precision)
     hits = opened.search(text, photo, without, top)
     if out is not None:
         _write(out, _title(text, photo, without), hits)

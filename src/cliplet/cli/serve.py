@@ -19,6 +19,7 @@ NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 @click.command()
 @options.model
+@options.computing
 @click.option("--index", metavar="DIR", help="Index of photos to search, made by `cliplet index`.")
 @click.option("--host", default="127.0.0.1", show_default=True,
               help="Address to listen on; another than this machine's own needs --api-key-file.")  # fmt: skip
@@ -55,6 +56,8 @@ NEEDED = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
               help="Number of replicas with --engine ray.")  # fmt: skip
 def serve(
     model: str | None,
+    device: str | None,
+    precision: str | None,
     index: str | None,
     host: str,
     port: int,
@@ -99,13 +102,11 @@ def serve(
             raise MissingExtraError("--engine ray", "ray")
         from cliplet.serve.ray import run_on_ray
 
-        sys.exit(
-            run_on_ray(model, settings, partial(open_index, index) if index else None, host, port, replicas)
-        )
-    from cliplet.encoders.base import adapt
+        opened = partial(open_index, index) if index else None
+        sys.exit(run_on_ray(model, settings, opened, host, port, replicas, device, precision))
     from cliplet.encoders.registry import load
 
-    encoder = adapt(load(model))
+    encoder = load(model, device, precision)
     encoder.preload()  # beside the imports below
     from cliplet.serve.app import build_app
     from cliplet.serve.server import listen, run

@@ -99,6 +99,8 @@ def score_parts(
     refused: dict[str, bool],
     as_json: bool,
     strict: bool,
+    device: str | None = None,
+    precision: str | None = None,
 ) -> None:
     """Score as a stream and print what came of it; ``refused``: options that a stream does not have, if given."""
     for option, given in refused.items():
@@ -115,7 +117,9 @@ def score_parts(
     from cliplet.stream.scores import ScoreWork
 
     engine, workers, threads = streaming.shared_out()
-    work = ScoreWork(model, preset, match, images, columns, threads=threads)
+    work = ScoreWork(
+        model, preset, match, images, columns, threads=threads, device=device, precision=precision
+    )
     done = score_stream(
         arguments,
         out,

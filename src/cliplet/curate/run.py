@@ -134,6 +134,8 @@ def settings_of(work: CurateWork) -> tuple[dict[str, Any], ModelCard, bool]:
         "model": card.name,
         "fingerprint": card.fingerprint,
         "preset": scorer.preset.name,
+        "device": scorer.encoder.device,
+        "precision": work.precision,
         "match": hashlib.blake2b(repr(scorer.match).encode(), digest_size=8).hexdigest(),
         "images": work.images,
         "columns": asdict(work.columns),

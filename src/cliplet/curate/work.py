@@ -30,6 +30,10 @@ class CurateWork:
     """The captions files' columns and separator."""
     threads: int = 1
     """Threads of one process."""
+    device: str | None = None
+    """Where the model computes, as :func:`cliplet.load` takes it."""
+    precision: str | None = None
+    """In which precision, likewise."""
 
     def schema(self) -> Any:
         """:data:`cliplet.curate.measure.SCHEMA`."""
@@ -44,7 +48,9 @@ class CurateWork:
         from cliplet.encoders.batching import limit_threads
         from cliplet.scoring.scorer import Scorer
 
-        scorer = Scorer(self.model, self.preset, match=self.match)
+        scorer = Scorer(
+            self.model, self.preset, match=self.match, device=self.device, precision=self.precision
+        )
         limit_threads(scorer.encoder, self.threads)
         return Measurer(scorer)
 

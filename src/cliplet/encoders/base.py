@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput, open_image
 from cliplet.encoders.card import ModelCard
+from cliplet.encoders.devices import read_precision, stored_precision
 from cliplet.errors import InputError, ModelError
 
 Embeddings = NDArray[np.float32]
@@ -53,14 +54,36 @@ class BaseEncoder:
         """Where it computes, such as ``cpu`` or ``cuda:0``."""
         return "cpu"
 
+    @property
+    def provider(self) -> str:
+        """What computes there: an execution provider of ONNX Runtime, or PyTorch; empty where it is not known."""
+        return ""
+
+    @property
+    def numerics(self) -> str:
+        """What changes its numbers beside weights and preprocessing, such as ``cuda bf16``; empty for the usual.
+
+        It is part of the key of kept embeddings; the fingerprint, which says whose they are, is the same.
+        """
+        return ""
+
     def to(self, device: str) -> None:
-        """Compute on another device from now on.
+        """Compute on another device from now on; ``auto`` is the best that it can.
 
         Raises:
-            InputError: this encoder computes on the CPU alone.
+            InputError: there is no such device, or this encoder cannot compute there.
         """
-        if device != self.device:
+        if device not in (self.device, "auto"):
             raise InputError(f"{self.card.name} computes on {self.device} alone, not on {device}")
+
+    def set_precision(self, precision: str) -> None:
+        """Compute in another precision from now on: ``fp32``, ``bf16``, ``fp16`` or ``int8``; its card then says so.
+
+        Raises:
+            InputError: this encoder cannot.
+        """
+        if stored_precision(self.card.precision) != {read_precision(precision)}:
+            raise InputError(f"{self.card.name} computes in {self.card.precision} alone, not in {precision}")
 
     def preload(self) -> None:
         """Begin to load in the background what the first call will need; by default nothing."""
@@ -162,9 +185,24 @@ class WrappedEncoder(BaseEncoder):
         """Where the inner encoder computes."""
         return self.encoder.device
 
+    @property
+    def provider(self) -> str:
+        """What computes there."""
+        return self.encoder.provider
+
+    @property
+    def numerics(self) -> str:
+        """The inner encoder's."""
+        return self.encoder.numerics
+
     def to(self, device: str) -> None:
         """Move the inner encoder."""
         self.encoder.to(device)
+
+    def set_precision(self, precision: str) -> None:
+        """Set the inner encoder's."""
+        self.encoder.set_precision(precision)
+        self.card = self.encoder.card
 
     def preload(self) -> None:
         """Begin to load the inner encoder."""

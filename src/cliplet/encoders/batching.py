@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput
 from cliplet.encoders.base import BaseEncoder, Embeddings, Encoder, adapt
-from cliplet.errors import InputError
+from cliplet.errors import DeviceMemoryError, InputError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,6 +21,8 @@ _TextBatch = tuple[NDArray[np.int64], list[Any], NDArray[np.bool_]]
 
 TEXTS_PER_IMAGE = 2
 """How many texts a batch holds for each image that it would: 16 captions' states stay in a core's own cache."""
+AHEAD = 256
+"""Images decoded beyond the batch in hand, at most."""
 TEXT_BLOCK = 4096
 """Texts tokenised together and sorted by length, so that a batch holds captions of like length."""
 
@@ -35,7 +37,8 @@ class BatchedEncoder(BaseEncoder):
     """
 
     batch_size: int = 32
-    """Images that a tower takes at once; of texts, which are smaller, it takes four times as many."""
+    """Images that a tower takes at once; of texts, which are smaller, it takes twice as many. Where the memory does
+    not suffice for that, batches are halved until they fit."""
 
     def prepare_image(self, source: ImageInput) -> Any:
         """Decode and resize one image to the tower's input; raises InputError for a bad one."""
@@ -52,6 +55,9 @@ class BatchedEncoder(BaseEncoder):
     def embed_tokens(self, tokens: Sequence[Any]) -> NDArray[Any]:
         """Run the text tower on token sequences: ``[n, d]``, any norm."""
         raise NotImplementedError
+
+    def size_batches(self) -> None:
+        """Set ``batch_size`` by the memory of the device, where it can be told; by default nothing."""
 
     def encode_images(self, images: Sequence[ImageInput]) -> Embeddings:
         """Embed images as unit-norm float32 ``[n, d]``; the first bad image raises InputError."""
@@ -117,17 +123,20 @@ def limit_threads(encoder: Encoder, threads: int) -> None:
 def prepared_batches(encoder: BatchedEncoder, images: Sequence[ImageInput]) -> Iterator[_ImageBatch]:
     """Yield (positions, prepared images, failures by position) in order, ``encoder.batch_size`` at a time.
 
-    At most three batches are decoded ahead, so memory does not grow with the number of images.
+    At most three batches, and at most one and :data:`AHEAD` images, are decoded ahead, so memory does not grow with
+    the number of images.
     """
-    size = encoder.batch_size
     if len(images) == 1:  # no threads for the one-photo case: it starts faster
         prepared, failure = _prepare(encoder, images[0])
         yield ([0], [prepared], {}) if failure is None else ([], [], {0: failure})
         return
+    encoder.size_batches()
+    size = encoder.batch_size
     with ThreadPoolExecutor(decoding_threads()) as pool:
         sources = enumerate(images)
         pending: deque[tuple[int, Future[tuple[Any, InputError | None]]]] = deque(
-            (i, pool.submit(_prepare, encoder, source)) for i, source in islice(sources, 3 * size)
+            (i, pool.submit(_prepare, encoder, source))
+            for i, source in islice(sources, min(3 * size, size + AHEAD))
         )
         try:
             while pending:
@@ -196,7 +205,7 @@ def _embed_images(
     reasons = {i: str(error) for i, error in failures.items()}
     if not prepared:
         return positions, encoder.no_rows(), reasons
-    vectors, wrong = encoder.checked(encoder.embed_images(prepared), len(prepared), "image", normalise)
+    vectors, wrong = _in_parts(encoder, encoder.embed_images, prepared, "image", normalise)
     return positions, vectors, reasons | {positions[i]: reason for i, reason in wrong.items()}
 
 
@@ -204,8 +213,43 @@ def _embed_texts(
     encoder: BatchedEncoder, batch: _TextBatch, normalise: bool
 ) -> tuple[NDArray[np.int64], Embeddings, NDArray[np.bool_], dict[int, str]]:
     rows, tokens, truncated = batch
-    vectors, wrong = encoder.checked(encoder.embed_tokens(tokens), len(tokens), "text", normalise)
+    vectors, wrong = _in_parts(encoder, encoder.embed_tokens, tokens, "text", normalise)
     return rows, vectors, truncated, {int(rows[i]): reason for i, reason in wrong.items()}
+
+
+def _in_parts(
+    encoder: BatchedEncoder,
+    embed: Callable[[list[Any]], NDArray[Any]],
+    items: list[Any],
+    what: str,
+    normalise: bool,
+) -> tuple[Embeddings, dict[int, str]]:
+    """``embed`` of all items, in one batch if the memory suffices for it, else in as many as it takes.
+
+    Returns:
+        float32 ``[n, d]`` and why some rows are NaN. How many fitted is remembered for the next batches.
+    """
+    fits: dict[str, int] = encoder.__dict__.setdefault("_fits", {})
+    blocks, reasons, start = [], {}, 0
+    while start < len(items):
+        size = min(fits.get(what, len(items)), len(items) - start)
+        given, lack = None, ""
+        try:
+            given = embed(items[start : start + size])
+        except DeviceMemoryError as error:
+            lack = str(error)  # what the failed batch took is free only outside this block
+        if given is not None:
+            block, wrong = encoder.checked(given, size, what, normalise)
+            reasons.update({start + i: reason for i, reason in wrong.items()})
+        elif size > 1:
+            fits[what] = size // 2
+            continue
+        else:
+            block = encoder.no_rows(1)
+            reasons[start] = f"one {what} alone does not fit the memory of {encoder.device}: {lack}"
+        blocks.append(block)
+        start += size
+    return (blocks[0] if len(blocks) == 1 else np.concatenate(blocks)), reasons
 
 
 def _prepared_here(encoder: BatchedEncoder, images: Sequence[ImageInput], positions: range) -> _ImageBatch:

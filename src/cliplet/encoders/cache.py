@@ -1,7 +1,8 @@
 """Embeddings kept on disk, so that the same photos scored with new captions cost only the captions.
 
 One SQLite file in write-ahead mode: safe with several processes, forks and kills. A key is a hash of the content, of
-the model's fingerprint and of whether the embedding was brought to length 1, so that none is taken for another.
+the model's fingerprint, of what else changes its numbers (another device or precision) and of whether the embedding
+was brought to length 1, so that none is taken for another.
 """
 
 import hashlib
@@ -284,7 +285,8 @@ class CachedEncoder(WrappedEncoder):
             self.cache.put(items)
 
     def _key(self, kind: str, *content: bytes | memoryview) -> bytes:
-        digest = hashlib.blake2b(f"sealed {kind} {self.card.fingerprint} ".encode(), digest_size=16)
+        numerics = self.numerics and f"{self.numerics} "
+        digest = hashlib.blake2b(f"sealed {kind} {self.card.fingerprint} {numerics}".encode(), digest_size=16)
         for part in content:
             digest.update(part)
         return digest.digest()

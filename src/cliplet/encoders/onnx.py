@@ -16,11 +16,20 @@ from cliplet.data.images import ImageInput, load_rgb, resize_rgb
 from cliplet.data.text import scrub
 from cliplet.encoders.batching import BatchedEncoder
 from cliplet.encoders.card import ImageSpec, ModelCard
-from cliplet.encoders.sessions import Session, open_session
-from cliplet.errors import ModelError
+from cliplet.encoders.devices import read_precision, stored_precision
+from cliplet.encoders.sessions import CPU, Session, open_session
+from cliplet.errors import InputError, ModelError
 
 FILES = ("card.json", "tokenizer.json", "image.onnx", "text.onnx")
 """What a model folder must hold."""
+ACCELERATED_BATCH = 64
+"""Images in a batch on another provider than the CPU's; halved where its memory does not suffice."""
+_EXPORTS = {
+    "fp32": "cliplet export MODEL OUT --fp32",
+    "fp16": "cliplet export MODEL OUT --fp16",
+    "int8": "cliplet export MODEL OUT --int8, with --calibrate PHOTOS for products in 8 bits",
+    "bf16": "cliplet export MODEL OUT --fp16 (bf16 is for PyTorch models)",
+}
 
 
 class OnnxEncoder(BatchedEncoder):
@@ -32,10 +41,23 @@ class OnnxEncoder(BatchedEncoder):
 
     folder: Path
 
-    def __init__(self, folder: str | Path, threads: int | None = None, batch_size: int = 8) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        threads: int | None = None,
+        batch_size: int | None = None,
+        device: str | None = None,
+    ) -> None:
         """Open ``folder``; the towers are loaded when first used.
 
+        Args:
+            folder: the model folder.
+            threads: batches computed beside each other on the CPU; default one a core.
+            batch_size: images in a batch; default 8 on the CPU, 64 elsewhere.
+            device: where ONNX Runtime computes (:mod:`cliplet.encoders.providers`); default the CPU.
+
         Raises:
+            InputError: this machine has no such device.
             ModelError: a file is missing or the card cannot be read.
         """
         self.folder = Path(folder)
@@ -43,8 +65,47 @@ class OnnxEncoder(BatchedEncoder):
         if missing:
             raise ModelError(f"{self.folder} is not a complete model folder: it has no {', '.join(missing)}")
         self.card = ModelCard.load(self.folder, fingerprint_of=self._fingerprint)
-        self.batch_size = batch_size
-        self.tower_threads = threads or _cores()
+        self._asked = threads, batch_size
+        self._place(device)
+
+    @property
+    def device(self) -> str:
+        """Such as ``cpu``, ``cuda:0`` or ``openvino``."""
+        return self._choice.device if self._choice else "cpu"
+
+    @property
+    def provider(self) -> str:
+        """The execution provider of ONNX Runtime that runs both towers."""
+        return self._choice.provider if self._choice else CPU
+
+    @property
+    def numerics(self) -> str:
+        """The provider; empty for the CPU's own."""
+        return self._choice.provider if self._choice else ""
+
+    def to(self, device: str) -> None:
+        """Run both towers elsewhere from now on."""
+        self._place(device)
+
+    def set_precision(self, precision: str) -> None:
+        """Refuses any precision but that of the folder's weights (InputError)."""
+        if stored_precision(self.card.precision) != {read_precision(precision)}:
+            raise InputError(
+                f"{self.card.name} is a model folder, whose precision is its own: {self.card.precision}; for "
+                f"{precision} write another from its source: {_EXPORTS[precision]}"
+            )
+
+    def _place(self, device: str | None) -> None:
+        """Choose the provider; on the CPU whole batches run beside each other, elsewhere one large one at a time."""
+        choice = None
+        if device not in (None, "cpu"):
+            from cliplet.encoders.providers import choose_provider  # not at the packaged model's cold start
+
+            choice = choose_provider(device, (self.folder / "image.onnx", self.folder / "text.onnx"))
+        self._choice = choice if choice and choice.accelerated else None
+        threads, batch_size = self._asked
+        self.batch_size = batch_size or (ACCELERATED_BATCH if self._choice else 8)
+        self.tower_threads = 1 if self._choice else threads or _cores()
         self._begin()
 
     def _begin(self) -> None:
@@ -135,8 +196,11 @@ class OnnxEncoder(BatchedEncoder):
         return tokenizer
 
     def _open_session(self, name: str) -> Any:
-        # whole batches run beside each other instead of threads inside one: faster for small towers
-        session = open_session(self.folder / name, threads=1)
+        if self._choice:
+            where = self._choice
+            session = open_session(self.folder / name, 0, "", where.provider, where.options)
+        else:  # whole batches run beside each other instead of threads inside one: faster for small towers
+            session = open_session(self.folder / name, threads=1)
         size = self.card.image.size
         taken: dict[str, list[Any]] = {"pixels": ["n", size, size, 3]}
         if name == "text.onnx":

@@ -1,4 +1,4 @@
-"""Any model of open_clip as an Encoder: the library's own weights, transform and tokeniser, in fp32."""
+"""Any model of open_clip as an Encoder: the library's own weights, transform and tokeniser."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +9,12 @@ from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput, open_image, refuse_too_narrow
 from cliplet.data.text import scrub
-from cliplet.encoders._torch_common import TOKENIZER_PROBE, TorchModelEncoder
+from cliplet.encoders._torch_common import (
+    TOKENIZER_PROBE,
+    TorchModelEncoder,
+    check_torch_precision,
+    torch_device,
+)
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
 from cliplet.errors import MissingExtraError, ModelError
 from cliplet.models.compat import prepare_torchvision
@@ -40,24 +45,28 @@ class OpenClipEncoder(TorchModelEncoder):
         *,
         name: str = "open_clip",
         device: str = "cpu",
-        batch_size: int = 32,
+        batch_size: int | None = None,
+        precision: str = "fp32",
     ) -> None:
         """Wrap what ``open_clip.create_model_from_pretrained`` and ``open_clip.get_tokenizer`` return.
 
         Args:
-            model: the model; it is put in evaluation mode, in fp32, on ``device``.
+            model: the model; it is put in evaluation mode, with its weights in fp32, on ``device``.
             preprocess: the evaluation transform, PIL image to ``[3, h, w]``.
             tokenizer: an open_clip tokeniser: texts to token ids ``[n, context_length]``.
             name: shown in every output.
-            device: ``cpu``, ``cuda``, ``cuda:1``...
-            batch_size: images or texts in one call of the model.
+            device: ``cpu``, ``cuda:1``, ``mps`` or ``auto``.
+            batch_size: images in one call of the model; default 32 on the CPU, else by the memory.
+            precision: ``fp32``, ``bf16`` or, on accelerators, ``fp16``.
+
+        Raises:
+            InputError: this machine has no such device, or it cannot compute in this precision.
         """
         from cliplet.models.fingerprint import state_fingerprint
 
-        self.model: Any = model.float().eval().to(device)
+        self.settle(model.float().eval(), device, precision, batch_size, 32)
         self.preprocess = preprocess
         self.tokenizer = tokenizer
-        self.batch_size = batch_size
         self._context_length = int(tokenizer.context_length)
         spec = _preprocess_settings(self.model)
         self.card = ModelCard(
@@ -66,13 +75,16 @@ class OpenClipEncoder(TorchModelEncoder):
             image=spec,
             text=TextSpec(context_length=self._context_length),
             description=f"{name} run by open_clip: the library's own transform and tokeniser.",
+            precision=precision,
             fingerprint_of=lambda: state_fingerprint(
                 self.model, spec, _plain_repr(preprocess), self._token_rows([TOKENIZER_PROBE]).tolist()
             ),
         )
 
     @classmethod
-    def from_name(cls, name: str, device: str = "cpu", batch_size: int = 32) -> "OpenClipEncoder":
+    def from_name(
+        cls, name: str, device: str = "cpu", batch_size: int | None = None, precision: str = "fp32"
+    ) -> "OpenClipEncoder":
         """Load a model as open_clip does.
 
         Args:
@@ -85,30 +97,35 @@ class OpenClipEncoder(TorchModelEncoder):
                   ``ViT-B-32//abs/olute.pt`` for an absolute path.
                 - ``hf-hub:owner/name``: configuration and weights from the hub.
                 - ``local-dir:PATH``, or a folder with an ``open_clip_config.json``: the same from a folder.
-            device: ``cpu``, ``cuda``...
-            batch_size: images or texts in one call of the model.
+            device: ``cpu``, ``cuda:1``, ``mps`` or ``auto``.
+            batch_size: images in one call of the model; default 32 on the CPU, else by the memory.
+            precision: ``fp32``, ``bf16`` or, on accelerators, ``fp16``.
 
         Raises:
+            InputError: this machine has no such device, or it cannot compute in this precision.
             MissingExtraError: open_clip is not installed.
             ModelError: no such architecture, tag or file; or the weights do not fit.
         """
         open_clip = _import_open_clip()
+        place = torch_device(device)
+        check_torch_precision(precision, place, f"open_clip:{name}")
         arch, pretrained = _parse(open_clip, name)
         tag_config = open_clip.get_pretrained_cfg(arch, pretrained) if pretrained else {}
         try:
             model, preprocess = open_clip.create_model_from_pretrained(
                 arch,
                 pretrained=pretrained,
-                precision="fp32",
-                device=device,
+                precision="fp32",  # of the weights
+                device=place,
                 force_quick_gelu=bool(tag_config.get("quick_gelu", False)),
             )
             tokenizer = open_clip.get_tokenizer(arch)
         except Exception as error:  # the hub, torch.load and load_state_dict raise many kinds
             raise ModelError(f"open_clip cannot load {name!r}: {error}") from error
         return cls(
-            model, preprocess, tokenizer, name=f"open_clip:{name}", device=device, batch_size=batch_size
-        )
+            model, preprocess, tokenizer,
+            name=f"open_clip:{name}", device=place, batch_size=batch_size, precision=precision,
+        )  # fmt: skip
 
     def prepare_image(self, source: ImageInput) -> "torch.Tensor":
         """The library's transform of the upright image: float32 ``[3, h, w]``."""
@@ -121,9 +138,9 @@ class OpenClipEncoder(TorchModelEncoder):
         """Run the image tower: ``[n, d]``."""
         import torch
 
-        with torch.inference_mode():
+        with self.computing():
             features = self.model.encode_image(torch.stack(list(prepared)).to(self.device))
-        return features.float().cpu().numpy()
+            return features.float().cpu().numpy()  # type: ignore[no-any-return]
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[Any], NDArray[np.bool_]]:
         """Token ids ``[context_length]`` of each text, and which lost words to the context length.
@@ -143,9 +160,9 @@ class OpenClipEncoder(TorchModelEncoder):
         """Run the text tower on token ids: ``[n, d]``."""
         import torch
 
-        with torch.inference_mode():
+        with self.computing():
             features = self.model.encode_text(torch.stack(list(tokens)).to(self.device))
-        return features.float().cpu().numpy()
+            return features.float().cpu().numpy()  # type: ignore[no-any-return]
 
     def _token_rows(self, texts: list[str], length: int | None = None) -> "torch.Tensor":
         return self.tokenizer(texts, context_length=length or self._context_length)

@@ -1,10 +1,12 @@
 """``load("name")``: any model by name."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from cliplet.encoders.base import BaseEncoder, Encoder, adapt
 from cliplet.encoders.card import ModelCard
+from cliplet.encoders.devices import read_device, read_precision
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.errors import ClipletError, InputError, ModelError
 
@@ -39,7 +41,9 @@ def installed_model(name: str) -> Path | None:
     return None
 
 
-def load(name: str | Path | None = None) -> BaseEncoder:
+def load(
+    name: str | Path | None = None, device: str | None = None, precision: str | None = None
+) -> BaseEncoder:
     """Load a model.
 
     Args:
@@ -50,8 +54,13 @@ def load(name: str | Path | None = None) -> BaseEncoder:
             Transformers); a local folder in the hub's layout, of either; ``torch:FOLDER`` (the PyTorch weights of a
             model folder that has both forms); or ``module:attribute``, your own
             :class:`~cliplet.encoders.base.Encoder`, its class, or a function without arguments that makes it.
+        device: where it computes: ``cpu`` (the default), ``auto`` for the best that is there, ``cuda``, ``cuda:1``,
+            ``mps``; a model folder also ``coreml``, ``directml`` or ``openvino``.
+        precision: ``fp32`` (the default of PyTorch models), ``bf16``, or ``fp16`` on GPUs. A model folder has the
+            precision that it was exported in.
 
     Raises:
+        InputError: this machine has no such device, or the model cannot compute in this precision.
         ModelError: no such model, or it cannot be read.
         MissingExtraError: the library it needs is not installed.
 
@@ -60,27 +69,55 @@ def load(name: str | Path | None = None) -> BaseEncoder:
         >>> encoder.encode_texts(["a dog on the beach"]).shape[0]
         1
     """
+    if device is not None:
+        read_device(device)
+    if precision is not None:
+        read_precision(precision)
+    return _found(name)(device, precision)
+
+
+Opener = Callable[[str | None, str | None], BaseEncoder]
+"""Opens a model that was found, on a device and in a precision."""
+
+
+def placed(encoder: Encoder, device: str | None = None, precision: str | None = None) -> BaseEncoder:
+    """An encoder that is there, moved to the device and set to the precision where one is given.
+
+    Raises:
+        InputError: this machine has no such device, or the encoder cannot compute there or so.
+    """
+    able = adapt(encoder)
+    if device is not None:
+        read_device(device)
+        able.to(device)
+    if precision is not None:
+        able.set_precision(precision)
+    return able
+
+
+def _found(name: str | Path | None) -> Opener:
+    """What opens the model of this name; raises ModelError where there is none."""
     if name is None:
         packaged = packaged_models()
         if not packaged:
             raise ModelError("no model is packaged with this build of cliplet; name one")
-        return OnnxEncoder(packaged[0])
+        return partial(_onnx, packaged[0])
     text = str(name)
-    for prefix, loader in _LOADERS.items():
+    for prefix, opener in _OPENERS.items():
         if text.startswith(prefix):
-            return loader(text[len(prefix) :])
+            return partial(opener, text[len(prefix) :])
     if text and Path(text).is_dir():
         return _from_folder(Path(text))
     for folder in packaged_models():
         if folder.name == text:
-            return OnnxEncoder(folder)
+            return partial(_onnx, folder)
     installed = installed_model(text)
     if installed is not None:
         return _from_folder(installed)
     from cliplet.data.plugins import is_own  # not at the packaged model's cold start
 
     if is_own(text):
-        return _users_own(text)
+        return partial(placed, _users_own(text))
     raise ModelError(f"no model {text!r}: {FORMER.get(text, _choices())}")
 
 
@@ -119,40 +156,47 @@ def _users_own(name: str) -> BaseEncoder:
     return adapt(found)
 
 
-def _from_folder(folder: Path) -> BaseEncoder:
+def _from_folder(folder: Path) -> Opener:
     if (folder / "card.json").is_file():
         if (folder / "image.onnx").is_file():
-            return OnnxEncoder(folder)
-        return _own_torch(str(folder))
+            return partial(_onnx, folder)
+        return partial(_own_torch, str(folder))
     if (folder / "open_clip_config.json").is_file():
-        return _open_clip(str(folder))
+        return partial(_open_clip, str(folder))
     if (folder / "config.json").is_file():
-        return _transformers(str(folder))
+        return partial(_transformers, str(folder))
     raise ModelError(
         f"{folder} is not a model folder: it has neither card.json (cliplet), config.json (Transformers) "
         "nor open_clip_config.json"
     )
 
 
-def _own_torch(name: str) -> BaseEncoder:
+def _onnx(folder: Path, device: str | None, precision: str | None) -> BaseEncoder:
+    encoder = OnnxEncoder(folder, device=device)
+    if precision is not None:
+        encoder.set_precision(precision)
+    return encoder
+
+
+def _own_torch(name: str, device: str | None, precision: str | None) -> BaseEncoder:
     from cliplet.encoders.torch import TorchEncoder
 
-    return TorchEncoder.from_folder(name)
+    return TorchEncoder.from_folder(name, device or "cpu", precision=precision or "fp32")
 
 
-def _open_clip(name: str) -> BaseEncoder:
+def _open_clip(name: str, device: str | None, precision: str | None) -> BaseEncoder:
     from cliplet.encoders.open_clip import OpenClipEncoder
 
-    return OpenClipEncoder.from_name(name)
+    return OpenClipEncoder.from_name(name, device or "cpu", precision=precision or "fp32")
 
 
-def _transformers(name: str) -> BaseEncoder:
+def _transformers(name: str, device: str | None, precision: str | None) -> BaseEncoder:
     from cliplet.encoders.transformers import TransformersEncoder
 
-    return TransformersEncoder.from_name(name)
+    return TransformersEncoder.from_name(name, device or "cpu", precision=precision or "fp32")
 
 
-_LOADERS: dict[str, Callable[[str], BaseEncoder]] = {
+_OPENERS: dict[str, Callable[[str, str | None, str | None], BaseEncoder]] = {
     "open_clip:": _open_clip,
     "hf:": _transformers,
     "torch:": _own_torch,

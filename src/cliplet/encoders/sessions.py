@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,19 +11,41 @@ from weakref import WeakSet
 
 from numpy.typing import NDArray
 
-from cliplet.errors import ModelError
+from cliplet.errors import DeviceMemoryError, ModelError
+
+CPU = "CPUExecutionProvider"
+"""ONNX Runtime's own provider, which every one of its wheels has."""
+ProviderOptions = tuple[tuple[str, str], ...]
+"""Names and values of a provider's options."""
+_NO_MEMORY = re.compile(
+    r"allocate memory|bad.alloc|bad allocation|out of memory|smaller than requested bytes|ALLOC_FAILED|8007000E",
+    re.IGNORECASE,
+)
+"""How ONNX Runtime and its providers say that there is too little memory."""
+_ONE_OPERATION = (  # a graph of ONNX, y = Identity(x) for float32 [1]
+    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x0d"
+)
 
 
 class Session:
-    """An ONNX graph, opened on the CPU; a forked or unpickled process has its own."""
+    """An ONNX graph, opened on one provider; a forked or unpickled process has its own."""
 
-    def __init__(self, model: str | Path | bytes, threads: int, name: str) -> None:
+    def __init__(
+        self,
+        model: str | Path | bytes,
+        threads: int,
+        name: str,
+        provider: str = CPU,
+        provider_options: ProviderOptions = (),
+    ) -> None:
         self.name, self._model, self._threads = name, model, threads
+        self._provider, self._provider_options = provider, provider_options
         self._session: Any = self._open()
         _LIVE.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Session, (self._model, self._threads, self.name)
+        return Session, (self._model, self._threads, self.name, self._provider, self._provider_options)
 
     @property
     def opened(self) -> Any:
@@ -32,10 +55,17 @@ class Session:
         return self._session
 
     def run(self, outputs: Sequence[str] | None, inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
-        """The outputs of these names, or all, for arrays by input name; raises ModelError where the graph fails."""
+        """The outputs of these names, or all, for arrays by input name.
+
+        Raises:
+            DeviceMemoryError: the memory does not suffice for these inputs.
+            ModelError: the graph fails otherwise.
+        """
         try:
             return self.opened.run(outputs, inputs)  # type: ignore[no-any-return]
         except Exception as error:  # onnxruntime raises its own unrelated classes
+            if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+                raise DeviceMemoryError(f"{self.name}: {error}") from error
             raise ModelError(f"{self.name} cannot run on these inputs: {error}") from error
 
     def get_inputs(self) -> list[Any]:
@@ -51,8 +81,7 @@ class Session:
         return self.opened.get_modelmeta()
 
     def _open(self) -> Any:
-        import onnxruntime
-
+        onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3  # errors: its warnings are about its own optimisations
@@ -60,9 +89,25 @@ class Session:
             options.add_session_config_entry("session.x64quantprecision", "1")  # slower there, but right
         model = self._model if isinstance(self._model, bytes) else str(self._model)
         try:
-            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(model, **self._placed(options))
         except Exception as error:  # onnxruntime raises its own unrelated classes
             raise ModelError(f"{self.name} cannot be loaded: {error}") from error
+        if (
+            self._provider not in session.get_providers()
+        ):  # it goes on with the CPU and only says so in its log
+            raise ModelError(
+                f"{self.name} cannot be run by {self._provider}: give another device, such as cpu"
+            )
+        return session
+
+    def _placed(self, options: Any) -> dict[str, Any]:
+        """Arguments that open a session on the provider, with the CPU for operations that it lacks."""
+        if self._provider == CPU:
+            return {"sess_options": options, "providers": [CPU]}
+        if self._provider == "DmlExecutionProvider":  # it can do neither
+            options.enable_mem_pattern, options.execution_mode = False, type(options.execution_mode)(0)
+        wanted = (self._provider, dict(self._provider_options))
+        return {"sess_options": options, "providers": [wanted, CPU], "enable_fallback": 0}
 
 
 _LIVE: "WeakSet[Session]" = WeakSet()
@@ -81,18 +126,78 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def open_session(model: str | Path | bytes, threads: int = 0, name: str = "the graph") -> Session:
+def open_session(
+    model: str | Path | bytes,
+    threads: int = 0,
+    name: str = "the graph",
+    provider: str = CPU,
+    provider_options: ProviderOptions = (),
+) -> Session:
     """Open an ONNX graph.
 
     Args:
         model: path of the file, or its content.
         threads: threads inside one call; 0: as many as cores; 1 where callers run whole batches beside each other.
         name: what errors call a graph that is given by its content.
+        provider: ONNX Runtime's execution provider; :mod:`cliplet.encoders.providers` chooses one.
+        provider_options: what it is given.
 
     Raises:
-        ModelError: no such file, or ONNX Runtime cannot load it.
+        ModelError: no such file, or ONNX Runtime cannot load it, or not with this provider.
     """
-    return Session(model, threads, name if isinstance(model, bytes) else str(model))
+    called = name if isinstance(model, bytes) else str(model)
+    return Session(model, threads, called, provider, provider_options)
+
+
+def runtime() -> Any:
+    """ONNX Runtime's module.
+
+    Raises:
+        ModelError: its files are gone, as after one of two of its wheels was removed: they share them.
+    """
+    import onnxruntime
+
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise ModelError(
+            "onnxruntime has lost its files, as happens when one of two of its packages is removed: cliplet models "
+            "doctor names the one that is left; pip install --force-reinstall it"
+        )
+    return onnxruntime
+
+
+def available_providers() -> list[str]:
+    """The providers that the installed ONNX Runtime was built with; whether they start is another question."""
+    return runtime().get_available_providers()  # type: ignore[no-any-return]
+
+
+def start_provider(provider: str, provider_options: ProviderOptions = ()) -> str | None:
+    """Run a graph of one operation on a provider: None when it works, else why not, in one line."""
+    import numpy as np
+
+    onnxruntime = runtime()
+    one = np.ones(1, dtype=np.float32)
+    onnxruntime.set_default_logger_severity(4)  # what is missing is said once, by whoever asked
+    try:
+        if provider == "CUDAExecutionProvider":
+            _load_cuda()
+        session = Session(_ONE_OPERATION, 1, "a trial", provider, provider_options)
+        return None if session.run(None, {"x": one})[0] == one else "it gives wrong numbers"
+    except ModelError as error:
+        why = error.__cause__ or "its libraries or its device are missing"
+        return " ".join(str(why).split())[:300]
+    finally:
+        onnxruntime.set_default_logger_severity(2)
+
+
+def _load_cuda() -> None:
+    """CUDA's libraries from PyTorch or from NVIDIA's packages, where they are installed and the system has none."""
+    import contextlib
+    import io
+
+    onnxruntime = runtime()
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            onnxruntime.preload_dlls()
 
 
 @lru_cache(maxsize=1)

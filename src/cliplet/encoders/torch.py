@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput, load_rgb, resize_rgb
 from cliplet.data.text import scrub
-from cliplet.encoders._torch_common import TorchModelEncoder
+from cliplet.encoders._torch_common import TorchModelEncoder, check_torch_precision, torch_device
 from cliplet.encoders.card import ModelCard
 from cliplet.errors import MissingExtraError, ModelError
 
@@ -25,20 +25,29 @@ class TorchEncoder(TorchModelEncoder):
         model: the towers; used in evaluation mode and returned to their former mode after each batch.
         tokenizer: a ``tokenizers.Tokenizer``; its truncation is set to the card's context length.
         card: how images are resized and captions cut.
-        device: where to compute, such as ``cpu`` or ``cuda``.
-        batch_size: images or texts computed together.
+        device: where to compute: ``cpu``, ``cuda:1``, ``mps`` or ``auto``.
+        batch_size: images computed together; default 64 on the CPU, else by the memory.
+        precision: ``fp32``, ``bf16`` or, on accelerators, ``fp16``.
+
+    Raises:
+        InputError: this machine has no such device, or it cannot compute in this precision.
     """
 
     library = "cliplet"
 
     def __init__(
-        self, model: "DualModel", tokenizer: Any, card: ModelCard, device: str = "cpu", batch_size: int = 64
+        self,
+        model: "DualModel",
+        tokenizer: Any,
+        card: ModelCard,
+        device: str = "cpu",
+        batch_size: int | None = None,
+        precision: str = "fp32",
     ) -> None:
         from tokenizers import Tokenizer
 
         self.card = card
-        self.batch_size = batch_size
-        self.model = model.to(device)
+        self.settle(model, device, precision, batch_size, 64)
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy: its settings are ours to change
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(card.text.context_length)
@@ -47,10 +56,13 @@ class TorchEncoder(TorchModelEncoder):
         self._std = np.asarray(spec.std, dtype=np.float32) * 255
 
     @classmethod
-    def from_folder(cls, folder: str | Path, device: str = "cpu", batch_size: int = 64) -> "TorchEncoder":
+    def from_folder(
+        cls, folder: str | Path, device: str = "cpu", batch_size: int | None = None, precision: str = "fp32"
+    ) -> "TorchEncoder":
         """Open a model folder with ``model.safetensors``, ``model.json``, ``tokenizer.json`` and ``card.json``.
 
         Raises:
+            InputError: this machine has no such device, or it cannot compute in this precision.
             ModelError: a file is missing or damaged.
             MissingExtraError: PyTorch is not installed.
         """
@@ -61,6 +73,7 @@ class TorchEncoder(TorchModelEncoder):
         from tokenizers import Tokenizer
 
         folder = Path(folder)
+        check_torch_precision(precision, torch_device(device), str(folder))
         model = load_weights(folder)
 
         def fingerprint() -> str:
@@ -73,7 +86,7 @@ class TorchEncoder(TorchModelEncoder):
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # tokenizers raises plain Exception
             raise ModelError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
-        return cls(model, tokenizer, ModelCard.load(folder, fingerprint), device, batch_size)
+        return cls(model, tokenizer, ModelCard.load(folder, fingerprint), device, batch_size, precision)
 
     def prepare_image(self, source: ImageInput) -> NDArray[np.uint8]:
         """Decode and resize to uint8 ``[size, size, 3]``."""
@@ -108,12 +121,10 @@ class TorchEncoder(TorchModelEncoder):
 
     def _run(self, function: Any, *inputs: Any) -> NDArray[Any]:
         """Call a tower without gradients, in evaluation mode, on its own device."""
-        import torch
-
         training = self.model.training
         self.model.eval()
         try:
-            with torch.inference_mode():
+            with self.computing():
                 return function(*(x.to(self.device) for x in inputs)).float().cpu().numpy()  # type: ignore[no-any-return]
         finally:
             self.model.train(training)

@@ -1,4 +1,4 @@
-"""CLIP and SigLIP models of Transformers as Encoders: the library's own weights and processor, in fp32."""
+"""CLIP and SigLIP models of Transformers as Encoders: the library's own weights and processor."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,12 @@ from PIL import Image
 
 from cliplet.data.images import ImageInput, open_image, refuse_too_narrow, to_rgb
 from cliplet.data.text import scrub
-from cliplet.encoders._torch_common import TOKENIZER_PROBE, TorchModelEncoder
+from cliplet.encoders._torch_common import (
+    TOKENIZER_PROBE,
+    TorchModelEncoder,
+    check_torch_precision,
+    torch_device,
+)
 from cliplet.encoders.card import ImageSpec, ModelCard, TextSpec
 from cliplet.errors import InputError, MissingExtraError, ModelError
 from cliplet.models.compat import prepare_torchvision
@@ -43,18 +48,21 @@ class TransformersEncoder(TorchModelEncoder):
         *,
         name: str = "hf",
         device: str = "cpu",
-        batch_size: int = 32,
+        batch_size: int | None = None,
+        precision: str = "fp32",
     ) -> None:
         """Wrap what ``AutoModel.from_pretrained`` and ``AutoProcessor.from_pretrained`` return.
 
         Args:
-            model: the model; it is put in evaluation mode, in fp32, on ``device``.
+            model: the model; it is put in evaluation mode, with its weights in fp32, on ``device``.
             processor: its processor, with ``image_processor`` and ``tokenizer``.
             name: shown in every output.
-            device: ``cpu``, ``cuda``, ``cuda:1``...
-            batch_size: images or texts in one call of the model.
+            device: ``cpu``, ``cuda:1``, ``mps`` or ``auto``.
+            batch_size: images in one call of the model; default 32 on the CPU, else by the memory.
+            precision: ``fp32``, ``bf16`` or, on accelerators, ``fp16``.
 
         Raises:
+            InputError: this machine has no such device, or it cannot compute in this precision.
             ModelError: the model has not both towers, or the processor not both halves.
         """
         from cliplet.models.fingerprint import state_fingerprint
@@ -68,11 +76,10 @@ class TransformersEncoder(TorchModelEncoder):
                     )
         if getattr(processor, "image_processor", None) is None:
             raise ModelError(f"{name} has no image processor: is preprocessor_config.json missing?")
-        self.model: Any = model.float().eval().to(device)
+        self.settle(model.float().eval(), device, precision, batch_size, 32)
         self.image_processor = processor.image_processor
         self._takes_any_mode = _takes_any_mode(self.image_processor)
         self.tokenizer = processor.tokenizer
-        self.batch_size = batch_size
         config: Any = self.model.config
         self._pad_to_context = "siglip" in config.model_type
         self._context_length = _context_length(config, self.tokenizer)
@@ -83,6 +90,7 @@ class TransformersEncoder(TorchModelEncoder):
             text=TextSpec(context_length=self._context_length),
             description=f"{name} run by Transformers: {type(self.model).__name__}, "
             f"{type(self.image_processor).__name__}, {type(self.tokenizer).__name__}.",
+            precision=precision,
             fingerprint_of=lambda: state_fingerprint(
                 self.model,
                 type(self.image_processor).__name__,
@@ -92,20 +100,26 @@ class TransformersEncoder(TorchModelEncoder):
         )
 
     @classmethod
-    def from_name(cls, name: str, device: str = "cpu", batch_size: int = 32) -> "TransformersEncoder":
+    def from_name(
+        cls, name: str, device: str = "cpu", batch_size: int | None = None, precision: str = "fp32"
+    ) -> "TransformersEncoder":
         """Load a model as Transformers does.
 
         Args:
             name: ``owner/name`` on the hub, or a local folder in the hub's layout (``config.json``,
                 ``model.safetensors``, ``preprocessor_config.json``, the tokeniser's files).
-            device: ``cpu``, ``cuda``...
-            batch_size: images or texts in one call of the model.
+            device: ``cpu``, ``cuda:1``, ``mps`` or ``auto``.
+            batch_size: images in one call of the model; default 32 on the CPU, else by the memory.
+            precision: ``fp32``, ``bf16`` or, on accelerators, ``fp16``.
 
         Raises:
+            InputError: this machine has no such device, or it cannot compute in this precision.
             MissingExtraError: Transformers or PyTorch is not installed.
             ModelError: no such model, a file of it is missing or broken, or its weights do not fill the model.
         """
         auto_model, auto_processor = _import_auto_classes()
+        place = torch_device(device)
+        check_torch_precision(precision, place, f"hf:{name}")
         if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
             raise ModelError(f"{name}: there is no such folder")
         folder = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
@@ -120,7 +134,9 @@ class TransformersEncoder(TorchModelEncoder):
                 f"the weights of {name} lack {len(missing)} tensors of a {type(model).__name__}, which would stay "
                 f"random: {', '.join(sorted(missing)[:3])}..."
             )
-        return cls(model, processor, name=f"hf:{name}", device=device, batch_size=batch_size)
+        return cls(
+            model, processor, name=f"hf:{name}", device=place, batch_size=batch_size, precision=precision
+        )
 
     def prepare_image(self, source: ImageInput) -> dict[str, "torch.Tensor"]:
         """The library's image processor on the upright image: tensors ``[1, ...]`` by name."""
@@ -141,8 +157,9 @@ class TransformersEncoder(TorchModelEncoder):
         """Run the image tower: ``[n, d]``."""
         import torch
 
-        batch = {key: torch.cat([one[key] for one in prepared]).to(self.device) for key in prepared[0]}
-        with torch.inference_mode():
+        batch = {key: torch.cat([one[key] for one in prepared]) for key in prepared[0]}
+        with self.computing():
+            batch = {key: tensor.to(self.device) for key, tensor in batch.items()}
             return _features(self.model.get_image_features(**batch))
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[Any], NDArray[np.bool_]]:
@@ -159,8 +176,6 @@ class TransformersEncoder(TorchModelEncoder):
 
     def embed_tokens(self, tokens: Sequence[Sequence[int]]) -> NDArray[Any]:
         """Pad token ids to ``[n, t]`` as the model was trained, and run the text tower: ``[n, d]``."""
-        import torch
-
         batch = self.tokenizer.pad(
             {"input_ids": list(tokens)},
             padding="max_length" if self._pad_to_context else True,
@@ -168,7 +183,7 @@ class TransformersEncoder(TorchModelEncoder):
             return_tensors="pt",
             verbose=False,
         )
-        with torch.inference_mode():
+        with self.computing():
             return _features(self.model.get_text_features(**batch.to(self.device)))
 
 

@@ -13,7 +13,7 @@ from cliplet.data.book import CaptionBook, read_book
 from cliplet.data.photos import PhotoStore
 from cliplet.data.tables import leave_out
 from cliplet.data.text import read_names
-from cliplet.encoders.base import Embeddings, Encoder
+from cliplet.encoders.base import Embeddings, Encoder, adapt
 from cliplet.errors import InputError
 from cliplet.evaluation.calibration import Mix, mix_captions
 from cliplet.evaluation.embed import Progress, embed_photos, embed_texts
@@ -43,7 +43,7 @@ from cliplet.versions import versions
 
 def model_facts(encoder: Encoder, prefix: str = "") -> dict[str, Any]:
     """What identifies a model and how it saw its inputs."""
-    card = encoder.card
+    card, able = encoder.card, adapt(encoder)
     return {
         "model": card.name,
         "fingerprint": card.fingerprint,
@@ -53,6 +53,8 @@ def model_facts(encoder: Encoder, prefix: str = "") -> dict[str, Any]:
             "context_length": card.text.context_length,
         },
         "precision": card.precision,
+        "device": able.device,
+        "provider": able.provider,
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cliplet.encoders.providers import choose_provider
 from cliplet.encoders.sessions import open_session
 from cliplet.errors import InputError, ModelError
 from cliplet.regions.base import Floats, Regions, clipped
@@ -38,8 +39,10 @@ class OnnxDetector:
         kind: when the shape does not tell.
         size: side of the input where the file leaves it open.
         limit: boxes a photo, at most.
+        device: where it computes (:mod:`cliplet.encoders.providers`); default the CPU.
 
     Raises:
+        InputError: this machine has no such device.
         ModelError: no such file, not a detector of these kinds.
 
     Reference implementations: YOLOX's ``demo/ONNXRuntime``, ultralytics' ``YOLOv8-ONNXRuntime``. Deviation: photos are
@@ -54,13 +57,17 @@ class OnnxDetector:
         kind: Kind | None = None,
         size: int = 640,
         limit: int = 100,
+        device: str | None = None,
     ) -> None:
         self.path, self.score, self.iou, self.limit = Path(path), score, iou, limit
         try:
             content = self.path.read_bytes()
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-        self._session = open_session(content, name=str(path))
+        where = choose_provider(device, [self.path])
+        self._session = open_session(
+            content, name=str(path), provider=where.provider, provider_options=where.options
+        )
         taken, given = self._session.get_inputs(), self._session.get_outputs()
         if len(taken) != 1 or len(taken[0].shape) != 4 or len(given[0].shape) != 3:
             raise ModelError(

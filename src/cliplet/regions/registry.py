@@ -9,7 +9,9 @@ from cliplet.regions.file import FileRegions
 from cliplet.regions.grid import GridRegions
 
 
-def make_proposer(source: str, score: float = 0.3, iou: float = 0.45) -> RegionProposer:
+def make_proposer(
+    source: str, score: float = 0.3, iou: float = 0.45, device: str | None = None
+) -> RegionProposer:
     """A proposer by name.
 
     Args:
@@ -18,9 +20,10 @@ def make_proposer(source: str, score: float = 0.3, iou: float = 0.45) -> RegionP
             ``hf:FOLDER``, an object detector of Transformers.
         score: lowest score of a box.
         iou: overlap above which the less sure of two boxes of one class is dropped.
+        device: where a detector computes, as :func:`cliplet.load` takes it; default the CPU.
 
     Raises:
-        InputError: nothing of that name.
+        InputError: nothing of that name; or this machine has no such device.
         MissingExtraError: the library it needs is not installed.
     """
     if source == "grid" or source.startswith("grid:"):
@@ -28,14 +31,16 @@ def make_proposer(source: str, score: float = 0.3, iou: float = 0.45) -> RegionP
     if source.startswith("ultralytics:"):
         from cliplet.regions.ultralytics import UltralyticsDetector
 
+        if device is not None:
+            raise InputError(f"{source}: ultralytics chooses its device itself; leave the device out")
         return UltralyticsDetector.from_name(source.removeprefix("ultralytics:"), score, iou)
     if source.startswith("hf:"):
         from cliplet.regions.transformers import TransformersDetector
 
-        return TransformersDetector.from_name(source.removeprefix("hf:"), score)
+        return TransformersDetector.from_name(source.removeprefix("hf:"), score, device or "cpu")
     path = Path(source)
     if path.suffix.lower() == ".onnx":
-        return OnnxDetector(path, score, iou)
+        return OnnxDetector(path, score, iou, device=device)
     if path.suffix.lower() in (".json", ".jsonl", ".csv"):
         return FileRegions(path, score)
     raise InputError(

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cliplet.encoders._torch_common import torch_device
 from cliplet.errors import MissingExtraError, ModelError
 from cliplet.models.compat import prepare_torchvision
 from cliplet.regions.base import Regions, clipped
@@ -25,10 +26,11 @@ class TransformersDetector:
         self.name = f"transformers-{name}-score{score}"
 
     @classmethod
-    def from_name(cls, name: str, score: float = 0.3) -> "TransformersDetector":
-        """Open ``owner/name`` (fetched by the library) or a local folder.
+    def from_name(cls, name: str, score: float = 0.3, device: str = "cpu") -> "TransformersDetector":
+        """Open ``owner/name`` (fetched by the library) or a local folder, on ``device``.
 
         Raises:
+            InputError: this machine has no such device.
             MissingExtraError: Transformers is not installed.
             ModelError: the model cannot be opened.
         """
@@ -37,8 +39,9 @@ class TransformersDetector:
             from transformers import AutoImageProcessor, AutoModelForObjectDetection
         except ImportError as error:
             raise MissingExtraError(f"a detector of Transformers ({error})", "hub") from error
+        place = torch_device(device)
         try:
-            model = AutoModelForObjectDetection.from_pretrained(name)
+            model = AutoModelForObjectDetection.from_pretrained(name).to(place)
             processor = AutoImageProcessor.from_pretrained(name)
         except Exception as error:  # the library raises many kinds
             raise ModelError(f"Transformers cannot open the detector {name!r}: {error}") from error
@@ -49,14 +52,16 @@ class TransformersDetector:
         import torch
 
         with torch.inference_mode():
-            out = self._model(**self._processor(images=image, return_tensors="pt"))
+            batch = self._processor(images=image, return_tensors="pt")
+            out = self._model(**{key: tensor.to(self._model.device) for key, tensor in batch.items()})
             found = self._processor.post_process_object_detection(
                 out, threshold=self.score, target_sizes=[(image.height, image.width)]
             )[0]
-        boxes, good = clipped(found["boxes"].numpy().reshape(-1, 4), image.width, image.height)
-        scores = found["scores"].numpy().astype(np.float32)
+        found = {key: tensor.cpu().numpy() for key, tensor in found.items()}
+        boxes, good = clipped(found["boxes"].reshape(-1, 4), image.width, image.height)
+        scores = found["scores"].astype(np.float32)
         order = np.argsort(-scores, kind="stable")
         order = order[good[order]]
         classes = self._model.config.id2label
         names = tuple(str(classes[i]) for i in sorted(classes))
-        return Regions(boxes[order], scores[order], found["labels"].numpy().astype(np.int64)[order], names)
+        return Regions(boxes[order], scores[order], found["labels"].astype(np.int64)[order], names)

@@ -30,6 +30,10 @@ class ScoreResult:
     """How ``score`` was made from ``cosine``."""
     card: ModelCard
     """The model's card."""
+    device: str = "cpu"
+    """Where the model computed."""
+    provider: str = ""
+    """What computed there: an execution provider of ONNX Runtime, or PyTorch; empty where it is not known."""
     match: Floats | None = None
     """Probability that the caption is the photo's own, in the mix that the card states, float32 ``[n]``, 0 to 1; 0 for
     captions without content. None where the model was not calibrated for this preset."""
@@ -48,7 +52,7 @@ class ScoreResult:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """Model, fingerprint, preset, w, prefix, preprocessing, precision, versions, and counts of rows."""
+        """Model, fingerprint, preset, w, prefix, preprocessing, precision, device, versions, and counts of rows."""
         card = self.card
         facts: dict[str, Any] = {
             "model": card.name,
@@ -62,6 +66,8 @@ class ScoreResult:
                 "context_length": card.text.context_length,
             },
             "precision": card.precision,
+            "device": self.device,
+            "provider": self.provider,
             "versions": versions(),
             "rows": len(self.failures),
             "failed": sum(f is not None for f in self.failures),

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from cliplet.data.images import ImageInput, noted
 from cliplet.data.text import caption_problem, shown
-from cliplet.encoders.base import Embeddings, Encoder, adapt
+from cliplet.encoders.base import Embeddings, Encoder
 from cliplet.encoders.batching import encode_images_safely, encode_texts_counted
 from cliplet.encoders.card import MatchSpec
-from cliplet.encoders.registry import load
+from cliplet.encoders.registry import load, placed
 from cliplet.errors import InputError
 from cliplet.metrics.clipscore import Preset, find_preset, pair_cosines, ref_clip_score, ref_mix_score
 from cliplet.scoring.inputs import Photos, check_labels, read_rows, row_count, text_pairs
@@ -42,6 +42,8 @@ class Scorer:
         preset: ``paper`` (CLIPScore), ``torchmetrics`` (100 * cos) or ``cosine``.
         cache: True for the user's cache folder, or a folder; embeddings are then kept on disk.
         match: how a cosine becomes a match, or the file of ``cliplet calibrate --out``; default what the card has.
+        device: where the model computes, as :func:`cliplet.load` takes it; an Encoder is moved there.
+        precision: in which precision, likewise; an Encoder is set to it.
 
     Example:
         >>> from cliplet import Scorer
@@ -55,9 +57,14 @@ class Scorer:
         preset: str = "paper",
         cache: bool | str | Path | None = None,
         match: MatchSpec | str | Path | None = None,
+        device: str | None = None,
+        precision: str | None = None,
     ) -> None:
         self.preset = find_preset(preset)
-        self.encoder = adapt(load(model) if model is None or isinstance(model, (str, Path)) else model)
+        if model is None or isinstance(model, (str, Path)):
+            self.encoder = load(model, device, precision)
+        else:
+            self.encoder = placed(model, device, precision)
         self.encoder.preload()
         card = self.encoder.card
         self.match = load_match(match, card) if isinstance(match, (str, Path)) else match or card.match
@@ -298,6 +305,8 @@ class Scorer:
             truncated=truncated,
             preset=preset,
             card=self.encoder.card,
+            device=self.encoder.device,
+            provider=self.encoder.provider,
             notes=notes,
             **with_references,
         )

@@ -11,8 +11,8 @@ import numpy as np
 
 from cliplet.data.images import ImageInput
 from cliplet.data.photos import PhotoTar, TarPhoto
-from cliplet.encoders.base import BaseEncoder, Encoder, adapt
-from cliplet.encoders.registry import load
+from cliplet.encoders.base import BaseEncoder, Encoder
+from cliplet.encoders.registry import load, placed
 from cliplet.errors import InputError
 from cliplet.search.store import Maker, Row, Store, Vectors
 from cliplet.search.update import Changes, Progress, tar_of, update
@@ -80,6 +80,8 @@ class Index:
         model: Encoder | str | Path | None = None,
         options: dict[str, str] | None = None,
         ann_above: int = ANN_ABOVE,
+        device: str | None = None,
+        precision: str | None = None,
     ) -> "Index":
         """Open an index that is there.
 
@@ -88,13 +90,15 @@ class Index:
             model: the model that made it: an Encoder, or what :func:`cliplet.load` takes; default the packaged one.
             options: of the object storage, as LanceDB takes them.
             ann_above: number of photos above which search is approximate.
+            device: where the model computes, as :func:`cliplet.load` takes it. The index holds for all devices.
+            precision: in which precision, likewise.
 
         Raises:
-            InputError: there is none, or another model made it.
+            InputError: there is none, or another model made it; or this machine has no such device.
             MissingExtraError: LanceDB is not installed (``pip install 'cliplet[search]'``).
         """
         store = Store(path, options)
-        maker, encoder = store.open(), _encoder(model)
+        maker, encoder = store.open(), _encoder(model, device, precision)
         own = Maker.of(encoder.card)
         if maker != own:
             raise InputError(
@@ -111,12 +115,14 @@ class Index:
         options: dict[str, str] | None = None,
         ann_above: int = ANN_ABOVE,
         rebuild: bool = False,
+        device: str | None = None,
+        precision: str | None = None,
     ) -> "Index":
         """Open an index, or make an empty one; with ``rebuild`` always an empty one. Arguments as in :meth:`open`."""
         store = Store(path, options)
         if store.exists() and not rebuild:
-            return cls.open(path, model, options, ann_above)
-        encoder = _encoder(model)
+            return cls.open(path, model, options, ann_above, device, precision)
+        encoder = _encoder(model, device, precision)
         with store.locked():
             store.create(Maker.of(encoder.card))
         return cls(store, encoder, ann_above)
@@ -305,8 +311,12 @@ def photo_of(path: str) -> Path | TarPhoto:
     return Path(path) if tar is None else PhotoTar(tar).get(path[len(tar) + 1 :])
 
 
-def _encoder(model: Encoder | str | Path | None) -> BaseEncoder:
-    return adapt(load(model) if model is None or isinstance(model, (str, Path)) else model)
+def _encoder(
+    model: Encoder | str | Path | None, device: str | None = None, precision: str | None = None
+) -> BaseEncoder:
+    if model is None or isinstance(model, (str, Path)):
+        return load(model, device, precision)
+    return placed(model, device, precision)
 
 
 def _first(scores: Vectors, count: int) -> list[int]:

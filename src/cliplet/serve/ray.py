@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from cliplet.errors import InputError
 from cliplet.serve.settings import Settings
 
 
@@ -22,16 +23,25 @@ def run_on_ray(
     host: str,
     port: int,
     replicas: int,
+    device: str | None = None,
+    precision: str | None = None,
 ) -> int:
     """Serve with ``replicas`` replicas until SIGTERM or SIGINT; 0 when all went well.
+
+    On ``device`` cuda each replica has a GPU of its own, which Ray hands out.
 
     ``open_index`` opens the index for a replica's encoder, where there is one.
 
     A running cluster is used where ``RAY_ADDRESS`` names one; otherwise Ray is started on this machine.
 
     Raises:
-        InputError: the address cannot be used, or others could reach it and no key is asked for.
+        InputError: the address cannot be used, or others could reach it and no key is asked for; or ``device`` names
+            one GPU for all replicas.
     """
+    if device is not None and ":" in device:
+        raise InputError(
+            f"device {device}: Ray hands out the GPUs; with --engine ray give cuda, without a number"
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from cliplet.serve.server import listen
 
@@ -50,7 +60,8 @@ def run_on_ray(
     ray.init(**(_alone(settings, replicas) if own else {}), log_to_driver=False, logging_level=logging.ERROR)
     try:
         serve.start(http_options=http_options(host, port, settings))
-        serve.run(deployment(model, settings, open_index, replicas), name="cliplet", route_prefix="/")
+        application = deployment(model, settings, open_index, replicas, device, precision)
+        serve.run(application, name="cliplet", route_prefix="/")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: ended.set())  # now: Ray sets its own when it starts
         log("listening", address=f"http://{host}:{port}", engine="ray", replicas=replicas)
@@ -70,7 +81,12 @@ def http_options(host: str, port: int, settings: Settings) -> Any:
 
 
 def deployment(
-    model: str | None, settings: Settings, open_index: Callable[[Any], Any] | None, replicas: int
+    model: str | None,
+    settings: Settings,
+    open_index: Callable[[Any], Any] | None,
+    replicas: int,
+    device: str | None = None,
+    precision: str | None = None,
 ) -> Any:
     """The application, bound to Ray Serve: each replica loads the model and opens the index by itself."""
     from ray import serve
@@ -78,20 +94,19 @@ def deployment(
     secret = secrets.token_bytes(32)
 
     def build() -> Any:
-        from cliplet.encoders.base import adapt
         from cliplet.encoders.registry import load
         from cliplet.serve.app import build_app
         from cliplet.serve.logs import set_up_logs
 
         set_up_logs()
-        encoder = adapt(load(model))
+        encoder = load(model, device, precision)
         return build_app(encoder, settings, open_index(encoder) if open_index else None, secret)
 
     @serve.deployment(
         name="cliplet",
         num_replicas=replicas,
         max_ongoing_requests=settings.queue + 16,  # the service's own admission answers, with Retry-After
-        ray_actor_options={"num_cpus": settings.workers or 1},
+        ray_actor_options={"num_cpus": settings.workers or 1, "num_gpus": int(device == "cuda")},
         graceful_shutdown_timeout_s=settings.shutdown_seconds,
     )
     @serve.ingress(build)

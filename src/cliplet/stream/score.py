@@ -94,6 +94,8 @@ def prepared(
         "model": encoder.card.name,
         "fingerprint": encoder.card.fingerprint,
         "preset": work.preset,
+        "device": work.device,
+        "precision": work.precision,
         "match": None if work.match is None else Path(work.match).read_text(encoding="utf-8"),
         "images": work.images,
         "image column": work.columns.image,

@@ -88,6 +88,10 @@ class ScoreWork:
     """Threads of one process."""
     gpus: float = 0
     """GPUs that Ray sets aside for each."""
+    device: str | None = None
+    """Where the model computes, as :func:`cliplet.load` takes it."""
+    precision: str | None = None
+    """In which precision, likewise."""
     embeddings: bool = False
     """Whether blocks keep the images' embeddings."""
 
@@ -119,7 +123,9 @@ class ScoreWork:
         from cliplet.encoders.batching import limit_threads
         from cliplet.scoring.scorer import Scorer
 
-        scorer = Scorer(self.model, self.preset, match=self.match)
+        scorer = Scorer(
+            self.model, self.preset, match=self.match, device=self.device, precision=self.precision
+        )
         limit_threads(scorer.encoder, self.threads)
         return scorer
 

@@ -58,6 +58,10 @@ class TeacherConfig:
     """Text put before every caption for the teacher."""
     cache: str = ""
     """Folder of computed embeddings, which several runs may share; ``teacher`` in the run's folder when left out."""
+    device: str = "cpu"
+    """Where the teachers compute, as ``cliplet.load`` takes it: ``auto``, ``cpu``, ``cuda:1``, ``mps``..."""
+    precision: Literal["", "fp32", "bf16", "fp16", "int8"] = ""
+    """In which precision, likewise; each teacher's usual one when left out."""
 
 
 @dataclass(frozen=True)

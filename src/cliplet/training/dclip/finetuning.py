@@ -57,7 +57,7 @@ class FineTuning:
         self.base, self.data, self.fit, self.folder = base, data, fit, features_folder(config)
         self.learner = Learner(base, config.student.train)
         _check(config, self.learner)
-        base.encoder.to(str(device))
+        base.encoder.model.to(device)
         self.start = {k: v.detach().clone() for k, v in base.model.state_dict().items()}
         self.captions = Captions(self.learner, data.train.captions, self.folder)
         dev = data.sets.get("dev")

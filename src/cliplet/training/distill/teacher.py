@@ -21,7 +21,7 @@ class Teacher:
 
     Args:
         encoders: one or several.
-        config: how several become one (``names`` is not read here).
+        config: how several become one (``names``, ``device`` and ``precision`` are not read here).
     """
 
     def __init__(self, encoders: Sequence[Encoder], config: TeacherConfig) -> None:
@@ -40,9 +40,10 @@ class Teacher:
 
     @classmethod
     def from_config(cls, config: TeacherConfig) -> "Teacher":
-        """Load the teachers by name."""
+        """Load the teachers by name, on the recipe's device and in its precision."""
         prepare_torchvision()
-        return cls([load(None if name == "packaged" else name) for name in config.names], config)
+        names = [None if name == "packaged" else name for name in config.names]
+        return cls([load(name, config.device, config.precision or None) for name in names], config)
 
     @property
     def name(self) -> str:
@@ -56,7 +57,11 @@ class Teacher:
         if "unknown" in parts:
             raise InputError("a teacher's card has no fingerprint, so its embeddings cannot be kept")
         c = self.config
-        return json.dumps([parts, c.combine, self._weights.tolist(), not self.raw, c.prompt_prefix])
+        numerics = [e.numerics for e in self.encoders]
+        made_by = (
+            [numerics] if any(numerics) else []
+        )  # nothing for the usual: files of earlier runs stay good
+        return json.dumps([parts, c.combine, self._weights.tolist(), not self.raw, c.prompt_prefix, *made_by])
 
     def images(self, sources: Sequence[Any]) -> tuple[Floats, dict[int, str]]:
         """``[n, d]`` with NaN rows for bad photos, and their reasons."""
