@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 from pyarrow import parquet
 
@@ -21,6 +23,8 @@ from cliplet.stream.sources import Source
 
 FORMS = ("list", "csv", "parquet", "shards", "none")
 """Forms of what is kept."""
+BATCH = 4096
+"""Rows of a Parquet file that are copied together."""
 WORST = 1000
 """Pairs of ``mismatched.jsonl``."""
 OUT = ("source", "where", "image", "caption", "match", "score", "cosine", "width", "height")
@@ -135,14 +139,14 @@ def write_kept(
     names = target_names([source.name for source in plan.sources])
     _forget_others(target, names, decision)
     written = Written()
-    for i, rows in _by_source(plan, measured, decided):
+    for i, parts in _by_source(plan, measured, decided):
         source, new = plan.sources[i], target / names[i]
         note = target / f".{names[i].replace('/', '-')}.json"
         if form == "parquet" and source.kind != "table":
             new = new.with_name(new.name + ".parquet")
         if not (new.exists() and note.exists()):
             new.parent.mkdir(parents=True, exist_ok=True)
-            save_json(note, _write_source(source, new, rows, form))
+            save_json(note, _write_source(source, new, parts, form))
         written.files.append(str(new.relative_to(folder)))
         written.notes += json.loads(note.read_text())
     return written
@@ -170,32 +174,26 @@ def _forget_others(target: Path, names: Sequence[str], decision: str) -> None:
         mark.write_text(decision)
 
 
-def _by_source(plan: Plan, measured: Measured, decided: Path) -> Iterator[tuple[int, list[Row]]]:
-    """The rows of each source that has any, in order."""
-    of_part = {part.number: plan.cuts[part.number][0] for part in plan}
+def _by_source(plan: Plan, measured: Measured, decided: Path) -> Iterator[tuple[int, Iterator[list[Row]]]]:
+    """The rows of each source that has any, in order, part by part."""
     numbers = [int(path.stem.removeprefix("part-")) for path in measured.parts]
-    held: list[Row] = []
-    now = None
-    for index, rows in rows_with_verdicts(measured, decided, [*OUT, "extra"]):
-        source = of_part[numbers[index]]
-        if now is not None and source != now:
-            yield now, held
-            held = []
-        now = source
-        held += rows
-    if now is not None:
-        yield now, held
+    parts = rows_with_verdicts(measured, decided, [*OUT, "extra"])
+    for source, group in groupby(parts, lambda part: plan.cuts[numbers[part[0]]][0]):
+        yield source, (rows for _, rows in group)
 
 
-def _write_source(source: Source, new: Path, rows: list[Row], form: str) -> list[str]:
-    with local_file(source) as path:
-        if form == "shards":
-            return _write_shard(source, path, new, rows)
-        if source.kind == "table" and path.suffix.lower() == ".parquet":
-            return _filter_parquet(path, new, rows)
-    kept = [{**row, "extra": row["extra"]} for row in rows if row["kept"]]
-    with whole(new) as part:
-        parquet.write_table(pyarrow.Table.from_pylist(kept, KEPT), part, compression="zstd")
+def _write_source(source: Source, new: Path, parts: Iterator[list[Row]], form: str) -> list[str]:
+    """Write what is kept of a source; returns what a user must know of it."""
+    if form == "shards":
+        with local_file(source) as path:
+            return _write_shard(source, path, new, parts)
+    if source.kind == "table" and source.path.lower().endswith(".parquet"):
+        with local_file(source) as path:
+            _filter_parquet(path, new, parts)
+        return []
+    with whole(new) as part, parquet.ParquetWriter(part, KEPT, compression="zstd") as writer:
+        for rows in parts:
+            writer.write_table(pyarrow.Table.from_pylist([row for row in rows if row["kept"]], KEPT))
     return []
 
 
@@ -211,9 +209,9 @@ def local_file(source: Source) -> Iterator[Path]:
         yield Path(path)
 
 
-def _write_shard(source: Source, path: Path, new: Path, rows: list[Row]) -> list[str]:
+def _write_shard(source: Source, path: Path, new: Path, parts: Iterator[list[Row]]) -> list[str]:
     kept: dict[str, bool] = {}
-    for row in rows:
+    for row in chain.from_iterable(parts):
         if row["where"].startswith("member "):
             name = row["where"].removeprefix("member ")
             kept[name] = kept.get(name, False) or row["kept"]
@@ -226,21 +224,18 @@ def _write_shard(source: Source, path: Path, new: Path, rows: list[Row]) -> list
     return notes + [f"{source.name}: {line}" for line in copy_sidecars(path, new, found.keys)]
 
 
-def _filter_parquet(path: Path, new: Path, rows: list[Row]) -> list[str]:
+def _filter_parquet(path: Path, new: Path, parts: Iterator[list[Row]]) -> None:
     """The source's own rows, all its columns, where any of a row's pairs is kept."""
-    kept: dict[int, bool] = {}
-    for row in rows:
-        number = int(row["where"].removeprefix("row ")) - 1
-        kept[number] = kept.get(number, False) or row["kept"]
     with parquet.ParquetFile(path) as file, whole(new) as part:
-        first = 0
+        kept = np.zeros(file.metadata.num_rows, dtype=bool)
+        for row in chain.from_iterable(parts):
+            kept[int(row["where"].removeprefix("row ")) - 1] |= row["kept"]
         with parquet.ParquetWriter(part, file.schema_arrow, compression="zstd") as writer:
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group)
-                mask = [kept.get(first + i, False) for i in range(table.num_rows)]
-                writer.write_table(table.filter(pyarrow.array(mask, pyarrow.bool_())))
-                first += table.num_rows
-    return []
+            first = 0
+            for batch in file.iter_batches(BATCH):
+                mask = pyarrow.array(kept[first : first + batch.num_rows])
+                writer.write_batch(batch.filter(mask))
+                first += batch.num_rows
 
 
 def stale_notes(folder: Path, form: str) -> list[str]:
