@@ -4,8 +4,8 @@
 
 The CLIP is ViT-B/32 with random weights, laid out as the hub has it: for speed, and to see that both compute the same
 cosines. Each tool is a process of its own, from its start to its outputs; what measuring took is what the tools say
-themselves, both with the model's loading in their workers. Data-Juicer lives in an environment of its own: ``pip install py-data-juicer torch transformers
-aiohttp``.
+themselves, both with the model's loading in their workers. Data-Juicer lives in an environment of
+its own: ``pip install py-data-juicer torch transformers aiohttp``.
 """
 
 import argparse

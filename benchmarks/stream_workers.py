@@ -2,14 +2,16 @@
 
     python -m benchmarks.stream_workers --data DIR --engine ray
 
-Real photos with a caption each, in shards of 100 pairs. The clock runs from the first part's file to the last one's, so
-that loading the model and starting Ray do not count. The order is 1, 2, 2, 1, so that a machine that slows down does
-not favour either.
+Real photos with a caption each, in shards of 50 pairs. The clock runs from the first part's file to the last one's, so
+that loading the model and starting Ray do not count. The two are run in turns; printed is each turn's ratio and their
+median, with the share of the machine's cores that was busy in each run (a run that other work disturbs shows in it).
 """
 
 import argparse
+import io
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -24,8 +26,6 @@ def shards(data: Path, folder: Path, pairs: int, size: int) -> None:
         name, _, text = line.partition("\t")
         texts.setdefault(name.partition("#")[0], text)
     folder.mkdir()
-    import io
-
     with tarfile.open(data / "flickr8k" / "images_train.tar") as source:
         out, written = None, 0
         for member in source:
@@ -48,6 +48,12 @@ def shards(data: Path, folder: Path, pairs: int, size: int) -> None:
             out.close()
 
 
+def busy() -> tuple[float, float]:
+    """Processor time of the machine so far: busy, and all."""
+    ticks = list(map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9]))
+    return float(sum(ticks) - ticks[3] - ticks[4]), float(sum(ticks))
+
+
 def rate(shards_folder: Path, out: Path, engine: str, workers: int, size: int) -> float:
     """Pairs a second after the first part."""
     command = [sys.executable, "-m", "cliplet", "score", str(shards_folder), "--out", str(out), "--engine", engine,
@@ -64,22 +70,27 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=os.environ.get("CLIPLET_TEST_DATA"))
     parser.add_argument("--engine", default="ray")
-    parser.add_argument("--pairs", type=int, default=2400)
-    parser.add_argument("--size", type=int, default=100)
+    parser.add_argument("--pairs", type=int, default=1600)
+    parser.add_argument("--size", type=int, default=50)
+    parser.add_argument("--turns", type=int, default=4)
     given = parser.parse_args()
-    found: dict[int, list[float]] = {1: [], 2: []}
+    ratios = []
     with tempfile.TemporaryDirectory() as scratch:
         shards(given.data, Path(scratch) / "shards", given.pairs, given.size)
-        for workers in (1, 2, 2, 1):
-            out = Path(scratch) / "out"
-            found[workers].append(rate(Path(scratch) / "shards", out, given.engine, workers, given.size))
-            print(
-                f"{given.engine}, {workers} workers of one thread: {found[workers][-1]:.1f} pairs/s",
-                flush=True,
-            )
-            shutil.rmtree(out)
-    one, two = (sum(found[n]) / len(found[n]) for n in (1, 2))
-    print(f"{given.engine}: two against one, after the first part: {two / one:.2f} times")
+        for turn in range(given.turns):
+            found = {}
+            for workers in (1, 2) if turn % 2 == 0 else (2, 1):
+                out, before = Path(scratch) / "out", busy()
+                found[workers] = rate(Path(scratch) / "shards", out, given.engine, workers, given.size)
+                used, whole = (b - a for a, b in zip(before, busy(), strict=True))
+                print(f"{given.engine}, {workers} single-thread workers: {found[workers]:.1f} pairs/s, "
+                      f"{100 * used / whole:.0f} % of the cores busy in all", flush=True)  # fmt: skip
+                shutil.rmtree(out)
+            ratios.append(found[2] / found[1])
+    turns = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(
+        f"{given.engine}: two against one, after the first part: median {statistics.median(ratios):.2f} ({turns})"
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from cliplet.stream import scores
 from cliplet.stream.plan import make_plan
 from cliplet.stream.score import score_stream
 from cliplet.stream.scores import ScoreWork
-from cliplet.stream.sources import find_sources
+from cliplet.stream.sources import find_sources, holds_shards
 from tests.stream.conftest import caption, jpeg, rows, shard
 
 
@@ -115,6 +115,20 @@ def test_what_is_not_there_is_refused(arguments, why, tmp_path, monkeypatch):
 def test_a_file_named_twice_is_refused(here):
     with pytest.raises(InputError, match="named twice"):
         find_sources([str(here / "captions.csv")] * 2)
+
+
+def test_photos_beside_texts_stay_a_folder_whatever_table_lies_there(tmp_path):
+    inner = tmp_path / "00000"
+    inner.mkdir()
+    for i in range(3):
+        (inner / f"{i}.jpg").write_bytes(jpeg(i))
+        (inner / f"{i}.txt").write_text(caption(i))
+    table(tmp_path / "00000.parquet", 3, 3)
+    assert not holds_shards(str(tmp_path))
+    assert [source.kind for source in find_sources([str(tmp_path)])] == ["folder"]
+    shard(tmp_path / "00000.tar", 0, 3)
+    assert holds_shards(str(tmp_path))
+    assert [source.kind for source in find_sources([str(tmp_path)])] == ["tar"]
 
 
 # ---------------------------------------------------------------- rows

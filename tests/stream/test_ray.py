@@ -87,6 +87,18 @@ def test_a_part_that_kills_its_actor_is_given_up_after_three_attempts(here, work
     assert len(rows(tmp_path)) == 80
 
 
+def test_it_is_said_where_the_cluster_has_no_room(here, work, cluster, tmp_path):
+    from cliplet.stream.ray import RayPool
+
+    pool = RayPool(1, replace(work, threads=9), tmp_path, "parquet", 5)
+    try:
+        assert pool.wait(0.5) == []
+        assert not pool.free()
+        assert pool.waiting_for().startswith("waiting for 9 CPU of Ray, of whose ")
+    finally:
+        pool.close()
+
+
 def test_a_folder_that_is_not_shared_is_said_before_any_part(here, work, cluster, tmp_path):
     from cliplet.stream.ray import Actor
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cliplet.errors import ClipletError, InputError, MissingExtraError
+from cliplet.errors import ClipletError, MissingExtraError
 from cliplet.files import write_atomically
 from cliplet.stream.plan import Part
 from cliplet.stream.source import Say
@@ -86,15 +86,16 @@ def run_part(part: Part, folder: Path, form: str, work: Work, compute: Compute) 
     Two processes that do the same part write the same bytes.
 
     Raises:
-        InputError: the part's source cannot be read whole, or the file cannot be written; nothing is left behind.
+        InputError: the part's source cannot be read whole; nothing is left behind.
+        OSError: a disk or a network drive failed, which may pass.
     """
     started = time.time()
-    last = 0.0
+    last, kind = 0.0, ""
 
     def say(doing: str) -> None:
-        nonlocal last
-        if time.monotonic() - last > SAID:
-            last = time.monotonic()
+        nonlocal last, kind
+        if time.monotonic() - last > SAID or doing.partition(" ")[0] != kind:
+            last, kind = time.monotonic(), doing.partition(" ")[0]
             about = {"part": part.number, "pid": os.getpid(), "started": started, "doing": doing}
             write_atomically(state_file(folder, part), json.dumps(about))
 
@@ -107,8 +108,6 @@ def run_part(part: Part, folder: Path, form: str, work: Work, compute: Compute) 
             os.fsync(written.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except OSError as error:
-        raise InputError(f"{part} cannot be written or read: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
         state_file(folder, part).unlink(missing_ok=True)

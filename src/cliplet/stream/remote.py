@@ -171,7 +171,7 @@ def _retried(read: Callable[[], T], what: str, say: Say) -> T:
             why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             if attempt == TRIES:
                 raise InputError(f"{what} failed {TRIES} times: {why}") from error
-            say(f"{what}: try {attempt + 1} of {TRIES} after {why}")
+            say(f"trying {what} again, {attempt + 1} of {TRIES}, after {why}")
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
     raise AssertionError

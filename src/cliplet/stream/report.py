@@ -68,6 +68,7 @@ def _table(done: Finished, summary: Summary, work: ScoreWork, card: ModelCard) -
     lost = (
         [f"{len(done.failed)} parts were given up: {next(iter(done.failed.values()))}"] if done.failed else []
     )
+    cut = f"{summary.truncated} captions were longer than {card.text.context_length} tokens and were cut"
     return ScoreTable(
         rows=rows,
         photos=photos,
@@ -77,7 +78,12 @@ def _table(done: Finished, summary: Summary, work: ScoreWork, card: ModelCard) -
         intervals=intervals,
         provenance=_provenance(work, card, summary) | {"images": work.images, "references": None},
         images_without_caption=[],
-        notes=[*lost, *summary.notes(), *interval_notes(intervals.values())],
+        notes=[
+            *lost,
+            *([cut] if summary.truncated else []),
+            *summary.notes(),
+            *interval_notes(intervals.values()),
+        ],
         fields={name: MODEL_SCORES[name] for name in intervals},
         sources=[Path(source.name) for source in done.plan.sources],
         sampled={"captions": summary.rows, "failed": summary.failed, "truncated": summary.truncated},

@@ -1,5 +1,6 @@
 """`cliplet score` as a stream: plan, parts, summary and report."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -17,7 +18,7 @@ from cliplet.stream.part import need_pyarrow
 from cliplet.stream.plan import PART_ROWS, make_plan, read_plan
 from cliplet.stream.run import run
 from cliplet.stream.scores import BLOCK, PEEKED, ScoreWork, other_columns
-from cliplet.stream.sources import Source, find_sources
+from cliplet.stream.sources import Source, find_sources, is_remote
 from cliplet.versions import versions
 
 if TYPE_CHECKING:
@@ -54,7 +55,11 @@ def score_stream(
         ModelError: no such model.
     """
     need_pyarrow()
+    if work.images is not None and is_remote(work.images):
+        raise InputError(f"--images {work.images}: photos beside a stream must be in a local folder or tar")
     sources = find_sources(arguments)
+    work = replace(work, images=work.images and os.path.abspath(work.images), match=_absolute(work.match),
+                   model=_absolute(work.model))  # fmt: skip
     encoder = load(work.model)
     card = encoder.card
     if work.match is not None:
@@ -108,6 +113,11 @@ def prepared(
         "cliplet": versions()["cliplet"],
     }
     return settings, work
+
+
+def _absolute(name: str | None) -> str | None:
+    """A file or folder by a path that is good in any process; other names as they are."""
+    return os.path.abspath(name) if name and os.path.exists(name) else name
 
 
 def _first(source: Source, columns: Columns) -> list[CaptionEntry]:

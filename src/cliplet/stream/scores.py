@@ -146,6 +146,7 @@ class _Computing:
             def told(rows: int, _: int, before: int = done, total: str = total) -> None:
                 say(f"scoring, {before + rows}{total} rows")
 
+            told(0, 0)
             captions: list[Any] = [
                 entry.caption if why is None else None for entry, why in zip(entries, reasons, strict=True)
             ]

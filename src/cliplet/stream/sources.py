@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cliplet.data.arrow import is_arrow_folder, saved_files
+from cliplet.data.names import is_photo_path
 from cliplet.data.photos import TARS
 from cliplet.data.sources import expand
 from cliplet.errors import InputError
@@ -52,10 +53,10 @@ def _local(path: Path) -> list[Source]:
 
 
 def _shards(folder: Path) -> list[Path]:
-    """The tars, else the tables, of a folder, by name."""
+    """The tars, else the tables, of a folder, by name; none where photos or folders lie beside tables."""
     files = sorted(path for path in folder.iterdir() if not path.name.startswith((".", "_")))
-    for kind in (TARS, (".parquet",), (".arrow",)):
-        shards = [path for path in files if path.name.lower().endswith(kind) and path.is_file()]
-        if shards:
-            return shards
-    return []
+    tars = [path for path in files if path.name.lower().endswith(TARS) and path.is_file()]
+    if tars or any(is_photo_path(path.name) or path.is_dir() for path in files):
+        return tars  # img2dataset puts a table beside its folders of photos
+    tables = ([path for path in files if path.name.lower().endswith(suffix)] for suffix in TABLES)
+    return next((found for found in tables if found), [])
