@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=64, help="photos, and captions, at most")
     parser.add_argument("--turns", type=int, default=3, help="timings of each, in turns; the median counts")
     parser.add_argument("--overlap", action="store_true", help="time decoding beside encoding instead")
+    parser.add_argument("--wait", type=float, help="with --overlap: a wait of so many seconds a batch for the model, "
+                                                   "as a GPU makes the processor wait")  # fmt: skip
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         photos = (
@@ -100,6 +102,10 @@ def overlap(args: argparse.Namespace, photos: list[Path]) -> None:
     """Print the time of decoding beside encoding, and of one after the other, in turns."""
     for device in dict.fromkeys(args.devices.split(",")):
         encoder: Any = make_encoder(args, device, None)
+        if args.wait is not None:
+            encoder.embed_images = lambda batch, d=encoder.card.embedding_dim: (
+                time.sleep(args.wait) or np.ones((len(batch), d))
+            )
         encoder.encode_images(photos[:2])
 
         def one_after_the_other(encoder: Any = encoder) -> None:

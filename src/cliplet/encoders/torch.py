@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ class TorchEncoder(TorchModelEncoder):
     ) -> None:
         from tokenizers import Tokenizer
 
-        self.card = card
+        self.card = card if precision == "fp32" else replace(card, precision=precision)
         self.settle(model, device, precision, batch_size, 64)
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a copy: its settings are ours to change
         self.tokenizer.no_padding()
