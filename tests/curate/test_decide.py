@@ -188,6 +188,12 @@ def test_a_copy_of_a_photo_that_gives_way_to_a_near_one_gives_way_to_that(tmp_pa
     assert [r["reasons"][0]["row"] for r in found[1:]] == [0, 0]
 
 
+def test_photos_without_an_embedding_are_near_nothing(tmp_path):
+    rows = [row(0, embedding=None), near_row(1, 0, embedding=None), row(2), near_row(3, 2, cosine=0.1)]
+    assert verdicts(tmp_path, [rows])[0] == [[], [], [], ["near"]]
+    assert verdicts(tmp_path, [rows[:2]])[0] == [[], []]
+
+
 def test_little_memory_and_crowded_cells_give_the_same_verdicts(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     rows = []

@@ -221,13 +221,15 @@ def _vectors(
     for done, (start, table) in enumerate(measured.tables(["embedding"])):
         stop = at + int(np.searchsorted(reps["row"][at:], start + table.num_rows))
         for i, cell in enumerate(table["embedding"].take(reps["row"][at:stop] - start).to_pylist()):
+            if cell is None:  # the model gave none
+                continue
             if vectors is None:
                 shape = (len(reps), len(cell) // 2)
                 vectors = np.memmap(scratch / "vectors", np.float16, "w+", shape=shape)
-            vectors[at + i] = np.frombuffer(cell, np.float16) if cell else 0
+            vectors[at + i] = np.frombuffer(cell, np.float16)
         at = stop
         tell("embeddings", done + 1, len(measured.parts))
-    return vectors
+    return np.zeros((len(reps), 1), np.float16) if vectors is None else vectors
 
 
 def settle(reps: NDArray[Any], edges: NDArray[Any]) -> list[tuple[int, int, float, int]]:

@@ -3,6 +3,7 @@
 import heapq
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from cliplet.curate.decide import Counts, Measured, pair_name
 from cliplet.curate.result import Curated
 from cliplet.curate.rules import RULES, Rules
 from cliplet.curate.work import CurateWork
+from cliplet.errors import InputError
 from cliplet.reports.page import breakable, escape, page, thumbnail
 from cliplet.reports.svg import histogram
 from cliplet.stream.plan import Plan
@@ -17,6 +19,8 @@ from cliplet.stream.plan import Plan
 SHOWN = 12
 """Pairs of each gallery."""
 SIDE = 260
+FETCHED = 8
+"""Remote sources that are fetched again for their photos, at most."""
 SAMPLE = 4000
 """Values of the histogram, at most."""
 
@@ -225,14 +229,18 @@ def _thumbnails(
         index, inside = measured.place(row)
         number = int(measured.parts[index].stem.removeprefix("part-"))
         by_part.setdefault(number, {})[inside] = row
+    fetched = [n for n in sorted(by_part, key=lambda n: -len(by_part[n])) if plan.part(n).source.remote]
+    for number in fetched[FETCHED:]:
+        del by_part[number]
     found: dict[int, str] = {}
     reader = work.reader()
     for number, rows in sorted(by_part.items()):
         at = 0
-        for pairs in reader.pairs(plan.part(number)):
-            for inside, row in rows.items():
-                if at <= inside < at + len(pairs):
-                    photo = pairs[inside - at].photo
-                    found[row] = "" if photo is None else thumbnail(photo, SIDE)
-            at += len(pairs)
+        with suppress(InputError):  # a source that is gone by now has no photos to show
+            for pairs in reader.pairs(plan.part(number)):
+                for inside, row in rows.items():
+                    if at <= inside < at + len(pairs):
+                        photo = pairs[inside - at].photo
+                        found[row] = "" if photo is None else thumbnail(photo, SIDE)
+                at += len(pairs)
     return found
