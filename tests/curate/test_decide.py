@@ -189,7 +189,7 @@ def test_a_copy_of_a_photo_that_gives_way_to_a_near_one_gives_way_to_that(tmp_pa
 
 
 def test_photos_without_an_embedding_are_near_nothing(tmp_path):
-    rows = [row(0, embedding=None), near_row(1, 0, embedding=None), row(2), near_row(3, 2, cosine=0.1)]
+    rows = [row(0, embedding=None), near_row(1, 0) | {"embedding": None}, row(2), near_row(3, 2, cosine=0.1)]
     assert verdicts(tmp_path, [rows])[0] == [[], [], [], ["near"]]
     assert verdicts(tmp_path, [rows[:2]])[0] == [[], []]
 
