@@ -46,7 +46,7 @@ def _rules_names() -> dict[str, str]:
 @click.option("--max-aspect", type=click.FloatRange(0), default=0, metavar="X",
               help="Most that the long side may be of the short one; 0 for any.")  # fmt: skip
 @click.option("--duplicates", type=click.Choice(["photos", "pairs", "keep"]), default="photos", show_default=True,
-              help="Which copies go: all of a photo, those with the same caption too, or none.")  # fmt: skip
+              help="Copies to remove: all of a photo, those with the same caption too, or none.")  # fmt: skip
 @click.option("--near-duplicates/--no-near-duplicates", default=True, show_default=True,
               help="Take near copies (size, compression, crop) for copies.")  # fmt: skip
 @click.option("--near-cosine", type=click.FloatRange(0, 1), metavar="X",
