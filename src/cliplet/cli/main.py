@@ -23,6 +23,7 @@ COMMANDS = {
     "caption": ("cliplet.cli.caption", "Caption photos, and train captioners with a reward."),
     "index": ("cliplet.cli.index", "Keep the embeddings of photos, to search them."),
     "search": ("cliplet.cli.search", "Find photos by words, or by a photo."),
+    "curate": ("cliplet.cli.curate", "Remove bad pairs and copies from image-text data."),
     "regions": ("cliplet.cli.regions", "Find regions in photos and phrases in captions."),
     "serve": ("cliplet.cli.serve", "Serve scores, embeddings and search over HTTP, with a page."),
     "models": ("cliplet.cli.models", "List, show and check models and what they need."),

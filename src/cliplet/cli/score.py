@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cliplet.cli import options
+from cliplet.cli import options, stream
 from cliplet.cli.console import one_line, print_json, progress_bar
+from cliplet.cli.scores import print_table
 from cliplet.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
     from cliplet.scoring.explain import Explanation
     from cliplet.scoring.file import ScoreTable
     from cliplet.scoring.scorer import Scorer
-    from cliplet.statistics.resampling import Interval
 
-SHOWN_FAILURES = 10
 EXPLAINING = 20.0
 """Seconds after which no further row is explained."""
 
@@ -63,6 +62,7 @@ EXPLAINING = 20.0
               help="Exit with status 1 when a row could not be scored, or lacks references.")  # fmt: skip
 @options.cache
 @options.cache_dir
+@stream.options
 def score(
     target: str,
     captions: tuple[str, ...],
@@ -88,6 +88,7 @@ def score(
     strict: bool,
     cache: bool,
     cache_dir: str | None,
+    streaming: stream.Streaming,
 ) -> None:
     """Score captions against their images.
 
@@ -103,6 +104,18 @@ def score(
     Metrics on references need no photos: where --metrics names them, --images is not given and the images have no
     photo, no model is loaded. --model none leaves it out always.
     """
+    if streaming.wanted([target, *captions]):
+        from cliplet.data.captions import Columns
+
+        refused = {"--refs": refs, "--metrics": metrics, "--df": df, "--diversity": diversity,
+                   "--train-captions": train_captions, "--cache": cache or cache_dir, "--safe-csv": safe_csv,
+                   "--tokenizer": tokenizer != "ptb"}  # fmt: skip
+        stream.score_parts(
+            streaming, [target, *captions], out, model, preset, match, images,
+            Columns(image_column, caption_column, separator), {o: bool(v) for o, v in refused.items()}, as_json, strict,
+            device, precision,
+        )  # fmt: skip
+        return
     sources = _sources(target, captions)
     if sources is None:
         if model == "none":
@@ -317,54 +330,7 @@ def show_table(
     if as_json:
         print_json({"summary": table.summary(), "rows": table.rows, "provenance": table.provenance})
     else:
-        _print_table(table, folder)
-
-
-def _print_table(table: "ScoreTable", folder: Path | None) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    grid = Table(title=escape(one_line(f"{table.title}: {len(table.rows)} captions")), title_justify="left")
-    grid.add_column("score")
-    for name in ("mean", "95 % interval", "captions"):
-        grid.add_column(name, justify="right")
-    for name, interval in table.intervals.items():
-        grid.add_row(escape(name), f"{interval.value:.4f}", _range(interval), str(interval.n))
-    console.print(grid)
-    for name, measure in table.diversity.items():
-        console.print(escape(f"{name}: {measure:.4g}"))
-    facts = table.provenance
-    if table.with_model:
-        w = f", w = {facts['w']:g}" if facts["preset"] == "paper" else ""
-        usual = facts["device"] == "cpu" and facts["precision"] != "bf16"
-        where = "" if usual else f", {facts['precision']} on {facts['device']} ({facts['provider']})"
-        line = f"model {facts['model']} ({facts['fingerprint']}), preset {facts['preset']}{w}{where}"
-        console.print(escape(one_line(line)), soft_wrap=True)
-    failures = table.failures
-    console.print(f"failed: {len(failures)} of {len(table.rows)}", style="bold red" if failures else "")
-    for row in failures[:SHOWN_FAILURES]:
-        console.print(
-            escape(f"  {row['where']}: {one_line(str(row['image']))}: {row['reason']}"), soft_wrap=True
-        )
-    if len(failures) > SHOWN_FAILURES:
-        console.print(
-            f"  and {len(failures) - SHOWN_FAILURES} more{'' if folder else '; --out DIR lists them all'}"
-        )
-    if table.images_without_caption:
-        first = ", ".join(table.images_without_caption[:3])
-        console.print(escape(f"photos without a caption: {len(table.images_without_caption)} ({first} ...)"))
-    for note in table.notes:
-        console.print(escape(f"note: {note}"))
-    if folder is not None:
-        console.print(
-            escape(f"written: {folder / 'report.html'}, rows.jsonl, rows.csv, summary.json"), soft_wrap=True
-        )
-
-
-def _range(interval: "Interval") -> str:
-    return "" if interval.low != interval.low else f"{interval.low:.4f} to {interval.high:.4f}"
+        print_table(table, folder)
 
 
 def _number(value: Any) -> float | None:

@@ -16,21 +16,25 @@ def is_arrow_folder(folder: Path) -> bool:
     return (folder / SPLITS).is_file() or ((folder / STATE).is_file() and any(folder.glob("*.arrow")))
 
 
-def arrow_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+def arrow_rows(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[dict[str, Any], str]]:
     """Every row's fields, and where it stands, of a file or folder; as :func:`cliplet.data.parquet.parquet_rows`.
+
+    ``start`` and ``stop`` are rows of a file; of a folder there are none.
 
     Raises:
         InputError: damaged, or a folder of several splits.
         MissingExtraError: pyarrow is not installed.
     """
     number = 0
-    for file in _files(path) if path.is_dir() else [path]:
+    for file in saved_files(path) if path.is_dir() else [path]:
         columns: dict[str, _Column] = {}
         table = _table(file)
-        for start in range(0, table.num_rows, BATCH):
-            batch = table.slice(start, BATCH)
+        last = table.num_rows if stop is None else min(stop, table.num_rows)
+        number += start
+        for begin in range(start, last, BATCH):
+            batch = table.slice(begin, min(BATCH, last - begin))
             cells = [plain_cells(values) for values in batch.columns]
-            for at, row in enumerate(zip(*cells, strict=True), start):
+            for at, row in enumerate(zip(*cells, strict=True), begin):
                 number += 1
                 where, fields = f"row {number}", dict(zip(table.column_names, row, strict=True))
                 for name, value in fields.items():
@@ -52,8 +56,8 @@ class _Column:
         return found
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files of a folder, in order."""
+def saved_files(folder: Path) -> list[Path]:
+    """The files of a folder of ``save_to_disk``, in order; raises InputError for one of several splits."""
     if (folder / SPLITS).is_file():
         splits = ", ".join(str(inner.parent) for inner in sorted(folder.glob(f"*/{STATE}")))
         raise InputError(f"{folder} holds several splits of a data set: name one of {splits or 'them'}")
@@ -62,6 +66,11 @@ def _files(folder: Path) -> list[Path]:
         return [folder / one["filename"] for one in state["_data_files"]]
     except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
         raise InputError(f"{folder / STATE} is no state of a saved data set: {error!r}") from error
+
+
+def arrow_length(file: Path) -> int:
+    """Rows of a file; raises as :func:`arrow_rows`."""
+    return int(_table(file).num_rows)
 
 
 def _table(file: Path) -> Any:

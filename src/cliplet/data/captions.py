@@ -14,7 +14,7 @@ from cliplet.data.names import ImageKey, image_name
 from cliplet.data.photos import TARS
 from cliplet.data.records import IMAGE_FIELDS, TEXT_FIELDS, CaptionEntry, Columns, Records, entry
 from cliplet.data.samples import read_folder_captions, read_tar_captions
-from cliplet.data.tables import SEPARATORS, TABLES, find_column, rows_of
+from cliplet.data.tables import SEPARATORS, SLICED, TABLES, find_column, rows_of, sliced_rows
 from cliplet.data.text import text_lines
 from cliplet.errors import InputError
 
@@ -26,6 +26,7 @@ __all__ = [
     "read_captions",
     "read_references",
     "read_sources",
+    "stream_captions",
 ]
 
 OPTIONS = (
@@ -65,6 +66,31 @@ def read_captions(
         more = OPTIONS if "found the fields" in str(entries[0].reason) else ""
         raise InputError(f"{path}, {entries[0].where}: {entries[0].reason}{more}")
     return entries
+
+
+def stream_captions(
+    path: str | Path,
+    columns: Columns | None = None,
+    notes: list[str] | None = None,
+    start: int = 0,
+    stop: int | None = None,
+) -> Iterator[CaptionEntry]:
+    """The captions of a file one by one, in memory that does not grow with it, from a place on.
+
+    ``start`` and ``stop`` count rows of Parquet and Arrow files, which are found without reading what is before, and
+    entries of all others, which are read and passed over. A JSON document of one value is read whole.
+
+    Raises:
+        InputError: as :func:`read_captions`, but for a file without a usable caption.
+    """
+    path = Path(path)
+    records = Records(columns)
+    notes = [] if notes is None else notes
+    if path.suffix.lower() in SLICED and path.is_file():
+        for row in sliced_rows(path, start, stop):
+            yield from records(row)
+    else:
+        yield from islice(_reader(path, records, False)(path, records, notes), start, stop)
 
 
 def read_sources(

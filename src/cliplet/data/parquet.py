@@ -51,10 +51,11 @@ class _Column:
             return found
 
 
-def parquet_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every row's fields, and where it stands.
+def parquet_rows(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every row's fields, and where it stands; of the rows ``start`` to ``stop`` alone where these are given.
 
-    Cells with bytes, alone or as Hugging Face's ``{bytes, path}``, come as :class:`TablePhoto`.
+    Cells with bytes, alone or as Hugging Face's ``{bytes, path}``, come as :class:`TablePhoto`. Row groups that hold
+    none of the rows are not read.
 
     Raises:
         InputError: not a Parquet file, or damaged.
@@ -70,23 +71,44 @@ def parquet_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
             if len(set(file.schema_arrow.names)) < len(file.schema_arrow.names):
                 raise InputError(f"{path} has two columns of one name: rename one")
             columns = {name: _Column(path, name) for name in file.schema_arrow.names}
-            number = 0
+            first = 0
             for group in range(file.num_row_groups):
-                start = number
+                number, first = first, first + file.metadata.row_group(group).num_rows
+                if first <= start or (stop is not None and number >= stop):
+                    continue
+                begin = number
                 for batch in file.iter_batches(BATCH, row_groups=[group]):
-                    cells = [plain_cells(values) for values in batch.columns]
-                    for row in zip(*cells, strict=True):
-                        number += 1
-                        where, fields = f"row {number}", dict(zip(batch.schema.names, row, strict=True))
+                    low = max(0, start - number)
+                    high = batch.num_rows if stop is None else min(batch.num_rows, stop - number)
+                    cells = [plain_cells(values) for values in batch.slice(low, max(0, high - low)).columns]
+                    for at, row in enumerate(zip(*cells, strict=True), number + low):
+                        where, fields = f"row {at + 1}", dict(zip(batch.schema.names, row, strict=True))
                         for name, value in fields.items():
                             content, given = cell_bytes(value)
                             if content is not None:
-                                at = (columns[name], group, number - start - 1)
-                                fields[name] = TablePhoto(*at, where, given, content)
+                                place = (columns[name], group, at - begin)
+                                fields[name] = TablePhoto(*place, where, given, content)
                         yield fields, where
+                    number += batch.num_rows
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise InputError(f"{path} is not a valid Parquet file: {error}") from error
+
+
+def parquet_groups(path: Path) -> list[int]:
+    """Rows of each row group; raises as :func:`parquet_rows`."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise MissingExtraError(f"reading {path}", "parquet") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            return [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path} is not a valid Parquet file: {error}") from error
 
 

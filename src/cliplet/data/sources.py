@@ -21,19 +21,28 @@ def expand(text: str) -> list[Path]:
     """
     if os.path.exists(text):
         return [Path(text)]
-    names = [text]
-    while any(_BRACES.search(name) for name in names):
-        names = [one for name in names for one in _opened(name)]
-        if len(names) > MOST:
-            raise InputError(f"{text} names more than {MOST} files")
     found: list[Path] = []
-    for name in names:
+    for name in braces(text):
         wild = glob.has_magic(name) and not os.path.exists(name)
         met = sorted(glob.glob(name, recursive=True)) if wild else [name]
         if not met:
             raise InputError(f"{name}: no file matches")
         found += map(Path, met)
     return found
+
+
+def braces(text: str) -> list[str]:
+    """The names that the braces of a text give; the text itself where it has none.
+
+    Raises:
+        InputError: they are more than :data:`MOST`.
+    """
+    names = [text]
+    while any(_BRACES.search(name) for name in names):
+        names = [one for name in names for one in _opened(name)]
+        if len(names) > MOST:
+            raise InputError(f"{text} names more than {MOST} files")
+    return names
 
 
 def _opened(name: str) -> Iterator[str]:

@@ -272,16 +272,16 @@ def _json_rows(path: Path) -> Iterator[Row]:
     yield from (object_row(value, f"entry {number}") for number, value in enumerate(content, 1))
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Row]:
     from cliplet.data.parquet import parquet_rows
 
-    return starmap(Row, parquet_rows(path))
+    return starmap(Row, parquet_rows(path, start, stop))
 
 
-def _arrow_rows(path: Path) -> Iterator[Row]:
+def _arrow_rows(path: Path, start: int = 0, stop: int | None = None) -> Iterator[Row]:
     from cliplet.data.arrow import arrow_rows
 
-    return starmap(Row, arrow_rows(path))
+    return starmap(Row, arrow_rows(path, start, stop))
 
 
 TABLES: dict[str, Callable[[Path], Iterator[Row]]] = {
@@ -292,6 +292,18 @@ TABLES: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".arrow": _arrow_rows,
 }
 """Who reads tables of a suffix; every other file has a header and cells parted by a separator."""
+
+
+def sliced_rows(path: Path, start: int, stop: int | None) -> Iterator[Row]:
+    """The rows ``start`` to ``stop`` of a file of :data:`SLICED`, without reading those before; as :func:`rows_of`."""
+    return SLICED[path.suffix.lower()](path, start, stop)
+
+
+SLICED: dict[str, Callable[[Path, int, int | None], Iterator[Row]]] = {
+    ".parquet": _parquet_rows,
+    ".arrow": _arrow_rows,
+}
+"""Who reads tables of which any row can be found at once."""
 
 
 # ---------------------------------------------------------------- columns and cells

@@ -26,6 +26,8 @@ AHEAD = 256
 TEXT_BLOCK = 4096
 """Texts tokenised together and sorted by length, so that a batch holds captions of like length."""
 
+_limit = 0
+
 
 class BatchedEncoder(BaseEncoder):
     """An Encoder made of four steps, so that callers can prepare inputs in threads and in bounded batches.
@@ -104,8 +106,18 @@ class BatchedEncoder(BaseEncoder):
 
 
 def decoding_threads() -> int:
-    """Threads that decode photos beside the model: as many as cores, at most 16."""
-    return max(1, min(16, os.cpu_count() or 1))
+    """Threads that decode photos beside the model: as many as cores, at most 16; or as :func:`limit_threads` said."""
+    return _limit or max(1, min(16, os.cpu_count() or 1))
+
+
+def limit_threads(encoder: Encoder, threads: int) -> None:
+    """Let this process decode, and ``encoder`` compute, on so many threads alone, for several processes side by side.
+
+    What a library does inside (PyTorch, ONNX Runtime) is set by OMP_NUM_THREADS before it is imported.
+    """
+    global _limit
+    _limit = max(1, min(16, threads))
+    adapt(encoder).tower_threads = max(1, min(threads, adapt(encoder).tower_threads))
 
 
 def prepared_batches(encoder: BatchedEncoder, images: Sequence[ImageInput]) -> Iterator[_ImageBatch]:

@@ -198,7 +198,8 @@ def _failures(table: ScoreTable) -> str:
         more = len(rows) - TABLE_ROWS
         rest = f"; the last {more} are in rows.csv" if more > 0 else ""
         listed = f"<details><summary>Show all {len(rows)} captions that have no score{rest}</summary>{listed}</details>"
-    return f"<section><h2>Not scored ({len(rows)})</h2>{listed}</section>"
+    shown = f": the first {len(rows)}" if table.failed > len(rows) else ""
+    return f"<section><h2>Not scored ({table.failed}){shown}</h2>{listed}</section>"
 
 
 def _all_rows(table: ScoreTable, main: str, field: str, photos: Photos) -> str:
@@ -213,8 +214,11 @@ def _all_rows(table: ScoreTable, main: str, field: str, photos: Photos) -> str:
         )
     more = len(table.rows) - len(shown)
     rest = f"<p>{more} more rows are in rows.csv.</p>" if more else ""
+    if table.sampled:
+        rest = f"<p>A sample of {len(shown)} of {table.captions} rows; all of them are in the parts.</p>"
+    title = "Some captions" if table.sampled else "All captions"
     return (
-        f'<section><h2>All captions</h2><input id="search" type="search" placeholder="search captions and file names" '
+        f'<section><h2>{title}</h2><input id="search" type="search" placeholder="search captions and file names" '
         f'aria-label="search"> <span id="count">{len(shown)} rows</span>'
         f'<div class="scroll"><table id="rows"><thead><tr><th>photo</th>'
         f'<th data-sort="number">{escape(main)} &#8597;</th>'

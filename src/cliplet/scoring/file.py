@@ -1,6 +1,5 @@
 """Scoring a captioner's output file: from files on disk to a table of rows, a summary and provenance."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from cliplet.data.beside import photos_of
 from cliplet.data.captions import CaptionEntry, Columns, read_references, read_sources
 from cliplet.data.images import ImageInput
 from cliplet.data.names import NameIndex, image_name
-from cliplet.data.photos import PhotoIndex
 from cliplet.data.text import caption_problem, scrub
 from cliplet.errors import InputError
 from cliplet.metrics.cider import DocumentFrequencies
@@ -26,6 +24,7 @@ from cliplet.metrics.registry import (
     reference_scores,
     row_fields,
 )
+from cliplet.scoring.rows import find_photos, model_columns, none_found, plain, table_rows
 from cliplet.scoring.scorer import Scorer, ScoreResult
 from cliplet.statistics.corpus import CorpusStatistic, corpus_interval, interval_notes
 from cliplet.statistics.resampling import Interval
@@ -66,6 +65,8 @@ class ScoreTable:
     """Measures of the captions as a set, by name; empty unless asked for."""
     sources: Sequence[Path] = ()
     """The captions files, one or more."""
+    sampled: Mapping[str, int] = field(default_factory=dict)
+    """Where the rows are a sample: ``captions``, ``failed`` and ``truncated`` of all rows; else empty."""
 
     @property
     def title(self) -> str:
@@ -79,6 +80,16 @@ class ScoreTable:
         return [row for row in self.rows if row["reason"] is not None]
 
     @property
+    def captions(self) -> int:
+        """Captions in all."""
+        return self.sampled.get("captions", len(self.rows))
+
+    @property
+    def failed(self) -> int:
+        """Captions in all without a score."""
+        return self.sampled.get("failed", len(self.failures))
+
+    @property
     def with_model(self) -> bool:
         """Whether a model scored photos and captions; else only metrics on references did."""
         return self.provenance["model"] is not None
@@ -90,19 +101,19 @@ class ScoreTable:
     def summary(self) -> dict[str, Any]:
         """Counts and corpus values."""
         return {
-            "captions": len(self.rows),
-            "scored": len(self.rows) - len(self.failures),
-            "failed": len(self.failures),
+            "captions": self.captions,
+            "scored": self.captions - self.failed,
+            "failed": self.failed,
             "truncated": self.provenance["truncated"],
             "images_without_caption": len(self.images_without_caption),
             "references": self.provenance["references"],
             "without_references": self.without_references,
             **{name: self.provenance[name] for name in ("tokenizer",) if name in self.provenance},
             "metrics": {
-                name: {"mean": _plain(i.value), "low": _plain(i.low), "high": _plain(i.high), "n": i.n}
+                name: {"mean": plain(i.value), "low": plain(i.low), "high": plain(i.high), "n": i.n}
                 for name, i in self.intervals.items()
             },
-            "diversity": {name: _plain(value) for name, value in self.diversity.items()},
+            "diversity": {name: plain(value) for name, value in self.diversity.items()},
             "notes": self.notes,
         }
 
@@ -160,7 +171,10 @@ def score_file(
             notes.append(f"{images}: {index.damage}")
         if images is not None and any(entry.photo is not None for entry in entries):
             notes.append(f"the photos that came with the captions are scored, not those in {images}")
-        names, photos, reasons = _find_photos(entries, index)
+        names, photos, reasons = find_photos(entries, index)
+        if not any(names):
+            keys = [entry.image for entry in entries if entry.image != ""]
+            raise none_found([str(found) for found in index.find_all(keys).values()])
     row_refs = None
     if references is not None:
         row_refs, found_as = _references_of(entries, names, Path(references), own, notes)
@@ -171,7 +185,7 @@ def score_file(
             ]
     groups = _groups(entries, names)
     scored = None if scorer is None else _score_found(scorer, entries, photos, reasons, row_refs, progress)
-    columns = _model_columns(scored)
+    columns = model_columns(scored)
     compared = _compare_with_references(
         entries, groups, row_refs or [], chosen, document_frequencies, tokenizer
     )
@@ -183,7 +197,7 @@ def score_file(
     intervals = _intervals(statistics, groups, scored)
     fields = MODEL_SCORES | row_fields(chosen)
     return ScoreTable(
-        rows=_rows(entries, columns, fields, scored, reasons),
+        rows=table_rows(entries, columns, fields, scored, reasons),
         photos=photos,
         photo_names=names,
         columns=columns,
@@ -242,35 +256,9 @@ def has_photos(captions: str | Path | Sequence[str | Path], table: Columns | Non
 def _without_photos(
     entries: Sequence[CaptionEntry],
 ) -> tuple[list[str | None], list[ImageInput | None], list[str | None]]:
-    """As :func:`_find_photos` where nobody looks for photos: a row fails for its caption alone."""
+    """As :func:`find_photos` where nobody looks for photos: a row fails for its caption alone."""
     reasons = [entry.reason or caption_problem(entry.caption) for entry in entries]
     return [None] * len(entries), [None] * len(entries), reasons
-
-
-def _find_photos(
-    entries: Sequence[CaptionEntry], index: PhotoIndex
-) -> tuple[list[str | None], list[ImageInput | None], list[str | None]]:
-    """Each row's photo name and photo, or the reason why it has none."""
-    found = index.find_all(entry.image for entry in entries if entry.photo is None and entry.image != "")
-    names: list[str | None] = [None] * len(entries)
-    photos: list[ImageInput | None] = [None] * len(entries)
-    reasons: list[str | None] = [entry.reason for entry in entries]
-    for i, entry in enumerate(entries):
-        if entry.photo is not None:
-            names[i], photos[i] = str(entry.image), entry.photo
-        elif entry.image != "":
-            photo = found[entry.image]
-            if isinstance(photo, InputError):
-                reasons[i] = reasons[i] or str(photo)
-            else:
-                names[i], photos[i] = photo
-    if not any(names):
-        first = next(str(photo) for photo in found.values())
-        raise InputError(
-            f"none of the {len(found)} images was found: {first}. Give their folder or tar with --images; "
-            "metrics on references need no photos: --model none computes them alone"
-        )
-    return names, photos, reasons
 
 
 def _groups(entries: Sequence[CaptionEntry], names: Sequence[str | None]) -> list[str]:
@@ -334,12 +322,6 @@ def _score_found(
     return scorer.score([photo or b"" for photo in photos], captions, references, progress)  # type: ignore[arg-type]
 
 
-def _model_columns(scored: ScoreResult | None) -> dict[str, NDArray[np.float64]]:
-    """The model's scores by name, float64 ``[rows]``."""
-    named = {} if scored is None else scored.columns()
-    return {name: np.asarray(values, dtype=np.float64) for name, values in named.items()}
-
-
 def _provenance(scored: ScoreResult | None, reasons: Sequence[str | None]) -> dict[str, Any]:
     """What scored the rows; without a model ``model`` is None."""
     if scored is not None:
@@ -378,26 +360,6 @@ def _compare_with_references(
     return scores
 
 
-def _rows(
-    entries: Sequence[CaptionEntry],
-    columns: Mapping[str, NDArray[np.float64]],
-    fields: Mapping[str, str],
-    scored: ScoreResult | None,
-    reasons: list[str | None],
-) -> list[dict[str, Any]]:
-    rows = []
-    for i, entry in enumerate(entries):
-        row: dict[str, Any] = {"image": entry.image, "caption": entry.caption}
-        row |= {fields[name]: _plain(float(values[i])) for name, values in columns.items()}
-        row |= {
-            "truncated": scored is not None and bool(scored.truncated[i]),
-            "reason": reasons[i] or (None if scored is None else scored.failures[i]),
-            "where": entry.where,
-        }
-        rows.append(row | {name: _finite(v) for name, v in entry.extra.items() if name and name not in row})
-    return rows
-
-
 def _intervals(
     statistics: Mapping[str, CorpusStatistic], groups: Sequence[str], scored: ScoreResult | None
 ) -> dict[str, Interval]:
@@ -426,12 +388,3 @@ def _model_notes(scored: ScoreResult | None) -> list[str]:
     length = scored.provenance["preprocessing"]["context_length"]
     cut = f"{scored.provenance['truncated']} captions were longer than {length} tokens and were cut"
     return [cut, *scored.notes]
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _plain(value: float) -> float | None:
-    """A number for JSON: None for NaN, six decimals."""
-    return round(value, 6) if math.isfinite(value) else None

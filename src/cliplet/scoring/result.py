@@ -45,6 +45,8 @@ class ScoreResult:
     """RefCLIPScore, float32 ``[n]``."""
     ref_mix_score: Floats | None = None
     """RefMixScore, float32 ``[n]``."""
+    image_embeddings: Floats | None = None
+    """The images' unit vectors, float32 ``[n, d]``, NaN where a row failed; None unless asked for."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the scores must know, such as photos whose values are suspect."""
 

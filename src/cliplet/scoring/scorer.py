@@ -80,6 +80,7 @@ class Scorer:
         captions: str | Iterable[str],
         references: str | Iterable[str | Iterable[str] | None] | None = None,
         progress: Progress | None = None,
+        embeddings: bool = False,
     ) -> ScoreResult:
         """Score captions against images, row by row.
 
@@ -91,6 +92,7 @@ class Scorer:
             references: for each row its reference captions (None or empty: it has none; a string: one). For one caption
                 a flat list of strings is its references.
             progress: called with (rows done, rows in all) now and then.
+            embeddings: keep those of the images in the result, one a row.
 
         Returns:
             A ScoreResult of n rows, in order. Bad rows are NaN with their reason; nothing is raised for them, not even
@@ -106,11 +108,14 @@ class Scorer:
         truncated = np.zeros(n, dtype=bool)
         failures: list[str | None] = [caption_problem(c) for c in given.captions]
         image_memory, text_memory = _Memory(), _Memory()
+        kept = np.full((n, self.encoder.card.embedding_dim), np.nan, np.float32) if embeddings else None
         for start in range(0, n, CHUNK):
             chunk = range(start, min(start + CHUNK, n))
             photos = self._photos(given.images, chunk, failures, image_memory)
             rows = list(photos)
             if rows:
+                if kept is not None:
+                    kept[rows] = np.stack(list(photos.values()))
                 vectors, cut = self._texts([given.captions[i] for i in rows], text_memory)  # [rows, d]
                 cosine[rows], truncated[rows] = pair_cosines(np.stack(list(photos.values())), vectors), cut
                 _fail_nan(rows, vectors, failures, cosine)
@@ -127,6 +132,7 @@ class Scorer:
         notes += image_memory.heard()
         with_references = best if given.references is not None else None
         result = self._result(cosine, with_references, truncated, failures, notes)
+        result = replace(result, image_embeddings=kept)
         return self._with_match(result, given.captions)
 
     def text_similarity(self, first: str | Iterable[str], second: str | Iterable[str]) -> ScoreResult:

@@ -1,0 +1,162 @@
+"""What a finished stream of scores leaves beside its parts: `summary.json` and `report.html`."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cliplet.data.images import ImageInput
+from cliplet.encoders.card import ModelCard
+from cliplet.errors import InputError
+from cliplet.files import write_atomically
+from cliplet.metrics.clipscore import MODEL_SCORES, find_preset
+from cliplet.reports.score import score_page
+from cliplet.scoring.file import ScoreTable
+from cliplet.statistics.corpus import interval_notes
+from cliplet.stream.part import part_file
+from cliplet.stream.run import Finished
+from cliplet.stream.scores import PartReader, ScoreWork
+from cliplet.stream.summary import EXTREMES, Summary
+from cliplet.versions import versions
+
+
+@dataclass(frozen=True)
+class StreamScores:
+    """A finished stream of scores."""
+
+    run: Finished
+    """Its parts."""
+    summary: Summary
+    """What was counted and sampled over them."""
+    table: ScoreTable
+    """The rows of the report: a sample, the extremes and examples of failures."""
+
+
+def reported(done: Finished, work: ScoreWork, card: ModelCard) -> StreamScores:
+    """Go through the parts once, and write the summary and the report.
+
+    Raises:
+        InputError: the parts hold no rows, and none was given up.
+    """
+    summary = Summary()
+    for part in done.plan:
+        file = part_file(done.folder, part, done.form)
+        if file.exists():
+            summary.add(part.number, file)
+    if not summary.rows and not done.failed:
+        first = ", ".join(source.name for source in done.plan.sources[:3])
+        raise InputError(f"{first} holds no captions")
+    table = _table(done, summary, work, card)
+    _write(done, summary, table)
+    return StreamScores(done, summary, table)
+
+
+def _table(done: Finished, summary: Summary, work: ScoreWork, card: ModelCard) -> ScoreTable:
+    preset = find_preset(work.preset)
+    named = {"score": preset.column, "match": "match", "cosine": "cosine"}
+    if preset.field == "cosine":
+        del named["cosine"]
+    intervals = {named[name]: i for name, i in summary.intervals().items() if name in named}
+    first = intervals.get(preset.column)
+    if first is not None and preset.name == "torchmetrics":
+        intervals[preset.column] = replace(first, value=max(first.value, 0.0))
+    shown = summary.shown()
+    rows = [_report_row(row, preset.field) for _, _, row in shown]
+    failed = [_report_row(row, preset.field) for row in summary.failed_rows()]
+    rows += [row for row in failed if row not in rows]
+    photos = _photos(done, shown, work) + [None] * (len(rows) - len(shown))
+    lost = (
+        [f"{len(done.failed)} parts were given up: {next(iter(done.failed.values()))}"] if done.failed else []
+    )
+    cut = f"{summary.truncated} captions were longer than {card.text.context_length} tokens and were cut"
+    return ScoreTable(
+        rows=rows,
+        photos=photos,
+        photo_names=[None] * len(rows),
+        columns={},
+        statistics={},
+        intervals=intervals,
+        provenance=_provenance(work, card, summary) | {"images": work.images, "references": None},
+        images_without_caption=[],
+        notes=[
+            *lost,
+            *([cut] if summary.truncated else []),
+            *summary.notes(),
+            *interval_notes(intervals.values()),
+        ],
+        fields={name: MODEL_SCORES[name] for name in intervals},
+        sources=[Path(source.name) for source in done.plan.sources],
+        sampled={"captions": summary.rows, "failed": summary.failed, "truncated": summary.truncated},
+    )
+
+
+def _report_row(row: dict[str, Any], field: str) -> dict[str, Any]:
+    """A part's row as reports have it: the score under its own name."""
+    renamed = {field if name == "score" else name: value for name, value in row.items()}
+    return renamed if field != "cosine" else {**row, "cosine": row["score"]}
+
+
+def _provenance(work: ScoreWork, card: ModelCard, summary: Summary) -> dict[str, Any]:
+    preset = find_preset(work.preset)
+    return {
+        "model": card.name,
+        "fingerprint": card.fingerprint,
+        "preset": preset.name,
+        "score": preset.column,
+        "w": card.score.w if preset.factor is None else preset.factor,
+        "prompt_prefix": card.text.prompt_prefix if preset.with_prefix else "",
+        "preprocessing": {
+            "image": f"{card.image.resize} {card.image.size} {card.image.interpolation}",
+            "context_length": card.text.context_length,
+        },
+        "precision": card.precision,
+        "versions": versions(),
+        "rows": summary.rows,
+        "failed": summary.failed,
+        "truncated": summary.truncated,
+    }
+
+
+def _photos(
+    done: Finished, shown: list[tuple[int, int, dict[str, Any]]], work: ScoreWork
+) -> list[ImageInput | None]:
+    """The photos of the lowest and highest of the shown rows, whose parts are read again; None for the others."""
+    photos: list[ImageInput | None] = [None] * len(shown)
+    order = sorted((i for i, (_, _, row) in enumerate(shown) if row["score"] is not None),
+                   key=lambda i: shown[i][2]["score"])  # fmt: skip
+    wanted = {i for i in (*order[:EXTREMES], *order[-EXTREMES:])}
+    by_part: dict[int, dict[int, int]] = {}
+    for i in wanted:
+        by_part.setdefault(shown[i][0], {})[shown[i][1]] = i
+    reader = PartReader(work.columns, work.several, work.images)
+    for number, rows in sorted(by_part.items()):
+        part = done.plan.part(number)
+        if part.source.remote:
+            continue  # not fetched again for a picture
+        at = 0
+        for entries, found, _, _ in reader.blocks(part, lambda _: None):
+            for row, i in rows.items():
+                if at <= row < at + len(entries):
+                    photos[i] = found[row - at]
+            at += len(entries)
+            if at > max(rows):
+                break
+    return photos
+
+
+def _write(done: Finished, summary: Summary, table: ScoreTable) -> None:
+    images, exact = summary.images()
+    content = {
+        "summary": table.summary() | {
+            "parts": len(done.plan),
+            "parts_failed": len(done.failed),
+            "images": images if exact else f"about {images}",
+            "quantiles": summary.quantiles(),
+            "failures": summary.failures(),
+        },
+        "provenance": table.provenance,
+        "failed_parts": {done.plan.part(number).name: reason for number, reason in done.failed.items()},
+    }  # fmt: skip
+    write_atomically(done.folder / "summary.json", json.dumps(content, indent=2, ensure_ascii=True) + "\n")
+    if table.intervals:
+        write_atomically(done.folder / "report.html", score_page(table))

@@ -1,0 +1,135 @@
+"""`cliplet score` as a stream: plan, parts, summary and report."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cliplet.data.beside import photos_of
+from cliplet.data.captions import CaptionEntry, Columns, stream_captions
+from cliplet.encoders.base import BaseEncoder
+from cliplet.encoders.registry import load
+from cliplet.errors import InputError
+from cliplet.scoring.match import load_match
+from cliplet.scoring.rows import find_photos, none_found
+from cliplet.stream.part import need_pyarrow
+from cliplet.stream.plan import PART_ROWS, make_plan, read_plan
+from cliplet.stream.run import run
+from cliplet.stream.scores import BLOCK, PEEKED, ScoreWork, other_columns
+from cliplet.stream.sources import Source, find_sources, is_remote
+from cliplet.versions import versions
+
+if TYPE_CHECKING:
+    from cliplet.stream.report import StreamScores
+
+
+def score_stream(
+    arguments: Sequence[str],
+    folder: str | Path,
+    work: ScoreWork,
+    *,
+    form: str = "parquet",
+    engine: str = "local",
+    workers: int = 1,
+    part_rows: int = PART_ROWS,
+    retry_failed: bool = False,
+    quiet: bool = False,
+) -> "StreamScores":
+    """Score the captions of any number of files, part by part, into a folder; the same call goes on where it stopped.
+
+    Args:
+        arguments: files, patterns, folders of shards, data sets on disk, addresses of fsspec.
+        folder: takes ``plan.json``, ``parts/``, ``summary.json`` and ``report.html``.
+        work: model, preset, photos and columns.
+        form: ``parquet`` or ``jsonl`` parts.
+        engine: ``local`` or ``ray``.
+        workers: as :func:`cliplet.stream.run.run`.
+        part_rows: rows of a part, about.
+        retry_failed: try parts again that were given up.
+        quiet: no progress.
+
+    Raises:
+        InputError: a source is missing, no image of the first rows has a photo, or the folder holds another run.
+        ModelError: no such model.
+    """
+    need_pyarrow()
+    if work.images is not None and is_remote(work.images):
+        raise InputError(f"--images {work.images}: photos beside a stream must be in a local folder or tar")
+    sources = find_sources(arguments)
+    work = replace(work, images=work.images and os.path.abspath(work.images), match=_absolute(work.match),
+                   model=_absolute(work.model))  # fmt: skip
+    encoder = load(work.model)
+    card = encoder.card
+    if work.match is not None:
+        load_match(work.match, card)
+    settings, work = prepared(work, sources, encoder, part_rows, Path(folder))
+    del encoder
+    done = run(
+        lambda: make_plan(sources, settings, part_rows, work.columns),
+        sources,
+        settings,
+        work,
+        folder,
+        form=form,
+        engine=engine,
+        workers=workers,
+        retry_failed=retry_failed,
+        quiet=quiet,
+    )
+    from cliplet.stream.report import reported  # now that the workers have ended: it takes memory
+
+    return reported(done, work, card)
+
+
+def prepared(
+    work: ScoreWork, sources: Sequence[Source], encoder: BaseEncoder, part_rows: int, folder: Path
+) -> tuple[dict[str, Any], ScoreWork]:
+    """What a plan of scores depends on, and the work with its other columns.
+
+    Raises:
+        InputError: a new run whose first images have no photos.
+    """
+    entries = _first(sources[0], work.columns)
+    work = replace(work, several=len(sources) > 1, others=other_columns(entries))
+    if read_plan(folder) is None and entries:
+        _check_photos(entries, sources[0], work.images)
+    settings = {
+        "model": encoder.card.name,
+        "fingerprint": encoder.card.fingerprint,
+        "preset": work.preset,
+        "device": work.device,
+        "precision": work.precision,
+        "match": None if work.match is None else Path(work.match).read_text(encoding="utf-8"),
+        "images": work.images,
+        "image column": work.columns.image,
+        "caption column": work.columns.caption,
+        "separator": work.columns.separator,
+        "part rows": part_rows,
+        "block": BLOCK,
+        "batch size": getattr(encoder, "batch_size", None),
+        "other columns": [list(one) for one in work.others],
+        "cliplet": versions()["cliplet"],
+    }
+    return settings, work
+
+
+def _absolute(name: str | None) -> str | None:
+    """A file or folder by a path that is good in any process; other names as they are."""
+    return os.path.abspath(name) if name and os.path.exists(name) else name
+
+
+def _first(source: Source, columns: Columns) -> list[CaptionEntry]:
+    """The first captions of a source; none of what is remote, which would be fetched for it."""
+    return [] if source.remote else list(islice(stream_captions(source.path, columns), PEEKED))
+
+
+def _check_photos(entries: list[CaptionEntry], source: Source, images: str | None) -> None:
+    good = [entry for entry in entries if entry.reason is None]
+    if not good:
+        raise InputError(f"{source.name}, {entries[0].where}: {entries[0].reason}")
+    found, index = photos_of(good, [Path(source.path)], images)
+    names, _, reasons = find_photos(found, index)
+    if not any(names):
+        raise none_found([str(reason) for reason in reasons])
