@@ -86,12 +86,12 @@ class _SelfTrained:
 
 
 GRIDS: dict[str, tuple[Callable[..., Any], dict[str, tuple[Any, ...]]]] = {
-    "svm": (_svm, {"c": (1.0, 10.0, 100.0), "gamma": (0.1, 0.3, 1.0)}),
+    "svm": (_svm, {"c": (1.0, 10.0, 100.0, 1000.0), "gamma": (0.1, 0.3, 1.0, 3.0)}),
     "forest": (_forest, {"leaf": (1, 2), "features": ("sqrt", 0.3)}),
     "nearest-mean": (_centroid, {}),
     "self-trained-svm": (
         _SelfTrained,
-        {"c": (10.0, 100.0), "gamma": (0.1, 0.3), "rounds": (5,), "share": (0.3, 0.8)},
+        {"c": (10.0, 100.0), "gamma": (0.1, 0.3, 1.0), "rounds": (5,), "share": (0.3, 0.8)},
     ),
 }
 """What is chosen from, besides the inputs: the networks' or plainly standardised bands."""

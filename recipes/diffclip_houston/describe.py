@@ -50,7 +50,8 @@ def tuning_rows(settings: Settings, pixels: Pixels, config: object) -> Rows:
     model = MultimodalClassifier(
         copy.copy(config), torch.eye(len(pixels.samples.classes), config.embedding_dim)
     )  # type: ignore[arg-type, attr-defined]
-    rows = pixels.shots(settings, settings.shots[0], 0)
+    k = settings.shots[0]
+    rows = pixels.shots(settings, k, 0)
     labels = torch.from_numpy(pixels.samples.labels[rows])
     tuning, times = Tuning(model, settings.tune, 0), []
     for _ in range(4):
@@ -62,5 +63,5 @@ def tuning_rows(settings: Settings, pixels: Pixels, config: object) -> Rows:
     networks = sum(ARMS[arm].family == "diffclip" for _, arm, _ in todo)
     return [
         ("trainings", f"{len(jobs(settings)):,}, {len(todo):,} of them still to do"),
-        ("of these DiffCLIP", f"{networks:,}, {one:.1f} s each at {settings.shots[0]} shots: {duration(one * networks)}"),
+        ("of these DiffCLIP", f"{networks:,}, {one:.1f} s each at {k} shots: {duration(one * networks)}"),
     ]  # fmt: skip

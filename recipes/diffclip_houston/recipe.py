@@ -51,8 +51,8 @@ class Settings:
     shares: tuple[float, float] = (0.45, 0.15)
     """Shares of train and dev in each class; the rest is test."""
     blocks: int = 0
-    """Runs of consecutive samples that each class is cut into, so that neighbours in the file mostly stay in one part; 0
-    splits sample by sample."""
+    """Runs of consecutive samples that each class is cut into, so that neighbours in the file mostly stay in one part;
+    0 splits sample by sample."""
     report_on: Literal["test", "dev"] = "test"
     """The part that is measured. Settings are chosen with ``dev``, whose draws have other seeds."""
     shots: tuple[int, ...] = (5, 1, 2, 10, 20)

@@ -1,4 +1,4 @@
-"""Few-shot classification of remote-sensing samples, as far as it needs no PyTorch: parts, draws, sentences, figures."""
+"""Few-shot classification of remote-sensing samples without PyTorch: parts, draws, class vectors, figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -158,7 +158,13 @@ class MultimodalClassifier(nn.Module):
         self.apply(init_weights)
 
     def embed(self, tokens: Sequence[Tensor], keep: Sequence[Tensor] | None = None) -> Tensor:
-        """Unit embeddings ``[n, embedding_dim]`` of samples; the noise step is 0, never drawn."""
+        """Unit embeddings ``[n, embedding_dim]`` of samples; the noise step is 0, never drawn.
+
+        Raises:
+            InputError: tokens are hidden where the fused vector has all of them.
+        """
+        if keep is not None and self.config.pool == "tokens":
+            raise InputError("pool = 'tokens' needs all of them: no token can be hidden in tuning")
         states = self.encoder(tokens, keep=keep)
         return F.normalize(self.head(self.encoder.pooled(states)), dim=1)
 

@@ -1,4 +1,4 @@
-"""A tuned classifier with its inputs and class names: predicts, and is a folder (``card.json``, ``model.safetensors``)."""
+"""A tuned classifier with its inputs and class names, in memory and as a folder."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,10 @@ KIND = "few-shot multimodal classifier"
 
 @dataclass(frozen=True)
 class FewShotMultimodal:
-    """A classifier of samples with several modalities, such as hyperspectral and LiDAR pixels or windows."""
+    """A classifier of samples with several modalities, such as hyperspectral and LiDAR pixels or windows.
+
+    As a folder it is ``card.json`` and ``model.safetensors``.
+    """
 
     model: MultimodalClassifier
     """The tuned model, in evaluation mode."""

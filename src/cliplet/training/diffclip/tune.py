@@ -28,13 +28,13 @@ class TuneConfig:
     weight_decay: float = 0.05
     """Weight decay of matrices."""
     loss: Literal["classes", "contrast"] = "classes"
-    """Cross-entropy over the class vectors, or the published contrast of a batch with its own texts, both ways, in which
-    samples of one class are no negatives of each other."""
+    """Cross-entropy over the class vectors, or the published contrast of a batch with its own texts, both ways, in
+    which samples of one class are no negatives of each other."""
     noise: float = 0.1
     """Standard deviation of the noise on labelled inputs."""
     unlabelled: float = 1.0
-    """Weight of the loss on unlabelled samples: the averaged model's prediction on the clean sample is the target on the
-    noised one (FixMatch's consistency, arXiv 2001.07685, with soft targets). 0, as published, leaves it out."""
+    """Weight of the loss on unlabelled samples: the averaged model's prediction on the clean sample is the target on
+    the noised one (FixMatch's consistency, arXiv 2001.07685, with soft targets). 0, as published, leaves it out."""
     unlabelled_batch: int = 128
     """Unlabelled samples a step."""
     unlabelled_noise: float = 0.3
@@ -56,18 +56,24 @@ class TuneConfig:
                 raise InputError(f"{name}={getattr(self, name)} of tuning must be at least 0 and below 1")
 
 
-def class_contrast(logits: Tensor, labels: Tensor) -> Tensor:
+def class_contrast(pairs: Tensor, labels: Tensor) -> Tensor:
     """The published contrast of samples with the texts of their classes, corrected: equal classes are no negatives.
 
-    ``logits`` ``[n, C]`` are scaled cosines to the class vectors. Row i's text is that of its class, so that texts of
-    one class are equal; the released code asks each sample to prefer its own copy, which cannot be done. Here the
-    target is uniform over the copies. Mean of both directions, a scalar.
+    The target of a sample is uniform over the texts of its class, and that of a text over the samples of its class;
+    the released code takes sample i and text i alone for a pair. Where the texts of a class are one and the same
+    vector the two losses have the same gradient; where they differ (several sentences a class) they do not.
+
+    Args:
+        pairs: scaled cosines ``[n, n]`` of sample i and the text of sample j.
+        labels: classes ``[n]``.
+
+    Returns:
+        Mean of both directions, a scalar.
     """
-    pairs = logits[:, labels]  # [n, n]: sample i, text of sample j
     same = (labels[:, None] == labels).float()
-    target = same / same.sum(dim=1, keepdim=True)  # symmetric within a class, so it serves both directions
+    target = same / same.sum(dim=1, keepdim=True)  # symmetric, so it serves both directions
     rows = -(target * pairs.log_softmax(dim=1)).sum(dim=1).mean()
-    columns = -(target.T * pairs.T.log_softmax(dim=1)).sum(dim=1).mean()
+    columns = -(target * pairs.T.log_softmax(dim=1)).sum(dim=1).mean()
     return (rows + columns) / 2
 
 
@@ -117,7 +123,11 @@ class Tuning:
         for group in self.optimizer.param_groups:
             group["lr"] = c.lr * lr_share(number, c.steps, 0.1, "cosine")
         logits = self.model(noised(tokens, c.noise, self.random))
-        loss = class_contrast(logits, labels) if c.loss == "contrast" else F.cross_entropy(logits, labels)
+        loss = (
+            class_contrast(logits[:, labels], labels)
+            if c.loss == "contrast"
+            else F.cross_entropy(logits, labels)
+        )
         if unlabelled is not None and c.unlabelled and number >= c.start:
             loss = loss + c.unlabelled * self.consistency(unlabelled)
         loss.backward()  # type: ignore[no-untyped-call]
