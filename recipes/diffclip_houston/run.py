@@ -54,6 +54,7 @@ class Grid:
     def __init__(self, settings: Settings, restart: bool = False) -> None:
         self.settings, self.out = settings, Path(settings.out)
         self.pixels = prepare(settings, read_samples(settings))
+        self.pixels.shots(settings, max(settings.shots), 0)  # raises where a class has too few
         claim_folder(self.out, settings, FREE, restart)
         self.networks = Networks(settings, self.pixels, self.out)
         parts = self.pixels.parts
