@@ -98,7 +98,7 @@ GRIDS: dict[str, tuple[Callable[..., Any], dict[str, tuple[Any, ...]]]] = {
     "nearest-mean": (_centroid, {}),
     "self-trained-svm": (
         _SelfTrained,
-        {"c": (10.0, 100.0), "gamma": (0.1, 0.3, 1.0), "rounds": (5,), "share": (0.3, 0.8)},
+        {"c": (100.0,), "gamma": (0.3, 1.0), "rounds": (5,), "share": (0.3, 0.8)},
     ),
 }
 """What is chosen from, besides the inputs: the networks' or plainly standardised bands."""

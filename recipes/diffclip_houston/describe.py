@@ -33,6 +33,7 @@ def describe(settings: Settings) -> Rows:
                              f"{settings.report_on}"),
         ("smallest class in train", f"{least}, for up to {max(settings.shots)} shots"),
     ]  # fmt: skip
+    rows.append(("neighbours in the file", neighbours_text(pixels)))
     config = dataclasses.replace(settings.model, modalities=pixels.modalities)
     stage = settings.pretrain.stage
     task = pretraining_task(config, settings.pretrain, 0)
@@ -65,3 +66,18 @@ def tuning_rows(settings: Settings, pixels: Pixels, config: object) -> Rows:
         ("trainings", f"{len(jobs(settings)):,}, {len(todo):,} of them still to do"),
         ("of these DiffCLIP", f"{networks:,}, {one:.1f} s each at {k} shots: {duration(one * networks)}"),
     ]  # fmt: skip
+
+
+def neighbours_text(pixels: Pixels) -> str:
+    """How much nearer samples of a class are where they stand beside each other in the file."""
+    values, labels = pixels.standard, pixels.samples.labels
+    rng = np.random.default_rng(0)
+    beside, any_two = [], []
+    for c in np.unique(labels):
+        x = values[labels == c]
+        beside.append(np.linalg.norm(np.diff(x, axis=0), axis=1))
+        any_two.append(np.linalg.norm(np.diff(x[rng.permutation(len(x))], axis=0), axis=1))
+    first, second = (float(np.median(np.concatenate(found))) for found in (beside, any_two))
+    return (
+        f"median distance {first:.2f} within a class; of any two of a class {second:.2f} (standardised bands)"
+    )
