@@ -52,14 +52,17 @@ def overview(settings: Settings, found: Results) -> str:
         "|---|" + "---|" * len(sizes),
     ]
     for arm in settings.arms:
-        values = [np.mean([r["overall"] for r in found[k, arm].values()]) for k in sizes]
-        lines.append(f"| {ARMS[arm].label} | " + " | ".join(f"{100 * v:.1f}" for v in values) + " |")
+        values = [[r["overall"] for r in found[k, arm].values()] for k in sizes]
+        cells = [f"{100 * np.mean(v):.1f}" if v else "" for v in values]
+        lines.append(f"| {ARMS[arm].label} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def difference(found: Results, shots: int, first: str, second: str) -> tuple[str, float]:
     """First minus second by draw, in points with the paired bootstrap interval over draws; and the p-value."""
     both = sorted(set(found[shots, first]) & set(found[shots, second]))
+    if not both:
+        return "", float("nan")
     a, b = ([found[shots, arm][d]["overall"] for d in both] for arm in (first, second))
     test = paired_mean_test(a, b, resamples=10_000)
     text = f"{100 * test.difference:+.1f} ({100 * test.low:+.1f} to {100 * test.high:+.1f})"
@@ -69,7 +72,8 @@ def difference(found: Results, shots: int, first: str, second: str) -> tuple[str
 def one_size(settings: Settings, found: Results, shots: int) -> str:
     """All figures at one number of shots."""
     main = settings.arms[0]
-    others = settings.arms[1:]
+    measured = [arm for arm in settings.arms if found[shots, arm]]
+    others = [arm for arm in measured if arm != main]
     tests = {arm: difference(found, shots, main, arm) for arm in others}
     adjusted = dict(zip(others, holm([tests[arm][1] for arm in others]), strict=True)) if others else {}
     lines = [
@@ -78,7 +82,7 @@ def one_size(settings: Settings, found: Results, shots: int) -> str:
         "| | overall accuracy | average accuracy | kappa x 100 | first row minus this, by draw | p (Holm) |",
         "|---|---|---|---|---|---|",
     ]
-    for arm in settings.arms:
+    for arm in measured:
         values = list(found[shots, arm].values())
         cells = [cell(over_draws([r[figure] for r in values])) for figure in FIGURES]
         last = ["", ""] if arm == main else [tests[arm][0], f"{adjusted[arm]:.3f}"]

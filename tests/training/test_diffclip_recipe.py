@@ -237,3 +237,19 @@ def test_the_real_pixels_have_fifteen_classes_and_no_twin_across_parts(tmp_path)
     texts = [{flat[i].tobytes() for i in rows} for rows in (parts.train, parts.dev, parts.test)]
     assert not (texts[0] | texts[1]) & texts[2]
     assert not texts[0] & texts[1]
+
+
+# ---------------------------------------------------------------- tables
+def test_tables_pair_by_draw_and_leave_out_what_is_not_measured(tmp_path):
+    from diffclip_houston.table import tables
+
+    _, _, config = open_small(tmp_path, 'arms=["diffclip", "plain", "shuffled-words"]')
+    rows = []
+    for draw, level in enumerate((0.5, 0.9)):  # draws differ by 40 points, the arms by 2 within each
+        for arm, gain in (("diffclip", 0.02), ("plain", 0.0)):
+            figures = dict.fromkeys(("overall", "average", "kappa"), level + gain)
+            rows.append({"arm": arm, "shots": 2, "draw": draw, **figures})
+    text = tables(config, rows)
+    assert "| plain network, labelled pixels only |  | 70.0 |" in text
+    assert "| +2.0 (+2.0 to +2.0) |" in text
+    assert "shuffled" not in text
