@@ -157,18 +157,10 @@ class MultimodalClassifier(nn.Module):
         self.classes: Tensor
         self.apply(init_weights)
 
-    def embed(self, tokens: Sequence[Tensor], keep: Sequence[Tensor] | None = None) -> Tensor:
-        """Unit embeddings ``[n, embedding_dim]`` of samples; the noise step is 0, never drawn.
+    def embed(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Unit embeddings ``[n, embedding_dim]`` of clean samples; the noise step is 0, never drawn."""
+        return F.normalize(self.head(self.encoder.pooled(self.encoder(tokens))), dim=1)
 
-        Raises:
-            InputError: tokens are hidden where the fused vector has all of them.
-        """
-        if keep is not None and self.config.pool == "tokens":
-            raise InputError("pool = 'tokens' needs all of them: no token can be hidden in tuning")
-        states = self.encoder(tokens, keep=keep)
-        return F.normalize(self.head(self.encoder.pooled(states)), dim=1)
-
-    def forward(self, tokens: Sequence[Tensor], keep: Sequence[Tensor] | None = None) -> Tensor:
-        """Logits ``[n, C]``: scaled cosines to the class vectors; ``keep`` as in :class:`SharedEncoder`."""
-        scale = self.log_scale.clamp(max=LARGEST_SCALE).exp()
-        return scale * self.embed(tokens, keep) @ self.classes.T
+    def forward(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Logits ``[n, C]``: scaled cosines to the class vectors."""
+        return self.log_scale.clamp(max=LARGEST_SCALE).exp() * self.embed(tokens) @ self.classes.T

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliplet.errors import InputError
-from cliplet.training.diffclip.corrupt import visible_places
 from cliplet.training.loop import lr_share
 
 Tokens = Sequence[Tensor]
@@ -39,8 +38,6 @@ class TuneConfig:
     """Unlabelled samples a step."""
     unlabelled_noise: float = 0.3
     """Standard deviation of the noise on unlabelled inputs."""
-    unlabelled_hidden: float = 0.0
-    """Share of the tokens of unlabelled samples that is hidden."""
     confidence: float = 0.7
     """Least probability of a target that counts."""
     start: int = 30
@@ -51,7 +48,7 @@ class TuneConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.unlabelled_batch < 1 or not self.lr > 0:
             raise InputError("tuning needs steps and unlabelled_batch of at least 1 and lr above 0")
-        for name in ("average", "confidence", "unlabelled_hidden"):
+        for name in ("average", "confidence"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} of tuning must be at least 0 and below 1")
 
@@ -88,17 +85,6 @@ def noised(tokens: Tokens, noise: float, random: torch.Generator) -> list[Tensor
     return [x + noise * torch.randn(x.shape, generator=random) if noise else x for x in tokens]
 
 
-def some_places(tokens: Tokens, hidden: float, random: torch.Generator) -> list[Tensor] | None:
-    """Places of the tokens that stay visible; None for all."""
-    if not hidden:
-        return None
-    keep = []
-    for x in tokens:
-        order = torch.rand(x.shape[:2], generator=random).argsort(dim=1)
-        keep.append(visible_places(order, max(1, round((1 - hidden) * x.shape[1])))[0])
-    return keep
-
-
 class Tuning:
     """A model under few-shot tuning; :func:`tune` is its short form."""
 
@@ -122,14 +108,24 @@ class Tuning:
         c = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = c.lr * lr_share(number, c.steps, 0.1, "cosine")
-        logits = self.model(noised(tokens, c.noise, self.random))
-        loss = (
-            class_contrast(logits[:, labels], labels)
-            if c.loss == "contrast"
-            else F.cross_entropy(logits, labels)
-        )
+        x = noised(tokens, c.noise, self.random)
+        targets = None
         if unlabelled is not None and c.unlabelled and number >= c.start:
-            loss = loss + c.unlabelled * self.consistency(unlabelled)
+            rows = torch.randint(0, len(unlabelled[0]), (c.unlabelled_batch,), generator=self.random)
+            clean = [u[rows] for u in unlabelled]
+            targets = self.targets(clean)
+            both = zip(x, noised(clean, c.unlabelled_noise, self.random), strict=True)
+            x = [torch.cat(pair) for pair in both]  # one call is quicker than two
+        logits = self.model(x)
+        found = logits[: len(labels)]
+        loss = (
+            class_contrast(found[:, labels], labels)
+            if c.loss == "contrast"
+            else F.cross_entropy(found, labels)
+        )
+        if targets is not None:
+            errors = -(targets * logits[len(labels) :].log_softmax(dim=1)).sum(dim=1)
+            loss = loss + c.unlabelled * (errors * (targets.max(dim=1).values > c.confidence)).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.learning, 1.0)
         self.optimizer.step()
@@ -140,23 +136,15 @@ class Tuning:
                 kept.lerp_(new, 1 - decay)
         return float(loss.detach())
 
-    def consistency(self, unlabelled: Tokens) -> Tensor:
-        """Cross-entropy of noised unlabelled samples to the averaged model's confident predictions."""
-        c = self.config
-        rows = torch.randint(0, len(unlabelled[0]), (c.unlabelled_batch,), generator=self.random)
-        clean = [x[rows] for x in unlabelled]
-        with torch.no_grad():
-            logits = self.result(clean)
-            seen = logits.softmax(dim=1).mean(dim=0)
-            if self.prior is None:
-                self.prior = torch.full_like(seen, 1 / len(seen))
-            self.prior = 0.95 * self.prior + 0.05 * seen
-            targets = balanced_targets(logits, self.prior)
-            counts = targets.max(dim=1).values > c.confidence
-        keep = some_places(clean, c.unlabelled_hidden, self.random)
-        moved = noised(clean, c.unlabelled_noise, self.random)
-        found = self.model(moved) if keep is None else self.model(moved, keep)
-        return (-(targets * found.log_softmax(dim=1)).sum(dim=1) * counts).mean()
+    @torch.no_grad()
+    def targets(self, clean: Tokens) -> Tensor:
+        """The averaged model's predictions on clean unlabelled samples ``[n, C]``, balanced over the classes."""
+        logits = self.result(clean)
+        seen = logits.softmax(dim=1).mean(dim=0)
+        if self.prior is None:
+            self.prior = torch.full_like(seen, 1 / len(seen))
+        self.prior = 0.95 * self.prior + 0.05 * seen
+        return balanced_targets(logits, self.prior)
 
 
 def tune(
