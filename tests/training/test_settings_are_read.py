@@ -27,6 +27,7 @@ from cliplet.training.dclip.run import dclip
 from cliplet.training.distill import distill
 from cliplet.training.distill.teacher import Teacher
 from cliplet.training.recipes import KINDS
+from diffclip_houston.recipe import RECIPE as DIFFCLIP
 from lclip_everyday.recipe import RECIPE
 from lclip_everyday.run import Run
 from tests.captioner import make as captioners
@@ -196,7 +197,26 @@ def run_lclip(folder: Path) -> None:
     Run(RECIPE.configuration(settings)).run()
 
 
+def run_diffclip(folder: Path) -> None:
+    """Windows and pixels, of both families of networks; described first, as ``--dry-run`` does."""
+    from tests.training.test_diffclip_recipe import PIXELS, WINDOWS, open_small
+
+    for window, shape in ((False, PIXELS), (True, WINDOWS)):
+        changes = (
+            *shape,
+            "sentences=minilm-l3",
+            f"out={folder / str(window)}",
+            "model.pool=mean",
+            "shots=[1]",
+            "draws=1",
+        )
+        _, how, config = open_small(folder, *changes, 'tune.loss="contrast"', window=window)
+        how.describe(config)
+        how.run(config, False)
+
+
 RUNS = {
+    "diffclip_houston": (DIFFCLIP.settings, run_diffclip),
     "distill": (DistillConfig, run_distill),
     "dclip": (DclipConfig, run_dclip),
     "captioner": (CaptionRecipe, run_captioner),

@@ -1,0 +1,1 @@
+"""The few-shot multimodal classifier (DiffCLIP, arXiv 2412.07119): pretraining without labels, few-shot tuning."""
