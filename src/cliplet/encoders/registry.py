@@ -47,7 +47,8 @@ def load(name: str | Path | None = None) -> BaseEncoder:
             (:func:`installed_model`); a model folder (``image.onnx`` for
             ONNX Runtime, or ``model.safetensors`` alone for PyTorch); ``open_clip:ViT-B-32/openai`` (any
             architecture and tag, or weights file, of open_clip); ``hf:owner/name`` (CLIP or SigLIP of
-            Transformers); a local folder in the hub's layout, of either; ``torch:FOLDER`` (the PyTorch weights of a
+            Transformers); a local folder in the hub's layout, of either; ``timm:NAME`` or ``timm:NAME/FILE`` (an image
+            encoder alone) and ``st:FOLDER`` (a sentence encoder alone), for :func:`cliplet.align`; ``torch:FOLDER`` (the PyTorch weights of a
             model folder that has both forms); or ``module:attribute``, your own
             :class:`~cliplet.encoders.base.Encoder`, its class, or a function without arguments that makes it.
 
@@ -152,7 +153,21 @@ def _transformers(name: str) -> BaseEncoder:
     return TransformersEncoder.from_name(name)
 
 
+def _timm(name: str) -> BaseEncoder:
+    from cliplet.encoders.timm import TimmEncoder
+
+    return TimmEncoder.from_name(name)
+
+
+def _sentence(name: str) -> BaseEncoder:
+    from cliplet.encoders.sentence import SentenceEncoder
+
+    return SentenceEncoder.from_name(name)
+
+
 _LOADERS: dict[str, Callable[[str], BaseEncoder]] = {
+    "timm:": _timm,
+    "st:": _sentence,
     "open_clip:": _open_clip,
     "hf:": _transformers,
     "torch:": _own_torch,
