@@ -44,12 +44,12 @@ def load(name: str | Path | None = None) -> BaseEncoder:
 
     Args:
         name: nothing for the packaged model; the name of a packaged model or of one that an installed package ships
-            (:func:`installed_model`); a model folder (``image.onnx`` for
-            ONNX Runtime, or ``model.safetensors`` alone for PyTorch); ``open_clip:ViT-B-32/openai`` (any
-            architecture and tag, or weights file, of open_clip); ``hf:owner/name`` (CLIP or SigLIP of
-            Transformers); a local folder in the hub's layout, of either; ``timm:NAME`` or ``timm:NAME/FILE`` (an image
-            encoder alone) and ``st:FOLDER`` (a sentence encoder alone), for :func:`cliplet.align`; ``torch:FOLDER`` (the PyTorch weights of a
-            model folder that has both forms); or ``module:attribute``, your own
+            (:func:`installed_model`); a model folder (``image.onnx`` for ONNX Runtime, or ``model.safetensors`` alone
+            for PyTorch); ``open_clip:ViT-B-32/openai`` (any architecture and tag, or weights file, of open_clip);
+            ``hf:owner/name`` (CLIP or SigLIP of Transformers); a local folder in the hub's layout, of either;
+            ``timm:NAME`` or ``timm:NAME/FILE`` (an image encoder alone) and ``st:FOLDER`` (a sentence encoder alone),
+            halves for :func:`cliplet.align`; ``torch:FOLDER`` (the PyTorch weights of a model folder that has both
+            forms); or ``module:attribute``, your own
             :class:`~cliplet.encoders.base.Encoder`, its class, or a function without arguments that makes it.
 
     Raises:

@@ -91,8 +91,8 @@ class SentenceEncoder(TorchModelEncoder):
         folder = Path(name).expanduser()
         if not folder.is_dir():
             raise ModelError(
-                f"{name}: there is no such folder of sentence-transformers; name one, or {', '.join(PACKAGED)}; a model "
-                "of the hub is first saved with SentenceTransformer(NAME).save(FOLDER)"
+                f"{name}: there is no such folder of sentence-transformers; name one, or {', '.join(PACKAGED)}; "
+                "a model of the hub is first saved with SentenceTransformer(NAME).save(FOLDER)"
             )
         parts = sentence.read_sentence_folder(folder)
         return cls(parts.tower, parts.tokenizer, f"st:{folder.name}", parts.context, parts.prefix)
