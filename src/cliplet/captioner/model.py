@@ -53,6 +53,11 @@ class Captioner:
         self._steps = OnnxSteps(open_session(self.folder / "decoder.onnx", threads or 0))
 
     @property
+    def name(self) -> str:
+        """Its name in outputs."""
+        return self.card.name
+
+    @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits of weights and vocabulary."""
         return fingerprint(self.folder)
