@@ -27,7 +27,7 @@ def _methods() -> Any:
               help="Folder or tar of the photos; default: where the captions file says they are.")  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
 @click.option("--method", type=options.Names(_methods),
-              help="How to fit; default: procrustes for one encoder, cca for two.")  # fmt: skip
+              help="Way to fit the map; default: procrustes for one encoder, cca for two.")  # fmt: skip
 @click.option(
     "--limit", type=click.IntRange(2), help="Largest number of photos to fit on, the first of the file."
 )
@@ -55,9 +55,9 @@ def align(
     """Fit a map between the photos and the texts of MODEL in seconds, and write the model folder OUT.
 
     \b
-    cliplet align hf:owner/clip --captions pairs.json --images photos/ --out aligned/
-    cliplet align lite0+minilm-l6 --captions pairs.json --images photos/ --out dual/
-    cliplet align timm:resnet18+st:my-sentence-encoder/ --captions ... --out dual/
+    cliplet align hf:owner/clip --captions pairs.json --images photos/ --out new/
+    cliplet align lite0+minilm-l6 --captions pairs.json --out dual/
+    cliplet align timm:resnet18+st:sentences/ --captions pairs.csv --out dual/
 
     MODEL is one encoder of photos and texts, or IMAGES+TEXTS: a model of timm and a sentence encoder that never met.
     What helps is printed: how often held-out captions find their photo, before and after.

@@ -42,11 +42,11 @@ def train(recipe: str | None, changes: tuple[str, ...], dry_run: bool, restart: 
               help="Number of captions a photo; more than one makes the file {image: [captions]}.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Random seed of --nucleus.")
 @click.option("--method", type=click.Choice(["decoder", "recap"]), default="decoder", show_default=True,
-              help="decoder: MODEL is a trained captioner; recap: MODEL finds captions in --store.")  # fmt: skip
+              help="Kind of captioner: decoder is a trained MODEL; recap finds captions in --store.")  # fmt: skip
 @click.option("--store", type=click.Path(path_type=Path), help="Store of captions of --method recap.")
 @click.option("--fusion", default="consensus", show_default=True,
-              help="How --method recap makes one caption: consensus, nearest, or your own function module:attribute of "
-                   "(captions, prompt).")  # fmt: skip
+              help="Way in which --method recap makes one caption: consensus, nearest, or your own function "
+                   "module:attribute of (captions, prompt).")  # fmt: skip
 @click.option("--neighbours", default=30, show_default=True, type=click.IntRange(1),
               help="Number of captions that --method recap retrieves for a photo.")  # fmt: skip
 @click.option("--prompt", help="Prompt of your own function; {captions} stands for the retrieved captions.")
