@@ -207,3 +207,32 @@ def test_with_an_aligned_model(tmp_path):
     aligned = cliplet.align(encoder, photos, captions)
     found = Recap(aligned, CaptionStore.build(aligned, captions)).caption(photos[:2])
     assert all(one.captions for one in found)
+
+
+def test_the_loop_as_a_command(tmp_path):
+    build_tiny_model(tmp_path / "tiny")
+    rng = np.random.default_rng(0)
+    for folder, names in (("known", range(12)), ("bare", range(12, 18))):
+        (tmp_path / folder).mkdir()
+        for i in names:
+            blocks = np.kron(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
+            Image.fromarray(blocks).save(tmp_path / folder / f"{i}.png")
+    (tmp_path / "bare" / "bad.png").write_bytes(b"bad")
+    content = {f"{i}.png": (DOGS + CATS)[i % 6] for i in range(12)}
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    arguments = ["improve", tmp_path / "tiny", "--captions", tmp_path / "captions.json", "--images",
+                 tmp_path / "known", "--bare", tmp_path / "bare", "--out", tmp_path / "new", "--store",
+                 tmp_path / "store.npz", "--rounds", 2, "--neighbours", 4, "--control", "no threshold",
+                 "--method", "procrustes"]  # fmt: skip
+    done = CliRunner().invoke(caption, [str(a) for a in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "6, 6 of 7 photos" in done.output
+    assert "bad.png" in done.output
+    store = CaptionStore.load(tmp_path / "store.npz", cliplet.load(tmp_path / "new"))
+    assert len(store.captions) == 18
+    assert cliplet.load(tmp_path / "new").card.training["loop"]["own_captions"] == 6
+    run = ["run", tmp_path / "new", tmp_path / "bare", "--method", "recap", "--store", tmp_path / "store.npz",
+           "-o", tmp_path / "out.json"]  # fmt: skip
+    again = CliRunner().invoke(caption, [str(a) for a in run], catch_exceptions=False)
+    assert again.exit_code == 0, again.output
+    assert len(json.loads((tmp_path / "out.json").read_text())) == 6

@@ -6,7 +6,8 @@ datastore-augmentation, arXiv 2307.05591 v2 and v3 (from memory, unverified); th
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,16 @@ from numpy.typing import NDArray
 
 from cliplet.captioner.recap import NEIGHBOURS, consensus_order
 from cliplet.captioner.store import CaptionStore
-from cliplet.encoders.base import Embeddings
+from cliplet.data.images import ImageInput
+from cliplet.encoders.aligned import (
+    AlignedEncoder,
+    aligned_card,
+    caption_groups,
+    embedded_pairs,
+    find_sides,
+    measured_report,
+)
+from cliplet.encoders.base import Embeddings, Encoder
 from cliplet.encoders.fits import Fit, Pairs, fit_alignment
 from cliplet.errors import InputError
 
@@ -104,6 +114,77 @@ def augment(
         store = _store(fit, more, [*captions, *own])
         threshold = _people(fit, pairs)
         yield Round(fit, store, len(own), threshold)
+
+
+@dataclass(frozen=True)
+class Improved:
+    """A captioner by retrieval after the loop."""
+
+    encoder: AlignedEncoder
+    """Its model, with the last round's map."""
+    store: CaptionStore
+    """People's captions and its own."""
+    joined: tuple[int, ...]
+    """Captions of its own in the store after each round; the first is 0."""
+    failures: dict[int, str]
+    """Pairs that were left out, by position, and why."""
+    bare_failures: dict[int, str]
+    """Bare photos that could not be read, likewise."""
+
+
+def improve(
+    encoder: Encoder | str | Path,
+    photos: Sequence[ImageInput],
+    captions: Sequence[str | Sequence[str]],
+    bare: Sequence[ImageInput],
+    config: LoopConfig | None = None,
+    *,
+    text_encoder: Encoder | str | Path | None = None,
+    name: str | None = None,
+) -> Improved:
+    """:func:`augment` for an encoder and photos.
+
+    Args:
+        encoder: what :func:`cliplet.align` takes, as ``text_encoder`` is.
+        photos: photos with captions.
+        captions: their captions.
+        bare: photos without captions.
+        config: settings; ``same_space`` is found out here.
+        text_encoder: what embeds texts, where it is another encoder.
+        name: the new model's name.
+
+    Raises:
+        InputError: no pairs, or none of the bare photos can be read.
+    """
+    images, texts = find_sides(encoder, text_encoder)
+    config = replace(config or LoopConfig(), same_space=images is texts)
+    spoken: list[str] = []
+    pairs, failures = embedded_pairs(images, texts, photos, caption_groups(photos, captions), kept=spoken)
+    rows, bad = images.encode_images_safely(bare)
+    good = [i for i in range(len(rows)) if i not in bad]
+    if not good:
+        raise InputError(f"none of the {len(bare)} photos without captions can be read{_first(bad)}")
+    prefix = texts.card.text.prompt_prefix
+    rounds = list(
+        augment(pairs, spoken, rows[good], lambda own: texts.encode_texts([prefix + t for t in own]), config)
+    )
+    last = rounds[-1]
+    report = measured_report(config.method, pairs, last.fit, images is texts, failures)
+    card = aligned_card(images, texts, last.fit, report, name)
+    loop = {
+        "rounds": config.rounds,
+        "control": config.control,
+        "own_captions": last.joined,
+        "bare_photos": len(good),
+    }
+    aligned = AlignedEncoder(images, texts, last.fit, replace(card, training={**card.training, "loop": loop}))
+    aligned.report = report
+    store = replace(last.store, model=aligned.card.name, fingerprint=aligned.card.fingerprint)
+    return Improved(aligned, store, tuple(one.joined for one in rounds), failures, bad)
+
+
+def _first(reasons: dict[int, str]) -> str:
+    return f"; the first: {reasons[min(reasons)]}" if reasons else ""
 
 
 def _joined(pairs: Pairs, photos: Embeddings, texts: Embeddings) -> Pairs:

@@ -153,7 +153,9 @@ def consensus_order(store: CaptionStore, found: NDArray[np.int64]) -> NDArray[np
     words = [store.words[j] for j in found.ravel()]  # [m * k]
     photos = np.repeat(np.arange(m), k).tolist()
     groups = {row: words[row * k : (row + 1) * k] for row in range(m)}
-    among = CiderReward(groups, store.frequencies).of_words(photos, words)  # the mean over all k, itself included
+    among = CiderReward(groups, store.frequencies).of_words(
+        photos, words
+    )  # the mean over all k, itself included
     places = list(range(m * k))
     alone = CiderReward({i: [words[i]] for i in places}, store.frequencies).of_words(places, words)
     scores = ((k * among - alone) / (k - 1)).reshape(m, k)

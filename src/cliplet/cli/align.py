@@ -13,12 +13,6 @@ SHOWN = 5
 """Reasons that are printed."""
 
 
-def _methods() -> Any:
-    from cliplet.encoders.fits import METHODS
-
-    return METHODS
-
-
 @click.command()
 @click.argument("model")
 @click.option("--captions", required=True, type=click.Path(path_type=Path, exists=True),
@@ -26,7 +20,7 @@ def _methods() -> Any:
 @click.option("--images", metavar="DIR|TAR",
               help="Folder or tar of the photos; default: where the captions file says they are.")  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
-@click.option("--method", type=options.Names(_methods),
+@click.option("--method", type=options.Names(options.alignments),
               help="Way to fit the map; default: procrustes for one encoder, cca for two.")  # fmt: skip
 @click.option(
     "--limit", type=click.IntRange(2), help="Largest number of photos to fit on, the first of the file."

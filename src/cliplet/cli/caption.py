@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from cliplet.cli import options
 from cliplet.cli.distill import recipe_options, run_recipe
 
 
@@ -184,3 +185,88 @@ def store(model: Path, captions: Path, out: Path, images: str | None) -> None:
     click.echo(
         f"{out}: {len(made.captions):,} captions of {len(groups):,} photos by {made.model} ({made.fingerprint})"
     )
+
+
+def _controls() -> Any:
+    from cliplet.captioner.augment import CONTROLS
+
+    return filter(None, CONTROLS)
+
+
+@caption.command()
+@click.argument("model")
+@click.option(
+    "--captions",
+    required=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="File of people's captions.",
+)
+@click.option(
+    "--images", metavar="DIR|TAR", help="Photos of these captions; default: where the file says they are."
+)
+@click.option("--bare", required=True, multiple=True, metavar="DIR|TAR",
+              help="Photos without captions; may be repeated.")  # fmt: skip
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
+@click.option(
+    "--store", "store_file", required=True, type=click.Path(path_type=Path), help="Store to write (.npz)."
+)
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Number of rounds.")
+@click.option("--neighbours", default=30, show_default=True, type=click.IntRange(1),
+              help="Number of captions retrieved for a photo.")  # fmt: skip
+@click.option("--method", type=options.Names(options.alignments), default="cca", show_default=True,
+              help="Way to fit the map.")  # fmt: skip
+@click.option("--control", type=options.Names(_controls), help="A control in the loop's place.")
+def improve(
+    model: str,
+    captions: Path,
+    images: str | None,
+    bare: tuple[str, ...],
+    out: Path,
+    store_file: Path,
+    rounds: int,
+    neighbours: int,
+    method: str,
+    control: Any,
+) -> None:
+    """Improve a captioner by retrieval on photos without captions: its own captions join its store.
+
+    A caption whose aCLIPScore reaches the mean of people's captions joins, and the map is fitted again. MODEL is what
+    cliplet align takes. What comes out is for cliplet caption run --method recap.
+    """
+    from dataclasses import replace
+
+    from cliplet.captioner.augment import LoopConfig
+    from cliplet.captioner.augment import improve as run_loop
+    from cliplet.captioner.run import list_photos
+    from cliplet.cli.console import one_line
+    from cliplet.data.pairs import read_photo_captions
+    from cliplet.encoders.registry import load
+    from cliplet.errors import InputError, MissingExtraError
+    from cliplet.files import writable_folder
+
+    try:
+        from cliplet.export.aligned import check_target, export_aligned
+    except ImportError as error:
+        raise MissingExtraError(f"cliplet caption improve ({error})", "train") from error
+
+    check_target(out)
+    if store_file.suffix != ".npz":
+        raise InputError(f"{store_file}: a store is written as .npz; name such a file")
+    writable_folder(store_file.parent)
+    pairs, others = read_photo_captions(captions, images), list_photos(bare)
+    config = LoopConfig(method, rounds=rounds, neighbours=neighbours, control=control or "")
+    found = run_loop(model, pairs.photos, pairs.captions, list(others.values()), config)
+    export_aligned(found.encoder, out)
+    card = load(out).card  # a folder has a fingerprint of its own
+    replace(found.store, model=card.name, fingerprint=card.fingerprint).save(store_file)
+    own = ", ".join(f"{n:,}" for n in found.joined[1:])
+    click.echo(f"own captions in the store after each round: {own} of {len(others):,} photos")
+    click.echo(f"{out} and {store_file}: {len(found.store.captions):,} captions; try  "
+               f"cliplet caption run {out} PHOTOS --method recap --store {store_file}")  # fmt: skip
+    names = list(others)
+    failures = pairs.failures | {pairs.names[i]: why for i, why in found.failures.items()}
+    failures |= {names[i]: why for i, why in found.bare_failures.items()}
+    if failures:
+        click.echo(f"{len(failures):,} photos or captions were left out:", err=True)
+        for photo, reason in list(failures.items())[:5]:
+            click.echo(f"  {one_line(photo)}: {one_line(reason)}", err=True)

@@ -185,14 +185,14 @@ def align(
         >>> import cliplet
         >>> pair = cliplet.align("lite0+minilm-l6", photos, captions)  # doctest: +SKIP
     """
-    images, texts = _sides(encoder, text_encoder)
+    images, texts = find_sides(encoder, text_encoder)
     chosen = method or ("procrustes" if images is texts else "cca")
     if chosen not in METHODS:
         raise InputError(f"no method {chosen!r}: choose one of {', '.join(METHODS)}")
-    groups = _groups(photos, captions, paired=chosen != "normalise")
-    pairs, failures = _embedded(images, texts, photos, groups, chosen != "normalise", progress)
+    groups = caption_groups(photos, captions, paired=chosen != "normalise")
+    pairs, failures = embedded_pairs(images, texts, photos, groups, chosen != "normalise", progress)
     fit = fit_alignment(chosen, pairs, images is texts)
-    report = _report(chosen, pairs, fit, images is texts, failures)
+    report = measured_report(chosen, pairs, fit, images is texts, failures)
     aligned = AlignedEncoder(images, texts, fit, aligned_card(images, texts, fit, report, name))
     aligned.report = report
     return aligned
@@ -251,9 +251,10 @@ def load_sides(name: str) -> tuple[BaseEncoder, BaseEncoder]:
     return images, load(f"st:{second}" if second in sentence.PACKAGED else second)
 
 
-def _sides(
-    encoder: Encoder | str | Path, other: Encoder | str | Path | None
+def find_sides(
+    encoder: Encoder | str | Path, other: Encoder | str | Path | None = None
 ) -> tuple[BaseEncoder, BaseEncoder]:
+    """What embeds photos and what embeds texts, as :func:`align` takes them; one object where it is one encoder."""
     named = isinstance(encoder, (str, Path))
     if other is None and named and "+" in str(encoder) and not Path(encoder).is_dir():  # type: ignore[arg-type]
         images, texts = load_sides(str(encoder))
@@ -269,9 +270,10 @@ def _sides(
     return images, texts
 
 
-def _groups(
-    photos: Sequence[ImageInput], captions: Sequence[str | Sequence[str]], paired: bool
+def caption_groups(
+    photos: Sequence[ImageInput], captions: Sequence[str | Sequence[str]], paired: bool = True
 ) -> list[list[str]]:
+    """The captions of each photo; InputError where there are no pairs, or not as many as photos."""
     if isinstance(captions, str):
         raise InputError(
             "captions is one text: give a list with a caption, or a list of captions, for each photo"
@@ -287,15 +289,19 @@ def _groups(
     return groups
 
 
-def _embedded(
+def embedded_pairs(
     images: BaseEncoder,
     texts: BaseEncoder,
     photos: Sequence[ImageInput],
     groups: list[list[str]],
-    paired: bool,
-    progress: Progress | None,
+    paired: bool = True,
+    progress: Progress | None = None,
+    kept: list[str] | None = None,
 ) -> tuple[Pairs, dict[int, str]]:
-    """Embeddings of what can be embedded, and why pairs were left out, by position."""
+    """Embeddings, before a map, of what can be embedded, and why pairs were left out, by position.
+
+    The captions of the pairs, in their order, are appended to ``kept``.
+    """
     failures: dict[int, str] = {}
     prefix = texts.card.text.prompt_prefix
     spoken, owner = [], []
@@ -322,27 +328,34 @@ def _embedded(
         words[start : start + len(part)] = texts.encode_texts_safely(part)[0]
         if progress is not None:
             progress("captions", start + len(part), len(spoken))
-    return _finite(rows, words, np.array(owner, dtype=np.int64), paired, failures), failures
+    pairs, places = _finite(rows, words, np.array(owner, dtype=np.int64), paired, failures)
+    if kept is not None:
+        kept += [spoken[i].removeprefix(prefix) for i in places]
+    return pairs, failures
 
 
 def _finite(
     rows: Embeddings, words: Embeddings, owner: NDArray[np.int64], paired: bool, failures: dict[int, str]
-) -> Pairs:
-    """Photos and captions that have embeddings; where they are pairs, those that have both."""
+) -> tuple[Pairs, NDArray[np.int64]]:
+    """Photos and captions that have embeddings (where they are pairs, those that have both), and which captions."""
     seen, read = np.isfinite(rows).all(axis=1), np.isfinite(words).all(axis=1)
     for i in owner[~read]:
         failures.setdefault(int(i), "the model gave NaN for a caption")
+    places = np.flatnonzero(read)
     words, owner = words[read], owner[read]
     if not paired:
-        return Pairs(rows[seen], words, owner)
+        return Pairs(rows[seen], words, owner), places
     keep = np.flatnonzero(seen & (np.bincount(owner, minlength=len(rows)) > 0))
     if not len(keep):
         why = f"; the first reason: {failures[min(failures)]}" if failures else ""
         raise InputError(f"none of the {len(rows)} pairs can be used{why}")
-    return Pairs(rows, words, owner).of(keep)
+    return Pairs(rows, words, owner).of(keep), places[np.isin(owner, keep)]
 
 
-def _report(method: str, pairs: Pairs, fit: Fit, same: bool, failures: dict[int, str]) -> AlignmentReport:
+def measured_report(
+    method: str, pairs: Pairs, fit: Fit, same: bool, failures: dict[int, str]
+) -> AlignmentReport:
+    """What a fit did, and what one on some of the pairs does for the others."""
     facts: dict[str, Any] = {"settings": fit.settings, "failures": failures}
     counts = (method, len(pairs.images), len(pairs.texts))
     if method == "normalise" and len(pairs.images) and len(pairs.texts):
