@@ -18,7 +18,8 @@ ROOMS = (
 """From the lowest to the highest."""
 TORCH = (
     "models", "training", "export", "encoders.torch", "encoders.open_clip", "encoders.transformers",
-    "encoders._torch_common", "regions.transformers", "regions.ultralytics", "cli.doctor",
+    "encoders._torch_common", "encoders.timm", "encoders.sentence", "regions.transformers",
+    "regions.ultralytics", "cli.doctor",
 )  # fmt: skip
 """Who may import PyTorch and the libraries that stand on it."""
 TORCH_LIBRARIES = {"torch", "torchvision", "timm", "open_clip", "transformers", "accelerate", "ultralytics"}

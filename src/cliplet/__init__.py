@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cliplet.encoders.aligned import align
     from cliplet.encoders.base import Encoder
     from cliplet.encoders.card import ModelCard
     from cliplet.encoders.registry import load
@@ -18,6 +19,7 @@ _HOMES = {
     "Encoder": "cliplet.encoders.base",
     "ModelCard": "cliplet.encoders.card",
     "load": "cliplet.encoders.registry",
+    "align": "cliplet.encoders.aligned",
     "ClipletError": "cliplet.errors",
     "InputError": "cliplet.errors",
     "MissingExtraError": "cliplet.errors",
@@ -38,6 +40,7 @@ __all__ = [  # noqa: RUF022 (kept in the order of use)
     "Explanation",
     "Index",
     "load",
+    "align",
     "Encoder",
     "ModelCard",
     "ClipletError",

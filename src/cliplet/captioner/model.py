@@ -73,6 +73,11 @@ class Captioner:
             )
 
     @property
+    def name(self) -> str:
+        """Its name in outputs."""
+        return self.card.name
+
+    @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits of weights and vocabulary."""
         return fingerprint(self.folder)

@@ -8,6 +8,7 @@ from typing import Any
 
 from cliplet.captioner.decoding import DecodeConfig
 from cliplet.captioner.model import Captioner
+from cliplet.captioner.recap import Recap
 from cliplet.data.images import ImageInput
 from cliplet.data.photos import open_photos
 from cliplet.errors import InputError
@@ -71,7 +72,7 @@ def list_photos(sources: Sequence[str | Path]) -> dict[str, ImageInput]:
 
 
 def caption_photos(
-    captioner: Captioner,
+    captioner: Captioner | Recap,
     sources: Sequence[str | Path],
     config: DecodeConfig | None = None,
     progress: Callable[[int, int], object] | None = None,
@@ -79,7 +80,7 @@ def caption_photos(
     """Captions of all photos of folders, tars and files; a photo that cannot be read is listed with its reason.
 
     Args:
-        captioner: the model.
+        captioner: the model, or a captioner by retrieval.
         sources: folders, tars, photo files.
         config: how to decode; the model's own way when not given.
         progress: called with the number of photos done and of all.

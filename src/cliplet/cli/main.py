@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": ("cliplet.cli.evaluate", "Measure a metric or a model on the field's benchmarks."),
     "calibrate": ("cliplet.cli.calibrate", "Make a model's score a match between 0 and 1."),
     "df": ("cliplet.cli.df", "Count document frequencies for CIDEr and save them."),
+    "align": ("cliplet.cli.align", "Fit a map between photos and texts, without training."),
     "export": ("cliplet.cli.export", "Export a model to a folder that runs without PyTorch."),
     "distill": ("cliplet.cli.distill", "Train a small CLIP from a teacher and image-caption pairs."),
     "recipes": ("cliplet.cli.recipes", "List and copy the recipes that come with cliplet."),

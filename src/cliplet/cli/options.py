@@ -89,6 +89,13 @@ def _tokenizers() -> Iterable[str]:
     return TOKENIZERS
 
 
+def alignments() -> Iterable[str]:
+    """The methods of ``cliplet align``."""
+    from cliplet.encoders.fits import METHODS
+
+    return METHODS
+
+
 def metric_names(text: str | None) -> list[str] | None:
     """The value of ``--metrics``: None for the default, an empty list for ``none``."""
     if text is None:

@@ -40,6 +40,10 @@ class BaseEncoder:
     card: ModelCard
     raw: bool = False
     """Whether ``normalise=False`` is possible: embeddings of their own length, which some losses compare."""
+    sees: bool = True
+    """Whether it embeds images; False for one half of a dual encoder."""
+    reads: bool = True
+    """Whether it embeds texts; False for one half of a dual encoder."""
     library: str = ""
     """Whose PyTorch weights it holds: ``cliplet``, ``open_clip`` or ``transformers``; empty without any."""
     model: Any = None
@@ -178,6 +182,7 @@ class WrappedEncoder(BaseEncoder):
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = adapt(encoder)
         self.card, self.raw = self.encoder.card, self.encoder.raw
+        self.sees, self.reads = self.encoder.sees, self.encoder.reads
         self.library, self.model = self.encoder.library, self.encoder.model
 
     @property

@@ -116,6 +116,22 @@ class MatchSpec:
 
 
 @dataclass(frozen=True)
+class AlignmentSpec:
+    """That photos and texts were aligned by a fitted map (``cliplet align``); without a method they were not."""
+
+    method: str = ""
+    """``procrustes``, ``ridge``...; empty for a model without a map."""
+    photos: int = 0
+    """Photos that the map was fitted on."""
+    captions: int = 0
+    """Their captions."""
+
+    def __bool__(self) -> bool:
+        """Whether there is a map."""
+        return bool(self.method)
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What :class:`~cliplet.encoders.base.Encoder` says of itself; ``card.json`` in a model folder."""
 
@@ -131,6 +147,8 @@ class ModelCard:
     """Score scale."""
     match: MatchSpec = field(default_factory=MatchSpec)
     """How sure a cosine makes one that the caption is the photo's own."""
+    alignment: AlignmentSpec = field(default_factory=AlignmentSpec)
+    """The fitted map behind its towers, if it has one."""
     description: str = ""
     """One paragraph: what it is."""
     license: str = ""
@@ -209,7 +227,8 @@ class ModelCard:
             raise ModelError(f"{path}: {error}; export the model again, or put it right by hand") from error
 
 
-_NESTED: dict[str, Any] = {"image": ImageSpec, "text": TextSpec, "score": ScoreSpec, "match": MatchSpec}
+_NESTED: dict[str, Any] = {"image": ImageSpec, "text": TextSpec, "score": ScoreSpec, "match": MatchSpec,
+                            "alignment": AlignmentSpec}  # fmt: skip
 
 
 def _known(spec: Any, values: Any) -> dict[str, Any]:

@@ -48,11 +48,12 @@ def load(
 
     Args:
         name: nothing for the packaged model; the name of a packaged model or of one that an installed package ships
-            (:func:`installed_model`); a model folder (``image.onnx`` for
-            ONNX Runtime, or ``model.safetensors`` alone for PyTorch); ``open_clip:ViT-B-32/openai`` (any
-            architecture and tag, or weights file, of open_clip); ``hf:owner/name`` (CLIP or SigLIP of
-            Transformers); a local folder in the hub's layout, of either; ``torch:FOLDER`` (the PyTorch weights of a
-            model folder that has both forms); or ``module:attribute``, your own
+            (:func:`installed_model`); a model folder (``image.onnx`` for ONNX Runtime, or ``model.safetensors`` alone
+            for PyTorch); ``open_clip:ViT-B-32/openai`` (any architecture and tag, or weights file, of open_clip);
+            ``hf:owner/name`` (CLIP or SigLIP of Transformers); a local folder in the hub's layout, of either;
+            ``timm:NAME`` or ``timm:NAME/FILE`` (an image encoder alone) and ``st:FOLDER`` (a sentence encoder alone),
+            halves for :func:`cliplet.align`; ``torch:FOLDER`` (the PyTorch weights of a model folder that has both
+            forms); or ``module:attribute``, your own
             :class:`~cliplet.encoders.base.Encoder`, its class, or a function without arguments that makes it.
         device: where it computes: ``cpu`` (the default), ``auto`` for the best that is there, ``cuda``, ``cuda:1``,
             ``mps``; a model folder also ``coreml``, ``directml`` or ``openvino``.
@@ -196,7 +197,21 @@ def _transformers(name: str, device: str | None, precision: str | None) -> BaseE
     return TransformersEncoder.from_name(name, device or "cpu", precision=precision or "fp32")
 
 
+def _timm(name: str, device: str | None, precision: str | None) -> BaseEncoder:
+    from cliplet.encoders.timm import TimmEncoder
+
+    return placed(TimmEncoder.from_name(name), device, precision)
+
+
+def _sentence(name: str, device: str | None, precision: str | None) -> BaseEncoder:
+    from cliplet.encoders.sentence import SentenceEncoder
+
+    return placed(SentenceEncoder.from_name(name), device, precision)
+
+
 _OPENERS: dict[str, Callable[[str, str | None, str | None], BaseEncoder]] = {
+    "timm:": _timm,
+    "st:": _sentence,
     "open_clip:": _open_clip,
     "hf:": _transformers,
     "torch:": _own_torch,

@@ -27,9 +27,10 @@ def model_scores(
     preset: str = "paper",
     progress: Progress | None = None,
 ) -> tuple[Scores, dict[str, Any]]:
-    """CLIPScore, RefCLIPScore and RefMixScore of an Encoder, and the provenance of the run.
+    """CLIPScore, RefCLIPScore and RefMixScore of an Encoder (of an aligned one aCLIPScore and RefaCLIPScore too).
 
-    Photos that are missing or cannot be read give NaN; without references the reference scores are NaN.
+    With the provenance of the run. Photos that are missing or cannot be read give NaN; without references the
+    reference scores are NaN.
     """
     found, missing = photos.photos(request.images)
     rows = [i for i, photo in enumerate(found) if photo is not None]
@@ -47,6 +48,10 @@ def model_scores(
     columns = {result.preset.column: result.score}
     if result.ref_clip_score is not None and result.ref_mix_score is not None:
         columns |= {"RefCLIPScore": result.ref_clip_score, "RefMixScore": result.ref_mix_score}
+    if result.a_clip_score is not None:
+        columns["aCLIPScore"] = result.a_clip_score
+    if result.ref_a_clip_score is not None:
+        columns["RefaCLIPScore"] = result.ref_a_clip_score
     scores = {name: _spread(values, rows, len(request)) for name, values in columns.items()}
     reasons = [f"{name}: {why}" for name, why in missing.items()]
     reasons += [f"{request.images[i]}: {why}" for i, why in zip(rows, result.failures, strict=True) if why]

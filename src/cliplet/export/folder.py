@@ -18,13 +18,14 @@ from cliplet.errors import InputError
 from cliplet.export.graph import Precision, write
 from cliplet.export.parity import ParityReport, measure_parity
 from cliplet.export.same_padding import fix_same_padding
-from cliplet.export.towers import Towers, read_towers
+from cliplet.export.towers import PixelTower, TokenTower, Towers, read_towers
 
-_PRECISIONS = {
+PRECISIONS = {
     "fp32": "fp32",
     "fp16": "fp16 weights, fp32 compute",
     "int8": "int8 weights, fp32 compute",
 }
+"""What a card says of weights that are stored so."""
 
 
 def export(
@@ -95,8 +96,8 @@ def export(
 
 def _spoken(image: Precision, text: Precision, convolutions: bool, products: bool) -> str:
     """What the card says of the towers' precision."""
-    spoken_image = _PRECISIONS[image] + (" but for int8 convolutions (w8a8)" if convolutions else "")
-    spoken_text = _PRECISIONS[text] + (" but for int8 products (w8a8)" if products else "")
+    spoken_image = PRECISIONS[image] + (" but for int8 convolutions (w8a8)" if convolutions else "")
+    spoken_text = PRECISIONS[text] + (" but for int8 products (w8a8)" if products else "")
     if image == text and not convolutions and not products:
         return spoken_image
     return f"image: {spoken_image}; text: {spoken_text}"
@@ -111,25 +112,45 @@ def write_graphs(
     captions: Sequence[str] = (),
 ) -> None:
     """Write ``image.onnx`` and ``text.onnx`` into ``folder``; towers with ``photos`` or ``captions`` become w8a8."""
+    examples = [{"pixels": batch} for batch in _pixel_batches(towers, photos)]
+    write_image_graph(towers.image, towers.card.image.size, folder / "image.onnx", image, examples)
+    read = _token_batches(towers, captions)
+    context = towers.card.text.context_length
+    write_text_graph(towers.text, towers.tokenizer, context, folder / "text.onnx", text, read)
+
+
+def write_image_graph(
+    tower: PixelTower, size: int, path: Path, precision: Precision, examples: Sequence[dict[str, Any]] = ()
+) -> None:
+    """Write an image tower for uint8 pixels ``[n, size, size, 3]``; with ``examples`` of them it becomes w8a8."""
     import torch
 
-    size = towers.card.image.size
     pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
-    image_tower = towers.image.eval()
-    image_tower.body = fix_same_padding(image_tower.body, size)
-    examples = [{"pixels": batch} for batch in _pixel_batches(towers, photos)]
-    write(image_tower, {"pixels": pixels}, {"pixels": {0: "n"}}, folder / "image.onnx", image, examples)
-    encodings = towers.tokenizer.encode_batch(["a dog runs on the beach", "two people sit near a lake"])
-    length = min(towers.card.text.context_length, max(len(e.ids) for e in encodings))
+    tower = tower.eval()
+    tower.body = fix_same_padding(tower.body, size)
+    write(tower, {"pixels": pixels}, {"pixels": {0: "n"}}, path, precision, list(examples))
+
+
+def write_text_graph(
+    tower: TokenTower,
+    tokenizer: Any,
+    context: int,
+    path: Path,
+    precision: Precision,
+    examples: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Write a text tower for ids and mask ``[n, t]``; with ``examples`` of them it becomes w8a8."""
+    import torch
+
+    encodings = tokenizer.encode_batch(["a dog runs on the beach", "two people sit near a lake"])
+    length = min(context, max(len(e.ids) for e in encodings))
     ids = torch.zeros(2, length, dtype=torch.long)
     for row, encoding in enumerate(encodings):
         found = torch.tensor(encoding.ids[:length])
         ids[row, : len(found)] = found
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     axes = {name: {0: "n", 1: "t"} for name in inputs}
-    text_tower = towers.text.eval()
-    read = _token_batches(towers, captions)
-    write(text_tower, inputs, axes, folder / "text.onnx", text, read, integers="products")
+    write(tower.eval(), inputs, axes, path, precision, list(examples), integers="products")
 
 
 def _pixel_batches(towers: Towers, photos: Sequence[ImageInput]) -> list[NDArray[np.uint8]]:

@@ -111,7 +111,7 @@ def measure_parity(
     started = time.perf_counter()
     after.load()
     load_seconds = time.perf_counter() - started
-    pictures = list(photos) if photos is not None else _patterns()
+    pictures = list(photos) if photos is not None else patterns()
     sentences = list(captions) if captions is not None else list(SENTENCES)
     images = [e.encode_images(pictures).astype(np.float64) for e in (before, after)]  # each [n, d]
     texts = [e.encode_texts(sentences).astype(np.float64) for e in (before, after)]  # each [m, d]
@@ -142,7 +142,7 @@ def measure_parity(
     )
 
 
-def _patterns(count: int = 16) -> list[NDArray[np.uint8]]:
+def patterns(count: int = 16) -> list[NDArray[np.uint8]]:
     """Smooth random colour fields, the same in every run."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)

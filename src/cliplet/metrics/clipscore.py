@@ -65,6 +65,8 @@ MODEL_SCORES: dict[str, str] = {preset.column: preset.field for preset in PRESET
     "RefCLIPScore": "ref_clip_score",
     "RefMixScore": "ref_mix_score",
     "reference cosine": "reference_cosine",
+    "aCLIPScore": "a_clip_score",
+    "RefaCLIPScore": "ref_a_clip_score",
 }
 """Each score of a model and its field in rows."""
 
@@ -114,6 +116,36 @@ def ref_clip_score(cosine: ArrayLike, best_reference_cosine: ArrayLike, w: float
     reference = np.maximum(np.asarray(best_reference_cosine, dtype=np.float32), np.float32(0))
     total: Scores = image + reference
     return np.asarray(2 * image * reference / np.maximum(total, 1e-30), dtype=np.float32)
+
+
+def a_clip_score(cosine: ArrayLike) -> Scores:
+    """aCLIPScore, ``max(cos(W f_I(v), f_T(c)), 0)``: CLIPScore without its scale, of an aligned encoder.
+
+    Args:
+        cosine: cosines of caption and image after the map (``cliplet align``), ``[n]``.
+
+    Returns:
+        float32 ``[n]``, 0 to 1.
+
+    Source: ReCap (arXiv 2307.05591). **Unverified against the paper**: its scale, its centring and its prompt were not
+    at hand; here both sides are centred before the map. Values must not stand beside the paper's tables.
+    """
+    return np.maximum(np.asarray(cosine, dtype=np.float32), np.float32(0))
+
+
+def ref_a_clip_score(cosine: ArrayLike, best_reference_cosine: ArrayLike) -> Scores:
+    """RefaCLIPScore: harmonic mean of aCLIPScore and ``max(max_r cos(f_T(c), f_T(r)), 0)``, 0 where both are 0.
+
+    Args:
+        cosine: cosines of caption and image after the map, ``[n]``.
+        best_reference_cosine: largest cosine of caption and any reference in the aligned space, ``[n]``.
+
+    Returns:
+        float32 ``[n]``, 0 to 1.
+
+    Source and caution: as :func:`a_clip_score`.
+    """
+    return ref_clip_score(cosine, best_reference_cosine, w=1.0)
 
 
 def ref_mix_score(

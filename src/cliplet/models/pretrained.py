@@ -207,7 +207,7 @@ def factorise(matrix: Tensor, counts: NDArray[np.int64], rank: int) -> tuple[Ten
     return table / spread, directions * spread, mean
 
 
-def _sentence_tokenizer(model: Any) -> Any:
+def sentence_tokenizer(model: Any) -> Any:
     """The tokeniser of a model of :func:`sentence_model`, with truncation and padding."""
     from tokenizers import Tokenizer
 
@@ -230,7 +230,7 @@ def sentence_embeddings(
 
     ``quick`` products may be rounded as bf16 does (:func:`quick_products`).
     """
-    tokenizer = _sentence_tokenizer(model)
+    tokenizer = sentence_tokenizer(model)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     out = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
     for start in range(0, len(order), batch_size):

@@ -1,6 +1,6 @@
 """What scoring gives: one number a row, with what it is made of and what went wrong."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -47,6 +47,10 @@ class ScoreResult:
     """RefMixScore, float32 ``[n]``."""
     image_embeddings: Floats | None = None
     """The images' unit vectors, float32 ``[n, d]``, NaN where a row failed; None unless asked for."""
+    a_clip_score: Floats | None = None
+    """aCLIPScore, float32 ``[n]``; None for a model that was not aligned."""
+    ref_a_clip_score: Floats | None = None
+    """RefaCLIPScore, float32 ``[n]``; None for a model that was not aligned, or without references."""
     notes: list[str] = field(default_factory=list)
     """What a reader of the scores must know, such as photos whose values are suspect."""
 
@@ -68,6 +72,7 @@ class ScoreResult:
             "precision": card.precision,
             "device": self.device,
             "provider": self.provider,
+            **({"alignment": asdict(card.alignment)} if card.alignment else {}),
             "versions": versions(),
             "rows": len(self.failures),
             "failed": sum(f is not None for f in self.failures),
@@ -89,6 +94,8 @@ class ScoreResult:
         named: dict[str, Floats] = {self.preset.column: self.score}
         if self.match is not None:
             named[MATCH] = self.match
+        if self.a_clip_score is not None:
+            named["aCLIPScore"] = self.a_clip_score
         named["cosine"] = self.cosine
         if (
             self.reference_cosine is not None
@@ -100,4 +107,6 @@ class ScoreResult:
                 "RefMixScore": self.ref_mix_score,
                 "reference cosine": self.reference_cosine,
             }
+        if self.ref_a_clip_score is not None:
+            named["RefaCLIPScore"] = self.ref_a_clip_score
         return named

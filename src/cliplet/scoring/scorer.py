@@ -18,7 +18,15 @@ from cliplet.encoders.batching import encode_images_safely, encode_texts_counted
 from cliplet.encoders.card import MatchSpec
 from cliplet.encoders.registry import load, placed
 from cliplet.errors import InputError
-from cliplet.metrics.clipscore import Preset, find_preset, pair_cosines, ref_clip_score, ref_mix_score
+from cliplet.metrics.clipscore import (
+    Preset,
+    a_clip_score,
+    find_preset,
+    pair_cosines,
+    ref_a_clip_score,
+    ref_clip_score,
+    ref_mix_score,
+)
 from cliplet.scoring.inputs import Photos, check_labels, read_rows, row_count, text_pairs
 from cliplet.scoring.match import load_match, matches, without_content
 from cliplet.scoring.result import Floats, ScoreResult
@@ -292,7 +300,13 @@ class Scorer:
         notes: list[str],
         preset: Preset | None = None,
     ) -> ScoreResult:
-        preset, spec = preset or self.preset, self.encoder.card.score
+        spec = self.encoder.card.score
+        aligned: dict[str, Any] = {}
+        if preset is None and self.encoder.card.alignment:  # not for similarities of two texts or two images
+            aligned = {"a_clip_score": a_clip_score(cosine)}
+            if best is not None:
+                aligned["ref_a_clip_score"] = ref_a_clip_score(cosine, best)
+        preset = preset or self.preset
         with_references: dict[str, Any] = {
             "reference_cosine": best,
             "ref_clip_score": ref_clip_score(cosine, best, spec.w),
@@ -309,6 +323,7 @@ class Scorer:
             provider=self.encoder.provider,
             notes=notes,
             **with_references,
+            **aligned,
         )
 
 
