@@ -6,18 +6,12 @@ import tarfile
 import numpy as np
 import pytest
 
+from cliplet.classification.ensemble import class_embeddings, read_templates
+from cliplet.classification.labelled import read_class_names, read_labelled_photos
+from cliplet.classification.texts import tidy_class_name
 from cliplet.errors import InputError
 from cliplet.evaluation.model_runs import run_zeroshot
-from cliplet.evaluation.zeroshot import (
-    class_embeddings,
-    class_ranks,
-    evaluate_zeroshot,
-    read_class_names,
-    read_labelled_photos,
-    read_templates,
-    share_kept,
-    tidy_class_name,
-)
+from cliplet.evaluation.zeroshot import class_ranks, evaluate_zeroshot, share_kept
 from cliplet.statistics.resampling import Interval
 from tests.evaluation.colours import ColourEncoder, write_photos
 
@@ -50,7 +44,7 @@ def test_accuracies_by_hand(tmp_path):
 def test_ties_count_against_the_model():
     images = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
     classes = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
-    ranks, _ = class_ranks(images, classes, np.array([0, 2]))
+    ranks, _ = class_ranks(images @ classes.T, np.array([0, 2]))
     assert ranks.tolist() == [2, 1]  # the first photo's class ties with another
 
 

@@ -205,13 +205,9 @@ def zeroshot(source: str, classes: str | None, templates: str | None, labels: An
     SOURCE is a folder or tar of photos (a folder a class, or the class in the file name), or a table with image
     and label columns.
     """
+    from cliplet.classification.ensemble import DEFAULT_TEMPLATES, read_templates
+    from cliplet.classification.labelled import read_class_names, read_labelled_photos
     from cliplet.evaluation.model_runs import run_zeroshot
-    from cliplet.evaluation.zeroshot import (
-        DEFAULT_TEMPLATES,
-        read_class_names,
-        read_labelled_photos,
-        read_templates,
-    )
 
     _check_files(common)
     names = read_class_names(Path(classes)) if classes else None

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cliplet.classification.ensemble import DEFAULT_TEMPLATES
+from cliplet.classification.labelled import LabelledPhotos
 from cliplet.data.book import CaptionBook, read_book
 from cliplet.data.photos import PhotoStore
 from cliplet.data.tables import leave_out
 from cliplet.data.text import read_names
 from cliplet.encoders.base import Embeddings, Encoder
+from cliplet.encoders.embed import Progress, embed_photos, embed_texts
 from cliplet.errors import InputError
 from cliplet.evaluation.calibration import Mix, mix_captions
-from cliplet.evaluation.embed import Progress, embed_photos, embed_texts
 from cliplet.evaluation.hard_negatives import KINDS, hard_negatives
 from cliplet.evaluation.near_nouns import (
     NounLabels,
@@ -29,13 +31,7 @@ from cliplet.evaluation.near_nouns import (
 from cliplet.evaluation.pairs import PairSet, PairsResult, evaluate_pairs, read_pair_files
 from cliplet.evaluation.results import Evaluation, entry, plain_entry
 from cliplet.evaluation.retrieval import Direction, RetrievalProtocol, evaluate_retrieval
-from cliplet.evaluation.zeroshot import (
-    DEFAULT_TEMPLATES,
-    LabelledPhotos,
-    ZeroShotResult,
-    evaluate_zeroshot,
-    share_kept,
-)
+from cliplet.evaluation.zeroshot import ZeroShotResult, evaluate_zeroshot, share_kept
 from cliplet.regions.registry import make_proposer
 from cliplet.statistics.resampling import TieRule, paired_mean_test
 from cliplet.versions import versions
