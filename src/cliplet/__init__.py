@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cliplet.classification.classifier import Classifier
     from cliplet.encoders.base import Encoder
     from cliplet.encoders.card import ModelCard
     from cliplet.encoders.registry import load
@@ -28,6 +29,7 @@ _HOMES = {
     "explain": "cliplet.scoring.explain",
     "Explanation": "cliplet.scoring.explain",
     "Index": "cliplet.search.index",
+    "Classifier": "cliplet.classification.classifier",
 }
 
 __all__ = [  # noqa: RUF022 (kept in the order of use)
@@ -37,6 +39,7 @@ __all__ = [  # noqa: RUF022 (kept in the order of use)
     "explain",
     "Explanation",
     "Index",
+    "Classifier",
     "load",
     "Encoder",
     "ModelCard",

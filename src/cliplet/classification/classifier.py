@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cliplet.classification.background import Background
 from cliplet.classification.bank import TextBank, encode_texts
 from cliplet.classification.coder import Rule, TextHead, make_head
 from cliplet.classification.confidence import (
@@ -20,7 +21,7 @@ from cliplet.classification.confidence import (
     standing,
 )
 from cliplet.classification.ensemble import DEFAULT_TEMPLATES
-from cliplet.classification.fewshot import Background, Settings, ShotHead, Shots, fit_shots
+from cliplet.classification.fewshot import Settings, ShotHead, Shots, fit_shots
 from cliplet.classification.folder import State, check_model, read, save
 from cliplet.classification.photos import find_photos
 from cliplet.classification.result import Classified
@@ -89,8 +90,8 @@ class Classifier:
         self.encoder, self.model = _encoder(model)
         self.cache = cache
         self.progress = progress
-        self.unlabelled = None if unlabelled is None else self.embed(unlabelled)
-        """[u, d] unit vectors of the unlabelled photos."""
+        self.unlabelled = None if unlabelled is None else Background(self.embed(unlabelled))
+        """The unlabelled photos; a loaded classifier has none, their part in the scores is kept."""
         self.head: TextHead | ShotHead = make_head(self.bank, self.rule, self.unlabelled)
         """What scores photos."""
         self.temperature, self.calibrated = self.head.temperature, False
@@ -100,6 +101,8 @@ class Classifier:
         """Evidence from which on a photo shows a class; None: not fitted."""
         self.about: dict[str, Any] = {}
         """How it was made, for the card."""
+        if self.unlabelled is not None:
+            self.about["unlabelled photos"] = len(self.unlabelled.vectors)
 
     # ------------------------------------------------------------ texts
     @cached_property
@@ -259,8 +262,7 @@ class Classifier:
         """
         vectors, numbers = self._labelled(photos, self.numbers(labels))
         text = make_head(self.bank, self.rule, self.unlabelled)
-        background = None if self.unlabelled is None else Background(self.unlabelled)
-        shots = Shots(vectors, numbers, len(self.classes), background, text, self.bank)
+        shots = Shots(vectors, numbers, len(self.classes), self.unlabelled, text, self.bank)
         self.head = fit_shots(shots, adapter, settings, self.names)
         self.temperature, self.calibrated = self.head.temperature, False
         self.none_cut = self.several_cut = None
@@ -363,6 +365,7 @@ class Classifier:
         for field in fields(State):
             if field.name not in _OF_MODEL:
                 setattr(found, field.name, getattr(state, field.name))
+        found.unlabelled = None
         return found
 
 

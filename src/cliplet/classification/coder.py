@@ -18,21 +18,22 @@ class has of it; ``per_text`` gives the mean over texts above. Not compared with
 others.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cliplet.classification.background import Background
 from cliplet.classification.bank import TEXT_KINDS, TextBank
 from cliplet.encoders.base import Embeddings
 from cliplet.errors import InputError
 
 Standardise = Literal["none", "mean", "spread"]
+Synonyms = Literal["best", "mean", "none"]
 Floats32 = NDArray[np.float32]
 TOP = 5
 """Classes among which the second stage chooses."""
-TEXTS_AT_ONCE = 2048
 CLIP_TEMPERATURE = 0.01
 """In cosines: the logit scale of 100 that CLIP's training ends at."""
 
@@ -49,8 +50,8 @@ class Rule:
     """Weight of the mean of the analogues."""
     sentences: float = 1.0
     """Weight of the mean of the sentences."""
-    best_name: bool = True
-    """Whether the best of a class's name and synonyms counts, or their mean."""
+    synonyms: Synonyms = "best"
+    """What counts of a class's name and synonyms: the ``best``, their ``mean``, or ``none`` but the name."""
     per_text: bool = False
     """Whether the weights are those of single texts, as CODER counts them, not of kinds."""
     standardise: Standardise = "spread"
@@ -69,16 +70,8 @@ class Rule:
             raise InputError("a rule needs one weight above 0")
         if self.standardise not in get_args(Standardise):
             raise InputError(f"standardise must be one of {', '.join(get_args(Standardise))}")
-
-
-def moments(texts: Embeddings, photos: Embeddings) -> tuple[Floats32, Floats32]:
-    """Mean and standard deviation [texts] of each text's cosines to unlabelled photos [photos, d]."""
-    means, spreads = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        cosines = photos @ texts[start : start + TEXTS_AT_ONCE].T
-        means.append(cosines.mean(axis=0))
-        spreads.append(cosines.std(axis=0))
-    return np.concatenate(means), np.maximum(np.concatenate(spreads), 1e-6)
+        if self.synonyms not in get_args(Synonyms):
+            raise InputError(f"synonyms must be one of {', '.join(get_args(Synonyms))}")
 
 
 @dataclass(frozen=True)
@@ -163,14 +156,16 @@ class TextHead:
         return {k: v for k, v in self.__dict__.items() if isinstance(v, np.ndarray)}
 
 
-def make_head(bank: TextBank, rule: Rule, unlabelled: Embeddings | None = None) -> TextHead:
+def make_head(bank: TextBank, rule: Rule, unlabelled: Background | None = None) -> TextHead:
     """Join the texts of all classes into a few matrices.
 
     Args:
         bank: their vectors.
         rule: how they count.
-        unlabelled: unit vectors [n, d] of photos for the standardisation; without them there is none.
+        unlabelled: photos for the standardisation; without them there is none.
     """
+    if rule.synonyms == "none":
+        bank = replace(bank, names=bank.own_names, name_class=np.arange(bank.classes))
     names, name_shift = _standardised(bank.names, rule, unlabelled)
     texts, text_shift = _standardised(bank.texts, rule, unlabelled)
     pairs, pair_shift = _standardised(bank.pairs, rule, unlabelled)
@@ -179,7 +174,7 @@ def make_head(bank: TextBank, rule: Rule, unlabelled: Embeddings | None = None) 
     linear, bias = _sums(texts * text_weight[:, None], text_shift * text_weight, bank.text_class, count)
     counts = np.bincount(bank.name_class, minlength=count)
     best, best_shift = names[:0], name_shift[:0]
-    if rule.best_name and counts.max() > 1:
+    if rule.synonyms == "best" and counts.max() > 1:
         best, best_shift = (v * (name_weight * counts)[bank.name_class][(...,) + (None,) * (v.ndim - 1)]
                             for v in (names, name_shift))  # fmt: skip
     else:
@@ -208,12 +203,12 @@ def make_head(bank: TextBank, rule: Rule, unlabelled: Embeddings | None = None) 
 
 
 def _standardised(
-    vectors: Embeddings, rule: Rule, unlabelled: Embeddings | None
+    vectors: Embeddings, rule: Rule, unlabelled: Background | None
 ) -> tuple[Floats32, Floats32]:
     """Vectors and shifts such that ``x @ vector + shift`` is the standardised cosine."""
     if unlabelled is None or rule.standardise == "none":
         return vectors, np.zeros(len(vectors), dtype=np.float32)
-    mean, spread = moments(vectors, unlabelled)
+    mean, spread = unlabelled.moments(vectors)
     if rule.standardise == "mean":
         spread = np.ones_like(spread)
     return vectors / spread[:, None], -mean / spread

@@ -19,13 +19,13 @@ a photo's unit vector x becomes ``q = unit((x - centre) @ map)``, and its scores
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cliplet.classification.background import Background
 from cliplet.classification.bank import TextBank
 from cliplet.classification.coder import TextHead
 from cliplet.classification.confidence import softmax
@@ -39,32 +39,6 @@ Floats32 = NDArray[np.float32]
 Settings = Mapping[str, float]
 ROUNDS = 5
 FOLDS = 4
-
-
-class Background:
-    """Photos without labels, with what adapters need of them computed once."""
-
-    def __init__(self, vectors: Embeddings) -> None:
-        self.vectors = vectors
-        """[u, d] unit vectors."""
-
-    @cached_property
-    def centre(self) -> Floats32:
-        """[d] their mean."""
-        return np.asarray(self.vectors.mean(axis=0), dtype=np.float32)
-
-    @cached_property
-    def _spectrum(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        moved = (self.vectors - self.centre).astype(np.float64)
-        values, axes = np.linalg.eigh(moved.T @ moved / max(1, len(moved) - 1))
-        return np.maximum(values, 0), axes
-
-    def whitening(self, shrink: float) -> Floats32:
-        """[d, d]: ``(S + shrink * tr(S)/d * I)^(-1/2)`` up to a rotation, with the covariance S of the photos."""
-        values, axes = self._spectrum
-        return np.asarray(
-            axes / np.sqrt(values + shrink * max(float(values.mean()), 1e-12)), dtype=np.float32
-        )
 
 
 @dataclass(frozen=True)

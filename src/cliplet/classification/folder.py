@@ -57,11 +57,11 @@ class State:
     """Vectors of the texts."""
     background: Embeddings
     """Vectors of the everyday sentences."""
-    unlabelled: Embeddings | None
-    """Vectors of the unlabelled photos."""
 
 
-PLAIN = ("model", "fingerprint", "model_source", "temperature", "calibrated", "none_cut", "several_cut", "about", "notes")  # fmt: skip
+PLAIN = (
+    "model", "fingerprint", "model_source", "temperature", "calibrated", "none_cut", "several_cut", "about", "notes",
+)  # fmt: skip
 
 
 def save(state: State, folder: str | Path) -> None:
@@ -100,8 +100,6 @@ def save(state: State, folder: str | Path) -> None:
 def _arrays(state: State, text: TextHead | None) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {f"bank.{name}": getattr(state.bank, name) for name in BANK}
     arrays["background"] = state.background
-    if state.unlabelled is not None:
-        arrays["unlabelled"] = state.unlabelled
     if text is not None:
         arrays |= {f"text.{name}": value for name, value in text.arrays().items()}
     if isinstance(state.head, ShotHead):
@@ -141,7 +139,6 @@ def read(folder: str | Path) -> State:
             head=_head(card, arrays),
             bank=TextBank(len(card["classes"]), **{name: arrays[f"bank.{name}"] for name in BANK}),
             background=arrays["background"],
-            unlabelled=arrays.get("unlabelled"),
         )
     except FileNotFoundError as error:
         raise ModelError(f"{folder} is no classifier's folder: {error.filename} is missing") from None

@@ -77,7 +77,7 @@ def read_labels(path: str | Path) -> tuple[list[ClassTexts], list[str]]:
         rows = _json_labels(path)
     else:
         rows = [
-            (f"line {number}", [part.strip() for part in re.split(r"[,|]", line)])
+            (f"class {number}", [part.strip() for part in re.split(r"[,|]", line)])
             for number, line in enumerate(read_names(path, "class names"), 1)
         ]
     return make_classes([names for _, names in rows], [f"{path}, {where}" for where, _ in rows])
