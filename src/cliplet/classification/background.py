@@ -1,13 +1,22 @@
 """Photos without labels: what their vectors say of texts and of the space, computed once."""
 
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.encoders.base import Embeddings
+from cliplet.encoders.base import Embeddings, unit_norm
 
 Floats32 = NDArray[np.float32]
+
+
+class Head(Protocol):
+    """What scores photos."""
+
+    def scores(self, photos: Embeddings) -> Floats32:
+        """[n, C] for unit vectors [n, d]."""
+        ...
 
 
 class Background:
@@ -16,6 +25,9 @@ class Background:
     def __init__(self, vectors: Embeddings) -> None:
         self.vectors = vectors
         """[u, d] unit vectors."""
+
+        self._whitened: dict[float, tuple[Floats32, Floats32]] = {}
+        self._scored: tuple[object, Floats32] | None = None
 
     @cached_property
     def centre(self) -> Floats32:
@@ -38,9 +50,18 @@ class Background:
         spread = np.sqrt(np.maximum(((texts @ self.covariance) * texts).sum(axis=1), 1e-12))
         return texts @ self.centre, np.asarray(spread, dtype=np.float32)
 
-    def whitening(self, shrink: float) -> Floats32:
-        """[d, d]: ``(S + shrink * tr(S)/d * I)^(-1/2)`` up to a rotation, with the covariance S of the photos."""
-        values, axes = self._spectrum
-        return np.asarray(
-            axes / np.sqrt(values + shrink * max(float(values.mean()), 1e-12)), dtype=np.float32
-        )
+    def whitened(self, shrink: float) -> tuple[Floats32, Floats32]:
+        """The map [d, d] ``(S + shrink * tr(S)/d * I)^(-1/2)``, up to a rotation, with the covariance S of the photos;
+        and the photos [u, d] by it, less their mean and scaled to length 1."""
+        if shrink not in self._whitened:
+            values, axes = self._spectrum
+            scale = np.sqrt(values + shrink * max(float(values.mean()), 1e-12))
+            matrix = np.asarray(axes / scale, dtype=np.float32)
+            self._whitened[shrink] = matrix, unit_norm((self.vectors - self.centre) @ matrix)
+        return self._whitened[shrink]
+
+    def scores(self, head: Head) -> Floats32:
+        """[u, C] the photos' scores by a head; those of the last one are kept."""
+        if self._scored is None or self._scored[0] is not head:
+            self._scored = head, head.scores(self.vectors)
+        return self._scored[1]

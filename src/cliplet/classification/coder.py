@@ -134,8 +134,11 @@ class TextHead:
         lead = self._lead(photos[near], order[near], scores.shape[1])  # [near, top]
         # scores of the first stage break ties of the second, as where no two classes have texts
         place = np.argsort(-lead, axis=1, kind="stable")
+        dealt = values[near]
+        for i in range(1, top):  # equal scores would hide the new order
+            dealt[:, i] = np.minimum(dealt[:, i], np.nextafter(dealt[:, i - 1], np.float32(-np.inf)))
         found = scores.copy()
-        found[near[:, None], np.take_along_axis(order[near], place, axis=1)] = values[near]
+        found[near[:, None], np.take_along_axis(order[near], place, axis=1)] = dealt
         return found
 
     def _lead(self, photos: Embeddings, order: NDArray[np.int64], classes: int) -> Floats32:

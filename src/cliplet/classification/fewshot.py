@@ -163,10 +163,10 @@ def _tip(shots: Shots, settings: Settings) -> ShotHead:
 
 def _soft_kmeans(shots: Shots, settings: Settings) -> ShotHead:
     background = shots.background
-    others, centre, matrix = background.vectors, background.centre, background.whitening(settings["shrink"])
-    own, free = (transformed(v, centre, matrix) for v in (shots.vectors, others))
+    matrix, free = background.whitened(settings["shrink"])
+    own = transformed(shots.vectors, background.centre, matrix)
     text, scale = _text_prior(shots, settings["text"])
-    prior = np.float32(0) if text is None else (text.scores(others) - scale[0]) * scale[1]
+    prior = np.float32(0) if text is None else (background.scores(text) - scale[0]) * scale[1]
     known = _class_means(own, shots.labels, shots.classes)
     prototypes = unit_norm(known)
     for _ in range(ROUNDS if shots.unlabelled else 0):
@@ -174,7 +174,13 @@ def _soft_kmeans(shots: Shots, settings: Settings) -> ShotHead:
         average = soft.T @ free / np.float32(len(free) / shots.classes)
         prototypes = unit_norm(known + np.float32(settings["pull"]) * average)
     return ShotHead(
-        "soft-kmeans", dict(settings), prototypes, centre=centre, map=matrix, text=text, text_scale=scale
+        "soft-kmeans",
+        dict(settings),
+        prototypes,
+        centre=background.centre,
+        map=matrix,
+        text=text,
+        text_scale=scale,
     )
 
 
@@ -182,7 +188,7 @@ def _text_prior(shots: Shots, weight: float) -> tuple[TextHead | None, tuple[flo
     """The text head, and mean and weight that standardise its scores over the background photos."""
     if shots.text is None or weight <= 0:
         return None, (0.0, 1.0)
-    scores = shots.text.scores(shots.background.vectors)
+    scores = shots.background.scores(shots.text)
     return shots.text, (float(scores.mean()), weight / max(float(scores.std()), 1e-6))
 
 

@@ -115,7 +115,7 @@ def make_classes(
     """
     if isinstance(names, str):
         raise InputError(f"class names must be a list, not the text {shown(names)}")
-    rows = [[name] if isinstance(name, str) else list(name) for name in names]
+    rows = [list(name) if isinstance(name, (list, tuple)) else [name] for name in names]
     if not rows:
         raise InputError("there are no classes: give at least one name")
     merged: dict[str, dict[str, str]] = {}
