@@ -38,10 +38,13 @@ class Lite0MiniLM:
         )  # fmt: skip
 
     def features(self, photos: Sequence[Any]) -> np.ndarray:
+        """Pooled features [n, 1280]."""
         blocks = []
         for start in range(0, len(photos), 32):
             images = [load_rgb(p).resize((224, 224), 3) for p in photos[start : start + 32]]
-            pixels = self.torch.from_numpy(np.stack([np.asarray(i, dtype=np.float32) for i in images]) / 127.5 - 1)
+            pixels = self.torch.from_numpy(
+                np.stack([np.asarray(i, dtype=np.float32) for i in images]) / 127.5 - 1
+            )
             with self.torch.inference_mode():
                 maps = self.net.forward_features(
                     pixels.permute(0, 3, 1, 2).contiguous(memory_format=self.torch.channels_last)
@@ -50,20 +53,24 @@ class Lite0MiniLM:
         return np.concatenate(blocks)
 
     def join(self, features: np.ndarray, targets: np.ndarray, centre: np.ndarray) -> None:
+        """Fit the ridge from features to centred caption vectors."""
         self.mean, self.spread = features.mean(axis=0), features.std(axis=0) + 1e-6
         x = (features - self.mean) / self.spread
         self.map = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ targets)
         self.centre = centre
 
     def encode_images(self, images: Sequence[Any]) -> Embeddings:
+        """Photos in the text space."""
         return unit_norm((self.features(images) - self.mean) / self.spread @ self.map)
 
     def text(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit sentence vectors, not centred."""
         from cliplet.models.pretrained import sentence_embeddings
 
         return unit_norm(sentence_embeddings(self.sentences, list(texts), quick=False))
 
     def encode_texts(self, texts: Sequence[str]) -> Embeddings:
+        """Texts, centred by the mean caption."""
         return unit_norm(self.text(texts) - self.centre)
 
 

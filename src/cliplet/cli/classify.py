@@ -71,7 +71,7 @@ def classify(photos: str, labels: str | None, out: str | None, save: str | None,
 
     \b
     cliplet classify photos/ --labels animals.txt --out classes/
-    cliplet classify photos/ --labels animals.txt --texts said.json --unlabelled photos/
+    cliplet classify photos/ --labels animals.txt --texts said.json
     cliplet classify photos/ --shots labelled/ --save animals/
     cliplet classify new.jpg --labels animals/
 

@@ -67,7 +67,9 @@ class FewShotResult:
 
     def row(self) -> dict[str, Any]:
         """Its numbers, times 100."""
-        low, high = (math.nan, math.nan) if self.difference is None else (self.difference.low, self.difference.high)
+        low, high = (
+            (math.nan, math.nan) if self.difference is None else (self.difference.low, self.difference.high)
+        )
         return {
             "adapter": self.adapter,
             "shots": self.shots,
@@ -161,7 +163,13 @@ def settings_inside(train: Shots, adapter: Adapter, shots: int, seed: int = 0) -
 
 
 def _right(
-    train: Shots, adapter: Adapter, settings: dict[str, float], data: FewShotData, shots: int, draws: int, seed: int
+    train: Shots,
+    adapter: Adapter,
+    settings: dict[str, float],
+    data: FewShotData,
+    shots: int,
+    draws: int,
+    seed: int,
 ) -> NDArray[np.float64]:
     """[draws, m] which test photos are right."""
     rows = []
