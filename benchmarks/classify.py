@@ -385,12 +385,11 @@ def speed_part(data: Data) -> list[dict[str, Any]]:
     """1,000 photos x 1,000 classes x one and seven prompts, cold and warm, beside the encoding of the photos alone."""
     import tempfile
 
-    import timm.data
+    from cliplet.models.pretrained import imagenet_names
 
     tar = PhotoTar(data.root / "flickr8k/images_train.tar")
     photos = [tar.get(name) for name in tar.names()[:1000]]
-    info = timm.data.ImageNetInfo("imagenet-1k")
-    names = [ClassTexts(str(info.index_to_description(i)).split(",")[0]) for i in range(1000)]
+    names = [ClassTexts(name) for name in imagenet_names()]
     rows = []
     data.encoder.encode_images(photos[:64])
     for templates in (DEFAULT_TEMPLATES, SEVEN_TEMPLATES):

@@ -254,7 +254,7 @@ def fewshot(train: str, test: str | None, labels: Any, shots: str, draws: int, a
 
     \b
     cliplet evaluate fewshot train/ --test test/ --unlabelled
-    cliplet evaluate fewshot photos.tar --labels name --shots 1,4 --adapters probe,soft-kmeans
+    cliplet evaluate fewshot photos.tar --labels name --adapters probe,tip
 
     TRAIN is a folder or tar of photos (a folder a class, or the class in the file name), or a table with image and
     label columns. Settings are chosen inside TRAIN.
