@@ -286,14 +286,25 @@ def shots_part(data: Data) -> list[dict[str, Any]]:
     from cliplet.evaluation.fewshot import FewShotData, evaluate_fewshot
 
     (train, train_labels), (val, val_labels) = data.ucm("train"), data.ucm("val")
-    classifier = Classifier(ucm_texts(data), data.encoder, rule=Rule(gate=0), unlabelled=train, cache=False)
+    some = np.random.default_rng(0).permutation(len(train))[:420]
     alone = FewShotData(train, train_labels, val, val_labels, data.ucm_names)
+    every, kmeans = None, ["soft-kmeans"]
     rows = []
-    for kind, given in (("with 1,680 unlabelled", classifier), ("labelled photos alone", None)):
-        for result in evaluate_fewshot(alone, (1, 2, 4, 8, 16), draws=10, classifier=given):
-            row = {"model": data.name, "photos": kind, **result.row()}
-            rows.append(row)
-            print(row, flush=True)
+    for kind, unlabelled, texts, adapters in (
+        ("1,680 unlabelled, texts", train, ucm_texts(data), every),
+        ("1,680 unlabelled, names alone", train, [ClassTexts(n) for n in data.ucm_names], kmeans),
+        ("420 unlabelled, texts", train[some], ucm_texts(data), kmeans),
+        ("labelled photos and texts", None, ucm_texts(data), ["soft-kmeans", "tip"]),
+        ("labelled photos alone", None, None, every),
+    ):
+        classifier = None
+        if texts is not None:
+            classifier = Classifier(
+                texts, data.encoder, rule=Rule(gate=0), unlabelled=unlabelled, cache=False
+            )
+        for result in evaluate_fewshot(alone, (1, 2, 4, 8, 16), 10, adapters, classifier, RESAMPLES):
+            rows.append({"model": data.name, "photos": kind, **result.row()})
+            print(rows[-1], flush=True)
     return rows
 
 
