@@ -289,7 +289,8 @@ def shots_part(data: Data) -> list[dict[str, Any]]:
     some = np.random.default_rng(0).permutation(len(train))[:420]
     alone = FewShotData(train, train_labels, val, val_labels, data.ucm_names)
     every, kmeans = None, ["soft-kmeans"]
-    rows = []
+    rows: list[dict[str, Any]] = []
+    kept: dict[int, Any] = {}
     for kind, unlabelled, texts, adapters in (
         ("1,680 unlabelled, texts", train, ucm_texts(data), every),
         ("1,680 unlabelled, names alone", train, [ClassTexts(n) for n in data.ucm_names], kmeans),
@@ -302,7 +303,9 @@ def shots_part(data: Data) -> list[dict[str, Any]]:
             classifier = Classifier(
                 texts, data.encoder, rule=Rule(gate=0), unlabelled=unlabelled, cache=False
             )
-        for result in evaluate_fewshot(alone, (1, 2, 4, 8, 16), 10, adapters, classifier, RESAMPLES):
+        for result in evaluate_fewshot(
+            alone, (1, 2, 4, 8, 16), 10, adapters, classifier, RESAMPLES, kept=kept
+        ):
             rows.append({"model": data.name, "photos": kind, **result.row()})
             print(rows[-1], flush=True)
     return rows

@@ -333,8 +333,12 @@ class Classifier:
             "calibrated": self.calibrated,
             "several_cut": several_cut,
             "none_cut": none_cut,
-            "versions": versions(),
+            "versions": self._versions,
         }
+
+    @cached_property
+    def _versions(self) -> dict[str, str]:
+        return versions()  # reading them takes longer than a photo
 
     def save(self, folder: str | Path) -> None:
         """Write it as a folder: card, texts, vectors and settings (:mod:`cliplet.classification.folder`).

@@ -100,6 +100,7 @@ def evaluate_fewshot(
     resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
+    kept: dict[int, tuple[NDArray[np.float64], dict[str, float]]] | None = None,
 ) -> list[FewShotResult]:
     """Accuracies of adapters on draws of labelled photos.
 
@@ -113,6 +114,7 @@ def evaluate_fewshot(
         resamples: of the intervals and of the test.
         seed: of all draws.
         progress: called with (done, total) of the pairs of adapter and number of photos.
+        kept: what the baseline got, kept from one call to the next on the same data, draws and seed.
 
     Raises:
         InputError: an unknown adapter, or a class with fewer train photos than shots.
@@ -127,12 +129,17 @@ def evaluate_fewshot(
         text = make_head(classifier.bank, classifier.rule, classifier.unlabelled)
         bank, unlabelled = classifier.bank, classifier.unlabelled
     everything = Shots(data.train, data.train_labels, len(data.classes), unlabelled, text, bank)
-    results, done = [], 0
+    results, done, kept = [], 0, {} if kept is None else kept
     for k in shots:
         baseline = None
         for name in chosen:
-            settings = settings_inside(everything, ADAPTERS[name], k, seed)
-            right = _right(everything, ADAPTERS[name], settings, data, k, draws, seed)
+            if name == BASELINE and k in kept:
+                right, settings = kept[k]
+            else:
+                settings = settings_inside(everything, ADAPTERS[name], k, seed)
+                right = _right(everything, ADAPTERS[name], settings, data, k, draws, seed)
+            if name == BASELINE:
+                kept[k] = right, settings
             results.append(_result(name, k, right, settings, baseline, resamples, seed))
             baseline = right if baseline is None else baseline
             done += 1
