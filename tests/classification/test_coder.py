@@ -124,3 +124,8 @@ def test_a_text_for_one_side_alone_says_nothing():
 def test_rules_that_cannot_be(wrong):
     with pytest.raises(InputError):
         Rule(**wrong)
+
+
+def test_one_photo_has_no_spread():
+    with pytest.raises(InputError, match="no spread"):
+        Background(PHOTOS[:1])

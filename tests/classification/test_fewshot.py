@@ -98,6 +98,7 @@ def test_one_class_and_single_photos(name):
     head = fit_shots(Shots(x, np.zeros(4, dtype=np.int64), 1), name)
     assert head.scores(x).shape == (4, 1)
     assert np.isfinite(head.scores(x)).all()
+    assert np.isfinite(fit_shots(Shots(x[:1], np.zeros(1, dtype=np.int64), 1), name).scores(x)).all()
     three = Shots(x[:3], np.arange(3), 3)
     assert fit_shots(three, name).scores(x[:3]).argmax(axis=1).tolist() == [0, 1, 2]
     assert chosen_settings(three, ADAPTERS[name]) == ADAPTERS[name].choices()[0]

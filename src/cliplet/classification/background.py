@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.encoders.base import Embeddings, unit_norm
+from cliplet.errors import InputError
 
 Floats32 = NDArray[np.float32]
 
@@ -23,6 +24,11 @@ class Background:
     """Unlabelled photos of the kind that will be classified."""
 
     def __init__(self, vectors: Embeddings) -> None:
+        """Raises InputError for fewer than two photos: they have no spread."""
+        if len(vectors) < 2:
+            raise InputError(
+                "one unlabelled photo has no spread to standardise by: give at least two, better hundreds"
+            )
         self.vectors = vectors
         """[u, d] unit vectors."""
 
@@ -51,7 +57,7 @@ class Background:
         for known, found in self._moments:
             if known is texts:  # the same texts under another rule
                 return found
-        spread = np.sqrt(np.maximum(((texts @ self.covariance) * texts).sum(axis=1), 1e-12))
+        spread = np.sqrt(np.maximum(((texts @ self.covariance) * texts).sum(axis=1), 1e-8))
         found = texts @ self.centre, np.asarray(spread, dtype=np.float32)
         self._moments = [*self._moments[-7:], (texts, found)]
         return found

@@ -61,7 +61,8 @@ class Shots:
     @property
     def background(self) -> Background:
         """The unlabelled photos, else the labelled ones."""
-        return self.unlabelled or Background(self.vectors)
+        twice = len(self.vectors) < 2  # a single photo is its own mean
+        return self.unlabelled or Background(np.repeat(self.vectors, 2, axis=0) if twice else self.vectors)
 
     def only(self, rows: NDArray[Any]) -> "Shots":
         """Some of the labelled photos."""
@@ -212,7 +213,7 @@ ADAPTERS: dict[str, Adapter] = table(
     (
         Adapter(
             "soft-kmeans", _soft_kmeans,
-            {"shrink": (0.3, 0.1, 1.0), "temperature": (0.05, 0.1), "text": (0.3, 0.0, 0.6), "pull": (3.0, 1.0, 10.0)},
+            {"shrink": (0.3, 0.1, 1.0), "temperature": (0.05, 0.1), "text": (0.3, 0.0, 0.6), "pull": (10.0, 3.0, 1.0)},
         ),
         Adapter("mean", _mean),
         Adapter("probe", _probe, {"strength": (10.0, 0.1, 1.0, 100.0, 1000.0, 10000.0)}),
