@@ -15,7 +15,7 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -183,13 +183,13 @@ class Arm:
     """A way to use texts, its banks by templates, and the rules to choose from."""
 
     name: str
-    banks: dict[str, TextBank]
+    banks: Callable[[], dict[str, TextBank]]
     rules: list[Rule]
 
 
-def heads(arm: Arm, background: Background) -> dict[tuple[str, Rule], TextHead]:
-    found = {}
-    for templates, bank in arm.banks.items():
+def heads(arm: Arm, background: Background) -> Iterator[tuple[str, TextHead]]:
+    """The name and head of every rule that an arm may choose."""
+    for templates, bank in arm.banks().items():
         kinds = set(bank.text_kind.tolist())
         for rule in arm.rules:
             idle = (
@@ -198,20 +198,22 @@ def heads(arm: Arm, background: Background) -> dict[tuple[str, Rule], TextHead]:
                 or (len(bank.names) == bank.classes and rule.synonyms != "none")
             )  # fmt: skip
             if not idle or len(arm.rules) == 1:
-                found[templates, rule] = make_head(bank, rule, background)
-    return found
+                yield f"{templates}: {_short(rule)}", make_head(bank, rule, background)
 
 
-def choose(
-    arm: Arm, background: Background, photos: np.ndarray, labels: np.ndarray
-) -> tuple[str, Rule, TextHead, float]:
-    """The first rule with the highest accuracy on the photos that may choose."""
-    best: Any = (-1.0,)
-    for (templates, rule), head in heads(arm, background).items():
-        right = float((head.scores(photos).argmax(axis=1) == labels).mean())
-        if right > best[0]:
-            best = (right, templates, rule, head)
-    return best[1], best[2], best[3], best[0]
+def choose(arm: Arm, background: Background, splits: list[Any]) -> dict[str, Any]:
+    """The photos that are right by the first rule with the highest accuracy on those that may choose; the rules."""
+    best: list[Any] = [(-1.0, "", None)] * len(splits)
+    for name, head in heads(arm, background):
+        for i, (photos, labels, *_) in enumerate(splits):
+            share = float((head.scores(photos).argmax(axis=1) == labels).mean())
+            best[i] = max(best[i], (share, name, head), key=lambda found: found[0])
+    right = [
+        hit
+        for (*_, head), (*_, reported, truth) in zip(best, splits, strict=True)
+        for hit in (head.scores(reported).argmax(axis=1) == truth).tolist()
+    ]
+    return {"right": right, "rules": [name for _, name, _ in best]}
 
 
 def arms_of(
@@ -219,9 +221,11 @@ def arms_of(
 ) -> list[Arm]:
     names = [ClassTexts(c.name) for c in classes]
 
-    def banks(of: list[ClassTexts], templates: Sequence[str] = ("one", "seven")) -> dict[str, TextBank]:
+    def banks(
+        of: list[ClassTexts], templates: Sequence[str] = ("one", "seven")
+    ) -> Callable[[], dict[str, TextBank]]:
         prompts = {"one": DEFAULT_TEMPLATES, "seven": SEVEN_TEMPLATES}
-        return {t: encode_texts(data.encoder, of, prompts[t]) for t in templates}
+        return lambda: {t: encode_texts(data.encoder, of, prompts[t]) for t in templates}
 
     plain = Rule(standardise="none", gate=0)
     alone = [Rule(standardise=z, synonyms="none", gate=0) for z in ("none", "mean", "spread")]
@@ -269,12 +273,8 @@ def table(
 ) -> list[dict[str, Any]]:
     rows, base, tests = [], None, []
     for arm in arms:
-        right, rules = [], []
-        for photos, labels, reported, truth in splits:
-            templates, rule, head, _ = choose(arm, background, photos, labels)
-            right.append(head.scores(reported).argmax(axis=1) == truth)
-            rules.append(f"{templates}: {_short(rule)}")
-        joined = np.concatenate(right).astype(float)
+        found = data.kept(f"{name}, {arm.name}", lambda arm=arm: choose(arm, background, splits))
+        joined, rules = np.array(found["right"], dtype=float), found["rules"]
         base = joined if base is None else base
         test = paired_mean_test(joined, base, resamples=RESAMPLES, seed=0)
         tests.append(test.p_value)
