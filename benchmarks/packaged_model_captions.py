@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cliplet.data.photos import PhotoStore
 from cliplet.encoders.base import Encoder
+from cliplet.encoders.embed import embed_photos, embed_texts
 from cliplet.evaluation.calibration import Mix, calibrate, calibration_error, mix_captions
-from cliplet.evaluation.embed import embed_photos, embed_texts
 from cliplet.evaluation.hard_negatives import hard_negatives, mentioned
 from cliplet.evaluation.model_runs import RetrievalSet, embed_captioned_photos, made_pairs
 from cliplet.evaluation.pairs import CaptionPair, PairSet, evaluate_pairs

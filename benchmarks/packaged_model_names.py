@@ -9,14 +9,15 @@ from benchmarks.packaged_model_captions import recalls
 from benchmarks.packaged_model_data import BARE, LEAST, Data, Measure, blind, share
 from numpy.typing import NDArray
 
+from cliplet.classification.labelled import LabelledPhotos, read_labelled_photos
 from cliplet.data.images import open_image
 from cliplet.data.photos import PhotoStore
 from cliplet.encoders.base import Encoder
+from cliplet.encoders.embed import embed_photos, embed_texts
 from cliplet.errors import MissingExtraError
-from cliplet.evaluation.embed import embed_photos, embed_texts
 from cliplet.evaluation.model_runs import embed_captioned_photos, labelled_nouns
 from cliplet.evaluation.near_nouns import FALLS_ON, TEMPLATE, NounPhoto, evaluate_near_nouns, from_detector
-from cliplet.evaluation.zeroshot import LabelledPhotos, evaluate_zeroshot, read_labelled_photos
+from cliplet.evaluation.zeroshot import evaluate_zeroshot
 
 KEPT_OUT = 100
 """ImageNet classes whose names are kept out of training."""

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cliplet.classification.classifier import Classifier
     from cliplet.encoders.aligned import align
     from cliplet.encoders.base import Encoder
     from cliplet.encoders.card import ModelCard
@@ -30,6 +31,7 @@ _HOMES = {
     "explain": "cliplet.scoring.explain",
     "Explanation": "cliplet.scoring.explain",
     "Index": "cliplet.search.index",
+    "Classifier": "cliplet.classification.classifier",
 }
 
 __all__ = [  # noqa: RUF022 (kept in the order of use)
@@ -39,6 +41,7 @@ __all__ = [  # noqa: RUF022 (kept in the order of use)
     "explain",
     "Explanation",
     "Index",
+    "Classifier",
     "load",
     "align",
     "Encoder",

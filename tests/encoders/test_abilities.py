@@ -13,9 +13,9 @@ from cliplet.encoders.base import BaseEncoder, adapt, unit_norm
 from cliplet.encoders.batching import BatchedEncoder, encode_images_safely, encode_texts_safely
 from cliplet.encoders.cache import CachedEncoder, EmbeddingCache
 from cliplet.encoders.card import ModelCard
+from cliplet.encoders.embed import embed_texts
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.errors import InputError, ModelError
-from cliplet.evaluation.embed import embed_texts
 from cliplet.scoring.scorer import Scorer
 from tests.tiny_model import build_tiny_model
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from cliplet.classification.labelled import read_labelled_photos
 from cliplet.data.book import read_book
 from cliplet.data.photos import PhotoStore
 from cliplet.errors import InputError
@@ -13,7 +14,6 @@ from cliplet.evaluation.human import ScoreRequest
 from cliplet.evaluation.judgements import read_foil, read_rated_table, read_thumb
 from cliplet.evaluation.pairs import read_pair_files
 from cliplet.evaluation.scores import file_scores
-from cliplet.evaluation.zeroshot import read_labelled_photos
 from tests.evaluation.colours import jpeg
 
 TOKEN = 'a.jpg#0\tA red dog .\na.jpg#1\tRed animal .\nb.jpg#0\tA blue cat .\nb.jpg#1\tBlue, "quoted .\n'

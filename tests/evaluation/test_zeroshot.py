@@ -6,18 +6,12 @@ import tarfile
 import numpy as np
 import pytest
 
+from cliplet.classification.ensemble import class_embeddings, read_templates
+from cliplet.classification.labelled import read_class_names, read_labelled_photos
+from cliplet.classification.texts import tidy_class_name
 from cliplet.errors import InputError
-from cliplet.evaluation.model_runs import run_zeroshot
-from cliplet.evaluation.zeroshot import (
-    class_embeddings,
-    class_ranks,
-    evaluate_zeroshot,
-    read_class_names,
-    read_labelled_photos,
-    read_templates,
-    share_kept,
-    tidy_class_name,
-)
+from cliplet.evaluation.model_runs import run_fewshot, run_zeroshot
+from cliplet.evaluation.zeroshot import class_ranks, evaluate_zeroshot, share_kept
 from cliplet.statistics.resampling import Interval
 from tests.evaluation.colours import ColourEncoder, write_photos
 
@@ -50,7 +44,7 @@ def test_accuracies_by_hand(tmp_path):
 def test_ties_count_against_the_model():
     images = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
     classes = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
-    ranks, _ = class_ranks(images, classes, np.array([0, 2]))
+    ranks, _ = class_ranks(images @ classes.T, np.array([0, 2]))
     assert ranks.tolist() == [2, 1]  # the first photo's class ties with another
 
 
@@ -97,3 +91,29 @@ def test_run_counts_bad_photos_and_prints_the_share_kept(tmp_path):
     shares = [e for e in run.entries if "share kept" in e.statistic]
     assert [e.value for e in shares] == [100.0] * 3
     assert run.comparisons[0]["difference"] == 0.0
+
+
+def test_texts_and_unlabelled_photos_take_part(tmp_path):
+    folder = write_photos(tmp_path / "p", PHOTOS)
+    (tmp_path / "t.json").write_text('{"red": ["blue blue"], "blue": ["red", "red wall"]}')
+    data = read_labelled_photos(folder)
+    plain = run_zeroshot("set", ColourEncoder(), data, resamples=0)
+    texts = run_zeroshot("set", ColourEncoder(), data, resamples=0, texts=str(tmp_path / "t.json"))
+    assert plain.entries[0].value == 100.0
+    assert texts.details[0].result.ranks.tolist() != plain.details[0].result.ranks.tolist()
+    again = run_zeroshot("set", ColourEncoder(), data, resamples=0, unlabelled=str(folder))
+    assert again.entries[0].value == 100.0
+    assert again.provenance["unlabelled"] == str(folder)
+
+
+def test_few_shots_from_files(tmp_path):
+    names = {f"{c}/{i}.jpg": c for c in ("red", "green", "blue") for i in range(6)}
+    data = read_labelled_photos(write_photos(tmp_path / "p", names))
+    run = run_fewshot("set", ColourEncoder(), [data], [1, 2], 2, ["mean", "soft-kmeans"], None, True, 20)
+    assert {e.metric for e in run.entries} == {"probe", "mean", "soft-kmeans"}
+    assert all(e.value == 100.0 for e in run.entries if e.metric == "mean")
+    assert run.provenance["test_photos"] == 9
+    assert len(run.comparisons) == 4
+    other = read_labelled_photos(write_photos(tmp_path / "q", {"yellow/0.jpg": "yellow"}))
+    with pytest.raises(InputError, match="class 'yellow'"):
+        run_fewshot("set", ColourEncoder(), [data, other], [1], 1)

@@ -192,11 +192,14 @@ def retrieval(captions: tuple[str, ...], split: str | None, embeddings: str | No
 )
 @click.option("--labels", type=click.Choice(["auto", "folder", "name"]), default="auto", show_default=True,
               help="Source of the classes when SOURCE is a folder or tar: folder names or file names.")  # fmt: skip
+@click.option("--texts", metavar="FILE|MODULE:ATTRIBUTE",
+              help="More texts of the classes and their rule, as cliplet classify takes them.")  # fmt: skip
+@click.option("--unlabelled", metavar="DIR|TAR", help="Photos by which the texts are standardised.")
 @click.option("--against", metavar="NAME|DIR", help="Another model: prints the share kept of its accuracy.")
 @click.option("--name", help="Name of the set in results; default: SOURCE's name.")
 @_common
-def zeroshot(source: str, classes: str | None, templates: str | None, labels: Any, against: str | None,
-             name: str | None, **common: Any) -> None:  # fmt: skip
+def zeroshot(source: str, classes: str | None, templates: str | None, labels: Any, texts: str | None,
+             unlabelled: str | None, against: str | None, name: str | None, **common: Any) -> None:  # fmt: skip
     """How often does a class name in a sentence find the photo's class?
 
     \b
@@ -206,13 +209,9 @@ def zeroshot(source: str, classes: str | None, templates: str | None, labels: An
     SOURCE is a folder or tar of photos (a folder a class, or the class in the file name), or a table with image
     and label columns.
     """
+    from cliplet.classification.ensemble import DEFAULT_TEMPLATES, read_templates
+    from cliplet.classification.labelled import read_class_names, read_labelled_photos
     from cliplet.evaluation.model_runs import run_zeroshot
-    from cliplet.evaluation.zeroshot import (
-        DEFAULT_TEMPLATES,
-        read_class_names,
-        read_labelled_photos,
-        read_templates,
-    )
 
     _check_files(common)
     names = read_class_names(Path(classes)) if classes else None
@@ -227,6 +226,58 @@ def zeroshot(source: str, classes: str | None, templates: str | None, labels: An
             data,
             prompts,
             other,
+            common["resamples"],
+            common["seed"],
+            progress,
+            texts,
+            unlabelled,
+        )
+    _finish(run, common)
+
+
+@evaluate.command()
+@click.argument("train")
+@click.option("--test", metavar="DIR|TAR|TABLE", help="Labelled photos to report on; default: every second of TRAIN.")
+@click.option("--labels", type=click.Choice(["auto", "folder", "name"]), default="auto", show_default=True,
+              help="Source of the classes when photos are a folder or tar: folder names or file names.")  # fmt: skip
+@click.option("--shots", default="1,2,4,8,16", show_default=True, metavar="LIST", help="Labelled photos a class.")
+@click.option("--repeats", "draws", type=click.IntRange(1), default=10, show_default=True,
+              help="Number of draws of labelled photos.")  # fmt: skip
+@click.option("--adapters", metavar="LIST", help="Adapters, parted by commas; default: all.")
+@click.option("--texts", metavar="FILE|MODULE:ATTRIBUTE",
+              help="Texts of the classes that adapters may use, as cliplet classify takes them.")  # fmt: skip
+@click.option("--unlabelled", is_flag=True, help="Let adapters use all photos of TRAIN without their labels.")
+@click.option("--name", help="Name of the set in results; default: TRAIN's name.")
+@_common
+def fewshot(train: str, test: str | None, labels: Any, shots: str, draws: int, adapters: str | None,
+            texts: str | None, unlabelled: bool, name: str | None, **common: Any) -> None:  # fmt: skip
+    """How well are classes learned from a few labelled photos?
+
+    \b
+    cliplet evaluate fewshot train/ --test test/ --unlabelled
+    cliplet evaluate fewshot photos.tar --labels name --adapters probe,tip
+
+    TRAIN is a folder or tar of photos (a folder a class, or the class in the file name), or a table with image and
+    label columns. Settings are chosen inside TRAIN.
+    """
+    from cliplet.classification.labelled import read_labelled_photos
+    from cliplet.evaluation.model_runs import run_fewshot
+
+    _check_files(common)
+    images = [Path(i) for i in common["images"]]
+    sets = [read_labelled_photos(Path(s), images, None, labels) for s in (train, test) if s is not None]
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in shots.split(",")):
+        raise click.UsageError(f"--shots {shots}: give numbers from 1 up, parted by commas")
+    with progress_bar("embedding") as progress:
+        run = run_fewshot(
+            name or Path(train).stem,
+            _encoder(common),
+            sets,
+            [int(part) for part in shots.split(",")],
+            draws,
+            options.metric_names(adapters),
+            texts,
+            unlabelled,
             common["resamples"],
             common["seed"],
             progress,

@@ -13,6 +13,7 @@ COMMANDS = {
     "score": ("cliplet.cli.score", "Score captions against their images."),
     "explain": ("cliplet.cli.explain", "Say why a caption has its score: words, regions, sentences."),
     "demo": ("cliplet.cli.demo", "Score a few real photos and write a report."),
+    "classify": ("cliplet.cli.classify", "Say which of your classes photos show."),
     "compare": ("cliplet.cli.compare", "Say which of several captioners is better."),
     "evaluate": ("cliplet.cli.evaluate", "Measure a metric or a model on the field's benchmarks."),
     "calibrate": ("cliplet.cli.calibrate", "Make a model's score a match between 0 and 1."),

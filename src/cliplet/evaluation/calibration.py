@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from cliplet.encoders.base import Encoder
 from cliplet.encoders.card import MatchSpec
+from cliplet.encoders.embed import embed_texts
 from cliplet.errors import InputError
-from cliplet.evaluation.embed import embed_texts
 from cliplet.evaluation.hard_negatives import hard_negatives
 from cliplet.scoring.match import matches
 

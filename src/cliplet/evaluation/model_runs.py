@@ -9,14 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cliplet.classification.classifier import Classifier
+from cliplet.classification.ensemble import DEFAULT_TEMPLATES
+from cliplet.classification.labelled import LabelledPhotos
+from cliplet.classification.texts import ClassTexts
 from cliplet.data.book import CaptionBook, read_book
 from cliplet.data.photos import PhotoStore
 from cliplet.data.tables import leave_out
 from cliplet.data.text import read_names
 from cliplet.encoders.base import Embeddings, Encoder, adapt
+from cliplet.encoders.embed import Progress, embed_photos, embed_texts
 from cliplet.errors import InputError
 from cliplet.evaluation.calibration import Mix, mix_captions
-from cliplet.evaluation.embed import Progress, embed_photos, embed_texts
+from cliplet.evaluation.fewshot import BASELINE, FewShotData, evaluate_fewshot
 from cliplet.evaluation.hard_negatives import KINDS, hard_negatives
 from cliplet.evaluation.near_nouns import (
     NounLabels,
@@ -29,15 +34,9 @@ from cliplet.evaluation.near_nouns import (
 from cliplet.evaluation.pairs import PairSet, PairsResult, evaluate_pairs, read_pair_files
 from cliplet.evaluation.results import Evaluation, entry, plain_entry
 from cliplet.evaluation.retrieval import Direction, RetrievalProtocol, evaluate_retrieval
-from cliplet.evaluation.zeroshot import (
-    DEFAULT_TEMPLATES,
-    LabelledPhotos,
-    ZeroShotResult,
-    evaluate_zeroshot,
-    share_kept,
-)
+from cliplet.evaluation.zeroshot import ZeroShotResult, evaluate_zeroshot, share_kept
 from cliplet.regions.registry import make_proposer
-from cliplet.statistics.resampling import TieRule, paired_mean_test
+from cliplet.statistics.resampling import TieRule, holm, paired_mean_test
 from cliplet.versions import versions
 
 
@@ -198,14 +197,23 @@ def run_zeroshot(
     resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
+    texts: str | None = None,
+    unlabelled: str | None = None,
 ) -> Evaluation:
-    """Zero-shot accuracy as named numbers; with ``against`` also that model's, and the share kept of it."""
+    """Zero-shot accuracy as named numbers; with ``against`` also that model's, and the share kept of it.
+
+    ``texts`` and ``unlabelled``: as :class:`~cliplet.classification.classifier.Classifier` takes them.
+    """
     out = Evaluation("Zero-shot classification", [], {"versions": versions(), **model_facts(encoder)})
     results = []
     for model in (encoder, against):
         if model is None:
             continue
-        result = evaluate_zeroshot(model, data, templates, resamples, seed, progress)
+        named = [ClassTexts(class_name) for class_name in data.classes]
+        classifier = Classifier(
+            named, model, texts=texts, templates=templates, unlabelled=unlabelled, cache=False
+        )
+        result = evaluate_zeroshot(model, data, templates, resamples, seed, progress, classifier)
         results.append(result)
         for statistic, value in (
             ("top-1", result.top1),
@@ -218,6 +226,8 @@ def run_zeroshot(
         "photos": len(data.names),
         "failures": list(results[0].failures.values()),
         "templates": list(templates),
+        **({} if texts is None else {"texts": texts}),
+        **({} if unlabelled is None else {"unlabelled": unlabelled}),
         "resamples": resamples,
         "seed": seed,
     }
@@ -248,6 +258,108 @@ def run_zeroshot(
         )
     out.details.append(ZeroShotDetail(results[0], data))
     return out
+
+
+# ---------------------------------------------------------------- few shots
+def run_fewshot(
+    name: str,
+    encoder: Encoder,
+    sets: Sequence[LabelledPhotos],
+    shots: Sequence[int],
+    draws: int,
+    adapters: Sequence[str] | None = None,
+    texts: str | None = None,
+    unlabelled: bool = False,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Few-shot accuracies as named numbers, each adapter's difference to the linear probe beside it.
+
+    Args:
+        name: the set's.
+        encoder: the model.
+        sets: train and test photos; of one set every second photo of a class tests.
+        shots: labelled photos a class.
+        draws: of each number.
+        adapters: their names; default: all.
+        texts: as :class:`~cliplet.classification.classifier.Classifier` takes them; None: labelled photos alone.
+        unlabelled: whether adapters may use all train photos without their labels.
+        resamples: of intervals and tests.
+        seed: of all draws.
+        progress: called with (done, total).
+
+    Raises:
+        InputError: a class that the train photos have not, too few photos, or an unknown adapter.
+    """
+    data, failures = _fewshot_data(encoder, sets, progress)
+    classifier = None
+    if texts is not None or unlabelled:
+        named = [ClassTexts(class_name) for class_name in data.classes]
+        photos = data.train if unlabelled else None
+        classifier = Classifier(named, encoder, texts=texts, unlabelled=photos, cache=False)
+    results = evaluate_fewshot(data, shots, draws, adapters, classifier, resamples, seed, progress)
+    out = Evaluation("Few-shot classification", [], {"versions": versions(), **model_facts(encoder)})
+    for r in results:
+        statistic = f"top-1, {r.shots} shots"
+        out.entries.append(entry(name, r.adapter, statistic, r.accuracy))
+        if r.difference is not None:
+            low, high = 100 * r.difference.low, 100 * r.difference.high
+            out.comparisons.append(
+                {
+                    "benchmark": name,
+                    "metric": r.adapter,
+                    "against": BASELINE,
+                    "statistic": statistic,
+                    "difference": 100 * r.difference.value,
+                    "low": low,
+                    "high": high,
+                    "p_value": r.p_value,
+                }
+            )
+    for comparison, p in zip(out.comparisons, holm([c["p_value"] for c in out.comparisons]), strict=True):
+        comparison["p_holm"] = float(p)
+    out.failed = len(failures)
+    out.notes += [f"{len(failures)} photos left out: {failures[0]} ..."] if failures else []
+    out.notes += [f"{n} {what}" for one in sets for what, n in one.notes.items()]
+    out.provenance |= {
+        "classes": len(data.classes),
+        "train_photos": len(data.train),
+        "test_photos": len(data.test),
+        "draws": draws,
+        "by_draw": {f"{r.adapter}, {r.shots}": r.by_draw.tolist() for r in results},
+        "settings": {f"{r.adapter}, {r.shots}": r.settings for r in results},
+        "texts": texts,
+        "unlabelled": unlabelled,
+        "failures": failures,
+        "resamples": resamples,
+        "seed": seed,
+    }
+    return out
+
+
+def _fewshot_data(
+    encoder: Encoder, sets: Sequence[LabelledPhotos], progress: Progress | None
+) -> tuple[FewShotData, list[str]]:
+    classes = sets[0].classes
+    parts, failures = [], []
+    for one in sets:
+        unknown = [c for c in one.classes if c not in classes]
+        if unknown:
+            raise InputError(
+                f"the test photos have the class {unknown[0]!r}, which the train photos have not"
+            )
+        photos = embed_photos(encoder, one.photos, one.names, progress, one.missing)
+        numbers = np.array([classes.index(c) for c in one.classes], dtype=np.int64)
+        parts.append((photos.embeddings, numbers[one.labels[photos.kept]]))
+        failures += photos.failures.values()
+    (train, labels), (test, truth) = parts[0], parts[-1]
+    if len(parts) == 1:
+        second = np.zeros(len(labels), dtype=bool)
+        for c in range(len(classes)):
+            second[np.flatnonzero(labels == c)[1::2]] = True
+        train, labels, test, truth = train[~second], labels[~second], test[second], truth[second]
+    return FewShotData(train, labels, test, truth, classes), failures
 
 
 # ---------------------------------------------------------------- hard negatives

@@ -26,13 +26,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cliplet.classification.texts import tidy_class_name
 from cliplet.data.images import ImageInput, open_image
 from cliplet.data.photos import PhotoStore
 from cliplet.encoders.base import Encoder
+from cliplet.encoders.embed import Progress, embed_photos, embed_texts
 from cliplet.errors import InputError
-from cliplet.evaluation.embed import Progress, embed_photos, embed_texts
 from cliplet.evaluation.pairs import PairResult
-from cliplet.evaluation.zeroshot import tidy_class_name
 from cliplet.regions.base import RegionProposer
 from cliplet.statistics.resampling import bootstrap_mean
 

@@ -20,8 +20,8 @@ from cliplet.data.records import IMAGE_FIELDS
 from cliplet.data.tables import Row, column, find_column, leave_out, read_table
 from cliplet.data.text import caption_problem
 from cliplet.encoders.base import Encoder
+from cliplet.encoders.embed import Progress, embed_photos, embed_texts
 from cliplet.errors import InputError
-from cliplet.evaluation.embed import Progress, embed_photos, embed_texts
 from cliplet.statistics.kendall import Floats
 from cliplet.statistics.resampling import Interval, TieRule, bootstrap_mean, pairwise_wins
 

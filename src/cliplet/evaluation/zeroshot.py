@@ -2,50 +2,24 @@
 
 Each class becomes one vector: every template filled with the class name is embedded, the unit vectors are averaged
 and the mean scaled to length 1, as OpenAI's CLIP notebooks do (Radford et al. 2021, section 3.1.4). A photo's class is
-the one with the largest cosine; an equal cosine of a wrong class counts against the model.
+the one with the largest cosine; an equal cosine of a wrong class counts against the model. More class texts, and their
+rule, are those of :class:`~cliplet.classification.classifier.Classifier`, which is what classifies here too.
 """
 
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import compress
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cliplet.data.images import ImageInput
-from cliplet.data.photos import PhotoStore
-from cliplet.data.records import IMAGE_FIELDS
-from cliplet.data.tables import column, leave_out, read_json, read_table
-from cliplet.data.text import caption_problem, read_names
-from cliplet.encoders.base import Embeddings, Encoder
-from cliplet.errors import InputError
-from cliplet.evaluation.embed import Progress, embed_photos, embed_texts
+from cliplet.classification.classifier import Classifier
+from cliplet.classification.ensemble import DEFAULT_TEMPLATES
+from cliplet.classification.labelled import LabelledPhotos
+from cliplet.classification.texts import ClassTexts
+from cliplet.encoders.base import Encoder
+from cliplet.encoders.embed import Progress, embed_photos
 from cliplet.statistics.kendall import Floats, Ints
 from cliplet.statistics.resampling import Interval, bootstrap_mean
-
-DEFAULT_TEMPLATES = ("a photo of a {}.",)
-LabelFrom = Literal["auto", "folder", "name"]
-
-
-@dataclass(frozen=True)
-class LabelledPhotos:
-    """Photos with their classes."""
-
-    names: list[str]
-    """What each photo is called."""
-    photos: list[ImageInput | None]
-    """The photos, None where missing."""
-    labels: Ints
-    """[photos] class numbers."""
-    classes: list[str]
-    """Names of the classes."""
-    missing: Mapping[str, str] = field(default_factory=dict)
-    """Why a photo is missing, by name."""
-    notes: Counter[str] = field(default_factory=Counter)
-    """Rows left out, with counts."""
 
 
 @dataclass(frozen=True)
@@ -70,121 +44,8 @@ class ZeroShotResult:
     """Photos that could not be used, with reasons."""
 
 
-def tidy_class_name(name: str) -> str:
-    """A class name from a folder or file: ``n01484850_great_white_shark`` becomes ``great white shark``."""
-    return re.sub(r"[_\s]+", " ", re.sub(r"^n\d{8}[_\s-]+", "", name)).strip()
-
-
-def read_class_names(path: Path) -> list[str]:
-    """Class names, one a line (order gives the number), or a JSON list of names."""
-    if path.suffix.lower() == ".json":
-        names = read_json(path)
-        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-            raise InputError(f"{path}: expected a JSON list of class names")
-        return names
-    return read_names(path, "class names")
-
-
-def read_templates(path: Path) -> tuple[str, ...]:
-    """Prompt templates, one a line, with ``{}`` (or ``{c}``) where the class name goes."""
-    lines = [line.replace("{c}", "{}") for line in read_names(path, "templates")]
-    lines = [line for line in lines if not line.startswith("#")]
-    for line in lines:
-        if line.count("{}") != 1:
-            raise InputError(f"{path}: template {line!r} must hold one {{}} for the class name")
-    if not lines:
-        raise InputError(f"{path}: holds no templates")
-    return tuple(lines)
-
-
-def _label_of(name: str, label_from: LabelFrom) -> str:
-    path = PurePosixPath(name)
-    if label_from == "folder" or (label_from == "auto" and len(path.parts) > 1):
-        if len(path.parts) < 2:
-            raise InputError(
-                f"{name}: lies in no folder that could name its class; use labels from the file name"
-            )
-        return path.parts[-2]
-    return re.sub(r"([_-]\d+)+$", "", path.stem) or path.stem
-
-
-def read_labelled_photos(
-    source: Path,
-    images: Sequence[Path] = (),
-    class_names: Sequence[str] | None = None,
-    label_from: LabelFrom = "auto",
-) -> LabelledPhotos:
-    """Photos and their classes from a folder or tar (a folder a class, or the class in the file name) or a table.
-
-    A table (.csv, .tsv, .jsonl, .parquet) has an image and a label column; its photos lie in ``images``. With
-    ``class_names``, labels may be numbers into the list, or names in any spelling of it (case, underscores).
-    """
-    notes: Counter[str] = Counter()
-    if source.is_dir() or source.suffix.lower() == ".tar":
-        store = PhotoStore([source])
-        names = store.names()
-        labels = [_label_of(n, label_from) for n in names]
-    else:
-        rows = read_table(source, notes)
-        image_at = column(rows, IMAGE_FIELDS, source, "image")
-        label_at = column(
-            rows, ("label", "class", "class_name", "classname", "category", "target"), source, "class"
-        )
-        given = ["" if (label := row.get(label_at)) is None else str(label) for row in rows]
-        named = [caption_problem(label) is None for label in given]
-        leave_out(
-            notes,
-            [f"{row.where}: it names no class" for row, good in zip(rows, named, strict=True) if not good],
-        )
-        names = [str(row.get(image_at)) for row in compress(rows, named)]
-        labels = list(compress(given, named))
-        store = PhotoStore(images or [source.parent])
-    if not names:
-        raise InputError(f"{source}: holds no photos")
-    photos, missing = store.photos(names)
-    classes, numbers = _class_numbers(labels, class_names, source)
-    return LabelledPhotos(names, photos, numbers, classes, missing, notes)
-
-
-def _class_numbers(
-    labels: Sequence[str], class_names: Sequence[str] | None, source: Path
-) -> tuple[list[str], Ints]:
-    if class_names is None:
-        keys = sorted(set(labels))
-        place = {key: i for i, key in enumerate(keys)}
-        return [tidy_class_name(k) for k in keys], np.array(
-            [place[label] for label in labels], dtype=np.int64
-        )
-    place = {tidy_class_name(n).lower(): i for i, n in reversed(list(enumerate(class_names)))}
-    folders = sorted(set(labels))
-    by_order = len(folders) == len(class_names) and all(re.fullmatch(r"n\d{8}", f) for f in folders)
-    numbers = []
-    for label in labels:
-        name = tidy_class_name(label).lower()
-        if name in place:
-            numbers.append(place[name])
-        elif by_order:  # synset folders (n01440764, ...) in sorted order, as ImageNet's class lists are
-            numbers.append(folders.index(label))
-        elif label.isdecimal() and int(label) < len(class_names):
-            numbers.append(int(label))
-        else:
-            raise InputError(f"{source}: class {label!r} is not among the {len(class_names)} class names")
-    return list(class_names), np.array(numbers, dtype=np.int64)
-
-
-def class_embeddings(
-    encoder: Encoder, classes: Sequence[str], templates: Sequence[str], progress: Progress | None = None
-) -> Embeddings:
-    """[classes, d]: for each class the mean of its prompts' unit vectors, scaled to length 1."""
-    prompts = [template.replace("{}", name) for name in classes for template in templates]
-    vectors = embed_texts(encoder, prompts, progress=progress).reshape(len(classes), len(templates), -1)
-    means = vectors.mean(axis=1)  # [classes, d]
-    return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-
-
-def class_ranks(images: Embeddings, classes: Embeddings, labels: Ints) -> tuple[Ints, Ints]:
-    """(rank of the right class with ties against the model, class that comes first) of each photo."""
-    scores = images @ classes.T  # [photos, classes]
+def class_ranks(scores: NDArray[np.floating], labels: Ints) -> tuple[Ints, Ints]:
+    """(rank of the right class with ties against the model, class that comes first) of each row [photos, C]."""
     own = scores[np.arange(len(labels)), labels]
     ranks = (scores >= own[:, None]).sum(axis=1)
     return ranks.astype(np.int64), scores.argmax(axis=1).astype(np.int64)
@@ -197,12 +58,18 @@ def evaluate_zeroshot(
     resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
+    classifier: Classifier | None = None,
 ) -> ZeroShotResult:
-    """Top-1, top-5 and mean-per-class accuracy of a model, with intervals from resampling photos."""
-    classes = class_embeddings(encoder, data.classes, templates)
+    """Top-1, top-5 and mean-per-class accuracy of a model, with intervals from resampling photos.
+
+    ``classifier``: one for ``data.classes`` by this model; default: their names in the templates.
+    """
+    if classifier is None:
+        named = [ClassTexts(name) for name in data.classes]
+        classifier = Classifier(named, encoder, templates=templates, cache=False)
     photos = embed_photos(encoder, data.photos, data.names, progress, data.missing)
     labels = data.labels[photos.kept]
-    ranks, predicted = class_ranks(photos.embeddings, classes, labels)
+    ranks, predicted = class_ranks(classifier.scores(photos.embeddings), labels)
     right = (ranks == 1).astype(np.float64)
     per_class = [(data.classes[c], float(right[labels == c].mean())) for c in np.unique(labels)]
     return ZeroShotResult(

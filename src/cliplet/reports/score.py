@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def write_score_report(
     """
     lines = (json.dumps(row, ensure_ascii=True) for row in table.rows)
     write_atomically(folder / "rows.jsonl", "\n".join(lines) + "\n")
-    write_atomically(folder / "rows.csv", _csv(table.rows, safe_csv))
+    write_atomically(folder / "rows.csv", csv_text(table.rows, safe_csv))
     summary = {
         "summary": table.summary(),
         "provenance": table.provenance,
@@ -98,10 +98,11 @@ def score_page(
         parts.append(_gallery(f"Lowest {main}", scored[:shown], table, field, photos, explained))
         parts.append(_gallery(f"Highest {main}", scored[::-1][:shown], table, field, photos))
     parts += [_diversity(table), _failures(table), _all_rows(table, main, field, photos), _provenance(table)]
-    return page(f"cliplet report: {table.title}", "\n".join(parts), script=_SEARCH)
+    return page(f"cliplet report: {table.title}", "\n".join(parts), script=SEARCH)
 
 
-def _csv(rows: list[dict[str, Any]], safe: bool = False) -> str:
+def csv_text(rows: Sequence[dict[str, Any]], safe: bool = False) -> str:
+    """Rows as a CSV with a header; ``safe``: an apostrophe before what a spreadsheet would take for a formula."""
     stream = io.StringIO(newline="")
     names = list(dict.fromkeys(chain.from_iterable(rows)))
     writer, quoting = (
@@ -232,7 +233,7 @@ def _provenance(table: ScoreTable) -> str:
     return f"<section><h2>Provenance</h2><pre>{escape(text)}</pre></section>"
 
 
-_SEARCH = """
+SEARCH = """
 const body = document.querySelector('#rows tbody');
 const rows = [...body.rows];
 const text = rows.map(r => r.textContent.toLowerCase());
@@ -258,3 +259,4 @@ document.querySelectorAll('#rows th[data-sort]').forEach(th => {
   });
 });
 """
+"""Script of a page whose table ``rows`` is searched and sorted."""

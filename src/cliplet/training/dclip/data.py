@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cliplet.classification.labelled import read_class_names, read_labelled_photos
 from cliplet.data.duplicates import near_any, signatures
 from cliplet.errors import InputError
-from cliplet.evaluation.zeroshot import read_class_names, read_labelled_photos
 from cliplet.files import write_atomically
 from cliplet.training.dclip.config import DclipConfig, ZeroShotConfig
 from cliplet.training.pairs import PairSet, read_pairs, readable, unreadable

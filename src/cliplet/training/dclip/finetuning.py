@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cliplet.classification.labelled import read_class_names
 from cliplet.encoders.base import unit_norm
 from cliplet.errors import InputError
 from cliplet.evaluation.comparison import Columns, load_columns, retrieval_columns, save_columns
 from cliplet.evaluation.retrieval import recall_at_k
-from cliplet.evaluation.zeroshot import class_ranks, read_class_names
+from cliplet.evaluation.zeroshot import class_ranks
 from cliplet.files import whole, write_atomically
 from cliplet.models.config import to_dict
 from cliplet.models.late import POOLED
@@ -198,7 +199,7 @@ class FineTuning:
             return columns
         images, texts = self.embedded("zero-shot", known.photos, known.prompts)
         classes = unit_norm(texts.reshape(known.classes, -1, texts.shape[1]).mean(axis=1))
-        ranks, _ = class_ranks(images, classes, known.labels)
+        ranks, _ = class_ranks(images @ classes.T, known.labels)
         return columns | {f"zero-shot|top-{k}": (ranks <= k).astype(np.float32) for k in (1, 5)}
 
     def measured(self, folder: Path, share: float | None) -> Columns:

@@ -1,4 +1,4 @@
-"""Embeddings of photos and captions for whole benchmarks, with what failed counted."""
+"""Embeddings of many photos and texts with any Encoder, with what failed counted."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

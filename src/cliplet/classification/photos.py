@@ -1,0 +1,71 @@
+"""The photos to classify: from a file, a folder, a tar, a pattern, or a list at hand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cliplet.data.images import ImageInput, is_one_image
+from cliplet.data.names import is_photo_path
+from cliplet.data.photos import TARS, open_photos
+from cliplet.data.sources import expand
+from cliplet.errors import InputError
+
+
+@dataclass
+class FoundPhotos:
+    """Photos and what they are called."""
+
+    names: list[str] = field(default_factory=list)
+    """Paths of files; ``shard.tar:member`` in a tar."""
+    photos: list[ImageInput | None] = field(default_factory=list)
+    """The photos, not yet read; None for one that cannot be meant."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why a photo is None, by name."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader must know: damage of a tar, a folder that could not be listed."""
+
+
+def find_photos(source: str | Path | Sequence[ImageInput]) -> FoundPhotos:
+    """Photos of a file, folder, tar or pattern (``shots/*.jpg``, ``{000..003}.tar``), or those of a list.
+
+    Raises:
+        InputError: there is nothing there, or a file is neither a photo nor a tar.
+    """
+    if not isinstance(source, (str, Path)):
+        return _at_hand(source)
+    found = FoundPhotos()
+    for path in expand(str(source)):
+        if path.is_file() and is_photo_path(path.name):
+            found.names.append(str(path))
+            found.photos.append(path)
+        elif path.is_dir() or path.name.lower().endswith(TARS):
+            _add_index(path, found)
+        elif path.exists():
+            raise InputError(f"{path}: not a photo, a folder or a tar of photos")
+        else:
+            raise InputError(f"{path}: there is no such photo, folder or tar")
+    if not found.names:
+        raise InputError(f"{source}: holds no photos")
+    return found
+
+
+def _add_index(path: Path, found: FoundPhotos) -> None:
+    index = open_photos(path)
+    for name in index.names():
+        shown = f"{path}:{name}" if path.is_file() else str(path / name)
+        found.names.append(shown)
+        try:
+            found.photos.append(index.get(name))
+        except InputError as error:
+            found.photos.append(None)
+            found.reasons[shown] = str(error)
+    if index.damage:
+        found.notes.append(f"{path}: {index.damage}")
+    found.notes += [f"{folder}: {why}" for folder, why in getattr(index, "unread", {}).items()]
+
+
+def _at_hand(photos: Sequence[ImageInput]) -> FoundPhotos:
+    if is_one_image(photos):
+        photos = [photos]  # type: ignore[list-item]
+    shown = [str(p) if isinstance(p, (str, Path)) else f"photo {i + 1}" for i, p in enumerate(photos)]
+    return FoundPhotos(shown, list(photos))
