@@ -59,18 +59,29 @@ def tokenize_many(captions: Iterable[str], *, joined: bool = True, tokenizer: st
     With ``joined`` (the default) the result is the same as there. With ``joined=False`` every caption is read on
     its own, as by `tokenize`, whatever stands beside it. ``tokenizer`` as there.
     """
-    lines = [_one_line(caption) for caption in captions]
+    lines = _lines(captions)
     tables = _tables(check_tokenizer(tokenizer))
     if not joined or not lines:
         return [_alone(line, tables) for line in lines]
     result: list[list[str]] = []
-    while len(result) < len(lines) - 1:
-        tokens = tables.quick(lines[len(result)], alone=False)
+    at, last, quick = 0, len(lines) - 1, tables.quick
+    while at < last:
+        tokens = quick(lines[at], False)
         if tokens is None:
-            result.extend(_with_following(lines, len(result), tables))
+            result.extend(_with_following(lines, at, tables))
+            at = len(result)
         else:
             result.append(tokens)
+            at += 1
     return result if len(result) == len(lines) else [*result, _alone(lines[-1], tables)]
+
+
+def _lines(captions: Iterable[str]) -> list[str]:
+    """The captions, each without line ends inside."""
+    lines = list(captions)
+    if set(map(type, lines)) <= {str} and "\n" not in "".join(lines):
+        return lines
+    return [_one_line(caption) for caption in lines]
 
 
 def _alone(line: str, tables: "_Tables") -> list[str]:
@@ -333,6 +344,7 @@ class _Tables:
 
     def __init__(self, dropped: frozenset[str] = PUNCTUATION) -> None:
         self.lexer = _lexer()
+        self._dropped = dropped
         self.words_of = partial(_words_of, dropped=dropped)
         self._inner = _Memo(self.lexer, " ", dropped)
         self._pairs = _PairMemo(self.lexer, "", dropped)
@@ -348,6 +360,13 @@ class _Tables:
         if line[-1:] == " ":
             memo = self._before_blank if alone else self._before_blank_line
             body = line[:-1]
+        stop = body[-1:] == "."
+        letters = body[:-1] if stop else body
+        if letters.isascii() and letters.replace(" ", "").isalpha() and letters[-1] != " ":
+            words = letters.lower().split()
+            last = words[-1]
+            if len(last) > 1 and not (stop and last in ABBREVIATED) and _SPLIT_WORDS.isdisjoint(words):
+                return [*words, "."] if stop and "." not in self._dropped else words
         head, _, last = body.rpartition(" ")
         if last and head.isascii() and head.replace(" ", "").isalpha():  # words of letters, then anything
             words = head.lower().split()
