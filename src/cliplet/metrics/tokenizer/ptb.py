@@ -288,6 +288,9 @@ _ACTIONS: dict[str, Action] = {
 # Plain words that the grammar splits; every other run of two or more ASCII letters is one word.
 _SPLIT_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
 
+# Words of letters, the last of two or more, and perhaps a full stop, after it or apart.
+_PLAIN = re.compile(r"([A-Za-z ]*[A-Za-z]{2})(?:( ?)\.)? ?").fullmatch
+
 
 class _Memo(dict[str, Tokens | None]):
     """Tokens of a chunk of text between spaces, or None where what comes after may change them.
@@ -355,18 +358,17 @@ class _Tables:
 
     def quick(self, line: str, alone: bool) -> list[str] | None:
         """Tokens of a line from the memos; None when only reading it whole (or what comes after it) can tell."""
+        plain = _PLAIN(line)
+        if plain is not None:
+            letters, apart = plain.groups()
+            words = letters.lower().split()
+            if (apart != "" or words[-1] not in ABBREVIATED) and _SPLIT_WORDS.isdisjoint(words):
+                return words if apart is None or "." in self._dropped else [*words, "."]
         memo = self._alone if alone else self._before_line
         body = line
         if line[-1:] == " ":
             memo = self._before_blank if alone else self._before_blank_line
             body = line[:-1]
-        stop = body[-1:] == "."
-        letters = body[:-1] if stop else body
-        if letters.isascii() and letters.replace(" ", "").isalpha() and letters[-1] != " ":
-            words = letters.lower().split()
-            last = words[-1]
-            if len(last) > 1 and not (stop and last in ABBREVIATED) and _SPLIT_WORDS.isdisjoint(words):
-                return [*words, "."] if stop and "." not in self._dropped else words
         head, _, last = body.rpartition(" ")
         if last and head.isascii() and head.replace(" ", "").isalpha():  # words of letters, then anything
             words = head.lower().split()
