@@ -32,6 +32,9 @@ def main() -> None:
     parser.add_argument("caption", nargs="?", help="the caption of the photo")
     parser.add_argument("--images", help="the folder of the photos that the JSONL file names")
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="of weights and products"
+    )
     parser.add_argument("--shim", action="store_true", help="declare torchvision's operators first")
     options = parser.parse_args()
     if options.caption is not None:
@@ -39,7 +42,7 @@ def main() -> None:
     else:
         rows = [json.loads(line) for line in Path(options.target).read_text(encoding="utf-8").splitlines()]
         pairs = [(Path(options.images) / row["image"], row["caption"]) for row in rows]
-    model, preprocess, tokenizer = load(options.shim)
+    model, preprocess, tokenizer = load(options.shim, options.precision)
     loaded = time.perf_counter()
     scores = score(model, preprocess, tokenizer, pairs, options.batch)
     done = time.perf_counter()
@@ -57,7 +60,7 @@ def main() -> None:
     )
 
 
-def load(shim: bool) -> tuple[Any, Any, Any]:
+def load(shim: bool, precision: str) -> tuple[Any, Any, Any]:
     """The model, its transform and its tokeniser."""
     if shim:
         from _torchvision_shim import declare_operators
@@ -68,7 +71,7 @@ def load(shim: bool) -> tuple[Any, Any, Any]:
     import open_clip
 
     logging.disable(logging.WARNING)
-    model, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32")
+    model, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32", precision=precision)
     return model.eval(), preprocess, open_clip.get_tokenizer("ViT-B-32")
 
 
@@ -82,6 +85,7 @@ def score(model: Any, preprocess: Any, tokenizer: Any, pairs: list[tuple[Path, s
         for start in range(0, len(paths), batch):
             chosen = paths[start : start + batch]
             pixels = torch.stack(list(pool.map(lambda path: preprocess(_open(path)), chosen)))
+            pixels = pixels.to(model.visual.conv1.weight.dtype)
             photos.update(zip(chosen, model.encode_image(pixels, normalize=True), strict=True))
         scores = []
         for start in range(0, len(pairs), batch):
@@ -90,7 +94,7 @@ def score(model: Any, preprocess: Any, tokenizer: Any, pairs: list[tuple[Path, s
             texts = model.encode_text(tokens, normalize=True)
             images = torch.stack([photos[path] for path, _ in chosen_pairs])
             scores.append(2.5 * (images * texts).sum(dim=1).clamp(min=0))
-    return torch.cat(scores)
+    return torch.cat(scores).float()
 
 
 def _open(path: Path) -> Any:

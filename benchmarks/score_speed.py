@@ -1,8 +1,11 @@
-"""cliplet's speed and memory beside the peer's (CLIPScore on open_clip ViT-B/32, PyTorch fp32), in the same run.
+"""cliplet's speed and memory beside the peers' (CLIPScore on open_clip ViT-B/32, PyTorch), in the same run.
 
     python -m benchmarks.score_speed                        # everything: about a quarter of an hour on 2 cores
     python -m benchmarks.score_speed --cases cold --repeat 7
-    python -m benchmarks.score_speed --cases flickr1 --limit 200
+    python -m benchmarks.score_speed --cases flickr1 --limit 200 --peers fp32 bf16
+    python -m benchmarks.score_speed --cases cold flickr1 --peers BUILD --model FOLDER --peer-model FOLDER
+
+A peer is open_clip in fp32 or bf16, or the checkout of another build of cliplet, given as a folder.
 
 Cases, each in fresh processes, cliplet and the peer in turns, medians of --repeat turns:
 
@@ -37,6 +40,7 @@ from benchmarks import _torchvision_shim
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("CLIPLET_TEST_DATA") or HERE.parents[1] / "shared" / "data")
+PRECISIONS = ("fp32", "bf16")
 CASES = ("cold", "flickr1", "flickr5", "big")
 
 
@@ -50,6 +54,32 @@ class Run:
     """Seconds to the end of the process."""
     peak_mb: float
     """Largest resident memory, in MB."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A command that scores a case."""
+
+    name: str
+    command: list[str]
+    source: str | None = None
+    """What Python finds first; None: as it is here."""
+
+    @classmethod
+    def cliplet(cls, model: str | None, checkout: str | None = None) -> "Tool":
+        """This build, or that of a checkout."""
+        command = [sys.executable, "-m", "cliplet", "score", *(["--model", model] if model else [])]
+        if checkout is None:
+            return cls("cliplet", command)
+        commit = subprocess.check_output(["git", "-C", checkout, "rev-parse", "--short=7", "HEAD"], text=True)
+        return cls(f"cliplet {commit.strip()}", command, str(Path(checkout, "src").resolve()))
+
+    @classmethod
+    def open_clip(cls, precision: str, batch: int) -> "Tool":
+        """CLIPScore on ViT-B/32."""
+        command = [sys.executable, str(HERE / "peer_clipscore.py"), "--batch", str(batch)]
+        shim = ["--shim"] if _torchvision_shim.needed() else []
+        return cls(f"open_clip {precision}", [*command, "--precision", precision, *shim])
 
 
 @dataclass(frozen=True)
@@ -71,6 +101,10 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=1000, help="Flickr8k photos to use")
     parser.add_argument("--big", type=int, default=40, help="photos of 12 megapixels to make")
     parser.add_argument("--batch", type=int, default=64, help="the peer's batch size")
+    parser.add_argument(
+        "--peers", nargs="+", default=["fp32"], metavar="fp32|bf16|FOLDER", help="what cliplet stands beside"
+    )
+    parser.add_argument("--peer-model", help="the model of another build; default: the one packaged there")
     parser.add_argument("--model", help="cliplet's model; default: the packaged one")
     parser.add_argument(
         "--flickr", type=Path, default=DATA / "flickr8k", help="folder with images_dev.tar and captions"
@@ -78,19 +112,23 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args()
 
-    peer = [sys.executable, str(HERE / "peer_clipscore.py"), "--batch", str(options.batch)]
-    peer += ["--shim"] if _torchvision_shim.needed() else []
-    ours = [sys.executable, "-m", "cliplet", "score", *(["--model", options.model] if options.model else [])]
+    ours = Tool.cliplet(options.model)
     folder = Path(tempfile.mkdtemp(prefix="score_speed"))
     try:
         rows = []
-        start_up = {"cliplet": 0.0, "peer": 0.0}
-        for case in make_cases(options, folder):
-            row = compare(
-                case, ours, peer, 2 * options.repeat - 1 if case.name == "cold" else options.repeat, start_up
+        cases = make_cases(options, folder)
+        for name in options.peers:
+            peer = (
+                Tool.open_clip(name, options.batch)
+                if name in PRECISIONS
+                else Tool.cliplet(options.peer_model, name)
             )
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+            start_up = {"cliplet": 0.0, "peer": 0.0}
+            for case in cases:
+                repeat = 2 * options.repeat - 1 if case.name == "cold" else options.repeat
+                row = {"model": options.model or "packaged", "peer": peer.name}
+                rows.append(row | compare(case, ours, peer, repeat, start_up))
+                print(json.dumps(rows[-1]), flush=True)
         print("written:", append(rows, options.results))
     finally:
         shutil.rmtree(folder)
@@ -137,14 +175,12 @@ def make_big_photos(folder: Path, count: int) -> None:
         twelve_megapixels(seed=i).save(folder / f"{i:03}.jpg", quality=90)
 
 
-def compare(
-    case: Case, ours: list[str], peer: list[str], repeat: int, start_up: dict[str, float]
-) -> dict[str, object]:
+def compare(case: Case, ours: Tool, peer: Tool, repeat: int, start_up: dict[str, float]) -> dict[str, object]:
     """Run both tools in turns and put their medians side by side."""
     runs: dict[str, list[Run]] = {"cliplet": [], "peer": []}
     for _ in range(repeat):
-        for name, command in (("peer", peer), ("cliplet", ours)):
-            runs[name].append(measure([*command, *case.arguments]))
+        for name, tool in (("peer", peer), ("cliplet", ours)):
+            runs[name].append(measure([*tool.command, *case.arguments], tool.source))
     row: dict[str, object] = {"case": case.name, "pairs": case.pairs, "repeats": repeat}
     took, working = {}, {}
     for name, all_runs in runs.items():
@@ -162,11 +198,14 @@ def compare(
     return row
 
 
-def measure(command: list[str]) -> Run:
+def measure(command: list[str], source: str | None = None) -> Run:
     """Run a command in a fresh process and time it from outside."""
+    environment = os.environ | ({"PYTHONPATH": source} if source else {})
     with tempfile.TemporaryFile("w+") as complaint:
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaint, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=complaint, text=True, env=environment
+        )
         first = None
         with process.stdout as shown:  # type: ignore[union-attr]
             for line in shown:
@@ -188,11 +227,12 @@ def append(rows: list[dict[str, object]], folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     facts = {"date": datetime.now(UTC).date().isoformat(), "cpu": cpu, "cores": os.cpu_count(), **_versions()}
     rows = [{**facts, **row} for row in rows]
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        if new:
-            writer.writeheader()
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = [*csv.DictReader(stream), *rows]
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
         writer.writerows(rows)
     return path
 

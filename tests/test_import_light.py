@@ -22,9 +22,10 @@ HEAVY = {
 }
 
 
-def modules_after(code: str, *arguments: object) -> set[str]:
-    """Top-level modules imported once ``code`` has run in a fresh interpreter."""
-    report = "\nimport sys\nprint('MODULES', *sorted({m.partition('.')[0] for m in sys.modules}))"
+def modules_after(code: str, *arguments: object, whole: bool = False) -> set[str]:
+    """Top-level modules imported once ``code`` has run in a fresh interpreter; with ``whole``, all modules."""
+    name = "m" if whole else "m.partition('.')[0]"
+    report = f"\nimport sys\nprint('MODULES', *sorted({{{name} for m in sys.modules}}))"
     done = subprocess.run(
         [sys.executable, "-c", code + report, *map(str, arguments)],
         capture_output=True,
@@ -74,6 +75,14 @@ def test_a_file_with_references_and_a_report_never_imports_pytorch(model, photo,
     (tmp_path / "c.json").write_text('{"photo.jpg": "a dog"}')
     arguments = ["score", tmp_path / "c.json", "--images", photo.parent, "--refs", tmp_path / "c.json"]
     assert not modules_after(RUN_CLI, *arguments, "--model", model, "--out", tmp_path / "o") & HEAVY
+
+
+def test_a_file_without_references_does_without_the_metrics_on_references(model, photo, tmp_path):
+    (tmp_path / "c.json").write_text('{"photo.jpg": "a dog"}')
+    arguments = ["score", tmp_path / "c.json", "--images", photo.parent, "--model", model]
+    found = modules_after(RUN_CLI, *arguments, whole=True)
+    assert "cliplet.scoring.file" in found
+    assert not found & {"cliplet.metrics.registry", "cliplet.metrics.meteor", "statistics"}
 
 
 def test_import_costs_under_150_ms_beyond_its_dependencies():

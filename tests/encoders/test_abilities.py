@@ -259,3 +259,15 @@ def test_a_forked_process_can_use_a_scorer(folder, tmp_path, used, cache):
             waiting = [pool.apply_async(_score_of, (scorer,)) for _ in range(4)]
             assert [w.get(timeout=120) for w in waiting] == [alone] * 4
     assert _score_of(scorer) == alone
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_photos_are_embedded_in_order_whichever_thread_decodes_them(threads):
+    encoder = Towers()
+    encoder.batch_size, encoder.tower_threads = 2, threads
+    photos = [None if i == 5 else np.full((2, 2, 3), i, np.uint8) for i in range(17)]
+    vectors, reasons = encoder.encode_images_safely(photos, normalise=False)
+    assert vectors[:, 0].tolist()[:5] == [0, 3, 6, 9, 12]
+    assert np.isnan(vectors[5]).all()
+    assert vectors[6:, 1].tolist() == [4.0 * i for i in range(6, 17)]
+    assert list(reasons) == [5]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cliplet.errors import InputError
 from cliplet.statistics import resampling as stats
-from cliplet.statistics.corpus import CorpusStatistic, corpus_interval, interval_notes
+from cliplet.statistics.corpus import CorpusStatistic, corpus_interval, corpus_intervals, interval_notes
 from cliplet.statistics.kendall import ClusterTau, TauCounts
 
 VARIANTS = ("b", "c")
@@ -166,6 +166,20 @@ def test_one_image_gives_no_interval():
     assert math.isnan(test.low)
     assert interval_notes([interval])
     assert not interval_notes([stats.bootstrap_mean([0.1, 0.2])])
+
+
+def test_intervals_of_several_values_are_those_of_each_alone():
+    rng = np.random.default_rng(0)
+    columns = rng.random((3, 40))
+    columns[1, :8] = np.nan  # two images without a value
+    images = np.repeat(np.arange(10), 4)
+    values = {str(i): CorpusStatistic.mean(column) for i, column in enumerate(columns)}
+    alone = {name: corpus_interval(value, images) for name, value in values.items()}
+    assert corpus_intervals(values, images) == alone
+    weights = np.random.default_rng(0).multinomial(10, np.full(10, 0.1), size=1000)
+    means = weights @ columns[2].reshape(10, 4).mean(axis=1) / 10
+    assert (alone["2"].low, alone["2"].high) == pytest.approx(np.percentile(means, [2.5, 97.5]))
+    assert (alone["1"].n, alone["2"].n) == (32, 40)
 
 
 def test_shares_of_0_and_of_100_percent_get_wilson_s_interval_by_image():

@@ -128,8 +128,21 @@ def test_n_grams_are_counted_once_and_only_for_those_who_ask(monkeypatch):
     monkeypatch.setattr(registry, "blocks", lambda *given: passes.append(1) or blocks(*given))
     reference_scores(CAPTIONS, REFERENCES, IMAGES, ["bleu", "rouge", "cider"])
     assert len(passes) == 1
-    reference_scores(CAPTIONS, REFERENCES, IMAGES, ["rouge"])
+    reference_scores(CAPTIONS, REFERENCES, IMAGES, ["meteor"])
     assert len(passes) == 1
+
+
+def test_rouge_of_a_block_is_that_of_each_caption_alone():
+    rng = np.random.default_rng(0)
+    said = [[f"w{k}" for k in rng.integers(0, 9, rng.integers(0, 14))] for _ in range(300)]
+    said[7] = [f"w{k % 50}" for k in range(64)]  # as long as an integer has bits
+    said[8] = [f"w{k % 50}" for k in range(65)]
+    said[9] = ["1\xa01/2", "w1"]  # one word for ROUGE, two for the others
+    groups = [[said[j] for j in rng.integers(0, 300, rng.integers(1, 6))] for _ in said]
+    groups[7], groups[8], groups[10] = [said[8], said[7]], [said[7]], [said[9], said[9]]
+    scores = word_scores(said, groups, ["rouge"]).per_caption["ROUGE-L"]
+    np.testing.assert_array_equal(scores, rouge_l(said, groups).per_caption)
+    assert 0 < np.count_nonzero(scores) < 300
 
 
 def test_document_frequencies_are_counted_only_for_cider(monkeypatch):

@@ -18,7 +18,7 @@ from typing import IO, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from cliplet.data.pixels import TWELVE_BIT, array_image, common_mode
 from cliplet.errors import InputError
@@ -69,6 +69,8 @@ MAX_ASPECT = 1000
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+_WHOLE = ("JPEG", "PNG")
+"""Formats whose decoded image needs its file no more."""
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -332,7 +334,7 @@ def _decode(stream: Any, name: str, at_least: int | None, size: int) -> tuple[Im
         wide = image.format != "JPEG" and ";16" in str(getattr(image, "tile", [])[:1])
         image.load()
         dark = wide and image.mode in ("RGB", "RGBA", "LA") and _brightest(image) < 16
-        shown, note = common_mode(_upright(image, name), name)
+        shown, note = common_mode(_upright(image, name, own=image.format in _WHOLE), name)
         return shown, TWELVE_BIT if dark else note  # Pillow keeps the high byte of 16-bit colours
     except InputError:
         raise
@@ -360,14 +362,16 @@ def _loaded(image: Image.Image) -> Image.Image:
     return image
 
 
-def _upright(image: Image.Image, name: str = "image") -> Image.Image:
-    """A copy, turned as its EXIF data say."""
+def _upright(image: Image.Image, name: str = "image", own: bool = False) -> Image.Image:
+    """A copy, turned as its EXIF data say; the image itself where it is ``own`` and stands upright."""
     if image.width == 0 or image.height == 0:
         raise InputError(f"{name} has no pixels ({image.width} x {image.height})")
     try:
+        if own and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image
         return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF: the pixels are still good
-        return image.copy()
+        return image if own else image.copy()
 
 
 _listening: dict[int, dict[int, str]] = {}

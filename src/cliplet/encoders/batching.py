@@ -23,6 +23,8 @@ TEXTS_PER_IMAGE = 2
 """How many texts a batch holds for each image that it would: 16 captions' states stay in a core's own cache."""
 AHEAD = 256
 """Images decoded beyond the batch in hand, at most."""
+_SHARES = 4
+"""Batches of images for each thread at least, so that the threads end together."""
 TEXT_BLOCK = 4096
 """Texts tokenised together and sorted by length, so that a batch holds captions of like length."""
 
@@ -130,7 +132,6 @@ def prepared_batches(encoder: BatchedEncoder, images: Sequence[ImageInput]) -> I
         prepared, failure = _prepare(encoder, images[0])
         yield ([0], [prepared], {}) if failure is None else ([], [], {0: failure})
         return
-    encoder.size_batches()
     size = encoder.batch_size
     with ThreadPoolExecutor(decoding_threads()) as pool:
         sources = enumerate(images)
@@ -184,6 +185,13 @@ def embedded_images(
     def embed(batch: _ImageBatch) -> tuple[list[int], Embeddings, dict[int, str]]:
         return _embed_images(encoder, batch, normalise)
 
+    encoder.size_batches()
+    threads, n = encoder.tower_threads, len(images)
+    if threads > 1 and n > encoder.batch_size:  # each thread decodes what it embeds: no more threads than cores
+        size = max(1, min(encoder.batch_size, n // (_SHARES * threads)))
+        parts = (range(start, min(start + size, n)) for start in range(0, n, size))
+        yield from _in_threads(lambda part: embed(_prepared_here(encoder, images, part)), parts, threads)
+        return
     yield from _in_threads(embed, prepared_batches(encoder, images), encoder.tower_threads)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.errors import MissingExtraError, ModelError
+from cliplet.export.first_convolution import widen_first_convolution
 from cliplet.export.integers import Kind, compute_in_integers
 from cliplet.export.products import tidy_products
 from cliplet.export.rounding import quantise
@@ -280,6 +281,8 @@ def write(
         model = onnx.load(str(path))
         if integers == "products":
             tidy_products(model)
+        else:
+            widen_first_convolution(model)
         merge_equal_weights(model)  # above all the zeros behind each bias
     store_weights(model, precision)
     drop_unused(model.graph)  # ONNX Runtime warns of each constant that nobody uses

@@ -78,8 +78,8 @@ def fuse_constant_pads(model: Any) -> None:
     fused = []
     for pad in (node for node in graph.node if node.op_type == "Pad"):
         following = users.get(pad.output[0], [])
-        widths: Any = _constant_value(model, pad.input[1])  # [begin of n, c, h, w, end of n, c, h, w]
-        value: Any = _constant_value(model, pad.input[2]) if len(pad.input) > 2 and pad.input[2] else 0
+        widths: Any = constant_value(model, pad.input[1])  # [begin of n, c, h, w, end of n, c, h, w]
+        value: Any = constant_value(model, pad.input[2]) if len(pad.input) > 2 and pad.input[2] else 0
         plain = widths is not None and value is not None and not any(widths[i] for i in (0, 1, 4, 5))
         if plain and float(value) == 0 and [n.op_type for n in following] == ["Conv"]:
             _add_pads(following[0], [int(widths[i]) for i in (2, 3, 6, 7)])
@@ -101,7 +101,7 @@ def _add_pads(convolution: Any, extra: list[int]) -> None:
     own.ints.extend(total)
 
 
-def _constant_value(model: Any, name: str) -> Any:
+def constant_value(model: Any, name: str) -> Any:
     """The value of a tensor that depends on no input of the graph; None for one that does."""
     from onnx import TensorProto, helper
     from onnx.reference import ReferenceEvaluator

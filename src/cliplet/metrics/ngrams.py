@@ -44,12 +44,14 @@ class NgramCounts:
     """The n-grams of some captions for n = 1..4."""
 
     words: list[str]  # [vocabulary]
+    flat: Ints  # [words] their numbers, caption by caption
     lengths: Ints  # [captions] words per caption
     orders: tuple[Order, ...]
+    split: list[int]  # captions of which a token with white space inside counts as several words
 
 
-def encode(captions: Sequence[Caption]) -> tuple[Ints, Ints, list[str]]:
-    """Captions as one run of word numbers, the length of each, and the vocabulary.
+def encode(captions: Sequence[Caption]) -> tuple[Ints, Ints, list[str], list[int]]:
+    """Captions as one run of word numbers, the length of each, the vocabulary, and which captions had a token split.
 
     A token with white space inside counts as several words, as it does for the reference's ``str.split``.
     """
@@ -63,16 +65,17 @@ def encode(captions: Sequence[Caption]) -> tuple[Ints, Ints, list[str]]:
     if len(" ".join(words).split()) != len(words):
         several = [number for number, word in enumerate(words) if len(word.split()) != 1]
         owner = np.repeat(np.arange(len(lengths)), lengths)[np.isin(flat, several)]
-        split = list(captions)
-        for index in set(owner.tolist()):
-            split[index] = " ".join(split[index]).split()
-        return encode(split)
-    return flat, lengths, words
+        parted = list(captions)
+        split = sorted(set(owner.tolist()))
+        for index in split:
+            parted[index] = " ".join(parted[index]).split()
+        return *encode(parted)[:3], split
+    return flat, lengths, words, []
 
 
 def count_ngrams(captions: Sequence[Caption], max_order: int = MAX_ORDER) -> NgramCounts:
     """Count the n-grams of every caption, n = 1..max_order."""
-    flat, lengths, words = encode(captions)
+    flat, lengths, words, split = encode(captions)
     caption = np.repeat(np.arange(len(lengths)), lengths)  # [words] whose word it is
     ends = np.repeat(np.cumsum(lengths), lengths)  # [words] where its caption ends
     place = np.arange(len(flat))
@@ -85,7 +88,7 @@ def count_ngrams(captions: Sequence[Caption], max_order: int = MAX_ORDER) -> Ngr
         different, gram = number(keys)
         prefix, last = np.divmod(different, max(len(words), 1))
         orders.append(_order(caption[here], gram, prefix, last))
-    return NgramCounts(words, lengths, tuple(orders))
+    return NgramCounts(words, flat, lengths, tuple(orders), split)
 
 
 def _order(caption: Ints, gram: Ints, prefix: Ints, last: Ints) -> Order:
@@ -162,10 +165,12 @@ class Block:
     """Candidates of some images and their references, counted together; caption i is the i-th image's candidate."""
 
     words: list[str]
+    flat: Ints  # [words] numbers of all words, first the candidates'
     candidate_lengths: Ints  # [images]
     reference_lengths: Ints  # [references]
     image_of_reference: Ints  # [references]
     references_of_image: Ints  # [images] how many
+    split: list[int]  # images of which a caption's token with white space inside counts as several words
     all_orders: tuple[Order, ...]  # candidates and references; gram numbers are shared
     candidates: tuple[Order, ...]
     references: tuple[ReferenceOrder, ...]
@@ -203,6 +208,8 @@ def _block(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]
         )
     return Block(
         words=counts.words,
+        flat=counts.flat,
+        split=[i if i < images else int(image_of_reference[i - images]) for i in counts.split],
         candidate_lengths=counts.lengths[:images],
         reference_lengths=counts.lengths[images:],
         image_of_reference=image_of_reference,

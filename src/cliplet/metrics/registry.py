@@ -36,7 +36,7 @@ METRICS: dict[str, ReferenceMetric] = table(
             "bleu", ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"), ("bleu_1", "bleu_2", "bleu_3", "bleu_4"),
             bleu.columns, count=bleu.count, judged=("BLEU-1", "BLEU-4"),
         ),
-        ReferenceMetric("rouge", ("ROUGE-L",), ("rouge_l",), rouge.columns),
+        ReferenceMetric("rouge", ("ROUGE-L",), ("rouge_l",), rouge.columns, count=rouge.count),
         ReferenceMetric("cider", ("CIDEr-D",), ("cider_d",), cider.columns, count=cider.count),
         ReferenceMetric(
             "meteor", ("METEOR", "METEOR-exact-stem"), ("meteor", "meteor_exact_stem"),

@@ -4,11 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cliplet.metrics.base import Corpus, ReferenceScores
-from cliplet.metrics.ngrams import Caption, Floats, check_captions
+from cliplet.metrics.ngrams import Block, Caption, Floats, Ints, check_captions
 
 BETA = 1.2  # recall counts beta squared = 1.44 times as much as precision
+_PLACES = 64  # words of a candidate that fit into an integer
+_TOGETHER = 64  # images whose words' places are in memory at once
+_Bits = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -32,19 +36,78 @@ def rouge_l(candidates: Sequence[Caption], references: Sequence[Sequence[Caption
     Raises `InputError` if the numbers of candidates and images differ or an image has no reference.
     """
     check_captions(candidates, references)
-    per_caption = _scores(candidates, references)
+    per_caption = np.array(
+        [_score(caption, group) for caption, group in zip(candidates, references, strict=True)]
+    )
     return RougeScore(float(per_caption.mean()), per_caption)
+
+
+def count(block: Block, corpus: Corpus) -> Floats:
+    """ROUGE-L of a block of images, NaN where :func:`columns` must look at the words themselves."""
+    lengths, many = block.candidate_lengths, block.reference_lengths
+    first = np.cumsum(block.references_of_image) - block.references_of_image
+    cut = int(lengths.sum())
+    match = _common(_places(block, block.flat[:cut], block.flat[cut:]), many)  # [references]
+    known = (lengths > 0) & (lengths <= _PLACES) & (np.minimum.reduceat(many, first) > 0)
+    known[block.split] = False  # several words for the other metrics, one for ROUGE
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision = np.maximum.reduceat(match, first) / lengths
+        recall = np.maximum.reduceat(match / many, first)
+        score = (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
+    score[(precision == 0) | (recall == 0)] = 0.0
+    return np.where(known, score, np.nan)
 
 
 def columns(corpus: Corpus) -> ReferenceScores:
     """ROUGE-L for the table of metrics."""
     found = ReferenceScores()
-    found.add("ROUGE-L", _scores(corpus.words, corpus.reference_words))
+    scores = np.concatenate(corpus.parts)
+    for i in np.flatnonzero(np.isnan(scores)):
+        scores[i] = _score(corpus.words[i], corpus.reference_words[i])
+    found.add("ROUGE-L", scores)
     return found
 
 
-def _scores(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> Floats:
-    return np.array([_score(caption, group) for caption, group in zip(candidates, references, strict=True)])
+def _places(block: Block, candidates: Ints, references: Ints) -> _Bits:
+    """[words of all references]: bits of the places where the image's candidate has the word."""
+    lengths, images, width = block.candidate_lengths, block.images, len(block.words)
+    starts = np.cumsum(lengths) - lengths
+    place = np.arange(len(candidates)) - np.repeat(starts, lengths)
+    bits = np.where(place < _PLACES, np.uint64(1) << (place % _PLACES).astype(np.uint64), np.uint64(0))
+    image = np.repeat(np.arange(images), lengths)
+    of_reference = np.repeat(block.image_of_reference, block.reference_lengths)
+    table = np.zeros(_TOGETHER * width, np.uint64)  # [image, word]
+    found = np.zeros(len(references), np.uint64)
+    for start in range(0, images, _TOGETHER):
+        own, asked = (
+            slice(*np.searchsorted(whose, (start, start + _TOGETHER))) for whose in (image, of_reference)
+        )
+        cells = (image[own] - start) * width + candidates[own]
+        np.add.at(table, cells, bits[own])  # no two places of a candidate share a bit
+        found[asked] = table[(of_reference[asked] - start) * width + references[asked]]
+        table[cells] = 0
+    return found
+
+
+def _common(places: _Bits, lengths: Ints) -> Ints:
+    """[references]: length of the longest common subsequence with the candidate, from the places of each word.
+
+    Bit-parallel (Hyyro 2004) for all references at once: a zero bit in ``row`` is a step of the common subsequence.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    starts = (np.cumsum(lengths) - lengths)[order]
+    longer = np.searchsorted(
+        -lengths[order], -np.arange(int(lengths.max(initial=0)))
+    )  # [t] with more than t words
+    row = np.full(len(lengths), ~np.uint64(0))
+    for t, n in enumerate(longer):
+        here = row[:n]
+        hit = here & places[starts[:n] + t]
+        row[:n] = (here + hit) | (here - hit)
+    steps = np.unpackbits((~row).view(np.uint8)).reshape(len(lengths), -1).sum(axis=1, dtype=np.int64)
+    found = np.empty(len(lengths), np.int64)
+    found[order] = steps
+    return found
 
 
 _NO_WORDS = ("",)
@@ -60,8 +123,7 @@ def _score(candidate: Caption, references: Sequence[Caption]) -> float:
     places_of, everywhere = places.get, bit - 1
     best_match, best_recall = 0, 0.0
     for reference in references:
-        # Bit-parallel LCS (Hyyro 2004): a zero bit in `row` is a step of the common subsequence.
-        row = everywhere
+        row = everywhere  # as in _common
         for bits in map(places_of, reference or _NO_WORDS):
             if bits:
                 hit = row & bits

@@ -63,7 +63,7 @@ class RepetitionReward(WordReward):
 
     def of_words(self, images: Sequence[Hashable], words: Sequence[Caption]) -> Floats:
         """[n]: the value of captions given as lists of words."""
-        flat, lengths, vocabulary = encode(words)  # [words of all captions], [n]
+        flat, lengths, vocabulary, _ = encode(words)  # [words of all captions], [n]
         caption = np.repeat(np.arange(len(lengths)), lengths)
         inside = caption[1:] == caption[:-1]  # pairs of neighbours in one caption
         owner, first, second = caption[1:][inside], flat[:-1][inside], flat[1:][inside]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +14,17 @@ from cliplet.data.images import ImageInput
 from cliplet.data.names import NameIndex, image_name
 from cliplet.data.text import caption_problem, scrub
 from cliplet.errors import InputError
-from cliplet.metrics.cider import DocumentFrequencies
+from cliplet.metrics.base import ReferenceMetric, ReferenceScores
 from cliplet.metrics.clipscore import MODEL_SCORES
-from cliplet.metrics.registry import (
-    MetricNames,
-    ReferenceMetric,
-    ReferenceScores,
-    find_metrics,
-    reference_scores,
-    row_fields,
-)
 from cliplet.scoring.rows import find_photos, model_columns, none_found, plain, table_rows
 from cliplet.scoring.scorer import Scorer, ScoreResult
-from cliplet.statistics.corpus import CorpusStatistic, corpus_interval, interval_notes
+from cliplet.statistics.corpus import CorpusStatistic, corpus_intervals, interval_notes
 from cliplet.statistics.resampling import Interval
 from cliplet.versions import versions
+
+if TYPE_CHECKING:
+    from cliplet.metrics.cider import DocumentFrequencies
+    from cliplet.metrics.registry import MetricNames
 
 Progress = Callable[[int, int], None]
 _NO_REFERENCES = "no references were found for the image"
@@ -123,8 +119,8 @@ def score_file(
     images: str | Path | None,
     scorer: Scorer | None,
     references: str | Path | None = None,
-    metrics: MetricNames = None,
-    document_frequencies: DocumentFrequencies | None = None,
+    metrics: "MetricNames" = None,
+    document_frequencies: "DocumentFrequencies | None" = None,
     progress: Progress | None = None,
     table: Columns | None = None,
     tokenizer: str = "ptb",
@@ -195,7 +191,7 @@ def score_file(
     columns |= compared.per_caption
     used = {name for name in names if name is not None}
     intervals = _intervals(statistics, groups, scored)
-    fields = MODEL_SCORES | row_fields(chosen)
+    fields = MODEL_SCORES | _fields(chosen)
     return ScoreTable(
         rows=table_rows(entries, columns, fields, scored, reasons),
         photos=photos,
@@ -228,14 +224,23 @@ def score_file(
     )
 
 
-def _chosen_metrics(names: MetricNames, references: str | Path | None) -> list[ReferenceMetric]:
+def _chosen_metrics(names: "MetricNames", references: str | Path | None) -> list[ReferenceMetric]:
     """The metrics to compute, known to be able to run."""
+    if references is None and not names:
+        return []  # the table of metrics takes long to import
+    from cliplet.metrics.registry import find_metrics
+
     if references is not None:
         return find_metrics(names)
     if chosen := find_metrics(names or ()):
         given = ", ".join(metric.name for metric in chosen)
         raise InputError(f"{given} compare captions with references: give them with --refs")
     return []
+
+
+def _fields(metrics: Sequence[ReferenceMetric]) -> dict[str, str]:
+    """Each column's field in rows."""
+    return {column: name for m in metrics for column, name in zip(m.columns, m.fields, strict=True)}
 
 
 def has_photos(captions: str | Path | Sequence[str | Path], table: Columns | None = None) -> bool:
@@ -335,13 +340,15 @@ def _compare_with_references(
     groups: Sequence[str],
     references: list[list[Any]],
     metrics: Sequence[ReferenceMetric],
-    document_frequencies: DocumentFrequencies | None,
+    document_frequencies: "DocumentFrequencies | None",
     tokenizer: str,
 ) -> ReferenceScores:
     """Metrics that need no photo, for every row with references; a caption that is no text counts as an empty one."""
     rows = [i for i, refs in enumerate(references) if refs]
     if not rows or not metrics:
         return ReferenceScores()
+    from cliplet.metrics.registry import reference_scores
+
     scores = reference_scores(
         [scrub(c) if isinstance(c := entries[i].caption, str) else "" for i in rows],
         [references[i] for i in rows],
@@ -364,7 +371,7 @@ def _intervals(
     statistics: Mapping[str, CorpusStatistic], groups: Sequence[str], scored: ScoreResult | None
 ) -> dict[str, Interval]:
     _, images = np.unique(groups, return_inverse=True)
-    intervals = {name: corpus_interval(statistic, images) for name, statistic in statistics.items()}
+    intervals = corpus_intervals(statistics, images)
     if scored is None:
         return intervals
     first = scored.preset.column  # its corpus value is the preset's: torchmetrics clamps the mean

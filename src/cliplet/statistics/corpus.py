@@ -5,7 +5,7 @@ addends a caption, such a value can be recomputed on any resample of the corpus,
 test here do.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,22 +75,49 @@ def corpus_interval(
         level: of the interval.
         seed: of the resamples.
     """
-    groups = statistic.by_group(images, int(images.max()) + 1 if len(images) else 0)
-    used = groups.any(axis=1)
-    counted = int(statistic.addends.any(axis=1).sum())
-    return grouped_interval(groups[used], statistic.value, counted, resamples, level, seed)
+    return corpus_intervals({"": statistic}, images, resamples, level, seed)[""]
+
+
+def corpus_intervals(
+    statistics: Mapping[str, CorpusStatistic],
+    images: NDArray[np.integer],
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """As :func:`corpus_interval`, for several values of the same captions; the resamples are drawn once."""
+    parts = []
+    for statistic in statistics.values():
+        groups = statistic.by_group(images, int(images.max()) + 1 if len(images) else 0)
+        counted = int(statistic.addends.any(axis=1).sum())
+        parts.append((groups[groups.any(axis=1)], statistic.value, counted))
+    return dict(zip(statistics, _grouped_intervals(parts, resamples, level, seed), strict=True))
 
 
 def grouped_interval(
     groups: Floats, value: Value, n: int, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
     """As :func:`corpus_interval`, from sums by image ``[images, k]`` of ``n`` captions; NaN ends for one image."""
-    if not len(groups):
-        return Interval(float("nan"), float("nan"), float("nan"), n)
-    if len(groups) == 1:  # one image says nothing of others
-        return Interval(float(value(groups[0])), float("nan"), float("nan"), n)
-    samples = np.concatenate([value(w @ groups) for w in resample_weights(len(groups), resamples, seed)])
-    return Interval(float(value(groups.sum(axis=0))), *percentile_interval(samples, level), n)
+    return _grouped_intervals([(groups, value, n)], resamples, level, seed)[0]
+
+
+def _grouped_intervals(
+    parts: Sequence[tuple[Floats, Value, int]], resamples: int, level: float, seed: int
+) -> list[Interval]:
+    """One interval for each (sums by image, value, captions); those of as many images share their resamples."""
+    samples: list[list[Floats]] = [[] for _ in parts]
+    for size in {len(groups) for groups, _, _ in parts} - {0, 1}:  # one image says nothing of others
+        for drawn in resample_weights(size, resamples, seed):
+            weights = drawn.astype(np.float64)
+            for own, (groups, value, _) in zip(samples, parts, strict=True):
+                if len(groups) == size:
+                    own.append(value(weights @ groups))
+    found = []
+    for own, (groups, value, n) in zip(samples, parts, strict=True):
+        ends = percentile_interval(np.concatenate(own), level) if own else (float("nan"), float("nan"))
+        whole = float(value(groups.sum(axis=0))) if len(groups) else float("nan")
+        found.append(Interval(whole, *ends, n))
+    return found
 
 
 def paired_corpus_test(

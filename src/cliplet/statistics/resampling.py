@@ -9,7 +9,6 @@ resample is the same, get Wilson's interval by images.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -198,6 +197,8 @@ def percentile_interval(samples: Floats, level: float = 0.95) -> tuple[float, fl
 
 def wilson_interval(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's (1927) score interval of a share of n independent cases, in [0, 1]; never empty, even at 0 and 1."""
+    from statistics import NormalDist  # decimal and fractions come with it
+
     z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
     middle, half = share + z2 / (2 * n), (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5
     return max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n))

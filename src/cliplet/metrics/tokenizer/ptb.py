@@ -59,18 +59,29 @@ def tokenize_many(captions: Iterable[str], *, joined: bool = True, tokenizer: st
     With ``joined`` (the default) the result is the same as there. With ``joined=False`` every caption is read on
     its own, as by `tokenize`, whatever stands beside it. ``tokenizer`` as there.
     """
-    lines = [_one_line(caption) for caption in captions]
+    lines = _lines(captions)
     tables = _tables(check_tokenizer(tokenizer))
     if not joined or not lines:
         return [_alone(line, tables) for line in lines]
     result: list[list[str]] = []
-    while len(result) < len(lines) - 1:
-        tokens = tables.quick(lines[len(result)], alone=False)
+    at, last, quick = 0, len(lines) - 1, tables.quick
+    while at < last:
+        tokens = quick(lines[at], False)
         if tokens is None:
-            result.extend(_with_following(lines, len(result), tables))
+            result.extend(_with_following(lines, at, tables))
+            at = len(result)
         else:
             result.append(tokens)
+            at += 1
     return result if len(result) == len(lines) else [*result, _alone(lines[-1], tables)]
+
+
+def _lines(captions: Iterable[str]) -> list[str]:
+    """The captions, each without line ends inside."""
+    lines = list(captions)
+    if set(map(type, lines)) <= {str} and "\n" not in "".join(lines):
+        return lines
+    return [_one_line(caption) for caption in lines]
 
 
 def _alone(line: str, tables: "_Tables") -> list[str]:
@@ -277,6 +288,9 @@ _ACTIONS: dict[str, Action] = {
 # Plain words that the grammar splits; every other run of two or more ASCII letters is one word.
 _SPLIT_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
 
+# Words of letters, the last of two or more, and perhaps a full stop, after it or apart.
+_PLAIN = re.compile(r"([A-Za-z ]*[A-Za-z]{2})(?:( ?)\.)? ?").fullmatch
+
 
 class _Memo(dict[str, Tokens | None]):
     """Tokens of a chunk of text between spaces, or None where what comes after may change them.
@@ -333,6 +347,7 @@ class _Tables:
 
     def __init__(self, dropped: frozenset[str] = PUNCTUATION) -> None:
         self.lexer = _lexer()
+        self._dropped = dropped
         self.words_of = partial(_words_of, dropped=dropped)
         self._inner = _Memo(self.lexer, " ", dropped)
         self._pairs = _PairMemo(self.lexer, "", dropped)
@@ -343,6 +358,12 @@ class _Tables:
 
     def quick(self, line: str, alone: bool) -> list[str] | None:
         """Tokens of a line from the memos; None when only reading it whole (or what comes after it) can tell."""
+        plain = _PLAIN(line)
+        if plain is not None:
+            letters, apart = plain.groups()
+            words = letters.lower().split()
+            if (apart != "" or words[-1] not in ABBREVIATED) and _SPLIT_WORDS.isdisjoint(words):
+                return words if apart is None or "." in self._dropped else [*words, "."]
         memo = self._alone if alone else self._before_line
         body = line
         if line[-1:] == " ":
