@@ -244,6 +244,9 @@ def main() -> None:
     parser.add_argument("--images", default="lite0")
     parser.add_argument("--texts", default="minilm-l6")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="photos to fit on; 0 for all")
+    parser.add_argument(
+        "--setting", type=float, nargs=2, metavar=("HIDDEN", "RATE"), help="the heads' only one"
+    )
     parser.add_argument("--only", choices=["maps", "heads"], help="leave out the other")
     parser.add_argument("--packaged", action="store_true")
     parser.add_argument("--gap", action="store_true")
@@ -253,6 +256,8 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(1)
+        if arguments.setting:
+            GRID[:] = [(int(arguments.setting[0]), arguments.setting[1])]
         images = "packaged" if arguments.packaged else arguments.images
         train, dev = (
             encoded(arguments.data, arguments.cache, s, images, arguments.texts).pairs
@@ -283,7 +288,9 @@ def main() -> None:
     for file in sorted(arguments.out.glob("*.json")):
         content = json.loads(file.read_text(encoding="utf-8"))
         print(f"\n{content['name']}, dev (1,000 photos, 5,000 captions)\n")
-        print("| photos | method | text to image R@1 | image to text R@1 | CPU seconds |\n|---|---|---|---|---|")
+        print(
+            "| photos | method | text to image R@1 | image to text R@1 | CPU seconds |\n|---|---|---|---|---|"
+        )
         for row in content["rows"]:
             print(f"| {row['photos']:,} | {row['what']} | {row['text_to_image']:.1f} | {row['image_to_text']:.1f} | "
                   f"{row['seconds']:.2f} |")  # fmt: skip

@@ -105,7 +105,7 @@ def retrieval(
 
 
 def loop(
-    train: Split, dev: Split, packaged: Embeddings, texts: str, name: str, k: int
+    train: Split, dev: Split, packaged: Embeddings, name: str, k: int, controls: list[str], rounds: int
 ) -> list[dict[str, Any]]:
     """From half of the pairs: the loop and its controls on the other half's photos; and all pairs as the ceiling."""
     order = np.random.default_rng(3).permutation(len(train.pairs.images))
@@ -117,12 +117,10 @@ def loop(
         return np.stack([known[text] for text in found])
 
     rows = []
-    for control in CONTROLS:
+    for control in controls:
         steps = augment(pairs, captions, train.pairs.images[bare], embed,
-                        LoopConfig(rounds=3, neighbours=k, control=control))  # fmt: skip
+                        LoopConfig(rounds=rounds, neighbours=k, control=control))  # fmt: skip
         for i, step in enumerate(steps):
-            if i and i < 3 and control:
-                continue
             if not i and control:
                 continue
             photos = step.fit.embed(dev.pairs.images, dev.pairs.texts)
@@ -148,7 +146,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/recap"))
     parser.add_argument("--images", default="lite2")
     parser.add_argument("--texts", default="minilm-l6")
-    parser.add_argument("--neighbours", type=int, default=20, help="captions retrieved")
+    parser.add_argument("--neighbours", type=int, default=40, help="captions retrieved")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--controls", nargs="+", default=CONTROLS, help="of the loop; an empty one is the loop itself"
+    )
     for flag in ("--packaged", "--choose", "--loop", "--tables"):
         parser.add_argument(flag, action="store_true")
     arguments = parser.parse_args()
@@ -166,7 +168,7 @@ def main() -> None:
             chosen_neighbours(train)
             return
         if arguments.loop:
-            rows = loop(train, dev, judge, arguments.texts, name, arguments.neighbours)
+            rows = loop(train, dev, judge, name, arguments.neighbours, arguments.controls, arguments.rounds)
         else:
             whole = (
                 AffineMap(np.zeros(train.pairs.images.shape[1])),
@@ -176,7 +178,11 @@ def main() -> None:
             rows = retrieval(train, dev, fit, judge, name, arguments.neighbours)
         arguments.out.mkdir(parents=True, exist_ok=True)
         file = f"{images}{'-loop' * arguments.loop}.json"
-        write_atomically(arguments.out / file, json.dumps(rows))
+        before = (
+            json.loads((arguments.out / file).read_text("utf-8")) if (arguments.out / file).exists() else []
+        )
+        merged = {row["what"]: row for row in [*before, *rows]}
+        write_atomically(arguments.out / file, json.dumps(list(merged.values())))
     shown = ("CIDEr-D", "BLEU-4", "METEOR", "ROUGE-L", "L-CLIPScore", "R@1", "words", "different captions")
     for file in sorted(arguments.out.glob("*.json")):
         rows = json.loads(file.read_text(encoding="utf-8"))
