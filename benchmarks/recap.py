@@ -105,11 +105,19 @@ def retrieval(
 
 
 def loop(
-    train: Split, dev: Split, packaged: Embeddings, name: str, k: int, controls: list[str], rounds: int
+    train: Split,
+    dev: Split,
+    packaged: Embeddings,
+    name: str,
+    k: int,
+    controls: list[str],
+    rounds: int,
+    most: int,
 ) -> list[dict[str, Any]]:
     """From half of the pairs: the loop and its controls on the other half's photos; and all pairs as the ceiling."""
     order = np.random.default_rng(3).permutation(len(train.pairs.images))
     half, bare = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
+    bare = bare[:most]
     pairs, captions = train.pairs.of(half), flat([train.captions[i] for i in half])
     known = dict(zip(flat(train.captions), train.pairs.texts, strict=True))
 
@@ -147,6 +155,7 @@ def main() -> None:
     parser.add_argument("--images", default="lite2")
     parser.add_argument("--texts", default="minilm-l6")
     parser.add_argument("--neighbours", type=int, default=40, help="captions retrieved")
+    parser.add_argument("--bare", type=int, default=3000, help="photos without captions of the loop")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--controls", nargs="+", default=CONTROLS, help="of the loop; an empty one is the loop itself"
@@ -168,7 +177,16 @@ def main() -> None:
             chosen_neighbours(train)
             return
         if arguments.loop:
-            rows = loop(train, dev, judge, name, arguments.neighbours, arguments.controls, arguments.rounds)
+            rows = loop(
+                train,
+                dev,
+                judge,
+                name,
+                arguments.neighbours,
+                arguments.controls,
+                arguments.rounds,
+                arguments.bare,
+            )
         else:
             whole = (
                 AffineMap(np.zeros(train.pairs.images.shape[1])),
