@@ -4,6 +4,7 @@ The store holds the captions of the train split. The number of neighbours is cho
 are taken out of the store. The loop's bare photos are half of the train photos, whose captions it does not see.
 CIDEr-D has the document frequencies of the captions under test, as benchmarks/captioner_rewards.py.
 
+    python -m benchmarks.recap --data flickr8k --images lite2 --choose  # the number of neighbours, on train photos
     python -m benchmarks.recap --data flickr8k --images lite2           # one pair of encoders, aligned by cca
     python -m benchmarks.recap --data flickr8k --packaged               # the packaged model, without a map
     python -m benchmarks.recap --data flickr8k --images lite2 --loop    # the loop and its controls, from half of train
@@ -54,9 +55,7 @@ def measured(
 ) -> dict[str, float]:
     """Metrics of one caption a photo; with the packaged model's photos L-CLIPScore and R@1 too."""
     found = reference_scores(captions, references, None, find_metrics(["bleu", "rouge", "cider", "meteor"]))
-    values = {
-        name: float(found.statistics[name].value) for name in ("BLEU-4", "METEOR", "CIDEr-D", "ROUGE-L")
-    }
+    values = {name: found.statistics[name].corpus() for name in ("BLEU-4", "METEOR", "CIDEr-D", "ROUGE-L")}
     words = [caption.lower().split() for caption in captions]
     values["words"] = float(np.mean([len(w) for w in words]))
     values["different captions"] = len(set(captions))
@@ -73,10 +72,11 @@ def store_of(fit: Fit, pairs: Pairs, captions: list[str]) -> CaptionStore:
     return CaptionStore(captions, fit.embed(pairs.images[:1], pairs.texts)[1], pairs.owner, "", "")
 
 
-def chosen_neighbours(train: Split, fit: Fit) -> int:
+def chosen_neighbours(train: Split) -> int:
     """The number of neighbours with the highest CIDEr-D on photos whose captions are not in the store."""
     order = np.random.default_rng(2).permutation(len(train.pairs.images))
     out, rest = np.sort(order[:HELD_OUT]), np.sort(order[HELD_OUT:])
+    fit = fit_alignment("cca", train.pairs.of(rest), False)
     store = store_of(fit, train.pairs.of(rest), flat([train.captions[i] for i in rest]))
     photos = fit.embed(train.pairs.images[out], train.pairs.texts[:1])[0]
     references = [train.captions[i] for i in out]
@@ -84,14 +84,15 @@ def chosen_neighbours(train: Split, fit: Fit) -> int:
     for k in NEIGHBOURS:
         captions = written(store, photos, "consensus", k)
         scores = reference_scores(captions, references, None, find_metrics(["cider"]))
-        found[k] = float(scores.statistics["CIDEr-D"].value)
+        found[k] = scores.statistics["CIDEr-D"].corpus()
     print("CIDEr-D on held-out train photos by neighbours:", found, flush=True)
     return max(found, key=found.__getitem__)
 
 
-def retrieval(train: Split, dev: Split, fit: Fit, packaged: Embeddings, name: str) -> list[dict[str, Any]]:
+def retrieval(
+    train: Split, dev: Split, fit: Fit, packaged: Embeddings, name: str, k: int
+) -> list[dict[str, Any]]:
     """The nearest caption and the consensus."""
-    k = chosen_neighbours(train, fit)
     store = store_of(fit, train.pairs, flat(train.captions))
     photos = fit.embed(dev.pairs.images, train.pairs.texts[:1])[0]
     rows = []
@@ -104,11 +105,19 @@ def retrieval(train: Split, dev: Split, fit: Fit, packaged: Embeddings, name: st
 
 
 def loop(
-    train: Split, dev: Split, packaged: Embeddings, texts: str, name: str, k: int
+    train: Split,
+    dev: Split,
+    packaged: Embeddings,
+    name: str,
+    k: int,
+    controls: list[str],
+    rounds: int,
+    most: int,
 ) -> list[dict[str, Any]]:
     """From half of the pairs: the loop and its controls on the other half's photos; and all pairs as the ceiling."""
     order = np.random.default_rng(3).permutation(len(train.pairs.images))
     half, bare = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
+    bare = bare[:most]
     pairs, captions = train.pairs.of(half), flat([train.captions[i] for i in half])
     known = dict(zip(flat(train.captions), train.pairs.texts, strict=True))
 
@@ -116,12 +125,10 @@ def loop(
         return np.stack([known[text] for text in found])
 
     rows = []
-    for control in CONTROLS:
+    for control in controls:
         steps = augment(pairs, captions, train.pairs.images[bare], embed,
-                        LoopConfig(rounds=3, neighbours=k, control=control))  # fmt: skip
+                        LoopConfig(rounds=rounds, neighbours=k, control=control))  # fmt: skip
         for i, step in enumerate(steps):
-            if i and i < 3 and control:
-                continue
             if not i and control:
                 continue
             photos = step.fit.embed(dev.pairs.images, dev.pairs.texts)
@@ -147,8 +154,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/recap"))
     parser.add_argument("--images", default="lite2")
     parser.add_argument("--texts", default="minilm-l6")
-    parser.add_argument("--neighbours", type=int, default=20, help="of the loop")
-    for flag in ("--packaged", "--loop", "--tables"):
+    parser.add_argument("--neighbours", type=int, default=40, help="captions retrieved")
+    parser.add_argument("--bare", type=int, default=3000, help="photos without captions of the loop")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--controls", nargs="+", default=CONTROLS, help="of the loop; an empty one is the loop itself"
+    )
+    for flag in ("--packaged", "--choose", "--loop", "--tables"):
         parser.add_argument(flag, action="store_true")
     arguments = parser.parse_args()
     if not arguments.tables:
@@ -161,18 +173,34 @@ def main() -> None:
         )
         judge = encoded(arguments.data, arguments.cache, "dev", "packaged", "").pairs.images
         name = "packaged model" if arguments.packaged else f"{images} + {arguments.texts}"
+        if arguments.choose:
+            chosen_neighbours(train)
+            return
         if arguments.loop:
-            rows = loop(train, dev, judge, arguments.texts, name, arguments.neighbours)
+            rows = loop(
+                train,
+                dev,
+                judge,
+                name,
+                arguments.neighbours,
+                arguments.controls,
+                arguments.rounds,
+                arguments.bare,
+            )
         else:
             whole = (
                 AffineMap(np.zeros(train.pairs.images.shape[1])),
                 AffineMap(np.zeros(train.pairs.texts.shape[1])),
             )
             fit = Fit(*whole) if arguments.packaged else fit_alignment("cca", train.pairs, False)
-            rows = retrieval(train, dev, fit, judge, name)
+            rows = retrieval(train, dev, fit, judge, name, arguments.neighbours)
         arguments.out.mkdir(parents=True, exist_ok=True)
         file = f"{images}{'-loop' * arguments.loop}.json"
-        write_atomically(arguments.out / file, json.dumps(rows))
+        before = (
+            json.loads((arguments.out / file).read_text("utf-8")) if (arguments.out / file).exists() else []
+        )
+        merged = {row["what"]: row for row in [*before, *rows]}
+        write_atomically(arguments.out / file, json.dumps(list(merged.values())))
     shown = ("CIDEr-D", "BLEU-4", "METEOR", "ROUGE-L", "L-CLIPScore", "R@1", "words", "different captions")
     for file in sorted(arguments.out.glob("*.json")):
         rows = json.loads(file.read_text(encoding="utf-8"))

@@ -19,12 +19,13 @@ from cliplet.data.plugins import resolve
 from cliplet.encoders.base import Embeddings, Encoder, adapt
 from cliplet.errors import InputError
 from cliplet.rewards.cider import CiderReward
+from cliplet.rewards.references import References
 
 Writer = Callable[[list[str], str], str | list[str]]
 """The retrieved captions, nearest first and each once, and the prompt -> a caption, or several to be ranked."""
 FUSIONS = ("consensus", "nearest")
 """Ways to make one caption of the retrieved ones, beside your own ``module:attribute``."""
-NEIGHBOURS = 30
+NEIGHBOURS = 40
 PROMPT = "Similar images show:\n{captions}\nOne sentence that describes this image:"
 """What a function of your own is given; ``{captions}`` stands for the retrieved captions, one a line."""
 BATCH = 64
@@ -152,7 +153,7 @@ def consensus_order(store: CaptionStore, found: NDArray[np.int64]) -> NDArray[np
         return found
     words = [store.words[j] for j in found.ravel()]  # [m * k]
     photos = np.repeat(np.arange(m), k).tolist()
-    groups = {row: words[row * k : (row + 1) * k] for row in range(m)}
+    groups: References = {row: words[row * k : (row + 1) * k] for row in range(m)}
     among = CiderReward(groups, store.frequencies).of_words(
         photos, words
     )  # the mean over all k, itself included

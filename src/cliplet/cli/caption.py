@@ -48,7 +48,7 @@ def train(recipe: str | None, changes: tuple[str, ...], dry_run: bool, restart: 
 @click.option("--fusion", default="consensus", show_default=True,
               help="Way in which --method recap makes one caption: consensus, nearest, or your own function "
                    "module:attribute of (captions, prompt).")  # fmt: skip
-@click.option("--neighbours", default=30, show_default=True, type=click.IntRange(1),
+@click.option("--neighbours", default=40, show_default=True, type=click.IntRange(1),
               help="Number of captions that --method recap retrieves for a photo.")  # fmt: skip
 @click.option("--prompt", help="Prompt of your own function; {captions} stands for the retrieved captions.")
 @options.computing
@@ -227,7 +227,7 @@ def _controls() -> Any:
     "--store", "store_file", required=True, type=click.Path(path_type=Path), help="Store to write (.npz)."
 )
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Number of rounds.")
-@click.option("--neighbours", default=30, show_default=True, type=click.IntRange(1),
+@click.option("--neighbours", default=40, show_default=True, type=click.IntRange(1),
               help="Number of captions retrieved for a photo.")  # fmt: skip
 @click.option("--method", type=options.Names(options.alignments), default="cca", show_default=True,
               help="Way to fit the map.")  # fmt: skip

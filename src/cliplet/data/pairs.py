@@ -43,7 +43,8 @@ def read_photo_captions(
     path = Path(captions)
     entries, index = photos_of(read_captions(path, columns), [path], images)
     found = index.find_all(dict.fromkeys(e.image for e in entries if e.photo is None and e.image != ""))
-    result, place = PhotoCaptions(), {}
+    result = PhotoCaptions()
+    place: dict[str, int] = {}
     for entry in entries:
         if entry.problem is not None or (entry.image == "" and entry.photo is None):
             result.failures[f"{path.name}, {entry.where}"] = entry.problem or "it names no image"

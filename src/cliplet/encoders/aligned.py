@@ -278,7 +278,10 @@ def caption_groups(
         raise InputError(
             "captions is one text: give a list with a caption, or a list of captions, for each photo"
         )
-    groups = [list(group) if isinstance(group, (list, tuple)) else [group] for group in captions]
+    groups: list[list[str]] = [
+        list(group) if isinstance(group, (list, tuple)) else [group]  # type: ignore[list-item]
+        for group in captions
+    ]
     if not len(photos) or not any(map(len, groups)):
         raise InputError("there are no pairs to fit on: give photos and their captions")
     if paired and len(groups) != len(photos):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,9 @@ class TimmEncoder(TorchModelEncoder):
 
         self.model = model.float().eval()
         self.batch_size = batch_size
-        filter_ = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
+        filter_: Literal["bilinear", "bicubic"] = (
+            "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
+        )
         height, width = config["input_size"][1:]
         if height != width:
             raise ModelError(f"{name} takes photos of {height} x {width}: only square ones can be made")
@@ -89,7 +91,7 @@ class TimmEncoder(TorchModelEncoder):
             raise ModelError(f"timm has no model {architecture!r}{'; near: ' * bool(near)}{near}")
         if file and not Path(file).is_file():
             raise ModelError(f"{file}: there is no such file of weights")
-        overlay = {"pretrained_cfg_overlay": {"file": file}} if file else {}
+        overlay: dict[str, Any] = {"pretrained_cfg_overlay": {"file": file}} if file else {}
         try:
             model = timm.create_model(architecture, pretrained=True, num_classes=0, **overlay)
         except Exception as error:  # the hub, torch.load and load_state_dict raise many kinds

@@ -83,8 +83,8 @@ def ridge(x: Rows, y: Rows, penalty: float) -> Rows:
     """
     n, d = x.shape
     if n < d:
-        return x.T @ np.linalg.solve(x @ x.T + penalty * np.eye(n), y)
-    return np.linalg.solve(x.T @ x + penalty * np.eye(d), x.T @ y)
+        return np.asarray(x.T @ np.linalg.solve(x @ x.T + penalty * np.eye(n), y), dtype=np.float64)
+    return np.asarray(np.linalg.solve(x.T @ x + penalty * np.eye(d), x.T @ y), dtype=np.float64)
 
 
 class CanonicalCorrelation:
