@@ -68,7 +68,7 @@ def test_import_and_help_import_nothing_heavy():
 def test_a_score_never_imports_pytorch(model, photo):
     single = modules_after(RUN_CLI, "score", photo, "a dog", "--model", model)
     assert "onnxruntime" in single
-    assert not single & HEAVY
+    assert not single & (HEAVY | {"tempfile", "shutil"})  # writing files is not needed for it
 
 
 def test_a_file_with_references_and_a_report_never_imports_pytorch(model, photo, tmp_path):

@@ -78,7 +78,7 @@ def _stored(model: Any, first: _First) -> tuple[dict[str, NDArray[Any]], dict[st
         *((f"weight_{n}", np.tile(v, 2)) for n, v in zip(_ENDS, of_weight, strict=True)),
     ]
     parts += [(f"bias_{n}", np.tile(v, 2)) for n, v in zip(("int", *_ENDS), of_bias, strict=True)]
-    stored = {
+    stored: dict[str, NDArray[Any]] = {
         "split": np.array([-1, height, width // COLUMNS, COLUMNS * channels], np.int64),
         "step": np.array(step),
         "zero": np.array(zero, np.uint8),

@@ -62,7 +62,7 @@ def columns(corpus: Corpus) -> ReferenceScores:
     """ROUGE-L for the table of metrics."""
     found = ReferenceScores()
     scores = np.concatenate(corpus.parts)
-    for i in np.flatnonzero(np.isnan(scores)):
+    for i in np.flatnonzero(np.isnan(scores)).tolist():
         scores[i] = _score(corpus.words[i], corpus.reference_words[i])
     found.add("ROUGE-L", scores)
     return found

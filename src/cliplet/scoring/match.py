@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from cliplet.data.text import content_problem
 from cliplet.encoders.card import MatchSpec, ModelCard
 from cliplet.errors import InputError
-from cliplet.files import write_atomically
 
 
 def matches(spec: MatchSpec, cosine: ArrayLike) -> NDArray[np.float32]:
@@ -36,6 +35,8 @@ def without_content(captions: Sequence[object], failures: Sequence[str | None]) 
 def save_match(path: str | Path, spec: MatchSpec, card: ModelCard) -> None:
     """Write a match to a JSON file, with the fingerprint of the model that it was measured on."""
     content = {"model": card.name, "fingerprint": card.fingerprint, "match": dataclasses.asdict(spec)}
+    from cliplet.files import write_atomically  # shutil and tempfile take long to import
+
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
