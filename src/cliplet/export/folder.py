@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,26 @@ from cliplet.data.text import scrub
 from cliplet.encoders.base import Encoder, adapt
 from cliplet.encoders.onnx import OnnxEncoder, prepare_photo
 from cliplet.errors import InputError
-from cliplet.export.graph import Precision, write
+from cliplet.export.graph import Computed, Precision, write
+from cliplet.export.inputs import plain_captions
 from cliplet.export.parity import ParityReport, measure_parity
 from cliplet.export.same_padding import fix_same_padding
+from cliplet.export.tokens import Told
 from cliplet.export.towers import Towers, read_towers
+
+Progress = Callable[[str, int, int], None]
+"""Called with the tower, the number of products done and of all."""
 
 _PRECISIONS = {
     "fp32": "fp32",
     "fp16": "fp16 weights, fp32 compute",
     "int8": "int8 weights, fp32 compute",
+}
+_COMPUTED = {
+    "nothing": "",
+    "convolutions": " but for int8 convolutions (w8a8)",
+    "products": " but for int8 products (w8a8)",
+    "tokens": " but for int8 products (w8a8, a scale for each token)",
 }
 
 
@@ -39,6 +50,7 @@ def export(
     keep_weights: bool = False,
     calibration: Sequence[ImageInput] | None = None,
     calibration_captions: Sequence[str] | None = None,
+    progress: Progress | None = None,
 ) -> ParityReport:
     """Write any PyTorch encoder as a model folder that runs on ONNX Runtime alone, and measure what changed.
 
@@ -53,9 +65,12 @@ def export(
         keep_weights: also write ``model.safetensors`` and ``model.json`` (our own models only).
         calibration: a few hundred photos, best those of the training; with them the image tower's convolutions compute
             in 8 bits (w8a8) in the ranges that these photos show: faster, and a little less faithful. Their weights
-            have 7 bits, so that no processor's 8-bit sums saturate.
+            have 7 bits, so that no processor's 8-bit sums saturate. A transformer of open_clip or Transformers computes
+            its products so, with a scale for each token (:mod:`cliplet.export.tokens`).
         calibration_captions: the same for the text tower's matrix products: some thousand captions of the training, of
-            which those of the commonest length are used.
+            which those of the commonest length are used. A model of open_clip or Transformers that is calibrated by
+            photos alone takes plain English captions.
+        progress: is told the products of a transformer that are done, and of how many.
 
     Returns:
         The parity report, also written as ``parity.json`` and ``parity.md``.
@@ -74,9 +89,11 @@ def export(
     part.mkdir(parents=True)
     try:
         seen, read = calibration or (), calibration_captions or ()
-        write_graphs(towers, part, precision, text_precision or precision, seen, read)
+        if seen and not read and towers.by_token:
+            read = plain_captions()
+        computed = write_graphs(towers, part, precision, text_precision or precision, seen, read, progress)
         towers.tokenizer.save(str(part / "tokenizer.json"), pretty=False)
-        spoken = _spoken(precision, text_precision or precision, bool(seen), bool(read))
+        spoken = _spoken(precision, text_precision or precision, *computed)
         card = dataclasses.replace(towers.card, name=name or towers.card.name, precision=spoken)
         card.save(part)
         report = measure_parity(encoder, OnnxEncoder(part), photos, captions)
@@ -93,13 +110,11 @@ def export(
     return report
 
 
-def _spoken(image: Precision, text: Precision, convolutions: bool, products: bool) -> str:
+def _spoken(image: Precision, text: Precision, by_image: Computed, by_text: Computed) -> str:
     """What the card says of the towers' precision."""
-    spoken_image = _PRECISIONS[image] + (" but for int8 convolutions (w8a8)" if convolutions else "")
-    spoken_text = _PRECISIONS[text] + (" but for int8 products (w8a8)" if products else "")
-    if image == text and not convolutions and not products:
-        return spoken_image
-    return f"image: {spoken_image}; text: {spoken_text}"
+    spoken_image = _PRECISIONS[image] + _COMPUTED[by_image]
+    spoken_text = _PRECISIONS[text] + _COMPUTED[by_text]
+    return spoken_image if spoken_image == spoken_text else f"image: {spoken_image}; text: {spoken_text}"
 
 
 def write_graphs(
@@ -109,16 +124,27 @@ def write_graphs(
     text: Precision,
     photos: Sequence[ImageInput] = (),
     captions: Sequence[str] = (),
-) -> None:
-    """Write ``image.onnx`` and ``text.onnx`` into ``folder``; towers with ``photos`` or ``captions`` become w8a8."""
+    progress: Progress | None = None,
+) -> tuple[Computed, Computed]:
+    """Write ``image.onnx`` and ``text.onnx`` into ``folder``; towers with ``photos`` or ``captions`` become w8a8.
+
+    Returns:
+        What computes in 8 bits in each.
+    """
     import torch
+
+    def told(tower: str) -> Told | None:
+        return None if progress is None else lambda done, of: progress(tower, done, of)
 
     size = towers.card.image.size
     pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
     image_tower = towers.image.eval()
     image_tower.body = fix_same_padding(image_tower.body, size)
     examples = [{"pixels": batch} for batch in _pixel_batches(towers, photos)]
-    write(image_tower, {"pixels": pixels}, {"pixels": {0: "n"}}, folder / "image.onnx", image, examples)
+    by_image = write(
+        image_tower, {"pixels": pixels}, {"pixels": {0: "n"}}, folder / "image.onnx", image, examples,
+        by_token=towers.by_token, told=told("image"),
+    )  # fmt: skip
     encodings = towers.tokenizer.encode_batch(["a dog runs on the beach", "two people sit near a lake"])
     length = min(towers.card.text.context_length, max(len(e.ids) for e in encodings))
     ids = torch.zeros(2, length, dtype=torch.long)
@@ -129,7 +155,11 @@ def write_graphs(
     axes = {name: {0: "n", 1: "t"} for name in inputs}
     text_tower = towers.text.eval()
     read = _token_batches(towers, captions)
-    write(text_tower, inputs, axes, folder / "text.onnx", text, read, integers="products")
+    by_text = write(
+        text_tower, inputs, axes, folder / "text.onnx", text, read, integers="products",
+        by_token=towers.by_token, told=told("text"),
+    )  # fmt: skip
+    return by_image, by_text
 
 
 def _pixel_batches(towers: Towers, photos: Sequence[ImageInput]) -> list[NDArray[np.uint8]]:
