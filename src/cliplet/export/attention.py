@@ -46,7 +46,9 @@ def _attend(
         q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
     if not self.batch_first:
         q, k, v = (x.transpose(0, 1) for x in (q, k, v))
-    q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in (q, k, v))  # [n, h, t, d]
+    q, k, v = (
+        x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in (q, k, v)
+    )  # [n, h, t, d]
     scores = (q * (1 / math.sqrt(self.head_dim))) @ k.transpose(-2, -1)  # [n, h, t, t]
     if mask is not None:
         scores = scores + mask if mask.is_floating_point() else scores.masked_fill(mask, -math.inf)

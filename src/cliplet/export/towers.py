@@ -113,14 +113,19 @@ class _OpenClipText(nn.Module):
         self.owners: list[tuple[dict[str, Any], str]] = []
         for owner in (model, getattr(model, "text", None)):
             if isinstance(owner, nn.Module):
-                for values, name in ((owner._parameters, "positional_embedding"), (owner._buffers, "attn_mask")):
+                for values, name in (
+                    (owner._parameters, "positional_embedding"),
+                    (owner._buffers, "attn_mask"),
+                ):
                     value = values.get(name)
                     if value is not None and value.shape[0] == context:
                         self.owners.append((values, name))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Run with the positions that the ids have."""
-        first = torch.cumsum(torch.ones_like(ids[0]), dim=0) - 1  # [t]: the tracer makes a constant of a slice's length
+        first = (
+            torch.cumsum(torch.ones_like(ids[0]), dim=0) - 1
+        )  # [t]: the tracer makes a constant of a slice's length
         whole = [values[name] for values, name in self.owners]
         try:
             for values, name in self.owners:
