@@ -16,13 +16,13 @@ from cliplet.errors import ModelError
 class Session:
     """An ONNX graph, opened on the CPU; a forked or unpickled process has its own."""
 
-    def __init__(self, model: str | Path | bytes, threads: int, name: str) -> None:
-        self.name, self._model, self._threads = name, model, threads
+    def __init__(self, model: str | Path | bytes, threads: int, name: str, exact: bool = False) -> None:
+        self.name, self._model, self._threads, self._exact = name, model, threads, exact
         self._session: Any = self._open()
         _LIVE.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Session, (self._model, self._threads, self.name)
+        return Session, (self._model, self._threads, self.name, self._exact)
 
     @property
     def opened(self) -> Any:
@@ -56,7 +56,7 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3  # errors: its warnings are about its own optimisations
-        if integer_products_may_overflow():
+        if not self._exact and integer_products_may_overflow():
             options.add_session_config_entry("session.x64quantprecision", "1")  # slower there, but right
         model = self._model if isinstance(self._model, bytes) else str(self._model)
         try:
@@ -81,18 +81,21 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def open_session(model: str | Path | bytes, threads: int = 0, name: str = "the graph") -> Session:
+def open_session(
+    model: str | Path | bytes, threads: int = 0, name: str = "the graph", exact: bool = False
+) -> Session:
     """Open an ONNX graph.
 
     Args:
         model: path of the file, or its content.
         threads: threads inside one call; 0: as many as cores; 1 where callers run whole batches beside each other.
         name: what errors call a graph that is given by its content.
+        exact: no sum of its integer products leaves 16 bits, so that it needs no slower products anywhere.
 
     Raises:
         ModelError: no such file, or ONNX Runtime cannot load it.
     """
-    return Session(model, threads, name if isinstance(model, bytes) else str(model))
+    return Session(model, threads, name if isinstance(model, bytes) else str(model), exact)
 
 
 @lru_cache(maxsize=1)
