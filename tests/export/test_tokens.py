@@ -20,7 +20,7 @@ from cliplet.export.attention import plain_attention
 from cliplet.export.graph import trace, write
 from cliplet.export.inputs import plain_captions
 from cliplet.export.rounding import MULTIPLIED, quantise, round_matrix, round_together
-from cliplet.export.tokens import is_transformer
+from cliplet.export.tokens import is_transformer, tokens_in_integers
 from cliplet.export.towers import TokenTower
 from tests.parity import local_models
 from tests.training import make
@@ -142,6 +142,58 @@ def test_captions_run_short_and_equal_open_clip_at_its_whole_context(tmp_path, c
     np.testing.assert_allclose(rows[20], rows[77], atol=1e-6)
 
 
+def test_a_text_tower_without_a_causal_mask_keeps_its_whole_context(tmp_path, torchvision):
+    open_clip = pytest.importorskip("open_clip")
+    from cliplet.encoders.open_clip import OpenClipEncoder
+
+    model = open_clip.CustomTextCLIP(
+        embed_dim=32,
+        vision_cfg={"timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "", "image_size": 160},
+        text_cfg={
+            "context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2, "no_causal_mask": True,
+            "pool_type": "last", "proj_bias": True,
+        },
+    )  # fmt: skip
+    local_models.random_weights(model)
+    transform = open_clip.image_transform(160, is_train=False)
+    source = OpenClipEncoder(model, transform, open_clip.get_tokenizer("ViT-B-32", context_length=32))
+    whole = export(source, tmp_path / "whole", "fp32", photos=PHOTOS, captions=CAPTIONS)
+    assert whole.text_max_difference < 1e-5
+    assert whole.image_max_difference < 1e-5
+    report = export(source, tmp_path / "out", photos=PHOTOS, captions=CAPTIONS, calibration=PHOTOS)
+    assert report.text_min_cosine > 0.98
+    assert report.image_min_cosine > 0.98
+    assert integer_products(tmp_path / "out" / "image.onnx").count >= 8
+    assert integer_products(tmp_path / "out" / "text.onnx").count == 8
+
+
+class Chain(nn.Module):
+    """Two products with nothing between them, behind a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.first = nn.LayerNorm(64), nn.Linear(64, 48, bias=False)
+        self.second = nn.Linear(48, 40)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(self.norm(x))).mean(dim=1)
+
+
+def test_products_one_behind_the_other(tmp_path):
+    x = torch.randn(6, 9, 64) * torch.linspace(0.1, 30, 64)
+    trace(Chain().eval(), {"x": x}, {"x": {0: "n", 1: "t"}}, tmp_path / "a.onnx")
+    model = onnx.load(tmp_path / "a.onnx")
+    tokens_in_integers(model, [{"x": x.numpy()}])
+    onnx.checker.check_model(model)
+    assert integer_products(model).count == 2
+    found = [
+        onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})[0]
+        for graph in ((tmp_path / "a.onnx").read_bytes(), model.SerializeToString())
+    ]
+    assert np.corrcoef(found[0].ravel(), found[1].ravel())[0, 1] > 0.999
+
+
 @pytest.mark.parametrize("save", [local_models.save_clip, local_models.save_siglip])
 def test_command_on_transformers_models(tmp_path, torchvision, save):
     pytest.importorskip("transformers")
@@ -155,7 +207,9 @@ def test_command_on_transformers_models(tmp_path, torchvision, save):
         catch_exceptions=False,
     )
     assert result.exit_code == 0, result.output
-    assert [line for line in result.stdout.splitlines() if len(line) > 80 and "cliplet score" not in line] == []
+    assert [
+        line for line in result.stdout.splitlines() if len(line) > 80 and "cliplet score" not in line
+    ] == []
     assert "cannot saturate" in result.output
     source, made = load(folder), load(tmp_path / "out")
     for before, after in (

@@ -202,7 +202,7 @@ class _Rewriter:
         self._weight(out, integers, scales[0])
         nodes = [
             self._node(
-                "DequantizeLinear", [out + ".int8", out + ".step", out + ".zero"], out + ".weight", axis=1
+                "DequantizeLinear", [out + ".int8", out + ".steps", out + ".zeros"], out + ".weight", axis=1
             ),
             self._node("MatMul", [rows.integers, out + ".weight"], out + ".product"),
         ]
@@ -214,8 +214,8 @@ class _Rewriter:
 
     def _weight(self, name: str, integers: NDArray[np.int8], steps: NDArray[np.float32]) -> None:
         self.new[name + ".int8"] = integers
-        self.new[name + ".step"] = steps
-        self.new[name + ".zero"] = np.zeros(len(steps), dtype=np.int8)
+        self.new[name + ".steps"] = steps
+        self.new[name + ".zeros"] = np.zeros(len(steps), dtype=np.int8)
 
     def _rounded(self, name: str, values: Arrays) -> _Rows:
         """Round an activation, for all products that read it."""
