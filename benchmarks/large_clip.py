@@ -26,6 +26,7 @@ from cliplet.encoders.onnx import OnnxEncoder, prepare_photo
 from cliplet.encoders.open_clip import OpenClipEncoder
 from cliplet.encoders.sessions import open_session
 from cliplet.export import export
+from cliplet.export.folder import padded_tokens
 from cliplet.export.graph import write
 from cliplet.export.inputs import compared_captions, compared_photos
 from cliplet.export.towers import TokenTower
@@ -186,26 +187,21 @@ def compare_embeddings(wanted: Any) -> None:
     tokenizer = _sentence_tokenizer(model)
     tower = TokenTower(Sentences(model), 0, model.config.pad_token_id).eval()
     tokenizer.no_padding()
-    found = [e.ids for e in tokenizer.encode_batch(known)]
-    common = np.bincount([len(ids) for ids in found]).argmax()
-    rows = np.array([ids for ids in found if len(ids) == common])
+    example = padded_tokens([e.ids for e in tokenizer.encode_batch(known)])
     tokenizer = _sentence_tokenizer(model)
-    right, quick = (
-        _embedded(tower, rows[: 4096 // common], asked, tokenizer, wanted.folder, q) for q in (False, True)
-    )
+    right, quick = (_embedded(tower, example, asked, tokenizer, wanted.folder, q) for q in (False, True))
     _report("outliers planted" if wanted.outliers else "as trained", right, quick)
 
 
 def _embedded(
-    tower: TokenTower, rows: NDArray[Any], texts: list[str], tokenizer: Any, folder: Path, quick: bool
+    tower: TokenTower, example: dict[str, Any], texts: list[str], tokenizer: Any, folder: Path, quick: bool
 ) -> NDArray[Any]:
     """Embeddings by the tower's graph, ``[n, d]``."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "text_tower.onnx"
-    examples = [{"input_ids": rows, "attention_mask": np.ones_like(rows)}]
-    traced = {name: torch.from_numpy(value[:2]) for name, value in examples[0].items()}
+    traced = {name: torch.from_numpy(value[:2]) for name, value in example.items()}
     axes = {name: {0: "n", 1: "t"} for name in traced}
-    write(tower, traced, axes, path, "int8" if quick else "fp32", examples if quick else (), by_token=True)
+    write(tower, traced, axes, path, "int8" if quick else "fp32", [example] if quick else (), by_token=True)
     session = open_session(path, 1)
     found = []
     for start in range(0, len(texts), 50):

@@ -170,17 +170,30 @@ def _pixel_batches(towers: Towers, photos: Sequence[ImageInput]) -> list[NDArray
 
 
 def _token_batches(towers: Towers, captions: Sequence[str]) -> list[dict[str, NDArray[np.int64]]]:
-    """Captions of the commonest length as inputs of the text tower, ``[batch, t]`` without padding."""
+    """Captions as inputs of the text tower: of the commonest length, or for scales by token of nearly all lengths."""
     prefix = towers.card.text.prompt_prefix
     whole = copy.deepcopy(towers.tokenizer)
     whole.enable_truncation(towers.card.text.context_length)
     tokens = [e.ids for e in whole.encode_batch([scrub(prefix + caption) for caption in captions])]
     if not tokens:
         return []
+    if towers.by_token:
+        return [padded_tokens(tokens)]
     lengths = np.array([len(ids) for ids in tokens])
     rows = [np.array(ids, dtype=np.int64) for ids in tokens if len(ids) == np.bincount(lengths).argmax()]
     blocks = _whole_batches(rows, 16)
     return [{"input_ids": block, "attention_mask": np.ones_like(block)} for block in blocks]
+
+
+def padded_tokens(tokens: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
+    """All but the longest tenth of some token sequences as a text tower's inputs, ``[n, t]`` each."""
+    longest = int(np.quantile([len(ids) for ids in tokens], 0.9, method="higher"))
+    kept = [ids for ids in tokens if len(ids) <= longest]
+    found, mask = np.zeros((2, len(kept), longest), dtype=np.int64)
+    for row, ids in enumerate(kept):
+        found[row, : len(ids)] = ids
+        mask[row, : len(ids)] = 1
+    return {"input_ids": found, "attention_mask": mask}
 
 
 def _whole_batches(rows: Sequence[NDArray[Any]], batch: int) -> list[NDArray[Any]]:
