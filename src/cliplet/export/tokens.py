@@ -2,10 +2,10 @@
 
 Static ranges of activations, which suit convolutions, do not suit transformers: some channels are fifty times as large
 as others, and some tokens too. Here a channel's size moves into the weights (SmoothQuant, Xiao et al. 2023,
-arXiv:2211.10438), and a token is divided by its largest value before it is rounded. So nothing large is clipped, whatever
-the photo or caption, and a row does not depend on its batch. Weights have 7 bits and are rounded together (GPTQ).
-Attention, norms and activations stay in fp32. The operations are standard ones; ONNX Runtime makes
-``MatMulIntegerToFloat`` of them when it loads the file.
+arXiv:2211.10438), and a token is divided by its largest value before it is rounded. So nothing large is clipped,
+whatever the photo or caption, and a row does not depend on its batch. Weights have 7 bits and are rounded together
+(GPTQ). Attention, norms and activations stay in fp32. The operations are standard ones, of which ONNX Runtime makes
+``MatMulIntegerToFloat`` when it loads the file.
 """
 
 from collections import Counter
