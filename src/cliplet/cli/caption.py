@@ -91,9 +91,7 @@ def run(
             raise click.UsageError(
                 "--greedy, --beam, --nucleus and --length-penalty are for --method decoder"
             )
-        captioner, config = _recap(
-            model, store, fusion, neighbours, prompt, captions, device, precision
-        )
+        captioner, config = _recap(model, store, fusion, neighbours, prompt, captions, device, precision)
     else:
         if store is not None or prompt is not None or fusion != "consensus":
             raise click.UsageError("--store, --fusion and --prompt are for --method recap")

@@ -21,11 +21,13 @@ from cliplet.errors import MissingExtraError
 )
 @click.option(
     "--calibrate", type=click.Path(path_type=Path, exists=True),
-    help="Folder or tar of training photos: the image tower's convolutions then compute in 8 bits, faster.",
+    help="Folder or tar of training photos: the image tower's convolutions then compute in 8 bits, faster. For a "
+    "transformer (CLIP, SigLIP): the products of both towers, any few hundred photos.",
 )  # fmt: skip
 @click.option(
     "--calibrate-captions", type=click.Path(path_type=Path, exists=True),
-    help="File of training captions (some thousand): the text tower's products then compute in 8 bits, faster.",
+    help="File of training captions (some thousand): the text tower's products then compute in 8 bits, faster. "
+    "Without it a CLIP or SigLIP with --calibrate takes plain English ones.",
 )  # fmt: skip
 @click.option(
     "--captions", type=click.Path(path_type=Path, exists=True), help="File of captions to compare on."
@@ -54,23 +56,29 @@ def export(
     MODEL is a folder that `cliplet distill` wrote, open_clip:ARCHITECTURE/TAG, hf:OWNER/NAME, or a local folder in
     the hub's layout. Weights may be stored in 8 or 16 bits; products are computed in 32 bits, but see --calibrate.
     """
+    from cliplet.cli.console import progress_bar
+
     try:
         from cliplet.export import export as write_folder
         from cliplet.export.inputs import compared_captions, compared_photos, load_source
     except ImportError as error:
         raise MissingExtraError(f"cliplet export ({error})", "train") from error
 
-    report = write_folder(
-        load_source(model),
-        out,
-        precision,
-        photos=None if photos is None else compared_photos(photos, limit),
-        captions=None if captions is None else compared_captions(captions, limit),
-        name=name,
-        calibration=None if calibrate is None else compared_photos(calibrate, limit),
-        calibration_captions=None
-        if calibrate_captions is None
-        else compared_captions(calibrate_captions, 8 * limit),
-    )
+    with progress_bar("8-bit products") as shown:
+        report = write_folder(
+            load_source(model),
+            out,
+            precision,
+            photos=None if photos is None else compared_photos(photos, limit),
+            captions=None if captions is None else compared_captions(captions, limit),
+            name=name,
+            calibration=None if calibrate is None else compared_photos(calibrate, limit),
+            calibration_captions=None
+            if calibrate_captions is None
+            else compared_captions(calibrate_captions, 8 * limit),
+            progress=None if shown is None else lambda tower, done, of: shown(done, of),
+        )
     click.echo(report.markdown().split("\n", 2)[2])
+    if precision == "int8" and report.integer_products == "none":
+        click.echo("Its products are in fp32; with  --calibrate PHOTOS  they compute in 8 bits, faster.")
     click.echo(f"{out}: a model folder; try it with  cliplet score PHOTO CAPTION --model {out}")

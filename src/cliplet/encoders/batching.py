@@ -187,7 +187,9 @@ def embedded_images(
 
     encoder.size_batches()
     threads, n = encoder.tower_threads, len(images)
-    if threads > 1 and n > encoder.batch_size:  # each thread decodes what it embeds: no more threads than cores
+    if (
+        threads > 1 and n > encoder.batch_size
+    ):  # each thread decodes what it embeds: no more threads than cores
         size = max(1, min(encoder.batch_size, n // (_SHARES * threads)))
         parts = (range(start, min(start + size, n)) for start in range(0, n, size))
         yield from _in_threads(lambda part: embed(_prepared_here(encoder, images, part)), parts, threads)

@@ -38,14 +38,16 @@ class Session:
         name: str,
         provider: str = CPU,
         provider_options: ProviderOptions = (),
+        exact: bool = False,
     ) -> None:
-        self.name, self._model, self._threads = name, model, threads
+        self.name, self._model, self._threads, self._exact = name, model, threads, exact
         self._provider, self._provider_options = provider, provider_options
         self._session: Any = self._open()
         _LIVE.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Session, (self._model, self._threads, self.name, self._provider, self._provider_options)
+        opened = (self._model, self._threads, self.name, self._provider, self._provider_options, self._exact)
+        return Session, opened
 
     @property
     def opened(self) -> Any:
@@ -85,7 +87,7 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3  # errors: its warnings are about its own optimisations
-        if integer_products_may_overflow():
+        if not self._exact and integer_products_may_overflow():
             options.add_session_config_entry("session.x64quantprecision", "1")  # slower there, but right
         model = self._model if isinstance(self._model, bytes) else str(self._model)
         try:
@@ -132,6 +134,7 @@ def open_session(
     name: str = "the graph",
     provider: str = CPU,
     provider_options: ProviderOptions = (),
+    exact: bool = False,
 ) -> Session:
     """Open an ONNX graph.
 
@@ -141,12 +144,13 @@ def open_session(
         name: what errors call a graph that is given by its content.
         provider: ONNX Runtime's execution provider; :mod:`cliplet.encoders.providers` chooses one.
         provider_options: what it is given.
+        exact: no sum of its integer products leaves 16 bits, so that it needs no slower products anywhere.
 
     Raises:
         ModelError: no such file, or ONNX Runtime cannot load it, or not with this provider.
     """
     called = name if isinstance(model, bytes) else str(model)
-    return Session(model, threads, called, provider, provider_options)
+    return Session(model, threads, called, provider, provider_options, exact)
 
 
 def runtime() -> Any:

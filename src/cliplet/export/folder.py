@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,15 @@ from cliplet.data.text import scrub
 from cliplet.encoders.base import Encoder, adapt
 from cliplet.encoders.onnx import OnnxEncoder, prepare_photo
 from cliplet.errors import InputError
-from cliplet.export.graph import Precision, write
+from cliplet.export.graph import Computed, Precision, write
+from cliplet.export.inputs import plain_captions
 from cliplet.export.parity import ParityReport, measure_parity
 from cliplet.export.same_padding import fix_same_padding
+from cliplet.export.tokens import Told
 from cliplet.export.towers import PixelTower, TokenTower, Towers, read_towers
+
+Progress = Callable[[str, int, int], None]
+"""Called with the tower, the number of products done and of all."""
 
 PRECISIONS = {
     "fp32": "fp32",
@@ -26,6 +31,12 @@ PRECISIONS = {
     "int8": "int8 weights, fp32 compute",
 }
 """What a card says of weights that are stored so."""
+_COMPUTED = {
+    "nothing": "",
+    "convolutions": " but for int8 convolutions (w8a8)",
+    "products": " but for int8 products (w8a8)",
+    "tokens": " but for int8 products (w8a8, a scale for each token)",
+}
 
 
 def export(
@@ -40,6 +51,7 @@ def export(
     keep_weights: bool = False,
     calibration: Sequence[ImageInput] | None = None,
     calibration_captions: Sequence[str] | None = None,
+    progress: Progress | None = None,
 ) -> ParityReport:
     """Write any PyTorch encoder as a model folder that runs on ONNX Runtime alone, and measure what changed.
 
@@ -54,9 +66,12 @@ def export(
         keep_weights: also write ``model.safetensors`` and ``model.json`` (our own models only).
         calibration: a few hundred photos, best those of the training; with them the image tower's convolutions compute
             in 8 bits (w8a8) in the ranges that these photos show: faster, and a little less faithful. Their weights
-            have 7 bits, so that no processor's 8-bit sums saturate.
+            have 7 bits, so that no processor's 8-bit sums saturate. A transformer of open_clip or Transformers computes
+            its products so, with a scale for each token (:mod:`cliplet.export.tokens`).
         calibration_captions: the same for the text tower's matrix products: some thousand captions of the training, of
-            which those of the commonest length are used.
+            which those of the commonest length are used. A model of open_clip or Transformers that is calibrated by
+            photos alone takes plain English captions.
+        progress: is told the products of a transformer that are done, and of how many.
 
     Returns:
         The parity report, also written as ``parity.json`` and ``parity.md``.
@@ -75,13 +90,17 @@ def export(
     part.mkdir(parents=True)
     try:
         seen, read = calibration or (), calibration_captions or ()
-        write_graphs(towers, part, precision, text_precision or precision, seen, read)
+        if seen and not read and towers.by_token:
+            read = plain_captions()
+        computed = write_graphs(towers, part, precision, text_precision or precision, seen, read, progress)
         towers.tokenizer.save(str(part / "tokenizer.json"), pretty=False)
-        spoken = _spoken(precision, text_precision or precision, bool(seen), bool(read))
+        spoken = _spoken(precision, text_precision or precision, *computed)
         card = dataclasses.replace(towers.card, name=name or towers.card.name, precision=spoken)
         card.save(part)
         report = measure_parity(encoder, OnnxEncoder(part), photos, captions)
         results = {**card.results, "parity": report.summary()}
+        if "tokens" in computed:
+            results["integer_products"] = report.integer_products
         dataclasses.replace(card, results=results).save(part)
         if keep_weights:
             _save_weights(encoder, part)
@@ -94,13 +113,11 @@ def export(
     return report
 
 
-def _spoken(image: Precision, text: Precision, convolutions: bool, products: bool) -> str:
+def _spoken(image: Precision, text: Precision, by_image: Computed, by_text: Computed) -> str:
     """What the card says of the towers' precision."""
-    spoken_image = PRECISIONS[image] + (" but for int8 convolutions (w8a8)" if convolutions else "")
-    spoken_text = PRECISIONS[text] + (" but for int8 products (w8a8)" if products else "")
-    if image == text and not convolutions and not products:
-        return spoken_image
-    return f"image: {spoken_image}; text: {spoken_text}"
+    spoken_image = PRECISIONS[image] + _COMPUTED[by_image]
+    spoken_text = PRECISIONS[text] + _COMPUTED[by_text]
+    return spoken_image if spoken_image == spoken_text else f"image: {spoken_image}; text: {spoken_text}"
 
 
 def write_graphs(
@@ -110,25 +127,51 @@ def write_graphs(
     text: Precision,
     photos: Sequence[ImageInput] = (),
     captions: Sequence[str] = (),
-) -> None:
-    """Write ``image.onnx`` and ``text.onnx`` into ``folder``; towers with ``photos`` or ``captions`` become w8a8."""
+    progress: Progress | None = None,
+) -> tuple[Computed, Computed]:
+    """Write ``image.onnx`` and ``text.onnx`` into ``folder``; towers with ``photos`` or ``captions`` become w8a8.
+
+    Returns:
+        What computes in 8 bits in each.
+    """
+
+    def told(tower: str) -> Told | None:
+        return None if progress is None else lambda done, of: progress(tower, done, of)
+
     examples = [{"pixels": batch} for batch in _pixel_batches(towers, photos)]
-    write_image_graph(towers.image, towers.card.image.size, folder / "image.onnx", image, examples)
-    read = _token_batches(towers, captions)
-    context = towers.card.text.context_length
-    write_text_graph(towers.text, towers.tokenizer, context, folder / "text.onnx", text, read)
+    by_image = write_image_graph(
+        towers.image, towers.card.image.size, folder / "image.onnx", image, examples,
+        by_token=towers.by_token, told=told("image"),
+    )  # fmt: skip
+    by_text = write_text_graph(
+        towers.text, towers.tokenizer, towers.card.text.context_length, folder / "text.onnx", text,
+        _token_batches(towers, captions), by_token=towers.by_token, told=told("text"),
+    )  # fmt: skip
+    return by_image, by_text
 
 
 def write_image_graph(
-    tower: PixelTower, size: int, path: Path, precision: Precision, examples: Sequence[dict[str, Any]] = ()
-) -> None:
-    """Write an image tower for uint8 pixels ``[n, size, size, 3]``; with ``examples`` of them it becomes w8a8."""
+    tower: PixelTower,
+    size: int,
+    path: Path,
+    precision: Precision,
+    examples: Sequence[dict[str, Any]] = (),
+    by_token: bool = False,
+    told: Told | None = None,
+) -> Computed:
+    """Write an image tower for uint8 pixels ``[n, size, size, 3]``; with ``examples`` of them it becomes w8a8.
+
+    ``by_token``: a transformer's products may get a scale for each token. Returns what computes in 8 bits.
+    """
     import torch
 
     pixels = torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8)
     tower = tower.eval()
     tower.body = fix_same_padding(tower.body, size)
-    write(tower, {"pixels": pixels}, {"pixels": {0: "n"}}, path, precision, list(examples))
+    return write(
+        tower, {"pixels": pixels}, {"pixels": {0: "n"}}, path, precision, list(examples),
+        by_token=by_token, told=told,
+    )  # fmt: skip
 
 
 def write_text_graph(
@@ -138,8 +181,13 @@ def write_text_graph(
     path: Path,
     precision: Precision,
     examples: Sequence[dict[str, Any]] = (),
-) -> None:
-    """Write a text tower for ids and mask ``[n, t]``; with ``examples`` of them it becomes w8a8."""
+    by_token: bool = False,
+    told: Told | None = None,
+) -> Computed:
+    """Write a text tower for ids and mask ``[n, t]``; with ``examples`` of them it becomes w8a8.
+
+    ``by_token``: a transformer's products may get a scale for each token. Returns what computes in 8 bits.
+    """
     import torch
 
     encodings = tokenizer.encode_batch(["a dog runs on the beach", "two people sit near a lake"])
@@ -150,7 +198,10 @@ def write_text_graph(
         ids[row, : len(found)] = found
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     axes = {name: {0: "n", 1: "t"} for name in inputs}
-    write(tower.eval(), inputs, axes, path, precision, list(examples), integers="products")
+    return write(
+        tower.eval(), inputs, axes, path, precision, list(examples), integers="products",
+        by_token=by_token, told=told,
+    )  # fmt: skip
 
 
 def _pixel_batches(towers: Towers, photos: Sequence[ImageInput]) -> list[NDArray[np.uint8]]:
@@ -159,17 +210,30 @@ def _pixel_batches(towers: Towers, photos: Sequence[ImageInput]) -> list[NDArray
 
 
 def _token_batches(towers: Towers, captions: Sequence[str]) -> list[dict[str, NDArray[np.int64]]]:
-    """Captions of the commonest length as inputs of the text tower, ``[batch, t]`` without padding."""
+    """Captions as inputs of the text tower: of the commonest length, or for scales by token of nearly all lengths."""
     prefix = towers.card.text.prompt_prefix
     whole = copy.deepcopy(towers.tokenizer)
     whole.enable_truncation(towers.card.text.context_length)
     tokens = [e.ids for e in whole.encode_batch([scrub(prefix + caption) for caption in captions])]
     if not tokens:
         return []
+    if towers.by_token:
+        return [padded_tokens(tokens)]
     lengths = np.array([len(ids) for ids in tokens])
     rows = [np.array(ids, dtype=np.int64) for ids in tokens if len(ids) == np.bincount(lengths).argmax()]
     blocks = _whole_batches(rows, 16)
     return [{"input_ids": block, "attention_mask": np.ones_like(block)} for block in blocks]
+
+
+def padded_tokens(tokens: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int64]]:
+    """All but the longest tenth of some token sequences as a text tower's inputs, ``[n, t]`` each."""
+    longest = int(np.quantile([len(ids) for ids in tokens], 0.9, method="higher"))
+    kept = [ids for ids in tokens if len(ids) <= longest]
+    found, mask = np.zeros((2, len(kept), longest), dtype=np.int64)
+    for row, ids in enumerate(kept):
+        found[row, : len(ids)] = ids
+        mask[row, : len(ids)] = 1
+    return {"input_ids": found, "attention_mask": mask}
 
 
 def _whole_batches(rows: Sequence[NDArray[Any]], batch: int) -> list[NDArray[Any]]:

@@ -15,9 +15,13 @@ from cliplet.export.integers import Kind, compute_in_integers
 from cliplet.export.products import tidy_products
 from cliplet.export.rounding import quantise
 from cliplet.export.same_padding import drop_unused, fuse_constant_pads
+from cliplet.export.tokens import Told, is_transformer, tokens_in_integers
 
 Precision = Literal["fp32", "fp16", "int8"]
 """How weights are stored; the products are computed in fp32 whatever they are."""
+
+Computed = Literal["nothing", "convolutions", "products", "tokens"]
+"""What computes in 8-bit integers; ``tokens`` are a transformer's products with a scale for each token."""
 
 OPSET = 17
 SMALL = 1024
@@ -257,7 +261,9 @@ def write(
     examples: Sequence[dict[str, NDArray[Any]]] = (),
     outputs: dict[str, dict[int, str]] = EMBEDDING,
     integers: Kind = "convolutions",
-) -> None:
+    by_token: bool = False,
+    told: Told | None = None,
+) -> Computed:
     """Trace ``module`` into ``path`` and store its weights in ``precision``.
 
     Args:
@@ -269,13 +275,23 @@ def write(
         examples: batches of real inputs; with them ``integers`` also compute in 8 bits, in the ranges seen there.
         outputs: as in :func:`trace`.
         integers: what computes in 8 bits.
+        by_token: let a transformer's products compute in 8 bits with a scale for each token instead.
+        told: is told how many of these products are done, and of how many.
+
+    Returns:
+        What computes in 8 bits.
     """
     onnx = import_onnx()
     trace(module, inputs, dynamic, path, outputs)
     model = onnx.load(str(path))
     merge_equal_weights(model)
     fuse_constant_pads(model)
-    if examples:
+    computed: Computed = integers if examples else "nothing"
+    if examples and by_token and is_transformer(model):
+        computed = "tokens"
+        tokens_in_integers(model, examples, told)
+        merge_equal_weights(model)
+    elif examples:
         onnx.save(model, str(path))
         compute_in_integers(path, integers, examples)
         model = onnx.load(str(path))
@@ -295,3 +311,4 @@ def write(
         del node.metadata_props[:]
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
+    return computed

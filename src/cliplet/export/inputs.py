@@ -1,5 +1,6 @@
 """What ``cliplet export`` reads: the source model, and photos and captions to compare on."""
 
+from itertools import product
 from pathlib import Path
 
 from cliplet.data.captions import read_captions
@@ -38,3 +39,25 @@ def compared_captions(path: Path, limit: int) -> list[str]:
     if not found:
         raise InputError(f"{path} holds no captions")
     return found[:limit]
+
+
+_WHO = (
+    "a man",
+    "two women",
+    "a young girl",
+    "a brown dog",
+    "several people",
+    "a black cat",
+    "the child",
+    "a red car",
+)
+_DOES = ("runs across", "sits near", "stands in front of", "is seen beside", "jumps over", "waits at")
+_WHERE = (
+    "a green field", "the beach", "an old stone building", "a busy street at night", "a small lake", "the snow",
+    "a wooden table with food", "a white wall",
+)  # fmt: skip
+
+
+def plain_captions() -> list[str]:
+    """Some hundred plain English captions, for a text tower whose owner has none to calibrate on."""
+    return [" ".join(words) for words in product(_WHO, _DOES, _WHERE)]

@@ -14,6 +14,7 @@ from cliplet.data.images import ImageInput
 from cliplet.encoders.base import Encoder, adapt
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.encoders.saturation import integer_products
+from cliplet.statistics.kendall import TauCounts
 
 SENTENCES = (
     "a dog runs on the beach", "two people sit near a lake", "A man in a red shirt rides a bicycle.",
@@ -57,6 +58,8 @@ class ParityReport:
     """Image towers alone, before and after."""
     captions_per_second: tuple[float, float]
     """Tokeniser and text tower, before and after."""
+    kendall: float = float("nan")
+    """Kendall's tau-b of all these cosines: the share of pairs in the same order, less that in the other."""
     integer_products: str = "none"
     """Whether the folder's 8-bit products are exact on every processor, as ``IntegerProducts`` says it."""
 
@@ -82,6 +85,7 @@ class ParityReport:
             ("score (cosine), largest difference", f"{self.score_max_difference:.2e}"),
             ("score (cosine), mean difference", f"{self.score_mean_difference:.2e}"),
             ("rank correlation of all scores", f"{self.rank_correlation:.6f}"),
+            ("Kendall's tau of all scores", f"{self.kendall:.4f}"),
             ("size", f"{self.bytes_before / 1e6:.1f} MB → {self.bytes_after / 1e6:.1f} MB"),
             ("loading", f"{self.load_seconds:.2f} s"),
             ("image tower, photos/s", speed[0]),
@@ -133,6 +137,7 @@ def measure_parity(
         score_max_difference=float(gaps.max()),
         score_mean_difference=float(gaps.mean()),
         rank_correlation=_spearman(scores[0].ravel(), scores[1].ravel()),
+        kendall=TauCounts(scores[0].ravel(), scores[1].ravel()).tau("b"),
         bytes_before=size,
         bytes_after=sum((after.folder / n).stat().st_size for n in names),
         load_seconds=load_seconds,

@@ -16,6 +16,8 @@ SHARES = np.linspace(1, 0.6, 21)
 """Parts of a channel's largest weight that are tried as the value of the largest integer."""
 DAMPING = 0.01
 """Share of the mean variance that is added to every input's, so that few examples suffice."""
+BLOCK = 128
+"""Inputs of a large matrix that are rounded before the weights behind them are moved."""
 
 
 def quantise(
@@ -78,4 +80,38 @@ def round_together(
         left[:, :, i + 1 :] -= error[:, :, None] * factor[:, None, i, i + 1 :]
     integers = np.empty(weights.shape, dtype=np.int8)
     np.put_along_axis(integers, np.broadcast_to(order[:, None, :], weights.shape), rounded.astype(np.int8), 2)
+    return integers
+
+
+def round_matrix(
+    weights: NDArray[Any], scales: NDArray[Any], products: NDArray[Any], largest: int = MULTIPLIED
+) -> NDArray[np.int8]:
+    """:func:`round_together` of one large matrix, in blocks of inputs: most of the work is then products of matrices.
+
+    Args:
+        weights: ``[inputs, outputs]``.
+        scales: of one step, ``[outputs]``.
+        products: mean products of any two inputs, ``[inputs, inputs]``.
+        largest: the integers lie between ``-largest`` and ``largest``.
+
+    Returns:
+        The integers, ``[inputs, outputs]``.
+    """
+    count = len(weights)
+    order = np.argsort(-np.diagonal(products), kind="stable")
+    moments = products[np.ix_(order, order)].astype(np.float64)
+    moments[np.diag_indices(count)] += DAMPING * float(np.mean(np.diagonal(products))) + 1e-9
+    factor = np.linalg.cholesky(np.linalg.inv(moments)).T.astype(np.float32)  # an upper triangle
+    left = weights[order].astype(np.float32)
+    rounded = np.zeros(weights.shape, dtype=np.int8)
+    for start in range(0, count, BLOCK):
+        end = min(start + BLOCK, count)
+        errors = np.zeros((end - start, left.shape[1]), dtype=np.float32)
+        for i in range(start, end):
+            rounded[i] = np.clip(np.rint(left[i] / scales), -largest, largest)
+            errors[i - start] = (left[i] - rounded[i] * scales) / factor[i, i]
+            left[i + 1 : end] -= factor[i, i + 1 : end, None] * errors[i - start]
+        left[end:] -= factor[start:end, end:].T @ errors
+    integers = np.empty_like(rounded)
+    integers[order] = rounded
     return integers

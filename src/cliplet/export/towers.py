@@ -15,6 +15,7 @@ from cliplet.data.images import resize_rgb
 from cliplet.encoders.base import Encoder, adapt
 from cliplet.encoders.card import ModelCard
 from cliplet.errors import ModelError
+from cliplet.export.attention import plain_attention
 from cliplet.export.tokenizers import clip_bpe_tokenizer, fast_tokenizer
 
 
@@ -75,6 +76,8 @@ class Towers:
     """A ``tokenizers.Tokenizer``."""
     card: ModelCard
     """How inputs are prepared."""
+    by_token: bool = False
+    """Whether calibrated products of a transformer get a scale for each token: other libraries' models."""
 
 
 class _Call(nn.Module):
@@ -88,6 +91,51 @@ class _Call(nn.Module):
         """Call it; an output object of Transformers gives its pooled output."""
         output = self.function(self.model, *inputs)
         return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def _open_clip_image(model: Any, x: Tensor) -> Tensor:
+    with plain_attention():
+        found: Tensor = model.encode_image(x)
+        return found
+
+
+class _OpenClipText(nn.Module):
+    """open_clip's text tower on sequences shorter than its context: the library adds all positions and the whole mask.
+
+    Args:
+        model: with ``encode_text``.
+        context: its number of positions.
+    """
+
+    def __init__(self, model: Any, context: int) -> None:
+        super().__init__()
+        self.model = model
+        self.owners: list[tuple[dict[str, Any], str]] = []
+        for owner in (model, getattr(model, "text", None)):
+            if isinstance(owner, nn.Module):
+                for values, name in (
+                    (owner._parameters, "positional_embedding"),
+                    (owner._buffers, "attn_mask"),
+                ):
+                    value = values.get(name)
+                    if value is not None and value.shape[0] == context:
+                        self.owners.append((values, name))
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Run with the positions that the ids have."""
+        first = (
+            torch.cumsum(torch.ones_like(ids[0]), dim=0) - 1
+        )  # [t]: the tracer makes a constant of a slice's length
+        whole = [values[name] for values, name in self.owners]
+        try:
+            for values, name in self.owners:
+                values[name] = values[name][first][:, first] if name == "attn_mask" else values[name][first]
+            with plain_attention():
+                found: Tensor = self.model.encode_text(ids)
+            return found
+        finally:
+            for (values, name), value in zip(self.owners, whole, strict=True):
+                values[name] = value
 
 
 def read_towers(encoder: Encoder) -> Towers:
@@ -125,12 +173,13 @@ def _open_clip(encoder: Any) -> Towers:
         if hasattr(encoder.tokenizer, "tokenizer")
         else (clip_bpe_tokenizer(encoder.tokenizer), 0)
     )
-    text = _Call(encoder.model, lambda model, ids, mask: model.encode_text(ids))
+    text = _OpenClipText(encoder.model, encoder.card.text.context_length)
     return Towers(
-        PixelTower(_Call(encoder.model, lambda model, x: model.encode_image(x)), mean, std),
+        PixelTower(_Call(encoder.model, _open_clip_image), mean, std),
         _trimmed_if_lossless(text, encoder.card.text.context_length, pad_id, encoder),
         tokenizer,
         _own_prefix(encoder.card),
+        by_token=True,
     )
 
 
@@ -160,6 +209,7 @@ def _transformers(encoder: Any) -> Towers:
         TokenTower(text, context if siglip else 0, pad_id),
         tokenizer,
         _own_prefix(encoder.card),
+        by_token=True,
     )
 
 
