@@ -119,7 +119,9 @@ def curate(
     rules = Rules(**{name: value for name, value in given.items() if value is not None})
     columns = Columns(image_column, caption_column, separator)
     engine, workers, threads = streaming.shared_out()
-    work = CurateWork(model, preset, match, images, columns, threads=threads, device=device, precision=precision)
+    work = CurateWork(
+        model, preset, match, images, columns, threads=threads, device=device, precision=precision
+    )
     found = find_sources(sources)
     check_form(form, found)
     part_rows = streaming.part_rows or PART_ROWS

@@ -116,7 +116,8 @@ def exact_copies(
         changed |= records[key][1:] != records[key][:-1]
     starts = np.r_[0, np.flatnonzero(changed) + 1]
     stops = np.r_[starts[1:], len(records)]
-    reps, verdicts = np.zeros(len(starts), REP), []
+    reps = np.zeros(len(starts), REP)
+    verdicts: list[tuple[Any, ...]] = []
     rows: list[NDArray[np.int64]] = []
     at = offset
     for i, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
