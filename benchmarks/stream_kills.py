@@ -68,13 +68,16 @@ def killed_run(
         driver = subprocess.Popen([*command(folder, out, engine), *more], stdout=subprocess.DEVNULL,
                                   stderr=subprocess.DEVNULL, env=env)  # fmt: skip
         while driver.poll() is None and sum(done.values()) < most:
-            end = time.monotonic() + dice.uniform(0.5, longest)
+            worker = dice.random() < 0.5
+            while worker and driver.poll() is None and not workers_of(driver.pid, engine):
+                time.sleep(0.1)  # a worker must have begun to be killed
+            end = time.monotonic() + dice.uniform(0.1, longest)
             while time.monotonic() < end and driver.poll() is None:
                 time.sleep(0.02)
             if driver.poll() is not None:
                 break
             workers = workers_of(driver.pid, engine)
-            if workers and dice.random() < 0.5:
+            if worker and workers:
                 os.kill(dice.choice(workers), signal.SIGKILL)
                 done["worker"] += 1
                 continue
