@@ -7,7 +7,7 @@ from PIL import Image
 
 import cliplet
 from cliplet.encoders import _torch_common
-from cliplet.encoders._torch_common import sized_batch, torch_device
+from cliplet.encoders._torch_common import cast_copy, sized_batch, torch_device
 from cliplet.encoders.cache import CachedEncoder, EmbeddingCache
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.encoders.open_clip import OpenClipEncoder
@@ -68,6 +68,42 @@ def test_bf16_is_near_fp32_and_fp32_is_untouched(encoder):
         assert cosines.min() < 1 - 1e-7  # it does compute otherwise
     assert encoder.card.fingerprint == fingerprint
     assert next(encoder.model.parameters()).dtype == torch.float32
+
+
+def test_the_copy_for_a_precision_shares_all_but_the_products(encoder):
+    from torch import nn
+
+    copied = cast_copy(encoder.model, torch.bfloat16)
+    before = dict(encoder.model.named_parameters())
+    assert {w.dtype for w in before.values()} == {torch.float32}
+    cast = {name for name, weight in copied.named_parameters() if weight.dtype == torch.bfloat16}
+    assert cast
+    for name, weight in copied.named_parameters():
+        assert name in cast or weight is before[name]
+    kinds = {type(encoder.model.get_submodule(name.rpartition(".")[0])) for name in cast}
+    assert all(issubclass(kind, nn.Linear | nn.Conv2d | nn.MultiheadAttention) for kind in kinds)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_attention_of_the_copy_gives_what_it_gave(batched):
+    from torch import nn
+
+    torch.manual_seed(0)
+    attention = nn.Sequential()
+    attention.inner = nn.MultiheadAttention(16, 2, batch_first=True).eval()
+    copied = cast_copy(attention, torch.float32)
+    assert not copied.inner.batch_first
+    x = torch.randn(3, 5, 16) if batched else torch.randn(5, 16)
+    mask = torch.full((5, 5), -1e9).triu(1)
+    with torch.inference_mode():
+        for given in ((x, x, x), (x, x + 1, x + 2)):
+            expected, found = (
+                m.inner(*given, attn_mask=mask, need_weights=False)[0] for m in (attention, copied)
+            )
+            torch.testing.assert_close(found, expected)
+        named = {"query": x, "key": x, "value": x}
+        expected, found = (m.inner(**named, need_weights=True) for m in (attention, copied))
+        torch.testing.assert_close(found, expected)
 
 
 def test_weights_of_a_folder_are_loaded_in_a_precision(tmp_path):

@@ -39,7 +39,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def run(monkeypatch):
-    monkeypatch.setattr("cliplet.encoders.registry.load", lambda name: ColourEncoder(name or "packaged"))
+    monkeypatch.setattr("cliplet.encoders.registry.load", lambda name, *_: ColourEncoder(name or "packaged"))
 
     def call(*arguments):
         result = CliRunner().invoke(evaluate, [str(a) for a in arguments])

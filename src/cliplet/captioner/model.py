@@ -60,8 +60,8 @@ class Captioner:
         self.choice = choose_provider(device, [graph for graph in graphs if graph.is_file()])
         """The device, and ONNX Runtime's provider that runs both graphs there."""
         self._tokenizer = _open_tokenizer(self.folder / "tokenizer.json")
-        where = {"provider": self.choice.provider, "provider_options": self.choice.options}
-        grid, decoder = (open_session(graph, threads or 0, **where) for graph in graphs)
+        place = self.choice.provider, self.choice.options
+        grid, decoder = (open_session(graph, threads or 0, "", *place) for graph in graphs)
         self._grid, self._steps = grid, OnnxSteps(decoder)
 
     def check_precision(self, precision: str) -> None:

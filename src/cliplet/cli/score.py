@@ -121,8 +121,8 @@ def score(
         if model == "none":
             raise click.UsageError("--model none is for a captions file with references, not for one image")
         _check_single(target, captions, images, refs, out, df)
-        scorer = build_scorer(model, preset, cache_dir or cache, match, device, precision)
-        _score_one(scorer, target, captions, as_json, strict)
+        alone = build_scorer(model, preset, cache_dir or cache, match, device, precision)
+        _score_one(alone, target, captions, as_json, strict)
         return
     from cliplet.data.captions import Columns
     from cliplet.files import writable_folder

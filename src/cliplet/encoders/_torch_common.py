@@ -25,8 +25,10 @@ SHARE = 0.5
 class TorchModelEncoder(BatchedEncoder):
     """A BatchedEncoder whose towers are a PyTorch module: it gives raw embeddings, and moves to any device.
 
-    In ``bf16`` and ``fp16`` products are computed under ``torch.autocast``; the weights stay in fp32, and embeddings
-    are normalised and compared in fp32. Batches on a CUDA device are sized by its free memory.
+    In ``bf16`` and ``fp16`` products are computed under ``torch.autocast``, with a copy of their weights in that
+    precision: to cast them for each batch takes longer than the products save. ``model`` itself stays as it is, in
+    fp32; weights that change afterwards are not seen. Embeddings are normalised and compared in fp32. Batches on a CUDA
+    device are sized by its free memory.
     """
 
     raw = True
@@ -34,6 +36,16 @@ class TorchModelEncoder(BatchedEncoder):
     computed: str = "fp32"
     """The precision of products."""
     _sized = True
+    _cast: Any = None
+
+    @property
+    def towers(self) -> Any:
+        """The module that computes: the model, or its copy in another precision."""
+        if self.computed == "fp32":
+            return self.model
+        if self._cast is None:
+            self._cast = cast_copy(self.model, _dtype(self.computed))
+        return self._cast
 
     def settle(self, model: Any, device: str, precision: str, batch_size: int | None, usual: int) -> None:
         """Take the model to its device; batches of the usual size, unless the memory of a CUDA device sizes them.
@@ -68,12 +80,13 @@ class TorchModelEncoder(BatchedEncoder):
         place = torch_device(device)
         check_torch_precision(self.computed, place, self.card.name)
         self.model.to(place)
+        self._cast = None
         self._sized = not place.startswith("cuda")
 
     def set_precision(self, precision: str) -> None:
         """Compute in ``fp32``, ``bf16`` or, on accelerators, ``fp16`` from now on."""
         check_torch_precision(precision, self.device, self.card.name)
-        self.computed, self.card = precision, replace(self.card, precision=precision)
+        self.computed, self.card, self._cast = precision, replace(self.card, precision=precision), None
 
     @contextmanager
     def computing(self) -> "Iterator[None]":
@@ -113,6 +126,54 @@ class TorchModelEncoder(BatchedEncoder):
             return
         each = (torch.cuda.max_memory_allocated(place) - before) / PROBED
         self.batch_size = sized_batch(torch.cuda.mem_get_info(place)[0], each)
+
+
+def cast_copy(model: Any, dtype: "torch.dtype") -> Any:
+    """A module that shares everything with ``model`` but the weights of its products, which it has in ``dtype``."""
+    import copy
+
+    from torch import nn
+
+    products: dict[int, Any] = {}
+    others = set()
+    for module in model.modules():
+        for weight in module.parameters(recurse=False):
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.MultiheadAttention)):
+                products[id(weight)] = weight
+            else:
+                others.add(id(weight))  # such as a word embedding that a last layer shares
+    memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    memo |= {
+        key: nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+        for key, weight in products.items()
+        if key not in others
+    }
+    made = copy.deepcopy(model, memo).eval()
+    for module in made.modules():
+        if isinstance(module, nn.MultiheadAttention) and module.batch_first:
+            module.batch_first = False
+            module.register_forward_pre_hook(_sequence_first, with_kwargs=True)
+            module.register_forward_hook(_batch_first)
+    return made
+
+
+def _sequence_first(module: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Attention's inputs as contiguous ``[t, n, d]``: PyTorch on a CPU copies bf16 weights ``t`` times otherwise."""
+    turned: dict[
+        int, Any
+    ] = {}  # one tensor given three times stays one: its projections are one product then
+
+    def turn(x: Any) -> Any:
+        if x.dim() < 3:  # a single sequence, which has no batch
+            return x
+        return turned.setdefault(id(x), x.transpose(0, 1).contiguous())
+
+    named = {k: turn(v) if k in ("query", "key", "value") else v for k, v in kwargs.items()}
+    return (*map(turn, args[:3]), *args[3:]), named
+
+
+def _batch_first(module: Any, args: Any, output: Any) -> Any:
+    return (output[0].transpose(0, 1) if output[0].dim() == 3 else output[0], *output[1:])
 
 
 def sized_batch(free: float, each: float) -> int:

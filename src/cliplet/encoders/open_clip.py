@@ -139,7 +139,7 @@ class OpenClipEncoder(TorchModelEncoder):
         import torch
 
         with self.computing():
-            features = self.model.encode_image(torch.stack(list(prepared)).to(self.device))
+            features = self.towers.encode_image(torch.stack(list(prepared)).to(self.device))
             return features.float().cpu().numpy()  # type: ignore[no-any-return]
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[Any], NDArray[np.bool_]]:
@@ -161,7 +161,7 @@ class OpenClipEncoder(TorchModelEncoder):
         import torch
 
         with self.computing():
-            features = self.model.encode_text(torch.stack(list(tokens)).to(self.device))
+            features = self.towers.encode_text(torch.stack(list(tokens)).to(self.device))
             return features.float().cpu().numpy()  # type: ignore[no-any-return]
 
     def _token_rows(self, texts: list[str], length: int | None = None) -> "torch.Tensor":

@@ -106,7 +106,7 @@ class TorchEncoder(TorchModelEncoder):
         import torch
 
         pixels = torch.from_numpy(self.normalise(np.stack(prepared)))
-        return self._run(self.model.encode_image, pixels)
+        return self._run(self.towers.encode_image, pixels)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[Any], NDArray[np.bool_]]:
         """Token ids with the end token kept, and which texts were cut."""
@@ -118,7 +118,7 @@ class TorchEncoder(TorchModelEncoder):
         import torch
 
         ids, mask = pad_tokens(tokens)
-        return self._run(self.model.encode_text, torch.from_numpy(ids), torch.from_numpy(mask))
+        return self._run(self.towers.encode_text, torch.from_numpy(ids), torch.from_numpy(mask))
 
     def _run(self, function: Any, *inputs: Any) -> NDArray[Any]:
         """Call a tower without gradients, in evaluation mode, on its own device."""

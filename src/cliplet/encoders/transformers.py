@@ -160,7 +160,7 @@ class TransformersEncoder(TorchModelEncoder):
         batch = {key: torch.cat([one[key] for one in prepared]) for key in prepared[0]}
         with self.computing():
             batch = {key: tensor.to(self.device) for key, tensor in batch.items()}
-            return _features(self.model.get_image_features(**batch))
+            return _features(self.towers.get_image_features(**batch))
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[Any], NDArray[np.bool_]]:
         """Token ids of each text, end token kept, and which lost words to the context length."""
@@ -184,7 +184,7 @@ class TransformersEncoder(TorchModelEncoder):
             verbose=False,
         )
         with self.computing():
-            return _features(self.model.get_text_features(**batch.to(self.device)))
+            return _features(self.towers.get_text_features(**batch.to(self.device)))
 
 
 def _import_auto_classes() -> tuple[Any, Any]:
