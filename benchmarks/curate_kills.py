@@ -75,7 +75,7 @@ def main() -> None:
                     start_new_session=True,
                 )
                 try:
-                    process.wait(rng.uniform(0.3, 1) * took)
+                    process.wait(rng.uniform(0.1, 0.7) * took)
                     break
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
