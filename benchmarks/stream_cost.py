@@ -22,6 +22,7 @@ from cliplet.stream.engines import set_threads
 from cliplet.stream.plan import make_plan
 from cliplet.stream.scores import ScoreWork
 from cliplet.stream.sources import find_sources
+from cliplet.stream.summary import Summary
 
 PARTS, SIZE = 3, 100
 
@@ -56,6 +57,21 @@ def cost(folder: Path, work: ScoreWork) -> float:
     return 1000 * (time.process_time() - start) / rows
 
 
+def summary_rate(folder: Path, work: ScoreWork) -> float:
+    """Rows a second and core of the pass over the parts that makes the summary, each row of an image of its own."""
+    import pyarrow
+    from pyarrow import parquet
+
+    part = next(iter(make_plan(find_sources([str(folder)]), {}, 10_000)))
+    table = pyarrow.concat_tables([*work.begin()(part, lambda _: None)] * 1000)
+    names = pyarrow.array([f"photos/{i:09d}.jpg" for i in range(table.num_rows)])
+    file = folder.parent / "part.parquet"
+    parquet.write_table(table.set_column(0, "image", names), file)
+    start = time.process_time()
+    Summary().add(0, file)
+    return table.num_rows / (time.process_time() - start)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -77,13 +93,18 @@ def main() -> None:
             spent = cost(folder, work)
             print(f"photos of {name}, {about / 1000:.0f} kB a pair: {spent:.1f} ms of a core a pair, "
                   f"{1000 / spent:.0f} pairs a second and core")  # fmt: skip
+        passed = summary_rate(small, work)
+    print(f"the pass over the parts for the summary: {passed:,.0f} rows a second")
     print(f"on paper, photos of 512 pixels, {given.kept:.2f} of a core kept:")
     for millions in (1, 100, 5_000):
         hours = millions * 1e6 * spent / 1000 / 3600 / given.kept
         traffic = millions * 1e6 * size / 1e12
-        print(f"{millions:>6,} million pairs: {hours:,.0f} core hours; " + ", ".join(
+        clusters = ", ".join(
             f"{cores} cores {hours / cores:,.1f} h at {size * cores * 1000 * given.kept / spent / 1e6:,.0f} MB/s"
-            for cores in (16, 256, 4096)) + f"; {traffic:,.2f} TB read")  # fmt: skip
+            for cores in (16, 256, 4096)
+        )
+        last = f"{traffic:,.2f} TB read; the summary's pass {millions * 1e6 / passed / 3600:,.2f} h"
+        print(f"{millions:>6,} million pairs: {hours:,.0f} core hours; {clusters}; {last}")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python -m benchmarks.stream_kills --data DIR --engine local --kills 50
     python -m benchmarks.stream_kills --data DIR --engine ray --kills 50 --seed 2
 
-A run of 1,000 real pairs in parts of 25 is begun; after a random time its driver or one of its workers is killed by
-SIGKILL, and the same command is given again until it ends by itself. Then its rows are compared with those of a run
-that was never stopped, and the next run begins, until there were enough kills. A part that was given up because it was
-killed three times is run again by --retry-failed and counted.
+A run of 1,000 real pairs (--pairs) in parts of 25 is begun; after a random time its driver or one of its workers is
+killed by SIGKILL, and the same command is given again until it ends by itself. Then its rows are compared with those of
+a run that was never stopped, and the next run begins, until there were enough kills. A part that was given up because
+it was killed three times is run again by --retry-failed and counted.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.stream_workers import shards
 
-PAIRS, SIZE, ROWS = 1_000, 250, 25
+SIZE, ROWS = 250, 25
 
 
 def command(folder: Path, out: Path, engine: str) -> list[str]:
@@ -68,13 +68,16 @@ def killed_run(
         driver = subprocess.Popen([*command(folder, out, engine), *more], stdout=subprocess.DEVNULL,
                                   stderr=subprocess.DEVNULL, env=env)  # fmt: skip
         while driver.poll() is None and sum(done.values()) < most:
-            end = time.monotonic() + dice.uniform(0.5, longest)
+            worker = dice.random() < 0.5
+            while worker and driver.poll() is None and not workers_of(driver.pid, engine):
+                time.sleep(0.1)  # a worker must have begun to be killed
+            end = time.monotonic() + dice.uniform(0.1, longest)
             while time.monotonic() < end and driver.poll() is None:
                 time.sleep(0.02)
             if driver.poll() is not None:
                 break
             workers = workers_of(driver.pid, engine)
-            if workers and dice.random() < 0.5:
+            if worker and workers:
                 os.kill(dice.choice(workers), signal.SIGKILL)
                 done["worker"] += 1
                 continue
@@ -97,6 +100,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("CLIPLET_TEST_DATA"))
     parser.add_argument("--engine", choices=["local", "ray"], default="local")
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--pairs", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--longest", type=float, default=6.0, help="seconds between two kills, at most")
     parser.add_argument(
@@ -108,12 +112,12 @@ def main() -> None:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         folder, out = Path(scratch) / "shards", Path(scratch) / "out"
-        shards(given.data, folder, PAIRS, SIZE)
+        shards(given.data, folder, given.pairs, SIZE)
         subprocess.run(
             command(folder, out, "local"), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         whole = rows_of(out)
-        assert len(whole) == len(set(whole)) == PAIRS
+        assert len(whole) == len(set(whole)) == given.pairs
         shutil.rmtree(out)
         while sum(kills.values()) < given.kills and time.monotonic() - start < given.seconds:
             most = given.kills - sum(kills.values())
@@ -125,7 +129,9 @@ def main() -> None:
             changed += sum(row not in set(whole) for row in counted)
             print(f"run {runs}: {dict(kills)} so far, {len(rows)} rows, equal: {rows == whole}", flush=True)
             shutil.rmtree(out)
-    killed = f"{kills['driver']} drivers and {kills['worker']} workers killed in {runs} runs of {PAIRS} rows"
+    killed = (
+        f"{kills['driver']} drivers and {kills['worker']} workers killed in {runs} runs of {given.pairs} rows"
+    )
     print(
         f"{given.engine}, seed {given.seed}: {killed}: {lost} rows lost, {repeated} repeated, {changed} changed"
     )

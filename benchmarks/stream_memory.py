@@ -6,7 +6,7 @@
 Each size runs in a process of its own: `cliplet score rows.csv --images PHOTOS --out OUT`. The captions are real ones;
 each photo is named in 250 rows on end and then again later, so 500,000 rows name all 2,000 photos once, a million
 twice. Printed: seconds, rows a second, the largest sum of resident memory of the driver and its workers (looked at
-every 0.1 s), and the exponent of time by rows between neighbouring sizes.
+every 0.1 s), and the exponents of time and of processor time by rows between neighbouring sizes.
 """
 
 import argparse
@@ -63,16 +63,18 @@ def tree_memory(pid: int) -> int:
     return total
 
 
-def measured(command: list[str]) -> tuple[float, int]:
-    """Seconds and the largest memory of a command."""
-    start, most = time.monotonic(), 0
+def measured(command: list[str]) -> tuple[float, float, int]:
+    """Seconds, seconds of the processor and the largest memory of a command."""
+    start, before, most = time.monotonic(), os.times(), 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         most = max(most, tree_memory(process.pid))
         time.sleep(0.1)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return time.monotonic() - start, most
+    spent = os.times()
+    used = spent.children_user + spent.children_system - before.children_user - before.children_system
+    return time.monotonic() - start, used, most
 
 
 def main() -> None:
@@ -85,23 +87,24 @@ def main() -> None:
     given = parser.parse_args()
     lines = (given.data / "flickr8k" / "Flickr8k.token.txt").read_text(encoding="utf-8").splitlines()
     texts = [line.partition("\t")[2] for line in lines][:20_000]
-    before: tuple[int, float] | None = None
+    before: tuple[int, float, float] | None = None
     with tempfile.TemporaryDirectory() as scratch:
         names = photos(given.data, Path(scratch) / "photos")
         for rows in given.rows:
             file, out = Path(scratch) / f"{rows}.csv", Path(scratch) / f"out{rows}"
             captions_file(file, rows, names, texts)
-            seconds, most = measured(
+            seconds, used, most = measured(
                 [sys.executable, "-m", "cliplet", "score", str(file), "--images", str(Path(scratch) / "photos"),
                  "--out", str(out), "--parts", "parquet", *given.options]
             )  # fmt: skip
-            exponent = ""
+            exponents = ""
             if before is not None:
-                slope = math.log(seconds / before[1]) / math.log(rows / before[0])
-                exponent = f", exponent of time {slope:.3f}"
-            before = rows, seconds
-            print(f"{rows:>9,} rows: {seconds:6.1f} s, {rows / seconds:6,.0f} rows/s, "
-                  f"peak memory {most / 1e6:.0f} MB{exponent}", flush=True)  # fmt: skip
+                wall, own = (math.log(a / b) / math.log(rows / before[0]) for a, b in
+                             ((seconds, before[1]), (used, before[2])))  # fmt: skip
+                exponents = f", exponents {wall:.3f} (time) and {own:.3f} (processor)"
+            before = rows, seconds, used
+            print(f"{rows:>9,} rows: {seconds:6.1f} s, {used:6.1f} s of the processor, {rows / seconds:6,.0f} rows/s, "
+                  f"peak memory {most / 1e6:.0f} MB{exponents}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

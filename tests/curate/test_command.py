@@ -291,7 +291,7 @@ def test_ray_gives_the_same_files(shards, model, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "cliplet", "curate", str(shards), "--model", model, *RULES, "--engine", "ray",
          "--workers", "1", "--out", str(tmp_path / "two")],
-        capture_output=True, text=True,
+        capture_output=True, text=True, env={**os.environ, "RAY_ADDRESS": "local"},  # not one that runs here already
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert output(tmp_path / "one") == output(tmp_path / "two")

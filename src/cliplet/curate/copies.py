@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.curate.near import near_pairs
+from cliplet.curate.near import Vectors, near_pairs
 from cliplet.curate.rules import Rules
 from cliplet.curate.spill import Spill
 
@@ -116,7 +116,8 @@ def exact_copies(
         changed |= records[key][1:] != records[key][:-1]
     starts = np.r_[0, np.flatnonzero(changed) + 1]
     stops = np.r_[starts[1:], len(records)]
-    reps, verdicts = np.zeros(len(starts), REP), []
+    reps = np.zeros(len(starts), REP)
+    verdicts: list[tuple[Any, ...]] = []
     rows: list[NDArray[np.int64]] = []
     at = offset
     for i, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
@@ -214,22 +215,24 @@ def _followed(verdicts: Spill, moved: NDArray[Any], scratch: Path) -> Spill:
 
 def _vectors(
     measured: Parts, reps: NDArray[Any], scratch: Path, tell: Callable[[str, int, int], None]
-) -> NDArray[np.float16]:
-    """The representatives' embeddings ``[n, d]`` in their order, in a file."""
-    vectors: Any = None
-    at = 0
-    for done, (start, table) in enumerate(measured.tables(["embedding"])):
-        stop = at + int(np.searchsorted(reps["row"][at:], start + table.num_rows))
-        for i, cell in enumerate(table["embedding"].take(reps["row"][at:stop] - start).to_pylist()):
-            if cell is None:  # the model gave none
-                continue
-            if vectors is None:
-                shape = (len(reps), len(cell) // 2)
-                vectors = np.memmap(scratch / "vectors", np.float16, "w+", shape=shape)
-            vectors[at + i] = np.frombuffer(cell, np.float16)
-        at = stop
-        tell("embeddings", done + 1, len(measured.parts))
-    return np.zeros((len(reps), 1), np.float16) if vectors is None else vectors
+) -> Vectors:
+    """The representatives' embeddings in their order, in a file; zeros where the model gave none."""
+    at, width = 0, 0
+    with open(scratch / "vectors", "wb") as file:
+        for done, (start, table) in enumerate(measured.tables(["embedding"])):
+            stop = at + int(np.searchsorted(reps["row"][at:], start + table.num_rows))
+            for cell in table["embedding"].take(reps["row"][at:stop] - start).to_pylist():
+                if cell is not None and not width:
+                    width = len(cell)
+                    file.write(bytes(width * at))
+                at += 1
+                if width:
+                    file.write(cell or bytes(width))
+            tell("embeddings", done + 1, len(measured.parts))
+        if not width:
+            width = 2
+            file.write(bytes(width * at))
+    return Vectors(scratch / "vectors", at, width // 2)
 
 
 def settle(reps: NDArray[Any], edges: NDArray[Any]) -> list[tuple[int, int, float, int]]:

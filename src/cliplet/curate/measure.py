@@ -204,7 +204,7 @@ class Measurer:
 
 def _caption_columns(pair: Pair) -> dict[str, Any]:
     entry = pair.entry
-    found = {
+    found: dict[str, Any] = {
         "source": pair.source,
         "where": entry.where,
         "image": str(entry.image),

@@ -1,6 +1,7 @@
 """Near copies among many photos, by random planes through their embeddings, with what they compare kept on disk."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,29 @@ MET = 64
 _CELL = np.dtype([("key", "u8"), ("rank", "f4"), ("rep", "i8"), ("caption", "u8"), ("look", "u8", 4)])
 
 
+@dataclass(frozen=True)
+class Vectors:
+    """Embeddings in a file, float16 ``[count, width]``, of which no more is held than is asked for."""
+
+    path: Path
+    count: int
+    width: int
+
+    def block(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows one behind the other."""
+        rows = min(stop, self.count) - start
+        found = np.fromfile(self.path, np.float16, rows * self.width, offset=2 * start * self.width)
+        return found.reshape(rows, self.width).astype(np.float32)
+
+    def take(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Some rows; the file is mapped for this call alone."""
+        mapped = np.memmap(self.path, np.float16, "r", shape=(self.count, self.width))
+        return np.asarray(mapped[numbers], dtype=np.float32)
+
+
 def near_pairs(
     reps: NDArray[Any],
-    vectors: NDArray[np.float16],
+    vectors: Vectors,
     rules: Rules,
     scratch: Path,
     notes: list[str],
@@ -39,7 +60,7 @@ def near_pairs(
 
     Args:
         reps: ``[n]`` with ``look`` and ``caption``.
-        vectors: their embeddings, ``[n, d]``.
+        vectors: their embeddings.
         rules: how near.
         scratch: folder for what is spilled.
         notes: what could not be looked at is appended.
@@ -51,10 +72,10 @@ def near_pairs(
         return _verified(_alike(cell, rules), vectors, rules.near_cosine)
     bits = int(np.clip(np.ceil(np.log2(max(n / MEET, 1))), 4, 32))
     cells = Spill(scratch / "cells", _CELL, n * BANDS)
-    centre = np.asarray(vectors[:: max(1, n // ROWS)][:ROWS], dtype=np.float32).mean(axis=0)
+    centre = vectors.take(np.arange(0, n, max(1, n // ROWS))[:ROWS]).mean(axis=0)
     planes = np.random.default_rng(0).normal(size=(len(centre), BANDS * bits)).astype(np.float32)
     for start in range(0, n, ROWS):
-        rows = np.asarray(vectors[start : start + ROWS], dtype=np.float32) - centre
+        rows = vectors.block(start, start + ROWS) - centre
         records = _records(reps[start : start + ROWS], start, _keys(rows @ planes > 0, bits))
         cells.by_hash(_mixed(records["key"]), records)
         tell("near copies: cells", start + len(rows), n)
@@ -142,12 +163,12 @@ def _alike_in_small(records: NDArray[Any], rules: Rules) -> NDArray[Any]:
     return np.concatenate(found)
 
 
-def _verified(edges: NDArray[Any], vectors: NDArray[np.float16], least: float) -> NDArray[Any]:
+def _verified(edges: NDArray[Any], vectors: Vectors, least: float) -> NDArray[Any]:
     """Those of the pairs whose embeddings are near, with their cosine."""
     kept = [np.empty(0, EDGE)]
     for start in range(0, len(edges), ROWS):
         block = edges[start : start + ROWS]
-        a, b = (np.asarray(vectors[block[name]], dtype=np.float32) for name in ("a", "b"))
+        a, b = vectors.take(block["a"]), vectors.take(block["b"])
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         block["cosine"] = np.einsum("nd,nd->n", a, b) / np.maximum(norms, 1e-12)
         kept.append(block[block["cosine"] >= least])

@@ -161,10 +161,10 @@ def threshold_rows(counts: Counts) -> list[tuple[str, str, str, str, str]]:
         if any(found for found, _ in counts.matches.values()):
             lost = counts.scored - at
             rows.append((f"match {least:.1f}", f"{at:,}", f"{lost:,}", f"{clean:,}", ""))
-    for share, (cosine, match, clean) in reversed(counts.shares.items()):
+    for share, (cosine, match, left) in reversed(counts.shares.items()):
         at = round(share * counts.scored)
         about = f"{cosine:.3f}" + ("" if match != match else f" / {match:.2f}")
-        rows.append((f"top {share:.0%}", f"{at:,}", f"{counts.scored - at:,}", f"{int(clean):,}", about))
+        rows.append((f"top {share:.0%}", f"{at:,}", f"{counts.scored - at:,}", f"{int(left):,}", about))
     return rows
 
 

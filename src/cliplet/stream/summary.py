@@ -88,11 +88,13 @@ class Summary:
         known = ~np.isnan(scores)
         self.rows += table.num_rows
         self.sums += np.stack([np.where(known, scores, 0).sum(axis=1), known.sum(axis=1)], axis=1)
-        self.truncated += sum(bool(cut) for cut in table.column("truncated").to_pylist())
-        for i, reason in enumerate(table.column("reason").to_pylist()):
-            if reason is not None:
-                self.failed += 1
-                self._reason(reason, table, i)
+        self.truncated += int(_values(table, "truncated").astype(bool).sum())
+        reasons = table.column("reason")
+        if reasons.null_count < table.num_rows:
+            for i, reason in enumerate(reasons.to_pylist()):
+                if reason is not None:
+                    self.failed += 1
+                    self._reason(reason, table, i)
 
     def _reason(self, reason: str, table: Any, i: int) -> None:
         image = table.column("image")[i].as_py()
@@ -226,7 +228,12 @@ def _number(part: int, row: int) -> int:
 
 
 def _floats(table: Any, name: str) -> Floats:
-    return np.array(table.column(name).to_pylist(), dtype=np.float64)  # None becomes NaN
+    return _values(table, name).astype(np.float64)  # None becomes NaN
+
+
+def _values(table: Any, name: str) -> NDArray[Any]:
+    values: NDArray[Any] = table.column(name).to_numpy()
+    return values
 
 
 def _row(table: Any, i: int) -> dict[str, Any]:
