@@ -438,9 +438,9 @@ def speed_part(data: Data) -> list[dict[str, Any]]:
                 for _ in range(data.repeats)
             ]
             classifier = Classifier(names, data.encoder, templates=templates, cache=folder)
-            some = photos[:100]
-            one = [(seconds(lambda: [data.encoder.encode_images([p]) for p in some]),
-                    seconds(lambda: [classifier.classify([p]) for p in some])) for _ in range(data.repeats)]  # fmt: skip
+            few = photos[:100]
+            one = [(seconds(lambda: [data.encoder.encode_images([p]) for p in few]),
+                    seconds(lambda: [classifier.classify([p]) for p in few])) for _ in range(data.repeats)]  # fmt: skip
 
         def median(values: Any) -> float:
             return float(np.median(list(values)))
@@ -478,6 +478,7 @@ def main() -> None:
     parser.add_argument("--model", default="lclip-everyday")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--repeats", type=int, default=5, help="of the timings of speed")
     parser.add_argument(
         "--seconds", type=float, default=np.inf, help="end after so much computing; needs --work"
     )
