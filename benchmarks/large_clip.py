@@ -31,7 +31,7 @@ from cliplet.export.graph import write
 from cliplet.export.inputs import compared_captions, compared_photos
 from cliplet.export.towers import TokenTower
 from cliplet.models.compat import prepare_torchvision
-from cliplet.models.pretrained import _sentence_tokenizer, sentence_model
+from cliplet.models.pretrained import sentence_tokenizer, sentence_model
 from cliplet.models.text import pool
 from cliplet.statistics.kendall import TauCounts
 
@@ -184,11 +184,11 @@ def compare_embeddings(wanted: Any) -> None:
     model = sentence_model(wanted.text)
     if wanted.outliers:
         plant_outliers(model)
-    tokenizer = _sentence_tokenizer(model)
+    tokenizer = sentence_tokenizer(model)
     tower = TokenTower(Sentences(model), 0, model.config.pad_token_id).eval()
     tokenizer.no_padding()
     example = padded_tokens([e.ids for e in tokenizer.encode_batch(known)])
-    tokenizer = _sentence_tokenizer(model)
+    tokenizer = sentence_tokenizer(model)
     right, quick = (_embedded(tower, example, asked, tokenizer, wanted.folder, q) for q in (False, True))
     _report("outliers planted" if wanted.outliers else "as trained", right, quick)
 

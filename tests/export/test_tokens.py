@@ -274,7 +274,7 @@ def test_convolutions_are_no_transformer(tmp_path):
 
 def test_a_trained_tower_keeps_its_cosines(tmp_path):
     pytest.importorskip("transformers")
-    from cliplet.models.pretrained import _sentence_tokenizer, sentence_model
+    from cliplet.models.pretrained import sentence_tokenizer, sentence_model
     from cliplet.models.text import pool
 
     try:
@@ -290,7 +290,7 @@ def test_a_trained_tower_keeps_its_cosines(tmp_path):
         def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return pool(self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask, "mean")
 
-    tokenizer = _sentence_tokenizer(model)
+    tokenizer = sentence_tokenizer(model)
     captions = plain_captions()
     encoded = tokenizer.encode_batch(captions)
     ids = np.array([e.ids for e in encoded])
