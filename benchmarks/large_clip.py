@@ -31,7 +31,7 @@ from cliplet.export.graph import write
 from cliplet.export.inputs import compared_captions, compared_photos
 from cliplet.export.towers import TokenTower
 from cliplet.models.compat import prepare_torchvision
-from cliplet.models.pretrained import sentence_tokenizer, sentence_model
+from cliplet.models.pretrained import sentence_model, sentence_tokenizer
 from cliplet.models.text import pool
 from cliplet.statistics.kendall import TauCounts
 

@@ -79,4 +79,5 @@ def test_demo_scores_real_photos_and_writes_a_report(tmp_path):
     assert "mean" not in text
     page = (tmp_path / "demo/report.html").read_text()
     assert "data:image/jpeg" in page
-    assert "has the highest score on" in page and "<th>mean</th>" not in page  # right and wrong captions: no means
+    assert "has the highest score on" in page
+    assert "<th>mean</th>" not in page  # right and wrong captions: no means

@@ -274,7 +274,7 @@ def test_convolutions_are_no_transformer(tmp_path):
 
 def test_a_trained_tower_keeps_its_cosines(tmp_path):
     pytest.importorskip("transformers")
-    from cliplet.models.pretrained import sentence_tokenizer, sentence_model
+    from cliplet.models.pretrained import sentence_model, sentence_tokenizer
     from cliplet.models.text import pool
 
     try:
