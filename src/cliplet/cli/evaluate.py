@@ -236,10 +236,14 @@ def zeroshot(source: str, classes: str | None, templates: str | None, labels: An
 
 @evaluate.command()
 @click.argument("train")
-@click.option("--test", metavar="DIR|TAR|TABLE", help="Labelled photos to report on; default: every second of TRAIN.")
+@click.option(
+    "--test", metavar="DIR|TAR|TABLE", help="Labelled photos to report on; default: every second of TRAIN."
+)
 @click.option("--labels", type=click.Choice(["auto", "folder", "name"]), default="auto", show_default=True,
               help="Source of the classes when photos are a folder or tar: folder names or file names.")  # fmt: skip
-@click.option("--shots", default="1,2,4,8,16", show_default=True, metavar="LIST", help="Labelled photos a class.")
+@click.option(
+    "--shots", default="1,2,4,8,16", show_default=True, metavar="LIST", help="Labelled photos a class."
+)
 @click.option("--repeats", "draws", type=click.IntRange(1), default=10, show_default=True,
               help="Number of draws of labelled photos.")  # fmt: skip
 @click.option("--adapters", metavar="LIST", help="Adapters, parted by commas; default: all.")
