@@ -63,6 +63,9 @@ def encode_texts(
     vectors = embed_texts(encoder, flat, progress=progress)
     pairs = vectors[len(prompts) + len(texts) :]
     starts = np.cumsum([0, *(len(rows) for _, rows in against)])
+    if against:
+        sums = np.add.reduceat(pairs, starts[:-1], axis=0)
+        pairs = np.asarray(sums / np.diff(starts)[:, None], dtype=np.float32)
     return TextBank(
         classes=len(classes),
         names=ensembles(vectors[: len(prompts)], len(templates)),
@@ -70,8 +73,6 @@ def encode_texts(
         texts=vectors[len(prompts) : len(prompts) + len(texts)],
         text_class=np.array([i for i, *_ in texts], dtype=np.int64),
         text_kind=np.array([TEXT_KINDS.index(kind) for _, kind, _ in texts], dtype=np.int64),
-        pairs=np.add.reduceat(pairs, starts[:-1], axis=0) / np.diff(starts)[:, None].astype(np.float32)
-        if against
-        else pairs,
+        pairs=pairs,
         pair_classes=np.array([key for key, _ in against], dtype=np.int64).reshape(-1, 2),
     )

@@ -124,7 +124,8 @@ class TextHead:
         order = np.argpartition(-scores, top - 1, axis=1)[:, :top]
         values = np.take_along_axis(scores, order, axis=1)
         by_value = np.argsort(-values, axis=1, kind="stable")
-        order, values = (np.take_along_axis(a, by_value, axis=1) for a in (order, values))
+        order = np.take_along_axis(order, by_value, axis=1)
+        values = np.take_along_axis(values, by_value, axis=1)
         peak = scores.max(axis=1, keepdims=True)
         total = np.exp((scores - peak) / self.temperature).sum(axis=1)
         gap = (1 - np.exp((values[:, 1] - values[:, 0]) / self.temperature)) / total

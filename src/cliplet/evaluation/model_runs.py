@@ -342,7 +342,8 @@ def _fewshot_data(
     encoder: Encoder, sets: Sequence[LabelledPhotos], progress: Progress | None
 ) -> tuple[FewShotData, list[str]]:
     classes = sets[0].classes
-    parts, failures = [], []
+    parts = []
+    failures: list[str] = []
     for one in sets:
         unknown = [c for c in one.classes if c not in classes]
         if unknown:
