@@ -47,7 +47,7 @@ def overview(settings: Settings, found: Results) -> str:
     """Overall accuracy by arm and shots."""
     sizes = sorted(settings.shots)
     lines = [
-        f"Overall accuracy on {settings.report_on}, mean of {settings.draws} draws:\n",
+        f"Overall accuracy on {settings.report_on}, mean over draws:\n",
         "| | " + " | ".join(f"{k} a class" for k in sizes) + " |",
         "|---|" + "---|" * len(sizes),
     ]
@@ -77,14 +77,14 @@ def one_size(settings: Settings, found: Results, shots: int) -> str:
     tests = {arm: difference(found, shots, main, arm) for arm in others}
     adjusted = dict(zip(others, holm([tests[arm][1] for arm in others]), strict=True)) if others else {}
     lines = [
-        f"{shots} labelled samples a class, {settings.draws} draws (95 % interval of the mean over draws; spread: "
+        f"{shots} labelled samples a class (95 % interval of the mean over draws; spread: "
         "standard deviation over draws):\n",
-        "| | overall accuracy | average accuracy | kappa x 100 | first row minus this, by draw | p (Holm) |",
-        "|---|---|---|---|---|---|",
+        "| | draws | overall accuracy | average accuracy | kappa x 100 | first row minus this, by draw | p (Holm) |",
+        "|---|---|---|---|---|---|---|",
     ]
     for arm in measured:
         values = list(found[shots, arm].values())
-        cells = [cell(over_draws([r[figure] for r in values])) for figure in FIGURES]
+        cells = [str(len(values))] + [cell(over_draws([r[figure] for r in values])) for figure in FIGURES]
         last = ["", ""] if arm == main else [tests[arm][0], f"{adjusted[arm]:.3f}"]
         lines.append(f"| {ARMS[arm].label} | " + " | ".join(cells + last) + " |")
     return "\n".join(lines) + "\n"
