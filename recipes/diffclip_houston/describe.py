@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from cliplet.models.multimodal import MultimodalClassifier
+from cliplet.models.multimodal_config import MultimodalConfig
 from cliplet.training.cost import seconds_a_step, steps_text
 from cliplet.training.diffclip.pretrain import pretraining_task, shuffled_batches
 from cliplet.training.diffclip.tune import Tuning
@@ -46,11 +47,11 @@ def describe(settings: Settings) -> Rows:
     return rows + tuning_rows(settings, pixels, config)
 
 
-def tuning_rows(settings: Settings, pixels: Pixels, config: object) -> Rows:
+def tuning_rows(settings: Settings, pixels: Pixels, config: MultimodalConfig) -> Rows:
     """How many trainings there are and what those of DiffCLIP take."""
     model = MultimodalClassifier(
         copy.copy(config), torch.eye(len(pixels.samples.classes), config.embedding_dim)
-    )  # type: ignore[arg-type, attr-defined]
+    )
     k = settings.shots[0]
     rows = pixels.shots(settings, k, 0)
     labels = torch.from_numpy(pixels.samples.labels[rows])

@@ -28,9 +28,9 @@ from cliplet.classification.result import Classified
 from cliplet.classification.texts import ClassTexts, add_texts, key_of, make_classes, read_labels
 from cliplet.data.images import ImageInput
 from cliplet.data.text import shown
-from cliplet.encoders.base import BaseEncoder, Embeddings, Encoder, adapt
+from cliplet.encoders.base import BaseEncoder, Embeddings, Encoder
 from cliplet.encoders.embed import CHUNK, Progress, embed_photos, embed_texts
-from cliplet.encoders.registry import load
+from cliplet.encoders.registry import load, placed
 from cliplet.errors import InputError
 from cliplet.scoring.background import SENTENCES
 from cliplet.statistics.kendall import Ints
@@ -54,9 +54,10 @@ class Classifier:
         cache: keeps the vectors of class texts on disk, by the model's fingerprint: True for the user's cache folder,
             a folder, or False. Photos are not kept.
         progress: called with (done, total) while texts or photos are embedded.
+        device, precision: where and how the model computes, as of :func:`cliplet.load`.
 
     Raises:
-        InputError: no classes, one without a name, or texts of another form.
+        InputError: no such device or precision; no classes, one without a name, or texts of another form.
 
     Example:
         >>> classifier = Classifier(["cat", "dog"])
@@ -75,6 +76,8 @@ class Classifier:
         unlabelled: Photos | Embeddings | None = None,
         cache: bool | str | Path = True,
         progress: Progress | None = None,
+        device: str | None = None,
+        precision: str | None = None,
     ) -> None:
         self.notes: list[str] = []
         """What was merged or left out among the classes."""
@@ -87,7 +90,7 @@ class Classifier:
         if texts is not None:
             self.classes = add_texts(self.classes, texts)
         self.templates, self.rule = tuple(templates), rule or Rule()
-        self.encoder, self.model = _encoder(model)
+        self.encoder, self.model = _encoder(model, device, precision)
         self.cache = cache
         self.progress = progress
         self.unlabelled = None if unlabelled is None else Background(self.embed(unlabelled))
@@ -351,19 +354,28 @@ class Classifier:
         save(State(card.name, card.fingerprint, self.model, **named), folder)
 
     @classmethod
-    def load(cls, folder: str | Path, model: Encoder | str | Path | None = None) -> "Classifier":
+    def load(
+        cls,
+        folder: str | Path,
+        model: Encoder | str | Path | None = None,
+        device: str | None = None,
+        precision: str | None = None,
+    ) -> "Classifier":
         """The classifier of a folder.
 
         Args:
             folder: what :meth:`save` has written.
             model: the model; default: the name that it was made with.
+            device, precision: where and how it computes, as of :func:`cliplet.load`.
 
         Raises:
             ModelError: no such folder, a damaged one, or a model with another fingerprint.
         """
         state = read(folder)
         found = cls.__new__(cls)
-        found.encoder, found.model = _encoder(state.model_source if model is None else model)
+        found.encoder, found.model = _encoder(
+            state.model_source if model is None else model, device, precision
+        )
         check_model(state, found.encoder.card, folder)
         found.cache, found.progress = True, None
         for field in fields(State):
@@ -422,12 +434,14 @@ def _are_vectors(photos: object, width: int) -> bool:
     )
 
 
-def _encoder(model: Encoder | str | Path | None) -> tuple[BaseEncoder, str | None]:
+def _encoder(
+    model: Encoder | str | Path | None, device: str | None, precision: str | None
+) -> tuple[BaseEncoder, str | None]:
     """The encoder, and the name by which it can be loaded again."""
     if model is None or isinstance(model, (str, Path)):
-        encoder = load(model)
+        encoder = load(model, device, precision)
         return encoder, encoder.card.name if model is None else str(model)
-    return adapt(model), None
+    return placed(model, device, precision), None
 
 
 def _with_cache(encoder: BaseEncoder, cache: bool | str | Path) -> BaseEncoder:

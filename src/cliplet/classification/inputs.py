@@ -30,7 +30,8 @@ class BandInputs:
             raise InputError(
                 f"samples have {x.shape[-1]} bands where the inputs were fitted on {len(self.mean)}"
             )
-        return (x - self.mean) @ self.matrix
+        found: Floats = np.matmul(x - self.mean, self.matrix, dtype=np.float32)
+        return found
 
 
 def fit_inputs(

@@ -96,7 +96,7 @@ def run(
         if store is not None or prompt is not None or fusion != "consensus":
             raise click.UsageError("--store, --fusion and --prompt are for --method recap")
         captioner, config = _decoder(
-            model, greedy, beam, nucleus, temperature, length_penalty, captions, seed
+            model, greedy, beam, nucleus, temperature, length_penalty, captions, seed, device, precision
         )
     with progress_bar("captioning") as progress:
         result = caption_photos(captioner, photos, config, progress)

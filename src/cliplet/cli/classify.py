@@ -51,6 +51,7 @@ def _adapters() -> list[str]:
 @click.option("--held-out", metavar="DIR|TAR|TABLE",
               help="Other labelled photos, to fit the confidence and the cuts to.")  # fmt: skip
 @options.model
+@options.computing
 @click.option(
     "--top", type=click.IntRange(1), default=5, show_default=True, help="Number of best classes to keep."
 )
@@ -121,7 +122,9 @@ def _classifier(labels: str | None, making: dict[str, Any], progress: Any) -> "C
             raise click.UsageError(
                 f"--{new[0]} makes a new classifier: give --labels a file, not a saved one"
             )
-        found = Classifier.load(labels, _encoder(making) if making["model"] else None)
+        found = Classifier.load(
+            labels, _encoder(making) if making["model"] else None, making["device"], making["precision"]
+        )
         return found
     if making["adapter"] and not making["shots"]:
         raise click.UsageError("--adapter is for --shots")
@@ -184,7 +187,7 @@ def _labelled(source: str) -> tuple[list[Any], list[str]]:
 def _encoder(making: dict[str, Any]) -> Any:
     from cliplet.encoders.registry import load
 
-    encoder = load(making["model"])
+    encoder = load(making["model"], making["device"], making["precision"])
     if making["cache"] or making["cache_dir"]:
         from cliplet.encoders.cache import CachedEncoder, EmbeddingCache
 

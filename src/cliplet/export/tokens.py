@@ -238,7 +238,7 @@ class _Rewriter:
         """Nodes from an activation to its integers brought back: shift, smooth, divide by the row's largest, round."""
         nodes, now = [], name
         if shift:
-            self.new[name + ".shift"] = np.float32(shift)
+            self.new[name + ".shift"] = np.array(shift, np.float32)
             nodes.append(self._node("Add", [now, name + ".shift"], name + ".shifted"))
             now = name + ".shifted"
         if (smooth != 1).any():
@@ -250,9 +250,9 @@ class _Rewriter:
         else:
             nodes.append(self._node("Abs", [now], name + ".size"))
             size, steps, zero = name + ".size", 127, 128
-        self.new[name + ".least"] = np.float32(1e-6)
-        self.new[name + ".step"] = np.float32(1 / steps)
-        self.new[name + ".zero"] = np.uint8(zero)
+        self.new[name + ".least"] = np.array(1e-6, np.float32)
+        self.new[name + ".step"] = np.array(1 / steps, np.float32)
+        self.new[name + ".zero"] = np.array(zero, np.uint8)
         grid = [name + ".step", name + ".zero"]
         return [
             *nodes,
