@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 import cliplet
+from cliplet.classification.labelled import read_labelled_photos
 from cliplet.encoders.registry import packaged_models
 from cliplet.encoders.saturation import integer_products
 from cliplet.evaluation.model_runs import embed_captioned_photos, run_pairs, run_retrieval
 from cliplet.evaluation.retrieval import RetrievalProtocol
 from cliplet.evaluation.runs import ScoreSources, evaluate_human
-from cliplet.evaluation.zeroshot import evaluate_zeroshot, read_labelled_photos
+from cliplet.evaluation.zeroshot import evaluate_zeroshot
 from tests.photos import shipped
 from tests.shared_data import shared_data
 
