@@ -246,6 +246,7 @@ def output(folder: Path) -> dict[str, bytes]:
             del found[name]
     summary = json.loads(found.pop("summary.json"))
     del summary["seconds"]
+    summary["provenance"].pop("versions", None)  # of the libraries that the process had loaded
     return found | {"summary.json": json.dumps(summary).encode()}
 
 

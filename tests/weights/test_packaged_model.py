@@ -46,7 +46,9 @@ def test_folder_is_small_and_complete(folder: Path) -> None:
     files = {p.name: p.stat().st_size for p in folder.iterdir()}
     assert {"card.json", "tokenizer.json", "image.onnx", "text.onnx"} <= set(files)
     assert sum(files.values()) <= 20_000_000
-    assert str(integer_products(folder)).startswith("cannot saturate")
+    proved = str(integer_products(folder))
+    assert proved.startswith("cannot saturate")
+    assert json.loads((folder / "card.json").read_text())["results"]["integer_products"] == proved
 
 
 def test_card_says_what_a_user_must_know(folder: Path) -> None:

@@ -448,7 +448,7 @@ def _with_cache(encoder: BaseEncoder, cache: bool | str | Path) -> BaseEncoder:
     """The encoder with texts kept on disk, where that is possible; a cache that was not asked for never fails."""
     from cliplet.encoders.cache import CachedEncoder, EmbeddingCache
 
-    if not cache or isinstance(encoder, CachedEncoder) or encoder.card.fingerprint == "unknown":
+    if not cache or encoder.keeps or encoder.card.fingerprint == "unknown":
         return encoder
     try:
         return CachedEncoder(encoder, EmbeddingCache(None if cache is True else cache))

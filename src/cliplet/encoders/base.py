@@ -52,6 +52,10 @@ class BaseEncoder:
     """The model folder whose ONNX files it runs; None for others."""
     tower_threads: int = 1
     """Calls that it may be given at the same time, from as many threads."""
+    batch_size: int = 0
+    """Images that a tower takes at once; 0 where that is its own affair."""
+    keeps: bool = False
+    """Whether it keeps embeddings on disk."""
 
     @property
     def device(self) -> str:

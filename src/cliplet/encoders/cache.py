@@ -216,6 +216,8 @@ class _transaction:
 class CachedEncoder(WrappedEncoder):
     """An Encoder in front of another, with a cache between them."""
 
+    keeps = True
+
     def __init__(self, encoder: Encoder, cache: EmbeddingCache) -> None:
         """Refuses an encoder whose card has no fingerprint (InputError): its vectors cannot be told from another's."""
         super().__init__(encoder)

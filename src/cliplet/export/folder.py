@@ -99,7 +99,7 @@ def export(
         card.save(part)
         report = measure_parity(encoder, OnnxEncoder(part), photos, captions)
         results = {**card.results, "parity": report.summary()}
-        if "tokens" in computed:
+        if report.integer_products != "none":
             results["integer_products"] = report.integer_products
         dataclasses.replace(card, results=results).save(part)
         if keep_weights:

@@ -108,7 +108,7 @@ def prepared(
         "separator": work.columns.separator,
         "part rows": part_rows,
         "block": BLOCK,
-        "batch size": getattr(encoder, "batch_size", None),
+        "batch size": encoder.batch_size,
         "other columns": [list(one) for one in work.others],
         "cliplet": versions()["cliplet"],
     }
