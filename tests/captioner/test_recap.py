@@ -63,8 +63,11 @@ def test_a_store_of_another_model_or_none_is_refused(store, tmp_path):
     with pytest.raises(InputError, match="no such store"):
         CaptionStore.load(tmp_path / "none.npz")
     (tmp_path / "bad.npz").write_bytes(b"bad")
-    with pytest.raises(InputError, match="not a store of captions"):
-        CaptionStore.load(tmp_path / "bad.npz")
+    for wrong in ("bad.npz", "."):
+        with pytest.raises(InputError, match=r"not a store of captions: it is no \.npz file"):
+            CaptionStore.load(tmp_path / wrong)
+    with pytest.raises(InputError, match=r"embedded by topics \(f+\), not by other"):
+        Recap(other, store)
     with pytest.raises(InputError, match="no captions"):
         CaptionStore.build(Topics(), [["  "], [None]])
 
@@ -88,6 +91,35 @@ def test_consensus_is_the_mean_cider_against_the_others_by_hand(store):
         for i in range(3)
     ]
     assert consensus_order(store, found)[0].tolist() == np.argsort(-np.array(by_hand), kind="stable").tolist()
+
+
+def test_many_photos_are_done_in_blocks_with_the_same_result(store, monkeypatch):
+    from cliplet.captioner import recap
+    from cliplet.captioner import store as of_store
+
+    found = np.random.default_rng(0).permuted(np.tile(np.arange(7), (10, 1)), axis=1)[:, :5]
+    photos = unit_norm(np.random.default_rng(1).normal(size=(10, 3)))
+    whole, near = consensus_order(store, found), store.nearest(photos, 3)
+    held, reward = [], recap.CiderReward
+    monkeypatch.setattr(recap, "CiderReward", lambda refs, df: held.append(len(refs)) or reward(refs, df))
+    monkeypatch.setattr(recap, "BATCH", 4)
+    monkeypatch.setattr(of_store, "SIMILARITIES", 14)
+    np.testing.assert_array_equal(consensus_order(store, found), whole)
+    np.testing.assert_array_equal(store.nearest(photos, 3), near)
+    assert max(held) <= 4 * 5
+
+
+def test_a_store_of_captions_that_cannot_be_embedded_is_refused():
+    class Deaf(Topics):
+        def encode_texts_safely(self, texts, normalise=True):
+            return (
+                np.full((len(texts), 3), np.nan),
+                np.zeros(len(texts), bool),
+                dict.fromkeys(range(len(texts)), "NaN"),
+            )
+
+    with pytest.raises(InputError, match="no caption can be embedded; the first reason: NaN"):
+        CaptionStore.build(Deaf(), [DOGS])
 
 
 def test_captions_of_photos(store):

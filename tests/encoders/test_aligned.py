@@ -183,6 +183,7 @@ def test_fewer_pairs_than_dimensions_leave_the_other_directions_alone():
         ([colour(0), colour(1)], "a dog", "one text"),
         ([colour(0), colour(1)], ["a dog", "a dog"], "captions are all the same"),
         ([colour(0), colour(0)], ["a dog", "a cat"], "photos are all the same"),
+        ([colour(0)], [["a dog", "a cat"]], "one photo gives no map"),
         ([b"", b""], ["a dog", "a cat"], "none of the 2 pairs"),
         ([colour(0), colour(1)], ["", None], "none of the 2 pairs"),
     ],
@@ -207,6 +208,15 @@ def test_nan_of_the_model_is_left_out():
     encoder.tables[1][7] = np.nan
     aligned = align(encoder, range(20), [str(i) for i in range(20)])
     assert aligned.report.failures == {7: "the model gave NaN for a caption"}
+
+
+def test_a_method_that_cannot_join_two_spaces_is_refused_before_photos_are_embedded(tiny):
+    class Unread(Vectors):
+        def encode_images_safely(self, images, normalise=True):
+            raise AssertionError("photos were embedded")
+
+    with pytest.raises(InputError, match="need procrustes, robust, ridge or cca"):
+        align(Unread(np.eye(4), np.eye(4)), range(4), ["0"] * 4, "normalise", text_encoder=tiny)
 
 
 def test_an_unknown_method_and_normalise_of_two_spaces(tiny):
