@@ -20,12 +20,19 @@ from cliplet.classification.confidence import (
     softmax,
     standing,
 )
-from cliplet.classification.ensemble import DEFAULT_TEMPLATES
+from cliplet.classification.ensemble import DEFAULT_TEMPLATES, check_templates
 from cliplet.classification.fewshot import Settings, ShotHead, Shots, fit_shots
 from cliplet.classification.folder import State, check_model, read, save
 from cliplet.classification.photos import find_photos
 from cliplet.classification.result import Classified
-from cliplet.classification.texts import ClassTexts, add_texts, key_of, make_classes, read_labels
+from cliplet.classification.texts import (
+    ClassTexts,
+    add_texts,
+    check_classes,
+    key_of,
+    make_classes,
+    read_labels,
+)
 from cliplet.data.images import ImageInput
 from cliplet.data.text import shown
 from cliplet.encoders.base import BaseEncoder, Embeddings, Encoder
@@ -81,15 +88,15 @@ class Classifier:
     ) -> None:
         self.notes: list[str] = []
         """What was merged or left out among the classes."""
+        self.templates, self.rule = check_templates(templates), rule or Rule()
         if isinstance(classes, (str, Path)):
             self.classes, self.notes = read_labels(classes)
         elif classes and all(isinstance(own, ClassTexts) for own in classes):
-            self.classes = [own for own in classes if isinstance(own, ClassTexts)]
+            self.classes = check_classes(classes)
         else:
             self.classes, self.notes = make_classes(classes)
         if texts is not None:
-            self.classes = add_texts(self.classes, texts)
-        self.templates, self.rule = tuple(templates), rule or Rule()
+            self.classes = add_texts(self.classes, texts, self.notes)
         self.encoder, self.model = _encoder(model, device, precision)
         self.cache = cache
         self.progress = progress
@@ -230,15 +237,15 @@ class Classifier:
     def _cuts(self, several: bool, none_of_these: bool) -> tuple[float | None, float | None]:
         unfitted = None if isinstance(self.head, ShotHead) else STANDING
         cuts = []
-        for wanted, cut, what in (
-            (several, self.several_cut, "several classes a photo"),
-            (none_of_these, self.none_cut, "none of these"),
+        for wanted, cut, what, which in (
+            (several, self.several_cut, "several classes a photo", " of which some show several"),
+            (none_of_these, self.none_cut, "none of these", ""),
         ):
             cut = unfitted if cut is None else cut
             if wanted and cut is None:
                 raise InputError(
-                    f"{what} needs a cut that this classifier has not: calibrate it with held-out labelled photos "
-                    "(--held-out)"
+                    f"{what} needs a cut that this classifier has not: calibrate it with held-out labelled photos"
+                    f"{which} (--held-out)"
                 )
             cuts.append(cut if wanted else None)
         return cuts[0], cuts[1]
@@ -264,7 +271,9 @@ class Classifier:
             InputError: an unknown label or adapter, a class without photos, or a photo that cannot be read.
         """
         vectors, numbers = self._labelled(photos, self.numbers(labels))
-        text = make_head(self.bank, self.rule, self.unlabelled)
+        # a loaded classifier has no unlabelled photos: their part is in its head
+        text = self.head if isinstance(self.head, TextHead) else self.head.text
+        text = text or make_head(self.bank, self.rule, self.unlabelled)
         shots = Shots(vectors, numbers, len(self.classes), self.unlabelled, text, self.bank)
         self.head = fit_shots(shots, adapter, settings, self.names)
         self.temperature, self.calibrated = self.head.temperature, False
@@ -304,15 +313,14 @@ class Classifier:
     def _labelled(self, photos: Photos | Embeddings, numbers: Ints) -> tuple[Embeddings, Ints]:
         if _are_vectors(photos, self.encoder.card.embedding_dim):
             vectors = np.asarray(photos, dtype=np.float32)
-            count, kept = len(vectors), np.arange(len(vectors))
+            _check_count(len(vectors), len(numbers))
+            kept = np.arange(len(vectors))
         else:
             found = find_photos(photos)  # type: ignore[arg-type]
-            count = len(found.names)
+            _check_count(len(found.names), len(numbers))
             embedded = embed_photos(self.encoder, found.photos, found.names, self.progress, found.reasons)
             vectors, kept = embedded.embeddings, embedded.kept
             self.notes += [f"labelled photo left out: {why}" for why in embedded.failures.values()]
-        if count != len(numbers):
-            raise InputError(f"{count} labelled photos have {len(numbers)} labels")
         return vectors, numbers[kept]
 
     # ------------------------------------------------------------ the card and the folder
@@ -321,7 +329,7 @@ class Classifier:
         card = self.encoder.card
         how: dict[str, Any] = {
             "by": "texts",
-            "rule": vars(self.rule) | {"standardised": self.unlabelled is not None},
+            "rule": vars(self.rule) | {"standardised": "unlabelled photos" in self.about},
         }
         if isinstance(self.head, ShotHead):
             how = {"by": "labelled photos", "adapter": self.head.adapter, "settings": self.head.settings}
@@ -422,6 +430,11 @@ def _best(scores: NDArray[np.float32], top: int) -> Ints:
     best[lost, -1] = first[lost]
     values = np.take_along_axis(scores, best, axis=1)
     return np.take_along_axis(best, np.lexsort((best, -values), axis=1), axis=1)
+
+
+def _check_count(photos: int, labels: int) -> None:
+    if photos != labels:
+        raise InputError(f"{photos} labelled photos have {labels} labels")
 
 
 def _are_vectors(photos: object, width: int) -> bool:

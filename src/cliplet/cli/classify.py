@@ -82,6 +82,11 @@ def classify(photos: str, labels: str | None, out: str | None, save: str | None,
 
     if labels is None and making["shots"] is None:
         raise click.UsageError("give --labels, or --shots whose labels are the classes")
+    if making["shots"] and held_out is None and (several or none_of_these):
+        wanted = "--several" if several else "--none-of-these"
+        raise click.UsageError(
+            f"{wanted} with --shots needs --held-out: other labelled photos to fit its cut to"
+        )
     folder = None if out is None else writable_folder(out)
     if save is not None:
         from cliplet.classification.folder import check_place
@@ -154,7 +159,7 @@ def _classes(
 
     classes, notes = make_classes(list(dict.fromkeys(shot_labels))) if labels is None else read_labels(labels)
     if making["texts"]:
-        classes = add_texts(classes, making["texts"])
+        classes = add_texts(classes, making["texts"], notes)
     if making["captions"]:
         from cliplet.data.book import read_book
 
