@@ -271,3 +271,11 @@ def test_another_number_of_labels_is_refused_before_photos_are_embedded(folder):
     )
     with pytest.raises(InputError, match="9 labelled photos have 2 labels"):
         classifier.learn(folder, ["red", "green"])
+
+
+def test_an_iterator_of_photos_and_what_is_none(folder):
+    classifier = colours()
+    assert classifier.classify(jpeg(c) for c in ("red", "blue")).answers == [["red"], ["blue"]]
+    for wrong in (3, None, {"a": 1}):
+        with pytest.raises(InputError, match="photos must be a path, a photo or a list of them"):
+            classifier.classify(wrong)

@@ -98,6 +98,16 @@ def test_captions_that_name_one_class_are_mined():
     assert found[1].sentences == ("the puppies",)
 
 
+def test_of_names_inside_each_other_the_longest_is_meant():
+    classes, _ = make_classes(["dog", "hot dog", "court", "tennis court"])
+    captions = ["a hot dog", "two hot dogs", "a dog", "a dog eats a hot dog", "a tennis court", "the court"]
+    found, count = mine_sentences(classes, captions)
+    assert count == 4
+    assert [own.sentences for own in found] == [
+        ("a dog",), ("a hot dog", "two hot dogs"), ("the court",), ("a tennis court",),
+    ]  # fmt: skip
+
+
 def test_a_synonym_that_texts_give_two_classes_speaks_for_none():
     classes, _ = make_classes([["cat", "kitty"], "dog", "cow"])
     notes = []

@@ -1,6 +1,6 @@
 """The photos to classify: from a file, a folder, a tar, a pattern, or a list at hand."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,5 +67,8 @@ def _add_index(path: Path, found: FoundPhotos) -> None:
 def _at_hand(photos: Sequence[ImageInput]) -> FoundPhotos:
     if is_one_image(photos):
         photos = [photos]  # type: ignore[list-item]
+    if isinstance(photos, Mapping) or not isinstance(photos, Iterable):
+        raise InputError(f"photos must be a path, a photo or a list of them, not {type(photos).__name__}")
+    photos = list(photos)  # an iterator gives its photos once
     shown = [str(p) if isinstance(p, (str, Path)) else f"photo {i + 1}" for i, p in enumerate(photos)]
-    return FoundPhotos(shown, list(photos))
+    return FoundPhotos(shown, photos)

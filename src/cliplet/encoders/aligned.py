@@ -66,7 +66,7 @@ class AlignmentReport:
                 f"distance of mean photo and mean caption: {self.gap[0]:.2f} before, {self.gap[1]:.2f} after"
             )
         if self.before is not None and self.after is not None and self.after <= self.before:
-            found.append("the map does not help this encoder: its photos and texts lie together already")
+            found.append("the map does not help this encoder: use it as it is, or fit on more pairs")
         return found
 
 
