@@ -95,8 +95,9 @@ def classify(photos: str, labels: str | None, out: str | None, save: str | None,
     with progress_bar("encoding") as progress:
         classifier = _classifier(labels, making, progress)
         if held_out is not None:
-            names, labels_of = _labelled(held_out)
+            names, labels_of, left_out = _labelled(held_out)
             classifier.calibrate(names, [one.split("|") for one in labels_of])
+            classifier.notes += left_out
     if save is not None:
         classifier.save(save)
     with progress_bar("classifying") as progress:
@@ -146,7 +147,8 @@ def _classifier(labels: str | None, making: dict[str, Any], progress: Any) -> "C
     found.model = making["model"] or found.encoder.card.name
     found.notes += notes
     if shots is not None:
-        found.learn(*shots, adapter=making["adapter"])
+        found.learn(*shots[:2], adapter=making["adapter"])
+        found.notes += shots[2]
     return found
 
 
@@ -177,8 +179,8 @@ def _templates(path: str | None) -> dict[str, Any]:
     return {"templates": read_templates(Path(path))}
 
 
-def _labelled(source: str) -> tuple[list[Any], list[str]]:
-    """Labelled photos and their labels, as they stand."""
+def _labelled(source: str) -> tuple[list[Any], list[str], list[str]]:
+    """Labelled photos, their labels as they stand, and what was left out."""
     from cliplet.classification.labelled import read_labelled_photos
     from cliplet.errors import InputError
 
@@ -186,7 +188,8 @@ def _labelled(source: str) -> tuple[list[Any], list[str]]:
     if data.missing:
         name, why = next(iter(data.missing.items()))
         raise InputError(f"{source}: {len(data.missing)} labelled photos are missing, such as {name}: {why}")
-    return list(data.photos), [data.classes[i] for i in data.labels]
+    left_out = [f"{source}: {count} {why}" for why, count in data.notes.items()]
+    return list(data.photos), [data.classes[i] for i in data.labels], left_out
 
 
 def _encoder(making: dict[str, Any]) -> Any:
