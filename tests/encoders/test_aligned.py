@@ -280,3 +280,13 @@ def test_the_scores_of_an_aligned_model(tiny):
 def test_ties_count_against_recall():
     rows = np.ones((3, 2), np.float32)
     assert recall_at_1(rows, rows, np.arange(3)) == 0
+
+
+@pytest.mark.parametrize("method", ["ridge", "cca"])
+def test_one_photo_held_out_chooses_nothing(method):
+    rng = np.random.default_rng(0)
+    rows = unit_norm(rng.normal(size=(10, 6)).astype(np.float32))
+    few, enough = (Pairs(rows[:n], rows[:n] @ np.eye(6, 4), np.arange(n)) for n in (9, 10))
+    assert "chosen_by" not in fit_alignment(method, few, False).settings
+    assert fit_alignment(method, few, False).settings["penalty"] in (0.1, 4.0)
+    assert "chosen_by" in fit_alignment(method, enough, False).settings

@@ -92,7 +92,7 @@ class Classifier:
         if isinstance(classes, (str, Path)):
             self.classes, self.notes = read_labels(classes)
         elif classes and all(isinstance(own, ClassTexts) for own in classes):
-            self.classes = check_classes(classes)
+            self.classes = check_classes([own for own in classes if isinstance(own, ClassTexts)])
         else:
             self.classes, self.notes = make_classes(classes)
         if texts is not None:

@@ -69,6 +69,6 @@ def _at_hand(photos: Sequence[ImageInput]) -> FoundPhotos:
         photos = [photos]  # type: ignore[list-item]
     if isinstance(photos, Mapping) or not isinstance(photos, Iterable):
         raise InputError(f"photos must be a path, a photo or a list of them, not {type(photos).__name__}")
-    photos = list(photos)  # an iterator gives its photos once
-    shown = [str(p) if isinstance(p, (str, Path)) else f"photo {i + 1}" for i, p in enumerate(photos)]
-    return FoundPhotos(shown, photos)
+    given = list(photos)  # an iterator gives its photos once
+    shown = [str(p) if isinstance(p, (str, Path)) else f"photo {i + 1}" for i, p in enumerate(given)]
+    return FoundPhotos(shown, [*given])
