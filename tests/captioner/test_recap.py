@@ -220,6 +220,12 @@ def test_the_command_makes_a_store_and_captions(tmp_path):
     made = call("store", tmp_path / "tiny", tmp_path / "captions.json", "-o", tmp_path / "store.npz")
     assert made.exit_code == 0
     assert "6 captions of 2 photos by tiny-0" in made.output
+    (tmp_path / "names.txt").write_text("a.jpg\ngone.jpg\n")
+    some = call("store", tmp_path / "tiny", tmp_path / "captions.json", "-o", tmp_path / "some.npz", "--images",
+                tmp_path / "names.txt")  # fmt: skip
+    assert "note: 1 names of" in some.output
+    assert "have no captions, such as gone.jpg" in some.output
+    assert "3 captions of 1 photos" in some.output
     run = ["run", tmp_path / "tiny", tmp_path / "photos", "--method", "recap"]
     done = call(*run, "--store", tmp_path / "store.npz", "-o", tmp_path / "out.json", "--neighbours", 4)
     assert done.exit_code == 0, done.output

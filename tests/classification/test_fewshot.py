@@ -165,3 +165,11 @@ def test_settings_that_give_no_numbers_are_refused(adapter, settings):
     x, y = clouds(6)
     with pytest.raises(InputError, match=f"setting {next(iter(settings))} must be a number"):
         fit_shots(Shots(x, y, 3), adapter, settings)
+
+
+def test_the_labelled_photos_are_whitened_once_a_fold_not_once_a_setting(monkeypatch):
+    x, y = clouds(24)
+    spectra, eigh = [], np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: spectra.append(1) or eigh(matrix))
+    fit_shots(Shots(x, y, 3), "soft-kmeans")
+    assert len(spectra) == 4 + 1

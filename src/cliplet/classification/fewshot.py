@@ -19,6 +19,7 @@ a photo's unit vector x becomes ``q = unit((x - centre) @ map)``, and its scores
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -60,7 +61,7 @@ class Shots:
     bank: TextBank | None = None
     """The class texts' vectors."""
 
-    @property
+    @cached_property
     def background(self) -> Background:
         """The unlabelled photos, else the labelled ones."""
         twice = len(self.vectors) < 2  # a single photo is its own mean
