@@ -20,6 +20,7 @@ from cliplet.classification.texts import ClassTexts
 from cliplet.encoders.base import adapt
 from cliplet.errors import InputError, ModelError
 from tests.evaluation.colours import ColourEncoder, jpeg, write_photos
+from tests.tiny_model import build_tiny_model
 
 NAMES = {f"{c}{i}.jpg": c for c in ("red", "green", "blue") for i in range(3)}
 
@@ -279,3 +280,29 @@ def test_an_iterator_of_photos_and_what_is_none(folder):
     for wrong in (3, None, {"a": 1}):
         with pytest.raises(InputError, match="photos must be a path, a photo or a list of them"):
             classifier.classify(wrong)
+
+
+def test_vectors_are_vectors_of_length_1(folder):
+    classifier = colours()
+    vectors = classifier.embed(folder)
+    with pytest.raises(InputError, match="these are vectors, not photos"):
+        classifier.classify(vectors)
+    for wrong in (3 * vectors, np.where(np.arange(len(vectors))[:, None] == 2, np.nan, vectors)):
+        for use in (classifier.embed, lambda v: classifier.learn(v, ["red", "green", "blue"] * 3)):
+            with pytest.raises(InputError, match="not all of length 1"):
+                use(wrong)
+
+
+def test_a_saved_classifier_finds_its_model_folder_from_anywhere(folder, tmp_path, monkeypatch):
+    build_tiny_model(tmp_path / "tiny")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    cliplet.Classifier(["red", "blue"], "tiny", cache=False).save("saved")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert cliplet.Classifier.load(tmp_path / "saved").names == ["red", "blue"]
+    (tmp_path / "tiny").rename(tmp_path / "moved")
+    with pytest.raises(
+        ModelError, match="saved was made with the model tiny.*cannot be loaded.*give that model"
+    ):
+        cliplet.Classifier.load(tmp_path / "saved")
+    assert cliplet.Classifier.load(tmp_path / "saved", tmp_path / "moved").names == ["red", "blue"]

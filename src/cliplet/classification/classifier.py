@@ -23,7 +23,7 @@ from cliplet.classification.confidence import (
 from cliplet.classification.ensemble import DEFAULT_TEMPLATES, check_templates
 from cliplet.classification.fewshot import Settings, ShotHead, Shots, fit_shots
 from cliplet.classification.folder import State, check_model, read, save
-from cliplet.classification.photos import find_photos
+from cliplet.classification.photos import are_vectors, find_photos, given_vectors, of_length_1
 from cliplet.classification.result import Classified
 from cliplet.classification.texts import (
     ClassTexts,
@@ -38,7 +38,7 @@ from cliplet.data.text import shown
 from cliplet.encoders.base import BaseEncoder, Embeddings, Encoder
 from cliplet.encoders.embed import CHUNK, Progress, embed_photos, embed_texts
 from cliplet.encoders.registry import load, placed
-from cliplet.errors import InputError
+from cliplet.errors import InputError, ModelError
 from cliplet.scoring.background import SENTENCES
 from cliplet.statistics.kendall import Ints
 from cliplet.versions import versions
@@ -154,8 +154,8 @@ class Classifier:
     # ------------------------------------------------------------ photos
     def embed(self, photos: Photos | Embeddings) -> Embeddings:
         """Unit vectors [n, d] of photos, those that cannot be read left out; an array of vectors stays as it is."""
-        if _are_vectors(photos, self.encoder.card.embedding_dim):
-            return np.asarray(photos, dtype=np.float32)
+        if are_vectors(photos, self.encoder.card.embedding_dim):
+            return given_vectors(photos)
         found = find_photos(photos)  # type: ignore[arg-type]
         return embed_photos(self.encoder, found.photos, found.names, self.progress, found.reasons).embeddings
 
@@ -200,6 +200,8 @@ class Classifier:
         """
         if top < 1:
             raise InputError(f"top must be at least 1, not {top}")
+        if are_vectors(photos, self.encoder.card.embedding_dim) and of_length_1(photos):
+            raise InputError("these are vectors, not photos: their scores are what scores(vectors) gives")
         several_cut, none_cut = self._cuts(several, none_of_these)
         found = find_photos(photos)
         joined = _Joined(len(found.names), min(top, len(self.classes)), several_cut, none_cut)
@@ -311,8 +313,8 @@ class Classifier:
         return self
 
     def _labelled(self, photos: Photos | Embeddings, numbers: Ints) -> tuple[Embeddings, Ints]:
-        if _are_vectors(photos, self.encoder.card.embedding_dim):
-            vectors = np.asarray(photos, dtype=np.float32)
+        if are_vectors(photos, self.encoder.card.embedding_dim):
+            vectors = given_vectors(photos)
             _check_count(len(vectors), len(numbers))
             kept = np.arange(len(vectors))
         else:
@@ -381,9 +383,16 @@ class Classifier:
         """
         state = read(folder)
         found = cls.__new__(cls)
-        found.encoder, found.model = _encoder(
-            state.model_source if model is None else model, device, precision
-        )
+        try:
+            found.encoder, found.model = _encoder(
+                state.model_source if model is None else model, device, precision
+            )
+        except ModelError as error:
+            if model is not None:
+                raise
+            raise ModelError(
+                f"{folder} was made with the model {state.model}, which cannot be loaded ({error}): give that model"
+            ) from error
         check_model(state, found.encoder.card, folder)
         found.cache, found.progress = True, None
         for field in fields(State):
@@ -437,14 +446,9 @@ def _check_count(photos: int, labels: int) -> None:
         raise InputError(f"{photos} labelled photos have {labels} labels")
 
 
-def _are_vectors(photos: object, width: int) -> bool:
-    """Whether this is an array of embeddings, not a photo: two axes, floats, as wide as the model's."""
-    return (
-        isinstance(photos, np.ndarray)
-        and photos.ndim == 2
-        and photos.dtype.kind == "f"
-        and photos.shape[1] == width
-    )
+def model_source(name: str) -> str:
+    """What a saved classifier says of its model: a folder's whole path, so that it is found from anywhere."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def _encoder(
@@ -453,7 +457,7 @@ def _encoder(
     """The encoder, and the name by which it can be loaded again."""
     if model is None or isinstance(model, (str, Path)):
         encoder = load(model, device, precision)
-        return encoder, encoder.card.name if model is None else str(model)
+        return encoder, model_source(encoder.card.name if model is None else str(model))
     return placed(model, device, precision), None
 
 

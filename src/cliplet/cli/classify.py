@@ -118,7 +118,7 @@ def classify(photos: str, labels: str | None, out: str | None, save: str | None,
 
 def _classifier(labels: str | None, making: dict[str, Any], progress: Any) -> "Classifier":
     """The classifier that the options ask for: a saved one, or a new one."""
-    from cliplet.classification.classifier import Classifier
+    from cliplet.classification.classifier import Classifier, model_source
 
     new = [
         name for name in ("texts", "captions", "templates", "unlabelled", "shots", "adapter") if making[name]
@@ -144,7 +144,7 @@ def _classifier(labels: str | None, making: dict[str, Any], progress: Any) -> "C
         progress=progress,
         **_templates(making["templates"]),
     )
-    found.model = making["model"] or found.encoder.card.name
+    found.model = model_source(making["model"] or found.encoder.card.name)
     found.notes += notes
     if shots is not None:
         found.learn(*shots[:2], adapter=making["adapter"])
