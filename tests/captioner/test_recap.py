@@ -63,8 +63,11 @@ def test_a_store_of_another_model_or_none_is_refused(store, tmp_path):
     with pytest.raises(InputError, match="no such store"):
         CaptionStore.load(tmp_path / "none.npz")
     (tmp_path / "bad.npz").write_bytes(b"bad")
-    with pytest.raises(InputError, match="not a store of captions"):
-        CaptionStore.load(tmp_path / "bad.npz")
+    for wrong in ("bad.npz", "."):
+        with pytest.raises(InputError, match=r"not a store of captions: it is no \.npz file"):
+            CaptionStore.load(tmp_path / wrong)
+    with pytest.raises(InputError, match=r"embedded by topics \(f+\), not by other"):
+        Recap(other, store)
     with pytest.raises(InputError, match="no captions"):
         CaptionStore.build(Topics(), [["  "], [None]])
 
@@ -88,6 +91,35 @@ def test_consensus_is_the_mean_cider_against_the_others_by_hand(store):
         for i in range(3)
     ]
     assert consensus_order(store, found)[0].tolist() == np.argsort(-np.array(by_hand), kind="stable").tolist()
+
+
+def test_many_photos_are_done_in_blocks_with_the_same_result(store, monkeypatch):
+    from cliplet.captioner import recap
+    from cliplet.captioner import store as of_store
+
+    found = np.random.default_rng(0).permuted(np.tile(np.arange(7), (10, 1)), axis=1)[:, :5]
+    photos = unit_norm(np.random.default_rng(1).normal(size=(10, 3)))
+    whole, near = consensus_order(store, found), store.nearest(photos, 3)
+    held, reward = [], recap.CiderReward
+    monkeypatch.setattr(recap, "CiderReward", lambda refs, df: held.append(len(refs)) or reward(refs, df))
+    monkeypatch.setattr(recap, "BATCH", 4)
+    monkeypatch.setattr(of_store, "SIMILARITIES", 14)
+    np.testing.assert_array_equal(consensus_order(store, found), whole)
+    np.testing.assert_array_equal(store.nearest(photos, 3), near)
+    assert max(held) <= 4 * 5
+
+
+def test_a_store_of_captions_that_cannot_be_embedded_is_refused():
+    class Deaf(Topics):
+        def encode_texts_safely(self, texts, normalise=True):
+            return (
+                np.full((len(texts), 3), np.nan),
+                np.zeros(len(texts), bool),
+                dict.fromkeys(range(len(texts)), "NaN"),
+            )
+
+    with pytest.raises(InputError, match="no caption can be embedded; the first reason: NaN"):
+        CaptionStore.build(Deaf(), [DOGS])
 
 
 def test_captions_of_photos(store):
@@ -188,6 +220,12 @@ def test_the_command_makes_a_store_and_captions(tmp_path):
     made = call("store", tmp_path / "tiny", tmp_path / "captions.json", "-o", tmp_path / "store.npz")
     assert made.exit_code == 0
     assert "6 captions of 2 photos by tiny-0" in made.output
+    (tmp_path / "names.txt").write_text("a.jpg\ngone.jpg\n")
+    some = call("store", tmp_path / "tiny", tmp_path / "captions.json", "-o", tmp_path / "some.npz", "--images",
+                tmp_path / "names.txt")  # fmt: skip
+    assert "note: 1 names of" in some.output
+    assert "have no captions, such as gone.jpg" in some.output
+    assert "3 captions of 1 photos" in some.output
     run = ["run", tmp_path / "tiny", tmp_path / "photos", "--method", "recap"]
     done = call(*run, "--store", tmp_path / "store.npz", "-o", tmp_path / "out.json", "--neighbours", 4)
     assert done.exit_code == 0, done.output

@@ -1,5 +1,6 @@
 """The classifier on photos of one colour, with a model that knows colours."""
 
+import dataclasses
 import json
 import tarfile
 
@@ -19,6 +20,7 @@ from cliplet.classification.texts import ClassTexts
 from cliplet.encoders.base import adapt
 from cliplet.errors import InputError, ModelError
 from tests.evaluation.colours import ColourEncoder, jpeg, write_photos
+from tests.tiny_model import build_tiny_model
 
 NAMES = {f"{c}{i}.jpg": c for c in ("red", "green", "blue") for i in range(3)}
 
@@ -225,3 +227,82 @@ def test_labels_by_synonym_number_and_spelling():
 def test_classes_given_as_they_are_keep_their_doubles():
     made = cliplet.Classifier([ClassTexts("red"), ClassTexts("red")], adapt(ColourEncoder()), cache=False)
     assert made.names == ["red", "red"]
+
+
+@pytest.mark.parametrize("templates", [[], "a photo of a {}.", ["a photo"], [3]])
+def test_templates_without_a_place_for_the_name_are_refused(templates):
+    with pytest.raises(InputError, match="template"):
+        colours(templates=templates)
+
+
+def test_the_confidence_is_that_of_the_answer(tmp_path):
+    write_photos(tmp_path / "p", {"red0.jpg": "red", "none0.jpg": "yellow"})
+    classifier = colours("red", "green", "blue")
+    result = classifier.classify(tmp_path / "p", top=3)
+    for answers, wanted in (
+        ([[], ["red"]], [None, float(result.confidence[1, 0])]),
+        ([["blue", "red"], ["green", "red"]], [_share(result, 0, "blue"), _share(result, 1, "green")]),
+    ):
+        said = dataclasses.replace(result, answers=answers)
+        assert [row["confidence"] for row in said.rows()] == [
+            None if value is None else round(value, 6) for value in wanted
+        ]
+
+
+def _share(result, i, name):
+    return float(result.confidence[i, result.top[i].tolist().index(result.classes.index(name))])
+
+
+def test_a_loaded_classifier_keeps_its_standardised_texts_when_it_learns(folder, tmp_path):
+    made = colours(texts={"red": ["red paint"]}, unlabelled=folder)
+    made.save(tmp_path / "saved")
+    again = cliplet.Classifier.load(tmp_path / "saved", ColourEncoder())
+    assert again.facts()["rule"]["standardised"] is made.facts()["rule"]["standardised"] is True
+    vectors = made.embed(folder)
+    labels = [name.split("/")[-1].rstrip("0123456789.jpg") for name in made.classify(folder).names]
+    want = made.learn(vectors, labels, "tip", {"alpha": 1.0, "beta": 1.0}).head.text
+    got = again.learn(vectors, labels, "tip", {"alpha": 1.0, "beta": 1.0}).head.text
+    np.testing.assert_array_equal(got.linear, want.linear)
+
+
+def test_another_number_of_labels_is_refused_before_photos_are_embedded(folder):
+    classifier = colours()
+    classifier.encoder.encode_images_safely = lambda images, normalise=True: pytest.fail(
+        "photos were embedded"
+    )
+    with pytest.raises(InputError, match="9 labelled photos have 2 labels"):
+        classifier.learn(folder, ["red", "green"])
+
+
+def test_an_iterator_of_photos_and_what_is_none(folder):
+    classifier = colours()
+    assert classifier.classify(jpeg(c) for c in ("red", "blue")).answers == [["red"], ["blue"]]
+    for wrong in (3, None, {"a": 1}):
+        with pytest.raises(InputError, match="photos must be a path, a photo or a list of them"):
+            classifier.classify(wrong)
+
+
+def test_vectors_are_vectors_of_length_1(folder):
+    classifier = colours()
+    vectors = classifier.embed(folder)
+    with pytest.raises(InputError, match="these are vectors, not photos"):
+        classifier.classify(vectors)
+    for wrong in (3 * vectors, np.where(np.arange(len(vectors))[:, None] == 2, np.nan, vectors)):
+        for use in (classifier.embed, lambda v: classifier.learn(v, ["red", "green", "blue"] * 3)):
+            with pytest.raises(InputError, match="not all of length 1"):
+                use(wrong)
+
+
+def test_a_saved_classifier_finds_its_model_folder_from_anywhere(folder, tmp_path, monkeypatch):
+    build_tiny_model(tmp_path / "tiny")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    cliplet.Classifier(["red", "blue"], "tiny", cache=False).save("saved")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert cliplet.Classifier.load(tmp_path / "saved").names == ["red", "blue"]
+    (tmp_path / "tiny").rename(tmp_path / "moved")
+    with pytest.raises(
+        ModelError, match="saved was made with the model tiny.*cannot be loaded.*give that model"
+    ):
+        cliplet.Classifier.load(tmp_path / "saved")
+    assert cliplet.Classifier.load(tmp_path / "saved", tmp_path / "moved").names == ["red", "blue"]

@@ -6,7 +6,7 @@ import pytest
 from cliplet.classification.background import Background
 from cliplet.classification.bank import encode_texts
 from cliplet.classification.coder import Rule, make_head
-from cliplet.classification.fewshot import ADAPTERS, Shots, chosen_settings, fit_shots
+from cliplet.classification.fewshot import ADAPTERS, Adapter, Shots, chosen_settings, fit_shots
 from cliplet.classification.logistic import logistic_regression
 from cliplet.classification.texts import ClassTexts
 from cliplet.encoders.base import unit_norm
@@ -138,3 +138,38 @@ def test_more_shots_than_photos():
     x, y = clouds(9)
     with pytest.raises(InputError, match="has 3 train photos: 4 shots"):
         evaluate_fewshot(FewShotData(x, y, x, y, ["a", "b", "c"]), (4,))
+
+
+def test_settings_that_are_given_stay_while_the_others_are_chosen():
+    x, y = clouds(24)
+    seen = []
+
+    def fit(shots, settings):
+        seen.append(dict(settings))
+        return ADAPTERS["mean"].fit(shots, {})
+
+    adapter = Adapter("mine", fit, {"a": (1.0, 2.0), "b": (3.0, 4.0)})
+    found = chosen_settings(Shots(x, y, 3), adapter, given={"a": 7.0})
+    assert found == {"a": 7.0, "b": 3.0}
+    assert {s["a"] for s in seen} == {7.0}
+    assert len(seen) == 4 * 2
+
+
+@pytest.mark.parametrize(
+    ("adapter", "settings"),
+    [("probe", {"strength": 0}), ("probe", {"strength": -1.0}), ("probe", {"strength": "x"}),
+     ("soft-kmeans", {"temperature": 0.0}), ("soft-kmeans", {"shrink": 0}), ("tip", {"beta": float("nan")}),
+     ("tip", {"alpha": True})],
+)  # fmt: skip
+def test_settings_that_give_no_numbers_are_refused(adapter, settings):
+    x, y = clouds(6)
+    with pytest.raises(InputError, match=f"setting {next(iter(settings))} must be a number"):
+        fit_shots(Shots(x, y, 3), adapter, settings)
+
+
+def test_the_labelled_photos_are_whitened_once_a_fold_not_once_a_setting(monkeypatch):
+    x, y = clouds(24)
+    spectra, eigh = [], np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: spectra.append(1) or eigh(matrix))
+    fit_shots(Shots(x, y, 3), "soft-kmeans")
+    assert len(spectra) == 4 + 1

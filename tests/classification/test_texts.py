@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cliplet.classification.mining import mine_sentences
-from cliplet.classification.texts import ClassTexts, add_texts, make_classes, read_labels
+from cliplet.classification.texts import ClassTexts, add_texts, check_classes, make_classes, read_labels
 from cliplet.errors import InputError
 
 
@@ -96,3 +96,38 @@ def test_captions_that_name_one_class_are_mined():
     assert count == 2
     assert found[0].sentences == ("a hard court", "a Hard Court")
     assert found[1].sentences == ("the puppies",)
+
+
+def test_of_names_inside_each_other_the_longest_is_meant():
+    classes, _ = make_classes(["dog", "hot dog", "court", "tennis court"])
+    captions = ["a hot dog", "two hot dogs", "a dog", "a dog eats a hot dog", "a tennis court", "the court"]
+    found, count = mine_sentences(classes, captions)
+    assert count == 4
+    assert [own.sentences for own in found] == [
+        ("a dog",), ("a hot dog", "two hot dogs"), ("the court",), ("a tennis court",),
+    ]  # fmt: skip
+
+
+def test_a_synonym_that_texts_give_two_classes_speaks_for_none():
+    classes, _ = make_classes([["cat", "kitty"], "dog", "cow"])
+    notes = []
+    given = {"dog": {"synonyms": ["kitty", "hound"]}, "cow": {"synonyms": ["Hound", "dog", "ox"]}}
+    found = add_texts(classes, given, notes)
+    assert [own.synonyms for own in found] == [(), (), ("ox",)]
+    assert len(notes) == 5
+    assert "'dog': the synonym 'hound' is also said of another class; left out" in notes
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (ClassTexts("a", against={"c": ("q",)}), "class 1, against: 'c' is no other class"),
+        (ClassTexts("a", against={"a": ("q",)}), "class 1, against: 'a' is no other class"),
+        (ClassTexts("a", attributes="wings"), "class 1, attributes: expected a list"),
+        (ClassTexts("a", sentences=("",)), "class 1, sentences: a text is empty"),
+        (ClassTexts(" "), "class 1: a class name must be a text"),
+    ],
+)
+def test_classes_that_are_taken_as_they_are_must_be_whole(own, message):
+    with pytest.raises(InputError, match=message):
+        check_classes([own, ClassTexts("b")])

@@ -77,3 +77,14 @@ def test_scores_with_references_have_both_columns(data):
     rows = [json.loads(line) for line in (data / "report" / "rows.jsonl").read_text().splitlines()]
     assert {"a_clip_score", "ref_a_clip_score"} <= set(rows[0])
     assert np.isfinite(rows[0]["a_clip_score"])
+
+
+def test_one_photo_shows_its_a_clip_score_too(data):
+    call(data, "--out", data / "new")
+    arguments = ["score", data / "photos" / "0.png", "a dog", "--model", data / "new"]
+    done = CliRunner().invoke(cli, [str(a) for a in arguments], catch_exceptions=False)
+    head, row = done.stdout.splitlines()[:2]
+    assert head.split() == ["CLIPScore", "aCLIPScore", "caption"]
+    assert head.index("caption") == row.index("a dog")
+    found = json.loads(CliRunner().invoke(cli, [*(str(a) for a in arguments), "--json"]).stdout)["rows"][0]
+    assert found["a_clip_score"] == max(found["cosine"], 0)

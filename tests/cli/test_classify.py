@@ -86,3 +86,24 @@ def test_texts_captions_and_several(place):
 )  # fmt: skip
 def test_what_cannot_be_asked(place, arguments, status):
     run(*arguments, *MODEL, status=status)
+
+
+@pytest.mark.parametrize("option", ["--several", "--none-of-these"])
+def test_a_cut_that_nothing_fits_is_refused_before_work(place, option):
+    said = run("photos", "--shots", "gone", option, "--save", "mine", *MODEL, status=2)
+    assert f"{option} with --shots needs --held-out" in said
+    assert not (place / "mine").exists()
+
+
+def test_a_synonym_of_two_classes_in_texts_is_left_out_and_said(place):
+    (place / "t.json").write_text('{"green": {"synonyms": ["crimson"]}}')
+    said = run("photos", "--labels", "labels.txt", "--texts", "t.json", *MODEL)
+    assert "'green': the synonym 'crimson' is also said of another class; left out" in said
+
+
+@pytest.mark.parametrize("option", ["--shots", "--held-out"])
+def test_labelled_rows_that_are_left_out_are_said(place, option):
+    rows = [f"shots/{c}/{i}.jpg,{c}" for c in ("red", "green", "blue") for i in range(2)]
+    (place / "table.csv").write_text("\n".join(["image,label", *rows, "shots/red/0.jpg,", ""]))
+    said = run("photos", "--labels", "labels.txt", option, "table.csv", *MODEL)
+    assert "note: table.csv: 1 rows left out, such as line 8: it names no class" in said

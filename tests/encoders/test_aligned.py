@@ -183,6 +183,7 @@ def test_fewer_pairs_than_dimensions_leave_the_other_directions_alone():
         ([colour(0), colour(1)], "a dog", "one text"),
         ([colour(0), colour(1)], ["a dog", "a dog"], "captions are all the same"),
         ([colour(0), colour(0)], ["a dog", "a cat"], "photos are all the same"),
+        ([colour(0)], [["a dog", "a cat"]], "one photo gives no map"),
         ([b"", b""], ["a dog", "a cat"], "none of the 2 pairs"),
         ([colour(0), colour(1)], ["", None], "none of the 2 pairs"),
     ],
@@ -207,6 +208,15 @@ def test_nan_of_the_model_is_left_out():
     encoder.tables[1][7] = np.nan
     aligned = align(encoder, range(20), [str(i) for i in range(20)])
     assert aligned.report.failures == {7: "the model gave NaN for a caption"}
+
+
+def test_a_method_that_cannot_join_two_spaces_is_refused_before_photos_are_embedded(tiny):
+    class Unread(Vectors):
+        def encode_images_safely(self, images, normalise=True):
+            raise AssertionError("photos were embedded")
+
+    with pytest.raises(InputError, match="need procrustes, robust, ridge or cca"):
+        align(Unread(np.eye(4), np.eye(4)), range(4), ["0"] * 4, "normalise", text_encoder=tiny)
 
 
 def test_an_unknown_method_and_normalise_of_two_spaces(tiny):
@@ -270,3 +280,13 @@ def test_the_scores_of_an_aligned_model(tiny):
 def test_ties_count_against_recall():
     rows = np.ones((3, 2), np.float32)
     assert recall_at_1(rows, rows, np.arange(3)) == 0
+
+
+@pytest.mark.parametrize("method", ["ridge", "cca"])
+def test_one_photo_held_out_chooses_nothing(method):
+    rng = np.random.default_rng(0)
+    rows = unit_norm(rng.normal(size=(10, 6)).astype(np.float32))
+    few, enough = (Pairs(rows[:n], rows[:n] @ np.eye(6, 4), np.arange(n)) for n in (9, 10))
+    assert "chosen_by" not in fit_alignment(method, few, False).settings
+    assert fit_alignment(method, few, False).settings["penalty"] in (0.1, 4.0)
+    assert "chosen_by" in fit_alignment(method, enough, False).settings

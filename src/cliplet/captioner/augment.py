@@ -25,7 +25,7 @@ from cliplet.encoders.aligned import (
     measured_report,
 )
 from cliplet.encoders.base import Embeddings, Encoder
-from cliplet.encoders.fits import Fit, Pairs, fit_alignment
+from cliplet.encoders.fits import Fit, Pairs, check_method, fit_alignment
 from cliplet.errors import InputError
 
 Control = Literal["", "random", "no threshold", "no refit"]
@@ -158,6 +158,7 @@ def improve(
     """
     images, texts = find_sides(encoder, text_encoder)
     config = replace(config or LoopConfig(), same_space=images is texts)
+    check_method(config.method, config.same_space)
     spoken: list[str] = []
     pairs, failures = embedded_pairs(images, texts, photos, caption_groups(photos, captions), kept=spoken)
     rows, bad = images.encode_images_safely(bare)

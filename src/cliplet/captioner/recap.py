@@ -62,6 +62,11 @@ class Recap:
                 f"the store's embeddings have {store.embeddings.shape[1]} dimensions, those of {encoder.card.name} "
                 f"{encoder.card.embedding_dim}: make the store again with this model"
             )
+        if store.fingerprint and store.fingerprint != encoder.card.fingerprint:
+            raise InputError(
+                f"the store was embedded by {store.model} ({store.fingerprint}), not by {encoder.card.name} "
+                f"({encoder.card.fingerprint}): make the store again with this model"
+            )
         self.encoder, self.store = adapt(encoder), store
         self.neighbours, self.prompt = neighbours, prompt
         self.fusion: str = fusion if isinstance(fusion, str) else getattr(fusion, "__name__", "a function")
@@ -151,6 +156,9 @@ def consensus_order(store: CaptionStore, found: NDArray[np.int64]) -> NDArray[np
     m, k = found.shape
     if k < 3:
         return found
+    if m > BATCH:  # the words of every retrieved caption would be held at once
+        parts = [consensus_order(store, found[start : start + BATCH]) for start in range(0, m, BATCH)]
+        return np.concatenate(parts)
     words = [store.words[j] for j in found.ravel()]  # [m * k]
     photos = np.repeat(np.arange(m), k).tolist()
     groups: References = {row: words[row * k : (row + 1) * k] for row in range(m)}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from zipfile import is_zipfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,9 @@ from cliplet.metrics.tokenizer.ptb import tokenize_many
 
 FORMAT = 1
 BLOCK = 256
-"""Photos whose similarities to all captions are held at once."""
+"""Photos whose similarities to all captions are held at once; fewer where there are many captions."""
+SIMILARITIES = 2**25
+"""Similarities that are held at once."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,20 @@ class CaptionStore:
         rows, _, reasons = encode_texts_safely(encoder, [prefix + c for c in captions])
         good = np.array([i not in reasons for i in range(len(captions))])
         captions = [c for c, ok in zip(captions, good, strict=True) if ok]
+        if not captions:
+            raise InputError(f"no caption can be embedded; the first reason: {reasons[0]}")
         return cls(captions, rows[good], owner[good], encoder.card.name, encoder.card.fingerprint)
 
     def nearest(self, queries: Embeddings, k: int) -> NDArray[np.int64]:
         """Rows of the k captions nearest to each photo by cosine, nearest first: ``[m, d]`` -> ``[m, k]``."""
         k = min(k, len(self.captions))
         found = np.zeros((len(queries), k), dtype=np.int64)
-        for start in range(0, len(queries), BLOCK):
-            scores = queries[start : start + BLOCK] @ self.embeddings.T  # [b, n]
+        block = max(1, min(BLOCK, SIMILARITIES // len(self.captions)))
+        for start in range(0, len(queries), block):
+            scores = queries[start : start + block] @ self.embeddings.T  # [b, n]
             top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
             order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1, kind="stable")
-            found[start : start + BLOCK] = np.take_along_axis(top, order, axis=1)
+            found[start : start + block] = np.take_along_axis(top, order, axis=1)
         return found
 
     @cached_property
@@ -113,6 +119,8 @@ class CaptionStore:
             InputError: no such file, it is damaged, or another model than ``encoder`` embedded it.
         """
         try:
+            if Path(path).exists() and not is_zipfile(path):
+                raise ValueError("it is no .npz file")
             with np.load(path, allow_pickle=False) as content:
                 about = json.loads(content["about"].tobytes().decode("utf-8"))
                 embeddings, owner = content["embeddings"], content["owner"]

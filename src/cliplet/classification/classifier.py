@@ -20,18 +20,25 @@ from cliplet.classification.confidence import (
     softmax,
     standing,
 )
-from cliplet.classification.ensemble import DEFAULT_TEMPLATES
+from cliplet.classification.ensemble import DEFAULT_TEMPLATES, check_templates
 from cliplet.classification.fewshot import Settings, ShotHead, Shots, fit_shots
 from cliplet.classification.folder import State, check_model, read, save
-from cliplet.classification.photos import find_photos
+from cliplet.classification.photos import are_vectors, find_photos, given_vectors, of_length_1
 from cliplet.classification.result import Classified
-from cliplet.classification.texts import ClassTexts, add_texts, key_of, make_classes, read_labels
+from cliplet.classification.texts import (
+    ClassTexts,
+    add_texts,
+    check_classes,
+    key_of,
+    make_classes,
+    read_labels,
+)
 from cliplet.data.images import ImageInput
 from cliplet.data.text import shown
 from cliplet.encoders.base import BaseEncoder, Embeddings, Encoder
 from cliplet.encoders.embed import CHUNK, Progress, embed_photos, embed_texts
 from cliplet.encoders.registry import load, placed
-from cliplet.errors import InputError
+from cliplet.errors import InputError, ModelError
 from cliplet.scoring.background import SENTENCES
 from cliplet.statistics.kendall import Ints
 from cliplet.versions import versions
@@ -81,15 +88,15 @@ class Classifier:
     ) -> None:
         self.notes: list[str] = []
         """What was merged or left out among the classes."""
+        self.templates, self.rule = check_templates(templates), rule or Rule()
         if isinstance(classes, (str, Path)):
             self.classes, self.notes = read_labels(classes)
         elif classes and all(isinstance(own, ClassTexts) for own in classes):
-            self.classes = [own for own in classes if isinstance(own, ClassTexts)]
+            self.classes = check_classes([own for own in classes if isinstance(own, ClassTexts)])
         else:
             self.classes, self.notes = make_classes(classes)
         if texts is not None:
-            self.classes = add_texts(self.classes, texts)
-        self.templates, self.rule = tuple(templates), rule or Rule()
+            self.classes = add_texts(self.classes, texts, self.notes)
         self.encoder, self.model = _encoder(model, device, precision)
         self.cache = cache
         self.progress = progress
@@ -147,8 +154,8 @@ class Classifier:
     # ------------------------------------------------------------ photos
     def embed(self, photos: Photos | Embeddings) -> Embeddings:
         """Unit vectors [n, d] of photos, those that cannot be read left out; an array of vectors stays as it is."""
-        if _are_vectors(photos, self.encoder.card.embedding_dim):
-            return np.asarray(photos, dtype=np.float32)
+        if are_vectors(photos, self.encoder.card.embedding_dim):
+            return given_vectors(photos)
         found = find_photos(photos)  # type: ignore[arg-type]
         return embed_photos(self.encoder, found.photos, found.names, self.progress, found.reasons).embeddings
 
@@ -193,6 +200,8 @@ class Classifier:
         """
         if top < 1:
             raise InputError(f"top must be at least 1, not {top}")
+        if are_vectors(photos, self.encoder.card.embedding_dim) and of_length_1(photos):
+            raise InputError("these are vectors, not photos: their scores are what scores(vectors) gives")
         several_cut, none_cut = self._cuts(several, none_of_these)
         found = find_photos(photos)
         joined = _Joined(len(found.names), min(top, len(self.classes)), several_cut, none_cut)
@@ -230,15 +239,15 @@ class Classifier:
     def _cuts(self, several: bool, none_of_these: bool) -> tuple[float | None, float | None]:
         unfitted = None if isinstance(self.head, ShotHead) else STANDING
         cuts = []
-        for wanted, cut, what in (
-            (several, self.several_cut, "several classes a photo"),
-            (none_of_these, self.none_cut, "none of these"),
+        for wanted, cut, what, which in (
+            (several, self.several_cut, "several classes a photo", " of which some show several"),
+            (none_of_these, self.none_cut, "none of these", ""),
         ):
             cut = unfitted if cut is None else cut
             if wanted and cut is None:
                 raise InputError(
-                    f"{what} needs a cut that this classifier has not: calibrate it with held-out labelled photos "
-                    "(--held-out)"
+                    f"{what} needs a cut that this classifier has not: calibrate it with held-out labelled photos"
+                    f"{which} (--held-out)"
                 )
             cuts.append(cut if wanted else None)
         return cuts[0], cuts[1]
@@ -264,7 +273,9 @@ class Classifier:
             InputError: an unknown label or adapter, a class without photos, or a photo that cannot be read.
         """
         vectors, numbers = self._labelled(photos, self.numbers(labels))
-        text = make_head(self.bank, self.rule, self.unlabelled)
+        # a loaded classifier has no unlabelled photos: their part is in its head
+        text = self.head if isinstance(self.head, TextHead) else self.head.text
+        text = text or make_head(self.bank, self.rule, self.unlabelled)
         shots = Shots(vectors, numbers, len(self.classes), self.unlabelled, text, self.bank)
         self.head = fit_shots(shots, adapter, settings, self.names)
         self.temperature, self.calibrated = self.head.temperature, False
@@ -302,17 +313,16 @@ class Classifier:
         return self
 
     def _labelled(self, photos: Photos | Embeddings, numbers: Ints) -> tuple[Embeddings, Ints]:
-        if _are_vectors(photos, self.encoder.card.embedding_dim):
-            vectors = np.asarray(photos, dtype=np.float32)
-            count, kept = len(vectors), np.arange(len(vectors))
+        if are_vectors(photos, self.encoder.card.embedding_dim):
+            vectors = given_vectors(photos)
+            _check_count(len(vectors), len(numbers))
+            kept = np.arange(len(vectors))
         else:
             found = find_photos(photos)  # type: ignore[arg-type]
-            count = len(found.names)
+            _check_count(len(found.names), len(numbers))
             embedded = embed_photos(self.encoder, found.photos, found.names, self.progress, found.reasons)
             vectors, kept = embedded.embeddings, embedded.kept
             self.notes += [f"labelled photo left out: {why}" for why in embedded.failures.values()]
-        if count != len(numbers):
-            raise InputError(f"{count} labelled photos have {len(numbers)} labels")
         return vectors, numbers[kept]
 
     # ------------------------------------------------------------ the card and the folder
@@ -321,7 +331,7 @@ class Classifier:
         card = self.encoder.card
         how: dict[str, Any] = {
             "by": "texts",
-            "rule": vars(self.rule) | {"standardised": self.unlabelled is not None},
+            "rule": vars(self.rule) | {"standardised": "unlabelled photos" in self.about},
         }
         if isinstance(self.head, ShotHead):
             how = {"by": "labelled photos", "adapter": self.head.adapter, "settings": self.head.settings}
@@ -373,9 +383,16 @@ class Classifier:
         """
         state = read(folder)
         found = cls.__new__(cls)
-        found.encoder, found.model = _encoder(
-            state.model_source if model is None else model, device, precision
-        )
+        try:
+            found.encoder, found.model = _encoder(
+                state.model_source if model is None else model, device, precision
+            )
+        except ModelError as error:
+            if model is not None:
+                raise
+            raise ModelError(
+                f"{folder} was made with the model {state.model}, which cannot be loaded ({error}): give that model"
+            ) from error
         check_model(state, found.encoder.card, folder)
         found.cache, found.progress = True, None
         for field in fields(State):
@@ -424,14 +441,14 @@ def _best(scores: NDArray[np.float32], top: int) -> Ints:
     return np.take_along_axis(best, np.lexsort((best, -values), axis=1), axis=1)
 
 
-def _are_vectors(photos: object, width: int) -> bool:
-    """Whether this is an array of embeddings, not a photo: two axes, floats, as wide as the model's."""
-    return (
-        isinstance(photos, np.ndarray)
-        and photos.ndim == 2
-        and photos.dtype.kind == "f"
-        and photos.shape[1] == width
-    )
+def _check_count(photos: int, labels: int) -> None:
+    if photos != labels:
+        raise InputError(f"{photos} labelled photos have {labels} labels")
+
+
+def model_source(name: str) -> str:
+    """What a saved classifier says of its model: a folder's whole path, so that it is found from anywhere."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def _encoder(
@@ -440,7 +457,7 @@ def _encoder(
     """The encoder, and the name by which it can be loaded again."""
     if model is None or isinstance(model, (str, Path)):
         encoder = load(model, device, precision)
-        return encoder, encoder.card.name if model is None else str(model)
+        return encoder, model_source(encoder.card.name if model is None else str(model))
     return placed(model, device, precision), None
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cliplet.data.text import read_names
+from cliplet.data.text import read_names, shown
 from cliplet.encoders.base import Embeddings, Encoder
 from cliplet.encoders.embed import Progress, embed_texts
 from cliplet.errors import InputError
@@ -28,6 +28,18 @@ def read_templates(path: Path) -> tuple[str, ...]:
     if not lines:
         raise InputError(f"{path}: holds no templates")
     return tuple(lines)
+
+
+def check_templates(templates: object) -> tuple[str, ...]:
+    """Templates as a tuple; InputError where there are none, or one has no place for the name."""
+    if isinstance(templates, str) or not isinstance(templates, Sequence) or not templates:
+        raise InputError(
+            f"templates must be a list of prompts with {{}} for the name, not {shown(templates)}"
+        )
+    for template in templates:
+        if not isinstance(template, str) or "{}" not in template:
+            raise InputError(f"template {shown(template)} must hold {{}} for the class name")
+    return tuple(templates)
 
 
 def class_embeddings(

@@ -19,6 +19,7 @@ a photo's unit vector x becomes ``q = unit((x - centre) @ map)``, and its scores
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -37,6 +38,8 @@ from cliplet.statistics.kendall import Ints
 
 Floats32 = NDArray[np.float32]
 Settings = Mapping[str, float]
+ABOVE_ZERO = ("shrink", "temperature", "strength")
+"""Settings that cannot be 0."""
 ROUNDS = 5
 FOLDS = 4
 
@@ -58,7 +61,7 @@ class Shots:
     bank: TextBank | None = None
     """The class texts' vectors."""
 
-    @property
+    @cached_property
     def background(self) -> Background:
         """The unlabelled photos, else the labelled ones."""
         twice = len(self.vectors) < 2  # a single photo is its own mean
@@ -248,22 +251,35 @@ def fit_shots(
         raise InputError(
             f"adapter {adapter} has no setting {unknown[0]!r}; it has {', '.join(found.grid) or 'none'}"
         )
+    _check_settings(settings or {})
     counts = np.bincount(shots.labels, minlength=shots.classes)
     if not counts.all():
         first = int(np.argmin(counts))
         name = repr(names[first]) if len(names) else f"number {first}"
         raise InputError(f"class {name} has no labelled photo: each class needs at least one")
     if set(settings or {}) != set(found.grid):
-        settings = {**chosen_settings(shots, found), **(settings or {})}
+        settings = chosen_settings(shots, found, given=settings)
     return found.fit(shots, settings or {})
 
 
-def chosen_settings(shots: Shots, adapter: Adapter, seed: int = 0) -> dict[str, float]:
+def _check_settings(settings: Settings) -> None:
+    for name, value in settings.items():
+        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if not number or not np.isfinite(value) or value < 0 or (value == 0 and name in ABOVE_ZERO):
+            least = "above 0" if name in ABOVE_ZERO else "from 0 up"
+            raise InputError(f"setting {name} must be a number {least}, not {value!r}")
+
+
+def chosen_settings(
+    shots: Shots, adapter: Adapter, seed: int = 0, given: Settings | None = None
+) -> dict[str, float]:
     """Settings by cross-validation inside the labelled photos: the first of those with the highest accuracy.
 
-    At most four folds, each with photos of every class left to learn from; the defaults where a class has one photo.
+    Those ``given`` stay, and the others are chosen beside them. At most four folds, each with photos of every class
+    left to learn from; the defaults where a class has one photo.
     """
-    choices = adapter.choices()
+    choices = [c | dict(given or {}) for c in adapter.choices()]
+    choices = [c for i, c in enumerate(choices) if c not in choices[:i]]
     counts = np.bincount(shots.labels, minlength=shots.classes)
     folds = int(min(FOLDS, counts.min()))
     if folds < 2 or len(choices) < 2:

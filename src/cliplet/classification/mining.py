@@ -16,7 +16,8 @@ def mine_sentences(
     """Give each class the captions that name it: a name or synonym stands there as whole words, perhaps in the plural.
 
     Of a class's distinct captions those come first that were written most often, then the shorter ones, then by the
-    alphabet: the choice is the same each time. A caption that names several classes is left out: it speaks for all.
+    alphabet: the choice is the same each time. A caption that names several classes is left out: it speaks for all. Of
+    names inside each other the longest counts: "a hot dog" names no dog.
 
     Args:
         classes: the classes.
@@ -36,9 +37,7 @@ def mine_sentences(
     longest = max(map(len, owners), default=0)
     counts: dict[int, Counter[str]] = defaultdict(Counter)
     for caption, times in Counter(text.strip() for text in captions).items():
-        words = _words(caption)
-        spans = (words[i : i + n] for n in range(1, longest + 1) for i in range(len(words) - n + 1))
-        named = {owners[span] for span in spans if span in owners}
+        named = _named(_words(caption), owners, longest)
         if len(named) == 1:
             counts[named.pop()][caption] += times
     found = list(classes)
@@ -47,6 +46,17 @@ def mine_sentences(
         own = classes[number]
         found[number] = dataclasses.replace(own, sentences=tuple(dict.fromkeys([*own.sentences, *best])))
     return found, len(counts)
+
+
+def _named(words: tuple[str, ...], owners: dict[tuple[str, ...], int], longest: int) -> set[int]:
+    """The classes that words name, of names inside each other the longest: "hot dog" names no dog."""
+    named, i = set(), 0
+    while i < len(words):
+        n = next((n for n in range(longest, 0, -1) if words[i : i + n] in owners and i + n <= len(words)), 0)
+        if n:
+            named.add(owners[words[i : i + n]])
+        i += max(n, 1)
+    return named
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -1,13 +1,17 @@
 """The photos to classify: from a file, a folder, a tar, a pattern, or a list at hand."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from cliplet.data.images import ImageInput, is_one_image
 from cliplet.data.names import is_photo_path
 from cliplet.data.photos import TARS, open_photos
 from cliplet.data.sources import expand
+from cliplet.encoders.base import Embeddings
 from cliplet.errors import InputError
 
 
@@ -67,5 +71,35 @@ def _add_index(path: Path, found: FoundPhotos) -> None:
 def _at_hand(photos: Sequence[ImageInput]) -> FoundPhotos:
     if is_one_image(photos):
         photos = [photos]  # type: ignore[list-item]
-    shown = [str(p) if isinstance(p, (str, Path)) else f"photo {i + 1}" for i, p in enumerate(photos)]
-    return FoundPhotos(shown, list(photos))
+    if isinstance(photos, Mapping) or not isinstance(photos, Iterable):
+        raise InputError(f"photos must be a path, a photo or a list of them, not {type(photos).__name__}")
+    given = list(photos)  # an iterator gives its photos once
+    shown = [str(p) if isinstance(p, (str, Path)) else f"photo {i + 1}" for i, p in enumerate(given)]
+    return FoundPhotos(shown, [*given])
+
+
+# ---------------------------------------------------------------- vectors in the place of photos
+def are_vectors(photos: object, width: int) -> bool:
+    """Whether this is an array of embeddings, not a photo: two axes, floats, as wide as the model's."""
+    return (
+        isinstance(photos, np.ndarray)
+        and photos.ndim == 2
+        and photos.dtype.kind == "f"
+        and photos.shape[1] == width
+    )
+
+
+def of_length_1(vectors: Any) -> bool:
+    """Whether all rows are finite and of length 1, to 1 %."""
+    return bool(
+        np.abs(np.linalg.norm(np.asarray(vectors, dtype=np.float64), axis=1) - 1).max(initial=0) < 0.01
+    )
+
+
+def given_vectors(given: Any) -> Embeddings:
+    """Vectors that were given as photos; InputError where they are not of length 1, as cosines need them."""
+    if not of_length_1(given):
+        raise InputError(
+            "the vectors are not all of length 1, or hold NaN: give them as the model's encode_images does"
+        )
+    return np.asarray(given, dtype=np.float32)

@@ -46,6 +46,15 @@ class Classified:
     def __len__(self) -> int:
         return len(self.names)
 
+    def confidence_of(self, i: int) -> float | None:
+        """The confidence of photo i's answer, of its first class where there are several.
+
+        None for "none of these", for which there is none, and for a class that is not among the best ones.
+        """
+        said = self.answers[i][0] if self.answers[i] else None
+        places = [n for n, c in enumerate(self.top[i]) if self.classes[c] == said]
+        return float(self.confidence[i, places[0]]) if places else None
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """A row a photo: photo, label, confidence, the best classes with their confidence, reason."""
         for i, name in enumerate(self.names):
@@ -53,11 +62,11 @@ class Classified:
             if reason is not None:
                 yield {"photo": name, "label": None, "confidence": None, "top": [], "reason": reason}
                 continue
-            answer = self.answers[i]
+            answer, sure = self.answers[i], self.confidence_of(i)
             yield {
                 "photo": name,
                 "label": " | ".join(answer) if answer else NONE,
-                "confidence": round(float(self.confidence[i, 0]), 6),
+                "confidence": None if sure is None else round(sure, 6),
                 "top": [
                     [self.classes[c], round(float(p), 6)]
                     for c, p in zip(self.top[i], self.confidence[i], strict=True)

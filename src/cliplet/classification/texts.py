@@ -146,9 +146,28 @@ def _named(name: object, where: str) -> str:
     return tidy_class_name(str(name))
 
 
+def check_classes(classes: Sequence[ClassTexts]) -> list[ClassTexts]:
+    """See that classes that are taken as they are can be; raises InputError."""
+    names = {own.name for own in classes}
+    for number, own in enumerate(classes, 1):
+        where = f"class {number}"
+        _named(own.name, where)
+        for kind in KINDS:
+            _text_list(getattr(own, kind), f"{where}, {kind}")
+        for other, texts in own.against.items():
+            if other not in names or other == own.name:
+                raise InputError(f"{where}, against: {other!r} is no other class")
+            _text_list(texts, f"{where}, against {other!r}")
+    return list(classes)
+
+
 # ---------------------------------------------------------------- texts
-def add_texts(classes: Sequence[ClassTexts], source: str | Path | Mapping[str, Any]) -> list[ClassTexts]:
+def add_texts(
+    classes: Sequence[ClassTexts], source: str | Path | Mapping[str, Any], notes: list[str] | None = None
+) -> list[ClassTexts]:
     """The classes with more texts.
+
+    A new synonym that is another class's name or synonym is left out: it would speak for both.
 
     Args:
         classes: the classes.
@@ -156,6 +175,7 @@ def add_texts(classes: Sequence[ClassTexts], source: str | Path | Mapping[str, A
             the list of class names to such a mapping. A class's texts are a list of whole sentences, or an object with
             any of ``synonyms``, ``attributes``, ``analogues``, ``sentences`` (lists of texts) and ``against`` (an
             object of another class's name to a list of texts). Classes that it does not name keep what they have.
+        notes: what was left out is appended to it.
 
     Raises:
         InputError: no such file or function, a class that is not among the classes, or texts of another form.
@@ -168,6 +188,20 @@ def add_texts(classes: Sequence[ClassTexts], source: str | Path | Mapping[str, A
             raise InputError(f"{where}: {name!r} is not among the {len(classes)} classes")
         at = place[key_of(str(name))]
         found[at] = _with_texts(found[at], texts, f"{where}, {name!r}", classes, place)
+    return _apart(found, [] if notes is None else notes)
+
+
+def _apart(classes: list[ClassTexts], notes: list[str]) -> list[ClassTexts]:
+    """The classes without synonyms that are also said of another one."""
+    of = [{key_of(name) for name in (own.name, *own.synonyms)} for own in classes]
+    used = Counter(chain.from_iterable(of))
+    found = []
+    for own in classes:
+        mine = key_of(own.name)
+        shared = [s for s in own.synonyms if key_of(s) != mine and used[key_of(s)] > 1]
+        notes += [f"{own.name!r}: the synonym {s!r} is also said of another class; left out" for s in shared]
+        kept = tuple(s for s in own.synonyms if key_of(s) != mine and s not in shared)
+        found.append(own if kept == own.synonyms else dataclasses.replace(own, synonyms=kept))
     return found
 
 
@@ -209,8 +243,6 @@ def _with_texts(
         for kind in KINDS
         if kind in texts
     }
-    if "synonyms" in changes:
-        changes["synonyms"] = tuple(s for s in changes["synonyms"] if key_of(s) not in place)
     if "against" in texts:
         if not isinstance(texts["against"], Mapping):
             raise InputError(f"{where}, against: expected an object of class name to texts")

@@ -177,6 +177,7 @@ def store(model: Path, captions: Path, out: Path, images: str | None) -> None:
     CAPTIONS is any file that cliplet score reads; photos are not needed.
     """
     from cliplet.captioner.store import CaptionStore
+    from cliplet.cli.console import one_line
     from cliplet.data.captions import read_references
     from cliplet.data.names import NameIndex
     from cliplet.data.text import read_names
@@ -191,7 +192,16 @@ def store(model: Path, captions: Path, out: Path, images: str | None) -> None:
     groups = read_references(captions, notes)
     if images is not None:
         found = NameIndex(groups, f"images of {captions}").find_all(read_names(images, "image names"))
+        missing = [name for name, there in found.items() if not isinstance(there, str)]
+        if missing:
+            notes.append(
+                f"{len(missing)} names of {images} have no captions, such as {one_line(str(missing[0]))}"
+            )
         groups = {name: groups[name] for name in found.values() if isinstance(name, str)}
+        if not groups:
+            raise InputError(
+                f"{captions} has no captions of the {len(missing)} names of {images}: {missing[0]} ..."
+            )
     made = CaptionStore.build(load(str(model)), list(groups.values()))
     made.save(out)
     for note in notes:

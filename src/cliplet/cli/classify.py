@@ -82,6 +82,11 @@ def classify(photos: str, labels: str | None, out: str | None, save: str | None,
 
     if labels is None and making["shots"] is None:
         raise click.UsageError("give --labels, or --shots whose labels are the classes")
+    if making["shots"] and held_out is None and (several or none_of_these):
+        wanted = "--several" if several else "--none-of-these"
+        raise click.UsageError(
+            f"{wanted} with --shots needs --held-out: other labelled photos to fit its cut to"
+        )
     folder = None if out is None else writable_folder(out)
     if save is not None:
         from cliplet.classification.folder import check_place
@@ -90,8 +95,9 @@ def classify(photos: str, labels: str | None, out: str | None, save: str | None,
     with progress_bar("encoding") as progress:
         classifier = _classifier(labels, making, progress)
         if held_out is not None:
-            names, labels_of = _labelled(held_out)
+            names, labels_of, left_out = _labelled(held_out)
             classifier.calibrate(names, [one.split("|") for one in labels_of])
+            classifier.notes += left_out
     if save is not None:
         classifier.save(save)
     with progress_bar("classifying") as progress:
@@ -112,7 +118,7 @@ def classify(photos: str, labels: str | None, out: str | None, save: str | None,
 
 def _classifier(labels: str | None, making: dict[str, Any], progress: Any) -> "Classifier":
     """The classifier that the options ask for: a saved one, or a new one."""
-    from cliplet.classification.classifier import Classifier
+    from cliplet.classification.classifier import Classifier, model_source
 
     new = [
         name for name in ("texts", "captions", "templates", "unlabelled", "shots", "adapter") if making[name]
@@ -138,10 +144,11 @@ def _classifier(labels: str | None, making: dict[str, Any], progress: Any) -> "C
         progress=progress,
         **_templates(making["templates"]),
     )
-    found.model = making["model"] or found.encoder.card.name
+    found.model = model_source(making["model"] or found.encoder.card.name)
     found.notes += notes
     if shots is not None:
-        found.learn(*shots, adapter=making["adapter"])
+        found.learn(*shots[:2], adapter=making["adapter"])
+        found.notes += shots[2]
     return found
 
 
@@ -154,7 +161,7 @@ def _classes(
 
     classes, notes = make_classes(list(dict.fromkeys(shot_labels))) if labels is None else read_labels(labels)
     if making["texts"]:
-        classes = add_texts(classes, making["texts"])
+        classes = add_texts(classes, making["texts"], notes)
     if making["captions"]:
         from cliplet.data.book import read_book
 
@@ -172,8 +179,8 @@ def _templates(path: str | None) -> dict[str, Any]:
     return {"templates": read_templates(Path(path))}
 
 
-def _labelled(source: str) -> tuple[list[Any], list[str]]:
-    """Labelled photos and their labels, as they stand."""
+def _labelled(source: str) -> tuple[list[Any], list[str], list[str]]:
+    """Labelled photos, their labels as they stand, and what was left out."""
     from cliplet.classification.labelled import read_labelled_photos
     from cliplet.errors import InputError
 
@@ -181,7 +188,8 @@ def _labelled(source: str) -> tuple[list[Any], list[str]]:
     if data.missing:
         name, why = next(iter(data.missing.items()))
         raise InputError(f"{source}: {len(data.missing)} labelled photos are missing, such as {name}: {why}")
-    return list(data.photos), [data.classes[i] for i in data.labels]
+    left_out = [f"{source}: {count} {why}" for why, count in data.notes.items()]
+    return list(data.photos), [data.classes[i] for i in data.labels], left_out
 
 
 def _encoder(making: dict[str, Any]) -> Any:

@@ -242,6 +242,7 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
                 "caption": captions[i],
                 "score": _number(result.score[i]),
                 **({} if result.match is None else {"match": _number(result.match[i])}),
+                **({} if result.a_clip_score is None else {"a_clip_score": _number(result.a_clip_score[i])}),
                 "cosine": _number(result.cosine[i]),
                 "truncated": bool(result.truncated[i]),
                 "reason": result.failures[i],
@@ -257,15 +258,19 @@ def _score_one(scorer: "Scorer", image: str, captions: tuple[str, ...], as_json:
         print_json({"summary": summary, "rows": rows, "provenance": result.provenance})
     else:
         columns = {result.preset.column: result.score}
+        if result.a_clip_score is not None:
+            columns["aCLIPScore"] = result.a_clip_score
         if result.match is not None:
             columns = {"match": result.match} | columns
+        widths = [max(9, len(name)) for name in columns]
         click.echo("  ".join(f"{name:>9}" for name in columns) + "  caption")
         for i in order:
             shown = ["-" if result.failures[i] else f"{values[i]:.3f}" for values in columns.values()]
             said = [result.failures[i], result.without_content.get(i)]
             said.append("cut to the model's context" if result.truncated[i] else None)
             why = "".join(f"  [{reason}]" for reason in said if reason)
-            click.echo("  ".join(f"{value:>9}" for value in shown) + f"  {one_line(captions[i])}{why}")
+            cells = "  ".join(f"{value:>{width}}" for value, width in zip(shown, widths, strict=True))
+            click.echo(cells + f"  {one_line(captions[i])}{why}")
         for note in result.notes:
             click.echo(f"note: {note}")
     if strict and any(result.failures):

@@ -18,7 +18,7 @@ from cliplet.data.images import ImageInput
 from cliplet.data.text import caption_problem
 from cliplet.encoders.base import BaseEncoder, Embeddings, Encoder, adapt
 from cliplet.encoders.card import AlignmentSpec, MatchSpec, ModelCard
-from cliplet.encoders.fits import METHODS, Fit, Pairs, fit_alignment, held_out, recall_at_1
+from cliplet.encoders.fits import Fit, Pairs, check_method, fit_alignment, held_out, recall_at_1
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError
 
@@ -66,7 +66,7 @@ class AlignmentReport:
                 f"distance of mean photo and mean caption: {self.gap[0]:.2f} before, {self.gap[1]:.2f} after"
             )
         if self.before is not None and self.after is not None and self.after <= self.before:
-            found.append("the map does not help this encoder: its photos and texts lie together already")
+            found.append("the map does not help this encoder: use it as it is, or fit on more pairs")
         return found
 
 
@@ -187,8 +187,7 @@ def align(
     """
     images, texts = find_sides(encoder, text_encoder)
     chosen = method or ("procrustes" if images is texts else "cca")
-    if chosen not in METHODS:
-        raise InputError(f"no method {chosen!r}: choose one of {', '.join(METHODS)}")
+    check_method(chosen, images is texts)
     groups = caption_groups(photos, captions, paired=chosen != "normalise")
     pairs, failures = embedded_pairs(images, texts, photos, groups, chosen != "normalise", progress)
     fit = fit_alignment(chosen, pairs, images is texts)

@@ -95,6 +95,21 @@ def held_out(photos: int, seed: int = 0) -> tuple[Ints, Ints]:
     return np.sort(order[n:]), np.sort(order[:n])
 
 
+def check_method(method: str, same_space: bool) -> None:
+    """See that there is such a method and that it can join these sides, before photos are embedded.
+
+    Raises:
+        InputError: there is none, or it cannot join two spaces.
+    """
+    if method not in METHODS:
+        raise InputError(f"no method {method!r}: choose one of {', '.join(METHODS)}")
+    if method == "normalise" and not same_space:
+        raise InputError(
+            "normalise moves two clouds of one space; two encoders that never met need procrustes, robust, ridge or "
+            "cca"
+        )
+
+
 def fit_alignment(method: str, pairs: Pairs, same_space: bool = True) -> Fit:
     """Fit a map by one of :data:`METHODS`.
 
@@ -106,17 +121,14 @@ def fit_alignment(method: str, pairs: Pairs, same_space: bool = True) -> Fit:
     Raises:
         InputError: no such method, too few or degenerate pairs, or a method that cannot join two spaces.
     """
-    if method not in METHODS:
-        raise InputError(f"no method {method!r}: choose one of {', '.join(METHODS)}")
+    check_method(method, same_space)
     if not len(pairs.images) or not len(pairs.texts):
         raise InputError("there are no pairs to fit on: give photos and their captions")
-    if method == "normalise" and not same_space:
-        raise InputError(
-            "normalise moves two clouds of one space; two encoders that never met need ridge or cca"
-        )
     if method != "normalise":
+        if len(pairs.images) < 2:
+            raise InputError("one photo gives no map: give at least two with captions, better hundreds")
         for rows, what in ((pairs.images, "photos"), (pairs.texts, "captions")):
-            if len(rows) < 2 or float(np.ptp(rows, axis=0).max()) < 1e-6:
+            if float(np.ptp(rows, axis=0).max()) < 1e-6:
                 raise InputError(f"the {what} are all the same to the encoder: nothing can be fitted on them")
     return METHODS[method](pairs)
 
@@ -175,7 +187,7 @@ def _chosen(
 ) -> Fit:
     """The fit on all pairs with the choice whose fit on some finds the others' photos most often."""
     inner, outer = held_out(len(pairs.images))
-    if len(inner) < 4:
+    if len(inner) < 4 or len(outer) < 2:  # among one photo every caption finds its own
         return next(path(pairs, [choices[len(choices) // 2]]))
     rest = pairs.of(outer)
     found = [

@@ -213,6 +213,7 @@ def run_zeroshot(
         classifier = Classifier(
             named, model, texts=texts, templates=templates, unlabelled=unlabelled, cache=False
         )
+        out.notes += [note for note in classifier.notes if note not in out.notes]
         result = evaluate_zeroshot(model, data, templates, resamples, seed, progress, classifier)
         results.append(result)
         for statistic, value in (
@@ -320,6 +321,7 @@ def run_fewshot(
     for comparison, p in zip(out.comparisons, holm([c["p_value"] for c in out.comparisons]), strict=True):
         comparison["p_holm"] = float(p)
     out.failed = len(failures)
+    out.notes += [] if classifier is None else classifier.notes
     out.notes += [f"{len(failures)} photos left out: {failures[0]} ..."] if failures else []
     out.notes += [f"{n} {what}" for one in sets for what, n in one.notes.items()]
     out.provenance |= {

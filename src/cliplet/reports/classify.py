@@ -112,7 +112,8 @@ def _all_rows(result: Classified, photos: Photos) -> str:
     for i in range(min(len(result), TABLE_ROWS)):
         bad = i in result.reasons
         image = photos.img(i, 64, "") if i < TABLE_PHOTOS and not bad else ""
-        value = "" if bad else f"{result.confidence[i, 0]:.3f}"
+        sure = None if bad else result.confidence_of(i)
+        value = "" if sure is None else f"{sure:.3f}"
         said = "failed" if bad else " | ".join(result.answers[i]) or NONE
         shown.append(
             f'<tr><td>{image}</td><td class="value">{value}</td><td class="text">{escape(said)}</td>'
