@@ -3,21 +3,20 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliplet.data.beside import photos_of
-from cliplet.data.captions import CaptionEntry, Columns, stream_captions
+from cliplet.data.captions import CaptionEntry
 from cliplet.encoders.base import BaseEncoder
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError
 from cliplet.scoring.match import load_match
 from cliplet.scoring.rows import find_photos, none_found
 from cliplet.stream.part import need_pyarrow
-from cliplet.stream.plan import PART_ROWS, make_plan, read_plan
-from cliplet.stream.run import run
-from cliplet.stream.scores import BLOCK, PEEKED, ScoreWork, other_columns
+from cliplet.stream.plan import PART_ROWS, make_plan
+from cliplet.stream.run import begun, run
+from cliplet.stream.scores import BLOCK, ScoreWork, first_captions, other_columns
 from cliplet.stream.sources import Source, find_sources, is_remote
 from cliplet.versions import versions
 
@@ -91,10 +90,10 @@ def prepared(
     Raises:
         InputError: a new run whose first images have no photos.
     """
-    entries = _first(sources[0], work.columns)
+    entries, source = first_captions(sources, work.columns)
     work = replace(work, several=len(sources) > 1, others=other_columns(entries))
-    if read_plan(folder) is None and entries:
-        _check_photos(entries, sources[0], work.images)
+    if entries and not begun(folder):
+        _check_photos(entries, source, work.images)
     settings = {
         "model": encoder.card.name,
         "fingerprint": encoder.card.fingerprint,
@@ -120,15 +119,8 @@ def _absolute(name: str | None) -> str | None:
     return os.path.abspath(name) if name and os.path.exists(name) else name
 
 
-def _first(source: Source, columns: Columns) -> list[CaptionEntry]:
-    """The first captions of a source; none of what is remote, which would be fetched for it."""
-    return [] if source.remote else list(islice(stream_captions(source.path, columns), PEEKED))
-
-
 def _check_photos(entries: list[CaptionEntry], source: Source, images: str | None) -> None:
     good = [entry for entry in entries if entry.reason is None]
-    if not good:
-        raise InputError(f"{source.name}, {entries[0].where}: {entries[0].reason}")
     found, index = photos_of(good, [Path(source.path)], images)
     names, _, reasons = find_photos(found, index)
     if not any(names):
