@@ -18,6 +18,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from cliplet.cli.main import cli
+from cliplet.errors import InputError
 from tests.curate.data import add, drawn, good_rows, jpeg, raw_members, tiny, write_shard
 
 RULES = ["--min-match", "0", "--min-cosine", "-1"]
@@ -321,3 +322,61 @@ def test_photos_are_read_once_and_as_the_scorer_reads_them(tmp_path, model):
     assert "not an image" in table["reason"].to_pylist()[2]
     assert table["width"].to_pylist() == [900, 96, None]
     assert [cell is not None for cell in table["embedding"].to_pylist()] == [True, True, False]
+
+
+def test_a_saved_data_set_comes_out_as_parquet_by_name_too(tmp_path, model):
+    from pyarrow import ipc
+
+    (tmp_path / "set").mkdir()
+    rows = good_rows(6)
+    table = pyarrow.table({"image": [photo for photo, _ in rows], "caption": [text for _, text in rows]})
+    path = tmp_path / "set" / "data-00000-of-00001.arrow"
+    with ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
+    curate(path, "--model", model, "--out", tmp_path / "out", "--write", "parquet", *RULES)
+    (kept,) = [p for p in (tmp_path / "out" / "kept").iterdir() if not p.name.startswith(".")]
+    assert kept.name == "data-00000-of-00001.arrow.parquet"
+    assert parquet.read_table(kept).num_rows == 6
+
+
+def test_a_decision_that_was_half_taken_away_is_made_again(tmp_path, model, shards, monkeypatch):
+    given = [shards, "--model", model, "--out", tmp_path / "out", *RULES]
+    curate(*given)
+    before = (tmp_path / "out" / "kept.jsonl").read_bytes()
+
+    def stopped(path: Path) -> None:
+        if path.name == "decided":
+            (path / "part-00001.parquet").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cliplet.files._remove", stopped)
+        done = CliRunner().invoke(cli, ["curate", *map(str, given), "--min-words", "9"])
+        assert done.exit_code
+    curate(*given)
+    assert (tmp_path / "out" / "kept.jsonl").read_bytes() == before
+
+
+def test_two_curations_in_one_folder_are_refused(tmp_path, model, shards):
+    from cliplet.stream.run import alone
+
+    (tmp_path / "out").mkdir()
+    with alone(tmp_path / "out"), pytest.raises(InputError, match="another run is at work"):
+        curate(shards, "--model", model, "--out", tmp_path / "out", *RULES)
+
+
+def test_a_shard_without_one_photo_that_can_be_read_goes_through(tmp_path, model):
+    folder = tmp_path / "shards"
+    write_shard(folder / "0.tar", [])
+    (folder / "00.tar").write_bytes(b"no tar" * 200)
+    write_shard(folder / "1.tar", [(b"none", text) for _, text in good_rows(3)])
+    write_shard(folder / "2.tar", good_rows(3, 10), 10)
+    curate(
+        folder, "--model", model, "--out", tmp_path / "out", "--write", "shards", *RULES, status=1
+    )  # 00.tar
+    removed = lines(tmp_path / "out" / "removed.jsonl")
+    assert [row["reasons"][0]["rule"] for row in removed] == ["unreadable"] * 3
+    assert len(raw_members(tmp_path / "out" / "kept" / "2.tar")) == 9
+    alone = tmp_path / "alone"
+    curate(folder / "1.tar", "--model", model, "--out", alone, *RULES)
+    assert len(lines(alone / "removed.jsonl")) == 3

@@ -142,7 +142,7 @@ def write_kept(
     for i, parts in _by_source(plan, measured, decided):
         source, new = plan.sources[i], target / names[i]
         note = target / f".{names[i].replace('/', '-')}.json"
-        if form == "parquet" and source.kind != "table":
+        if form == "parquet" and not source.path.lower().endswith(".parquet"):
             new = new.with_name(new.name + ".parquet")
         if not (new.exists() and note.exists()):
             new.parent.mkdir(parents=True, exist_ok=True)
