@@ -380,3 +380,9 @@ def test_a_shard_without_one_photo_that_can_be_read_goes_through(tmp_path, model
     alone = tmp_path / "alone"
     curate(folder / "1.tar", "--model", model, "--out", alone, *RULES)
     assert len(lines(alone / "removed.jsonl")) == 3
+
+
+def test_a_dry_run_passes_broken_shards(tmp_path, model, shards):
+    (shards / "00000.tar").write_bytes(b"no tar" * 200)
+    done = curate(shards, "--model", model, "--dry-run", "--json", *RULES)
+    assert json.loads(done.stdout)["sampled"] == 16  # of two shards

@@ -200,3 +200,17 @@ def test_parts_whose_plan_is_gone_are_not_taken_for_those_of_another(here, work,
     (tmp_path / "plan.json").unlink()
     with pytest.raises(InputError, match="parts without the plan"):
         score_stream(arguments, tmp_path, work, workers=0, part_rows=10, quiet=True)
+
+
+def test_the_summary_names_device_provider_and_precision(here, whole):
+    facts = json.loads((whole / "summary.json").read_text())["provenance"]
+    assert (facts["device"], facts["provider"]) == ("cpu", "CPUExecutionProvider")
+    assert facts["precision"]
+
+
+def test_the_precision_of_a_stream_is_that_which_was_asked_for(here, tmp_path):
+    pytest.importorskip("torch")
+    work = ScoreWork("tests.training.make:encoder", images=str(here / "photos"), precision="bf16")
+    score_stream([str(here / "captions.csv")], tmp_path, work, workers=0, part_rows=50, quiet=True)
+    facts = json.loads((tmp_path / "summary.json").read_text())["provenance"]
+    assert (facts["device"], facts["precision"]) == ("cpu", "bf16")

@@ -1,6 +1,7 @@
 """`cliplet score` as a stream: plan, parts, summary and report."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,12 +60,14 @@ def score_stream(
     sources = find_sources(arguments)
     work = replace(work, images=work.images and os.path.abspath(work.images), match=_absolute(work.match),
                    model=_absolute(work.model))  # fmt: skip
-    encoder = load(work.model)
-    card = encoder.card
+    here = engine == "local"  # a driver on a cluster may lack the devices of its actors
+    encoder = load(work.model, work.device, work.precision) if here else load(work.model)
+    card, where = encoder.card, _where(encoder, work, here)
     if work.match is not None:
         load_match(work.match, card)
     settings, work = prepared(work, sources, encoder, part_rows, Path(folder))
     del encoder
+    _free_memory()
     done = run(
         lambda: make_plan(sources, settings, part_rows, work.columns),
         sources,
@@ -79,7 +82,7 @@ def score_stream(
     )
     from cliplet.stream.report import reported  # now that the workers have ended: it takes memory
 
-    return reported(done, work, card)
+    return reported(done, work, card, where)
 
 
 def prepared(
@@ -112,6 +115,25 @@ def prepared(
         "cliplet": versions()["cliplet"],
     }
     return settings, work
+
+
+def _where(encoder: BaseEncoder, work: ScoreWork, here: bool) -> dict[str, str]:
+    """Device, provider and precision, for the provenance; on a cluster as they were asked for."""
+    if here:
+        return {"device": encoder.device, "provider": encoder.provider, "precision": encoder.card.precision}
+    own = encoder.folder is not None or work.precision is None
+    return {
+        "device": work.device or encoder.device,
+        "provider": "" if work.device else encoder.provider,
+        "precision": encoder.card.precision if own else str(work.precision),
+    }
+
+
+def _free_memory() -> None:
+    """Give back what PyTorch keeps of a GPU's memory for a model that is gone: the workers size their batches by it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _absolute(name: str | None) -> str | None:
