@@ -386,3 +386,24 @@ def test_a_dry_run_passes_broken_shards(tmp_path, model, shards):
     (shards / "00000.tar").write_bytes(b"no tar" * 200)
     done = curate(shards, "--model", model, "--dry-run", "--json", *RULES)
     assert json.loads(done.stdout)["sampled"] == 16  # of two shards
+
+
+@pytest.mark.parametrize("form", ["shards", "list"])
+def test_samples_of_a_part_that_was_given_up_do_not_pass_for_kept(tmp_path, model, form):
+    shard, out = write_shard(tmp_path / "a.tar", good_rows(30)), tmp_path / "out"
+    given = [shard, "--model", model, "--out", out, "--write", form, "--part-rows", 10, *RULES]
+    curate(*given)
+    (out / "measured" / "parts" / "part-00001.parquet").unlink()
+    (out / "measured" / "failed").mkdir()
+    about = {"part": 1, "source": "a.tar", "reason": "killed"}
+    (out / "measured" / "failed" / "part-00001.json").write_text(json.dumps(about))
+    curate(*given, status=1)
+    if form == "shards":
+        assert len(raw_members(out / "kept" / "a.tar")) == 3 * 20
+    notes = json.loads((out / "summary.json").read_text())["notes"]
+    assert any("10 samples of parts that were given up are left out" in note for note in notes) == (
+        form == "shards"
+    )
+    curate(*given, "--retry-failed")
+    if form == "shards":
+        assert len(raw_members(out / "kept" / "a.tar")) == 3 * 30
