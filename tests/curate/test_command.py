@@ -407,3 +407,11 @@ def test_samples_of_a_part_that_was_given_up_do_not_pass_for_kept(tmp_path, mode
     curate(*given, "--retry-failed")
     if form == "shards":
         assert len(raw_members(out / "kept" / "a.tar")) == 3 * 30
+
+
+def test_a_library_that_happens_to_be_imported_makes_no_other_run(tmp_path, model, shards, monkeypatch):
+    given = [shards / "00000.tar", "--model", model, "--out", tmp_path / "out", *RULES]
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    curate(*given)
+    monkeypatch.setitem(sys.modules, "torch", io)
+    curate(*given)

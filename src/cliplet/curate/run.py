@@ -134,6 +134,9 @@ def settings_of(work: CurateWork) -> tuple[dict[str, Any], ModelCard, bool]:
     """What the measured parts depend on, the model's card, and whether it has a match for texts as they are given."""
     scorer = work.measurer().scorer
     card = scorer.encoder.card
+    libraries = ["cliplet", "numpy", "onnxruntime", "pillow"]
+    if not scorer.encoder.provider.endswith("ExecutionProvider"):  # else that it is imported means nothing
+        libraries.append("torch")
     known = bool(scorer.match) and not (card.text.prompt_prefix and not scorer.preset.with_prefix)
     settings = {
         "curate": FORMAT,
@@ -145,9 +148,7 @@ def settings_of(work: CurateWork) -> tuple[dict[str, Any], ModelCard, bool]:
         "match": hashlib.blake2b(repr(scorer.match).encode(), digest_size=8).hexdigest(),
         "images": work.images,
         "columns": asdict(work.columns),
-        "versions": {
-            k: v for k, v in versions().items() if k in ("cliplet", "numpy", "onnxruntime", "pillow", "torch")
-        },
+        "versions": {k: v for k, v in versions().items() if k in libraries},
     }
     return settings, card, known
 
