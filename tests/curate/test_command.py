@@ -415,3 +415,27 @@ def test_a_library_that_happens_to_be_imported_makes_no_other_run(tmp_path, mode
     curate(*given)
     monkeypatch.setitem(sys.modules, "torch", io)
     curate(*given)
+
+
+def test_paths_are_whole_for_the_processes_of_other_machines(tmp_path, model, monkeypatch):
+    from cliplet.stream import run
+
+    (tmp_path / "photos").mkdir()
+    for i, (photo, _) in enumerate(good_rows(3)):
+        (tmp_path / "photos" / f"{i}.jpg").write_bytes(photo)
+    (tmp_path / "a.csv").write_text(
+        "image,caption\n" + "".join(f"{i}.jpg,a red dog runs {i}\n" for i in range(3))
+    )
+    monkeypatch.chdir(tmp_path)
+    given, local = [], run.ENGINES["local"]
+
+    def noted(workers, work, *rest):
+        given.append(work)
+        return local(0, work, *rest)
+
+    monkeypatch.setattr(run, "ENGINES", {"local": noted})
+    Path("m").symlink_to(model)
+    curate("a.csv", "--images", "photos", "--model", "m", "--out", "out", *RULES)
+    assert (given[0].images, given[0].model) == (str(tmp_path / "photos"), str(tmp_path / "m"))
+    with pytest.raises(InputError, match="must be in a local folder"):
+        curate("a.csv", "--images", "s3://photos", "--model", "m", "--out", "other", *RULES)

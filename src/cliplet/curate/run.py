@@ -23,7 +23,7 @@ from cliplet.scoring.rows import find_photos
 from cliplet.stream.part import need_pyarrow
 from cliplet.stream.plan import PART_ROWS, make_plan
 from cliplet.stream.run import Finished, alone, run
-from cliplet.stream.scores import first_captions
+from cliplet.stream.scores import first_captions, located
 from cliplet.stream.sources import Source
 from cliplet.versions import versions
 
@@ -71,6 +71,7 @@ def curate(
     """
     need_pyarrow()
     check_form(form, sources)
+    work = located(work)
     settings, card, has_match = settings_of(work)
     rules = with_threshold(rules, has_match, card)
     check_photos(sources, work)

@@ -1,6 +1,5 @@
 """`cliplet score` as a stream: plan, parts, summary and report."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,14 +10,13 @@ from cliplet.data.beside import photos_of
 from cliplet.data.captions import CaptionEntry
 from cliplet.encoders.base import BaseEncoder
 from cliplet.encoders.registry import load
-from cliplet.errors import InputError
 from cliplet.scoring.match import load_match
 from cliplet.scoring.rows import find_photos, none_found
 from cliplet.stream.part import need_pyarrow
 from cliplet.stream.plan import PART_ROWS, make_plan
 from cliplet.stream.run import begun, run
-from cliplet.stream.scores import BLOCK, ScoreWork, first_captions, other_columns
-from cliplet.stream.sources import Source, find_sources, is_remote
+from cliplet.stream.scores import BLOCK, ScoreWork, first_captions, located, other_columns
+from cliplet.stream.sources import Source, find_sources
 from cliplet.versions import versions
 
 if TYPE_CHECKING:
@@ -55,11 +53,8 @@ def score_stream(
         ModelError: no such model.
     """
     need_pyarrow()
-    if work.images is not None and is_remote(work.images):
-        raise InputError(f"--images {work.images}: photos beside a stream must be in a local folder or tar")
     sources = find_sources(arguments)
-    work = replace(work, images=work.images and os.path.abspath(work.images), match=_absolute(work.match),
-                   model=_absolute(work.model))  # fmt: skip
+    work = located(work)
     here = engine == "local"  # a driver on a cluster may lack the devices of its actors
     encoder = load(work.model, work.device, work.precision) if here else load(work.model)
     card, where = encoder.card, _where(encoder, work, here)
@@ -134,11 +129,6 @@ def _free_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-def _absolute(name: str | None) -> str | None:
-    """A file or folder by a path that is good in any process; other names as they are."""
-    return os.path.abspath(name) if name and os.path.exists(name) else name
 
 
 def _check_photos(entries: list[CaptionEntry], source: Source, images: str | None) -> None:

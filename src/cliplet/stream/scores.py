@@ -1,12 +1,13 @@
 """The work of `cliplet score`: the rows of a part with their scores, in blocks that depend on the part alone."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from cliplet.errors import InputError
 from cliplet.scoring.rows import find_photos, finite
 from cliplet.stream.part import Compute, Say
 from cliplet.stream.plan import Part
-from cliplet.stream.source import Source, unchanged
+from cliplet.stream.source import Source, is_remote, unchanged
 
 if TYPE_CHECKING:
     from cliplet.scoring.scorer import Scorer, ScoreResult
@@ -45,6 +46,8 @@ _OWN = (
     "member",
     "extra",
 )
+
+W = TypeVar("W", bound=Any)
 
 
 class Block(NamedTuple):
@@ -296,6 +299,23 @@ def _fitted(value: Any, kind: str) -> Any:
 def _kind(value: Any) -> str | None:
     kind = next((name for name, kind in TYPES.items() if type(value) is kind), None)
     return None if kind == "int64" and not -(2**63) <= value < 2**63 else kind
+
+
+def located(work: W) -> W:
+    """The work with paths of model, match and photos that are good in any process of any machine.
+
+    Raises:
+        InputError: photos at an address.
+    """
+    if work.images is not None and is_remote(work.images):
+        raise InputError(f"--images {work.images}: photos beside a stream must be in a local folder or tar")
+    images = work.images and os.path.abspath(work.images)
+    return replace(work, images=images, match=_absolute(work.match), model=_absolute(work.model))
+
+
+def _absolute(name: str | None) -> str | None:
+    """A file or folder by its whole path; other names as they are."""
+    return os.path.abspath(name) if name and os.path.exists(name) else name
 
 
 def first_captions(sources: Sequence[Source], columns: Columns) -> tuple[list[CaptionEntry], Source]:
