@@ -191,7 +191,9 @@ def embedded_images(
     if (
         threads > 1 and n > encoder.batch_size
     ):  # each thread decodes what it embeds: no more threads than cores
-        shares = 1 if _limit else _SHARES * threads  # processes side by side give the same bytes on any threads
+        shares = (
+            1 if _limit else _SHARES * threads
+        )  # processes side by side give the same bytes on any threads
         size = max(1, min(encoder.batch_size, n // shares))
         parts = (range(start, min(start + size, n)) for start in range(0, n, size))
         yield from _in_threads(lambda part: embed(_prepared_here(encoder, images, part)), parts, threads)
