@@ -18,6 +18,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from cliplet.cli.main import cli
+from cliplet.errors import InputError
 from tests.curate.data import add, drawn, good_rows, jpeg, raw_members, tiny, write_shard
 
 RULES = ["--min-match", "0", "--min-cosine", "-1"]
@@ -322,3 +323,120 @@ def test_photos_are_read_once_and_as_the_scorer_reads_them(tmp_path, model):
     assert "not an image" in table["reason"].to_pylist()[2]
     assert table["width"].to_pylist() == [900, 96, None]
     assert [cell is not None for cell in table["embedding"].to_pylist()] == [True, True, False]
+
+
+def test_a_saved_data_set_comes_out_as_parquet_by_name_too(tmp_path, model):
+    from pyarrow import ipc
+
+    (tmp_path / "set").mkdir()
+    rows = good_rows(6)
+    table = pyarrow.table({"image": [photo for photo, _ in rows], "caption": [text for _, text in rows]})
+    path = tmp_path / "set" / "data-00000-of-00001.arrow"
+    with ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table)
+    curate(path, "--model", model, "--out", tmp_path / "out", "--write", "parquet", *RULES)
+    (kept,) = [p for p in (tmp_path / "out" / "kept").iterdir() if not p.name.startswith(".")]
+    assert kept.name == "data-00000-of-00001.arrow.parquet"
+    assert parquet.read_table(kept).num_rows == 6
+
+
+def test_a_decision_that_was_half_taken_away_is_made_again(tmp_path, model, shards, monkeypatch):
+    given = [shards, "--model", model, "--out", tmp_path / "out", *RULES]
+    curate(*given)
+    before = (tmp_path / "out" / "kept.jsonl").read_bytes()
+
+    def stopped(path: Path) -> None:
+        if path.name == "decided":
+            (path / "part-00001.parquet").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cliplet.files._remove", stopped)
+        done = CliRunner().invoke(cli, ["curate", *map(str, given), "--min-words", "9"])
+        assert done.exit_code
+    curate(*given)
+    assert (tmp_path / "out" / "kept.jsonl").read_bytes() == before
+
+
+def test_two_curations_in_one_folder_are_refused(tmp_path, model, shards):
+    from cliplet.stream.run import alone
+
+    (tmp_path / "out").mkdir()
+    with alone(tmp_path / "out"), pytest.raises(InputError, match="another run is at work"):
+        curate(shards, "--model", model, "--out", tmp_path / "out", *RULES)
+
+
+def test_a_shard_without_one_photo_that_can_be_read_goes_through(tmp_path, model):
+    folder = tmp_path / "shards"
+    write_shard(folder / "0.tar", [])
+    (folder / "00.tar").write_bytes(b"no tar" * 200)
+    write_shard(folder / "1.tar", [(b"none", text) for _, text in good_rows(3)])
+    write_shard(folder / "2.tar", good_rows(3, 10), 10)
+    curate(
+        folder, "--model", model, "--out", tmp_path / "out", "--write", "shards", *RULES, status=1
+    )  # 00.tar
+    removed = lines(tmp_path / "out" / "removed.jsonl")
+    assert [row["reasons"][0]["rule"] for row in removed] == ["unreadable"] * 3
+    assert len(raw_members(tmp_path / "out" / "kept" / "2.tar")) == 9
+    alone = tmp_path / "alone"
+    curate(folder / "1.tar", "--model", model, "--out", alone, *RULES)
+    assert len(lines(alone / "removed.jsonl")) == 3
+
+
+def test_a_dry_run_passes_broken_shards(tmp_path, model, shards):
+    (shards / "00000.tar").write_bytes(b"no tar" * 200)
+    done = curate(shards, "--model", model, "--dry-run", "--json", *RULES)
+    assert json.loads(done.stdout)["sampled"] == 16  # of two shards
+
+
+@pytest.mark.parametrize("form", ["shards", "list"])
+def test_samples_of_a_part_that_was_given_up_do_not_pass_for_kept(tmp_path, model, form):
+    shard, out = write_shard(tmp_path / "a.tar", good_rows(30)), tmp_path / "out"
+    given = [shard, "--model", model, "--out", out, "--write", form, "--part-rows", 10, *RULES]
+    curate(*given)
+    (out / "measured" / "parts" / "part-00001.parquet").unlink()
+    (out / "measured" / "failed").mkdir()
+    about = {"part": 1, "source": "a.tar", "reason": "killed"}
+    (out / "measured" / "failed" / "part-00001.json").write_text(json.dumps(about))
+    curate(*given, status=1)
+    if form == "shards":
+        assert len(raw_members(out / "kept" / "a.tar")) == 3 * 20
+    notes = json.loads((out / "summary.json").read_text())["notes"]
+    assert any("10 samples of parts that were given up are left out" in note for note in notes) == (
+        form == "shards"
+    )
+    curate(*given, "--retry-failed")
+    if form == "shards":
+        assert len(raw_members(out / "kept" / "a.tar")) == 3 * 30
+
+
+def test_a_library_that_happens_to_be_imported_makes_no_other_run(tmp_path, model, shards, monkeypatch):
+    given = [shards / "00000.tar", "--model", model, "--out", tmp_path / "out", *RULES]
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    curate(*given)
+    monkeypatch.setitem(sys.modules, "torch", io)
+    curate(*given)
+
+
+def test_paths_are_whole_for_the_processes_of_other_machines(tmp_path, model, monkeypatch):
+    from cliplet.stream import run
+
+    (tmp_path / "photos").mkdir()
+    for i, (photo, _) in enumerate(good_rows(3)):
+        (tmp_path / "photos" / f"{i}.jpg").write_bytes(photo)
+    (tmp_path / "a.csv").write_text(
+        "image,caption\n" + "".join(f"{i}.jpg,a red dog runs {i}\n" for i in range(3))
+    )
+    monkeypatch.chdir(tmp_path)
+    given, local = [], run.ENGINES["local"]
+
+    def noted(workers, work, *rest):
+        given.append(work)
+        return local(0, work, *rest)
+
+    monkeypatch.setattr(run, "ENGINES", {"local": noted})
+    Path("m").symlink_to(model)
+    curate("a.csv", "--images", "photos", "--model", "m", "--out", "out", *RULES)
+    assert (given[0].images, given[0].model) == (str(tmp_path / "photos"), str(tmp_path / "m"))
+    with pytest.raises(InputError, match="must be in a local folder"):
+        curate("a.csv", "--images", "s3://photos", "--model", "m", "--out", "other", *RULES)

@@ -14,6 +14,7 @@ from cliplet.cli.export import export as export_command
 from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.encoders.registry import load
 from cliplet.encoders.saturation import integer_products
+from cliplet.encoders.sessions import open_session
 from cliplet.errors import ModelError
 from cliplet.export import export
 from cliplet.export.attention import plain_attention
@@ -308,3 +309,27 @@ def test_a_trained_tower_keeps_its_cosines(tmp_path):
         found.append(session.run(None, {"input_ids": ids[::5], "attention_mask": mask[::5]})[0])
     assert 1 - (found[0] * found[1]).sum(axis=1).min() < 0.005
     assert str(integer_products(tmp_path / "int8.onnx")) == "cannot saturate (18 products)"
+
+
+def test_one_large_channel_clips_no_value_that_the_examples_lacked():
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(64, 64)).astype(np.float32) / 8
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")], "graph",
+        [helper.make_tensor_value_info("x", kind, ["n", "t", 64])],
+        [helper.make_tensor_value_info("y", kind, ["n", "t", 64])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    def rows(count: int) -> np.ndarray:
+        found = rng.normal(size=(count, 16, 64)).astype(np.float32)
+        found[..., 5] += 60
+        return found
+
+    tokens_in_integers(model, [{"x": rows(32)}])
+    given = rows(1)
+    given[0, 0, 3] = -12
+    got = open_session(model.SerializeToString(), threads=1, name="product").run(None, {"x": given})[0]
+    assert np.abs(got - given @ weight).max() < 0.5

@@ -85,3 +85,11 @@ def test_files_without_captions_are_refused(here, tmp_path):
     done = call(tmp_path / "a.tar", "--model", here / "tiny", "--out", tmp_path / "out", "--parts", "jsonl")
     assert isinstance(done.exception, Exception)
     assert "holds no captions" in str(done.exception)
+
+
+def test_what_a_cut_tar_has_lost_is_told_without_an_image(here, tmp_path):
+    content = shard(tmp_path / "whole.tar", 0, 6).read_bytes()
+    (tmp_path / "a.tar").write_bytes(content[: len(content) // 2])
+    done = call(tmp_path / "a.tar", "--model", here / "tiny", "--out", tmp_path / "out", "--parts", "jsonl")
+    assert "the tar is cut off" in done.stdout
+    assert ": :" not in done.stdout

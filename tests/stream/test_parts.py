@@ -208,3 +208,29 @@ def test_columns_are_named_as_for_one_file(here, work, tmp_path):
     named = replace(work, columns=Columns("p", "said"))
     score_stream([str(tmp_path / "a.tsv")], tmp_path / "out", named, workers=0, quiet=True)
     assert [row["caption"] for row in rows(tmp_path / "out")] == [caption(i) for i in range(5)]
+
+
+def test_json_lines_keep_every_value_of_the_other_columns(here, work, tmp_path):
+    lines = [{"image": "0.jpg", "caption": "a dog", "n": i, "mixed": i if i % 2 else "m"} for i in range(230)]
+    lines[220] |= {"n": "many", "mixed": 2**70}
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    done = score_stream(
+        [str(tmp_path / "a.jsonl")], tmp_path / "out", work, form="jsonl", workers=0, quiet=True
+    )
+    text = (tmp_path / "out" / "parts" / "part-00000.jsonl").read_text()
+    found = [json.loads(line) for line in text.splitlines()]
+    assert [(row["n"], row["mixed"]) for row in found] == [(row["n"], row["mixed"]) for row in lines]
+    assert done.summary.rows == 230
+
+
+def test_a_first_shard_that_is_broken_or_empty_stops_no_other(here, in_shards, tmp_path):
+    (tmp_path / "0.tar").write_bytes(b"none " * 500)
+    with tarfile.open(tmp_path / "1.tar", "w"):
+        pass
+    shard(tmp_path / "2.tar", 0, 5)
+    names = [str(tmp_path / f"{i}.tar") for i in range(3)]
+    done = score_stream(names, tmp_path / "out", in_shards, workers=0, part_rows=50, quiet=True)
+    assert done.summary.rows == 5
+    assert list(done.run.failed) == [0]
+    with pytest.raises(InputError, match="0.tar is not a readable tar"):
+        score_stream(names[:2], tmp_path / "o", in_shards, workers=0, part_rows=50, quiet=True)

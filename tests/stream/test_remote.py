@@ -1,6 +1,9 @@
 """Shards at addresses: found, fetched whole whatever fails on the way, or failed with a reason."""
 
 import json
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
@@ -159,3 +162,29 @@ def test_a_store_that_fails_every_tenth_request_loses_nothing(shards, work, tmp_
     finally:
         proxy.close()
         moto.stop()
+
+
+def test_an_address_of_the_web_is_read(here, tmp_path, monkeypatch):
+    pytest.importorskip("aiohttp")
+    path = shard(tmp_path / "a.tar", 0, 6)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/a.tar"
+        (found,) = find_sources([address])
+        assert (found.name, found.size) == (address, path.stat().st_size)
+        with pytest.raises(InputError, match="whole file where a range"):  # this server does not know ranges
+            remote.fetch(found, tmp_path / "copy.tar", lambda doing: None)
+        monkeypatch.setattr(remote, "CHUNK", 1 << 20)
+        remote.fetch(found, tmp_path / "copy.tar", lambda doing: None)
+        server.shutdown()
+    assert (tmp_path / "copy.tar").read_bytes() == path.read_bytes()
+
+
+def test_a_file_whose_length_is_not_told_is_refused_not_taken_for_empty(memory, monkeypatch):
+    memory.pipe("/s/a.tar", b"x" * 100)
+    monkeypatch.setattr(
+        type(memory), "info", lambda self, path, **_: {"name": path, "type": "file", "size": None}
+    )
+    with pytest.raises(InputError, match="how long it is"):
+        find_sources(["memory://s/a.tar"])

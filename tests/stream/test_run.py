@@ -182,3 +182,35 @@ def test_a_model_that_cannot_be_loaded_ends_the_run(here, work, tmp_path):
     with pytest.raises(InputError, match="is not a match"):
         score_stream([str(here / "captions.csv")], tmp_path / "o", replace(work, match=str(tmp_path / "match.json")),
                      workers=1, part_rows=10, quiet=True)  # fmt: skip
+
+
+def test_a_run_that_could_not_begin_is_in_nobodys_way(here, work, tmp_path):
+    arguments = [str(here / "captions.csv")]
+    with pytest.raises(InputError, match="its precision|precision is its own"):
+        score_stream(
+            arguments, tmp_path, replace(work, precision="fp16"), workers=0, part_rows=10, quiet=True
+        )
+    done = score_stream(arguments, tmp_path, work, workers=0, part_rows=50, quiet=True)
+    assert len(done.run.files()) == 2
+
+
+def test_parts_whose_plan_is_gone_are_not_taken_for_those_of_another(here, work, tmp_path):
+    arguments = [str(here / "captions.csv")]
+    score_stream(arguments, tmp_path, work, workers=0, part_rows=50, quiet=True)
+    (tmp_path / "plan.json").unlink()
+    with pytest.raises(InputError, match="parts without the plan"):
+        score_stream(arguments, tmp_path, work, workers=0, part_rows=10, quiet=True)
+
+
+def test_the_summary_names_device_provider_and_precision(here, whole):
+    facts = json.loads((whole / "summary.json").read_text())["provenance"]
+    assert (facts["device"], facts["provider"]) == ("cpu", "CPUExecutionProvider")
+    assert facts["precision"]
+
+
+def test_the_precision_of_a_stream_is_that_which_was_asked_for(here, tmp_path):
+    pytest.importorskip("torch")
+    work = ScoreWork("tests.training.make:encoder", images=str(here / "photos"), precision="bf16")
+    score_stream([str(here / "captions.csv")], tmp_path, work, workers=0, part_rows=50, quiet=True)
+    facts = json.loads((tmp_path / "summary.json").read_text())["provenance"]
+    assert (facts["device"], facts["precision"]) == ("cpu", "bf16")

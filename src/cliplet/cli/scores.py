@@ -38,9 +38,8 @@ def print_table(table: "ScoreTable", folder: Path | None) -> None:
     failures = table.failures
     console.print(f"failed: {table.failed} of {table.captions}", style="bold red" if failures else "")
     for row in failures[:SHOWN_FAILURES]:
-        console.print(
-            escape(f"  {row['where']}: {one_line(str(row['image']))}: {row['reason']}"), soft_wrap=True
-        )
+        told = [row["where"], one_line(str(row["image"])), row["reason"]]  # what a tar has lost has no image
+        console.print(escape("  " + ": ".join(str(part) for part in told if part)), soft_wrap=True)
     if len(failures) > SHOWN_FAILURES:
         console.print(
             f"  and {table.failed - SHOWN_FAILURES} more{'' if folder else '; --out DIR lists them all'}"

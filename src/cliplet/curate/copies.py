@@ -67,7 +67,8 @@ def photo_records(rows: Sequence[Mapping[str, Any]], start: int, good: NDArray[n
         records[name] = [int.from_bytes((row[column] or b"")[at : at + 8], "little") for row in rows]
     records["cosine"] = [-2 if row["cosine"] is None else row["cosine"] for row in rows]
     records["seen"] = [row["look"] is not None for row in rows]
-    records["look"] = [np.frombuffer(row["look"] or bytes(32), dtype="<u8") for row in rows]
+    looks = b"".join(row["look"] or bytes(32) for row in rows)
+    records["look"] = np.frombuffer(looks, dtype="<u8").reshape(-1, 4)  # of no photo too
     return records[[row["pixels"] is not None for row in rows]]
 
 

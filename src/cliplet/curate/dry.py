@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from cliplet.curate.measure import Pair
 from cliplet.curate.rules import Rules, own_reasons
-from cliplet.curate.work import CurateWork
+from cliplet.curate.work import CurateWork, Reader
 from cliplet.data.photos import PhotoTar
 from cliplet.data.samples import samples_of
+from cliplet.errors import InputError
 from cliplet.stream.plan import Part, Plan, make_plan
 from cliplet.stream.sources import Source
 
@@ -66,7 +68,7 @@ def estimate(sources: Sequence[Source], rules: Rules, work: CurateWork, part_row
     seconds = 0.0
     for i, number in enumerate(places):
         wanted = SAMPLE // len(places)
-        some = list(islice((pair for block in reader.pairs(plan.part(number)) for pair in block), wanted))
+        some = _some(reader, plan.part(number), wanted)
         if i == 0 and some:
             list(measurer.tables(some[:1], set()))  # loads the model
         start = time.monotonic()
@@ -85,6 +87,14 @@ def estimate(sources: Sequence[Source], rules: Rules, work: CurateWork, part_row
         removed=Counter(rule for rules_of in reasons for rule in rules_of),
         kept=sum(not rules_of for rules_of in reasons),
     )
+
+
+def _some(reader: Reader, part: Part, wanted: int) -> list[Pair]:
+    """The first pairs of a part; none where its source is broken, which the run itself says."""
+    try:
+        return list(islice((pair for block in reader.pairs(part) for pair in block), wanted))
+    except InputError:
+        return []
 
 
 def _bytes(source: Source) -> int:
@@ -110,6 +120,9 @@ def _count(plan: Plan) -> tuple[int, bool]:
 
 def _samples(part: Part) -> int:
     """Samples of a tar with captions, from a part's first on."""
-    tar = PhotoTar(part.source.path)
+    try:
+        tar = PhotoTar(part.source.path)
+    except InputError:  # its part will say so
+        return 0
     found = samples_of([member.name for member in tar.members])
     return max(0, sum(bool(sample.captions()) for sample in found) - part.start)

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,14 @@ from cliplet.curate.shards import save_json
 from cliplet.curate.work import CurateWork
 from cliplet.curate.write import Written, check_form, stale_notes, write_kept, write_lists
 from cliplet.data.beside import photos_of
-from cliplet.data.captions import stream_captions
 from cliplet.encoders.card import ModelCard
 from cliplet.errors import InputError
 from cliplet.files import writable_folder, write_atomically
 from cliplet.scoring.rows import find_photos
 from cliplet.stream.part import need_pyarrow
 from cliplet.stream.plan import PART_ROWS, make_plan
-from cliplet.stream.run import Finished, run
-from cliplet.stream.scores import PEEKED
+from cliplet.stream.run import Finished, alone, run
+from cliplet.stream.scores import first_captions, located
 from cliplet.stream.sources import Source
 from cliplet.versions import versions
 
@@ -73,51 +71,60 @@ def curate(
     """
     need_pyarrow()
     check_form(form, sources)
+    work = located(work)
     settings, card, has_match = settings_of(work)
     rules = with_threshold(rules, has_match, card)
-    check_photos(sources[0], work)
+    check_photos(sources, work)
     folder = writable_folder(folder)
-    times = [time.monotonic()]
-    finished = run(
-        lambda: make_plan(sources, settings, part_rows, work.columns), sources, settings, work,
-        folder / "measured", engine=engine, workers=workers, retry_failed=retry_failed, quiet=quiet,
-    )  # fmt: skip
-    if not finished.files():
-        first = next(iter(finished.failed.values()), "there are no parts")
-        raise InputError(f"no part could be measured: {first}")
-    measured = Measured(finished.files())
-    times.append(time.monotonic())
-    decision = decision_of(finished, rules)
-    counts = decided_counts(folder / "decided", decision)
-    if counts is None:
-        counts = decide(measured, rules, folder / "decided", folder / ".scratch", progress)
-        save_json(folder / "decided" / "decision.json", {"decision": decision, "counts": vars(counts)})
-    times.append(time.monotonic())
-    samples = Samples(rules)
-    written = write_lists(measured, folder / "decided", folder, form, samples.see)
-    if form in ("parquet", "shards"):
-        more = write_kept(finished.plan, measured, folder / "decided", folder, form, f"{decision} {form}")
-        written = Written(written.files + more.files, more.notes)
-    notes = [*_notes(finished, rules, has_match), *counts.notes, *written.notes, *stale_notes(folder, form)]
-    times.append(time.monotonic())
-    seconds = {
-        n: round(b - a, 2) for n, a, b in zip(("measure", "decide", "write"), times, times[1:], strict=False)
-    }
-    curated = Curated(folder, counts, rules, written, finished.failed, notes, seconds)
-    save_json(folder / "summary.json", summary(curated, settings))
-    write_atomically(folder / "report.html", write_report(curated, samples, finished.plan, measured, work))
+    with alone(folder):
+        times = [time.monotonic()]
+        finished = run(
+            lambda: make_plan(sources, settings, part_rows, work.columns), sources, settings, work,
+            folder / "measured", engine=engine, workers=workers, retry_failed=retry_failed, quiet=quiet,
+        )  # fmt: skip
+        if not finished.files():
+            first = next(iter(finished.failed.values()), "there are no parts")
+            raise InputError(f"no part could be measured: {first}")
+        measured = Measured(finished.files())
+        times.append(time.monotonic())
+        decision = decision_of(finished, rules)
+        counts = decided_counts(folder / "decided", decision)
+        if counts is None:
+            # first, as verdicts go one by one: what is left of them must not pass for a whole decision
+            (folder / "decided" / "decision.json").unlink(missing_ok=True)
+            counts = decide(measured, rules, folder / "decided", folder / ".scratch", progress)
+            save_json(folder / "decided" / "decision.json", {"decision": decision, "counts": vars(counts)})
+        times.append(time.monotonic())
+        samples = Samples(rules)
+        written = write_lists(measured, folder / "decided", folder, form, samples.see)
+        if form in ("parquet", "shards"):
+            more = write_kept(finished.plan, measured, folder / "decided", folder, form, f"{decision} {form}")
+            written = Written(written.files + more.files, more.notes)
+        notes = [
+            *_notes(finished, rules, has_match),
+            *counts.notes,
+            *written.notes,
+            *stale_notes(folder, form),
+        ]
+        times.append(time.monotonic())
+        seconds = {
+            n: round(b - a, 2)
+            for n, a, b in zip(("measure", "decide", "write"), times, times[1:], strict=False)
+        }
+        curated = Curated(folder, counts, rules, written, finished.failed, notes, seconds)
+        save_json(folder / "summary.json", summary(curated, settings))
+        write_atomically(
+            folder / "report.html", write_report(curated, samples, finished.plan, measured, work)
+        )
     return curated
 
 
-def check_photos(source: Source, work: CurateWork) -> None:
-    """Raise InputError where none of the first pairs of a source has a photo: --images was forgotten, most likely."""
-    if source.remote:  # it would be fetched for that
-        return
-    entries = list(islice(stream_captions(source.path, work.columns), PEEKED))
+def check_photos(sources: Sequence[Source], work: CurateWork) -> None:
+    """Raise InputError where none of the first pairs has a photo: --images was forgotten, most likely."""
+    entries, source = first_captions(sources, work.columns)
     good = [entry for entry in entries if entry.reason is None]
-    if not good:
-        why = f"{entries[0].where}: {entries[0].reason}" if entries else "it holds no captions"
-        raise InputError(f"{source.name}: {why}")
+    if not good:  # remote
+        return
     names, _, reasons = find_photos(*photos_of(good, [Path(source.path)], work.images))
     if not any(names):
         raise InputError(f"no photo was found for the first {len(good)} captions of {source.name}: {reasons[0]}. "
@@ -128,6 +135,9 @@ def settings_of(work: CurateWork) -> tuple[dict[str, Any], ModelCard, bool]:
     """What the measured parts depend on, the model's card, and whether it has a match for texts as they are given."""
     scorer = work.measurer().scorer
     card = scorer.encoder.card
+    libraries = ["cliplet", "numpy", "onnxruntime", "pillow"]
+    if not scorer.encoder.provider.endswith("ExecutionProvider"):  # else that it is imported means nothing
+        libraries.append("torch")
     known = bool(scorer.match) and not (card.text.prompt_prefix and not scorer.preset.with_prefix)
     settings = {
         "curate": FORMAT,
@@ -139,9 +149,7 @@ def settings_of(work: CurateWork) -> tuple[dict[str, Any], ModelCard, bool]:
         "match": hashlib.blake2b(repr(scorer.match).encode(), digest_size=8).hexdigest(),
         "images": work.images,
         "columns": asdict(work.columns),
-        "versions": {
-            k: v for k, v in versions().items() if k in ("cliplet", "numpy", "onnxruntime", "pillow", "torch")
-        },
+        "versions": {k: v for k, v in versions().items() if k in libraries},
     }
     return settings, card, known
 

@@ -29,13 +29,15 @@ class Rewritten:
     """Those that are not any more."""
     alone: int = 0
     """Samples without a caption, which stay."""
+    unknown: int = 0
+    """Samples of parts that were given up, which go."""
     damage: str | None = None
     """Where it is cut off; None when all is there."""
     keys: set[str] = field(default_factory=set)
     """Keys of the samples removed: base names up to the first dot."""
 
 
-def rewrite_shard(source: Path, target: Path, kept: Mapping[str, bool]) -> Rewritten:
+def rewrite_shard(source: Path, target: Path, kept: Mapping[str, bool], all_known: bool = True) -> Rewritten:
     """Write a tar without the samples of which no pair is kept.
 
     A sample is what :func:`cliplet.data.samples.samples_of` takes for one. The bytes of every other member, its header
@@ -45,6 +47,7 @@ def rewrite_shard(source: Path, target: Path, kept: Mapping[str, bool]) -> Rewri
         source: the tar, alone or in gzip; what is written is packed likewise.
         target: where to.
         kept: for each member that holds captions, whether any of its pairs is kept.
+        all_known: whether a sample that has captions, but none in ``kept``, stays; else it was not measured, and goes.
 
     Raises:
         InputError: the tar cannot be read.
@@ -53,7 +56,7 @@ def rewrite_shard(source: Path, target: Path, kept: Mapping[str, bool]) -> Rewri
         with ExitStack() as stack:
             stream, packed = _unpacked(source, stack)
             members, damage = _members(stream)
-            found = _removed(members, kept)
+            found = _removed(members, kept, all_known)
             found.damage = damage
             gone = found.members
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -121,14 +124,16 @@ def _members(stream: IO[bytes]) -> tuple[list[_Member], str | None]:
     return found, f"it is damaged at byte {tar.offset}" if rest.strip(b"\0") else None
 
 
-def _removed(members: list[_Member], kept: Mapping[str, bool]) -> _Found:
+def _removed(members: list[_Member], kept: Mapping[str, bool], all_known: bool) -> _Found:
     files = [i for i, member in enumerate(members) if member.isfile or member.link]
     found = _Found()
     for sample in samples_of([members[i].name for i in files]):
         found.samples += 1
         verdicts = [kept[name] for name in sample.files if name in kept]
-        found.alone += not verdicts
-        if verdicts and not any(verdicts):
+        unknown = not verdicts and not all_known and bool(sample.captions())
+        found.alone += not verdicts and not unknown
+        found.unknown += unknown
+        if unknown or (verdicts and not any(verdicts)):
             found.removed += 1
             found.members.update(files[place] for place in sample.places)
             found.keys.add(PurePosixPath(sample.files[0]).name.partition(".")[0])

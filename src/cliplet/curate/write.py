@@ -139,14 +139,15 @@ def write_kept(
     names = target_names([source.name for source in plan.sources])
     _forget_others(target, names, decision)
     written = Written()
+    whole_sources = _whole_sources(plan, measured)
     for i, parts in _by_source(plan, measured, decided):
         source, new = plan.sources[i], target / names[i]
         note = target / f".{names[i].replace('/', '-')}.json"
-        if form == "parquet" and source.kind != "table":
+        if form == "parquet" and not source.path.lower().endswith(".parquet"):
             new = new.with_name(new.name + ".parquet")
         if not (new.exists() and note.exists()):
             new.parent.mkdir(parents=True, exist_ok=True)
-            save_json(note, _write_source(source, new, parts, form))
+            save_json(note, _write_source(source, new, parts, form, i in whole_sources))
         written.files.append(str(new.relative_to(folder)))
         written.notes += json.loads(note.read_text())
     return written
@@ -182,11 +183,19 @@ def _by_source(plan: Plan, measured: Measured, decided: Path) -> Iterator[tuple[
         yield source, (rows for _, rows in group)
 
 
-def _write_source(source: Source, new: Path, parts: Iterator[list[Row]], form: str) -> list[str]:
-    """Write what is kept of a source; returns what a user must know of it."""
+def _whole_sources(plan: Plan, measured: Measured) -> set[int]:
+    """The sources all of whose parts were measured."""
+    there = {int(path.stem.removeprefix("part-")) for path in measured.parts}
+    return set(range(len(plan.sources))) - {plan.cuts[i][0] for i in range(len(plan)) if i not in there}
+
+
+def _write_source(
+    source: Source, new: Path, parts: Iterator[list[Row]], form: str, all_known: bool
+) -> list[str]:
+    """Write what is kept of a source; returns what a user must know of it. ``all_known``: no part was given up."""
     if form == "shards":
         with local_file(source) as path:
-            return _write_shard(source, path, new, parts)
+            return _write_shard(source, path, new, parts, all_known)
     if source.kind == "table" and source.path.lower().endswith(".parquet"):
         with local_file(source) as path:
             _filter_parquet(path, new, parts)
@@ -209,16 +218,20 @@ def local_file(source: Source) -> Iterator[Path]:
         yield Path(path)
 
 
-def _write_shard(source: Source, path: Path, new: Path, parts: Iterator[list[Row]]) -> list[str]:
+def _write_shard(
+    source: Source, path: Path, new: Path, parts: Iterator[list[Row]], all_known: bool
+) -> list[str]:
     kept: dict[str, bool] = {}
     for row in chain.from_iterable(parts):
         if row["where"].startswith("member "):
             name = row["where"].removeprefix("member ")
             kept[name] = kept.get(name, False) or row["kept"]
-    found = rewrite_shard(path, new, kept)
+    found = rewrite_shard(path, new, kept, all_known)
     notes = [f"{source.name}: {found.damage}; what there is was kept or removed"] if found.damage else []
     if found.alone:
         notes.append(f"{source.name}: {found.alone} samples without a caption stay as they are")
+    if found.unknown:
+        notes.append(f"{source.name}: {found.unknown} samples of parts that were given up are left out")
     if source.remote:
         return notes
     return notes + [f"{source.name}: {line}" for line in copy_sidecars(path, new, found.keys)]

@@ -115,7 +115,8 @@ def decoding_threads() -> int:
 def limit_threads(encoder: Encoder, threads: int) -> None:
     """Let this process decode, and ``encoder`` compute, on so many threads alone, for several processes side by side.
 
-    What a library does inside (PyTorch, ONNX Runtime) is set by OMP_NUM_THREADS before it is imported.
+    What a library does inside (PyTorch, ONNX Runtime) is set by OMP_NUM_THREADS before it is imported. Batches are then
+    those of one thread, whatever ``threads``: an embedding may depend in its last digits on what it is computed with.
     """
     global _limit
     _limit = max(1, min(16, threads))
@@ -190,7 +191,10 @@ def embedded_images(
     if (
         threads > 1 and n > encoder.batch_size
     ):  # each thread decodes what it embeds: no more threads than cores
-        size = max(1, min(encoder.batch_size, n // (_SHARES * threads)))
+        shares = (
+            1 if _limit else _SHARES * threads
+        )  # processes side by side give the same bytes on any threads
+        size = max(1, min(encoder.batch_size, n // shares))
         parts = (range(start, min(start + size, n)) for start in range(0, n, size))
         yield from _in_threads(lambda part: embed(_prepared_here(encoder, images, part)), parts, threads)
         return

@@ -32,7 +32,11 @@ ALPHAS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 TRIED = 1024
 """Tokens, and at most half as many outputs, that the shares are tried on."""
 ONE_SIDED = 0.1
-"""An activation whose least value is nearer to 0 than this share of its largest (GELU) is shifted to begin at 0."""
+"""An activation whose least value is nearer to 0 than this share of its largest, and no lower than :data:`FLOOR`, is
+shifted to begin at 0: what is lower would be clipped."""
+FLOOR = -0.3
+"""Below the least value that GELU (-0.17) and SiLU (-0.28) can have. What lies lower has no least value that examples
+tell: a norm's output with one large channel."""
 
 
 @dataclass
@@ -221,7 +225,7 @@ class _Rewriter:
         """Round an activation, for all products that read it."""
         read = values[name].reshape(-1, values[name].shape[-1])  # [rows, inputs]
         low, high = float(read.min()), float(np.abs(read).max())
-        shift = -low if low < 0 and -low < ONE_SIDED * high else 0.0
+        shift = -low if FLOOR < low < 0 and -low < ONE_SIDED * high else 0.0
         one_sided = low >= 0 or bool(shift)
         some = read[:: -(-len(read) // TRIED)] + np.float32(shift)
         weights = [p.weight for p in self.products.values() if p.node.input[0] == name]

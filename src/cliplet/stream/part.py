@@ -166,10 +166,12 @@ def _write_jsonl(path: Path, schema: Any, tables: Iterable[Any]) -> tuple[int, i
 
 
 def _json_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A row for JSON Lines: six decimals, and the other fields beside the rest."""
+    """A row for JSON Lines: six decimals, and the other fields beside the rest; JSON takes a value of any type."""
     more = row.pop("extra", None)
     plain = {name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()}
-    return plain | {name: v for name, v in (json.loads(more) if more else {}).items() if name not in plain}
+    return plain | {
+        name: v for name, v in (json.loads(more) if more else {}).items() if plain.get(name) is None
+    }
 
 
 def _failed(table: Any) -> int:
@@ -195,7 +197,17 @@ def tables_of(path: Path, columns: list[str] | None = None) -> Iterator[Any]:
         lines = iter(stream)
         while block := [json.loads(line) for line, _ in zip(lines, range(8192), strict=False)]:
             names = columns or list(dict.fromkeys(name for row in block for name in row))
-            yield pyarrow.table({name: [row.get(name) for row in block] for name in names})
+            yield pyarrow.table({name: _typed([row.get(name) for row in block]) for name in names})
+
+
+def _typed(values: list[Any]) -> Any:
+    """A pyarrow column; values of several types, or that none holds, as their JSON."""
+    import pyarrow
+
+    try:
+        return pyarrow.array(values)
+    except (pyarrow.ArrowException, OverflowError):
+        return pyarrow.array([None if value is None else json.dumps(value) for value in values])
 
 
 def need_pyarrow() -> None:

@@ -40,13 +40,18 @@ def find_remote(text: str) -> list[Source]:
         system, path = _system(address)
         protocol = address.partition("://")[0]
         for info in _listed(system, path, address):
-            name = (
-                f"{protocol}://{str(info['name']).lstrip('/')}"
-                if protocol != "memory"
-                else f"memory:/{info['name']}"
-            )
-            found.append(Source(name, name, int(info["size"] or 0), _stamp(info)))
+            if info["size"] is None:
+                raise InputError(f"{info['name']}: the store does not say how long it is: fetch it first")
+            name = _address(protocol, str(info["name"]))
+            found.append(Source(name, name, int(info["size"]), _stamp(info)))
     return found
+
+
+def _address(protocol: str, name: str) -> str:
+    """What a store calls a file, as an address; stores of the web call it by its address."""
+    if "://" in name:
+        return name
+    return f"memory:/{name}" if protocol == "memory" else f"{protocol}://{name.lstrip('/')}"
 
 
 def _listed(system: Any, path: str, address: str) -> list[dict[str, Any]]:
@@ -154,6 +159,8 @@ def _info(system: Any, path: str) -> dict[str, Any]:
 
 def _range(system: Any, path: str, start: int, stop: int) -> bytes:
     found: bytes = system.cat_file(path, start=start, end=stop)
+    if len(found) > stop - start:
+        raise InputError(f"{path}: the store sends the whole file where a range is asked for: fetch it first")
     if len(found) != stop - start:
         raise OSError(f"{len(found)} of {stop - start} bytes came")
     return found
@@ -165,7 +172,7 @@ def _retried(read: Callable[[], T], what: str, say: Say) -> T:
     for attempt in range(1, TRIES + 1):
         try:
             return read()
-        except (FileNotFoundError, PermissionError, NotADirectoryError, MemoryError):
+        except (FileNotFoundError, PermissionError, NotADirectoryError, MemoryError, InputError):
             raise
         except Exception as error:  # each store has its own errors
             why = " ".join(f"{type(error).__name__}: {error}".split())[:200]

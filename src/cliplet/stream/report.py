@@ -1,6 +1,7 @@
 """What a finished stream of scores leaves beside its parts: `summary.json` and `report.html`."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ class StreamScores:
     """The rows of the report: a sample, the extremes and examples of failures."""
 
 
-def reported(done: Finished, work: ScoreWork, card: ModelCard) -> StreamScores:
+def reported(done: Finished, work: ScoreWork, card: ModelCard, where: Mapping[str, str]) -> StreamScores:
     """Go through the parts once, and write the summary and the report.
+
+    ``where``: device, provider and precision, for the provenance.
 
     Raises:
         InputError: the parts hold no rows, and none was given up.
@@ -46,12 +49,14 @@ def reported(done: Finished, work: ScoreWork, card: ModelCard) -> StreamScores:
     if not summary.rows and not done.failed:
         first = ", ".join(source.name for source in done.plan.sources[:3])
         raise InputError(f"{first} holds no captions")
-    table = _table(done, summary, work, card)
+    table = _table(done, summary, work, card, where)
     _write(done, summary, table)
     return StreamScores(done, summary, table)
 
 
-def _table(done: Finished, summary: Summary, work: ScoreWork, card: ModelCard) -> ScoreTable:
+def _table(
+    done: Finished, summary: Summary, work: ScoreWork, card: ModelCard, where: Mapping[str, str]
+) -> ScoreTable:
     preset = find_preset(work.preset)
     named = {"score": preset.column, "match": "match", "cosine": "cosine"}
     if preset.field == "cosine":
@@ -76,7 +81,7 @@ def _table(done: Finished, summary: Summary, work: ScoreWork, card: ModelCard) -
         columns={},
         statistics={},
         intervals=intervals,
-        provenance=_provenance(work, card, summary) | {"images": work.images, "references": None},
+        provenance=_provenance(work, card, summary) | {**where, "images": work.images, "references": None},
         images_without_caption=[],
         notes=[
             *lost,
@@ -109,7 +114,6 @@ def _provenance(work: ScoreWork, card: ModelCard, summary: Summary) -> dict[str,
             "image": f"{card.image.resize} {card.image.size} {card.image.interpolation}",
             "context_length": card.text.context_length,
         },
-        "precision": card.precision,
         "versions": versions(),
         "rows": summary.rows,
         "failed": summary.failed,

@@ -72,9 +72,15 @@ def run(
     """
     need_pyarrow()
     folder = writable_folder(folder)
-    with _alone(folder):
+    with alone(folder):
         settings = {**settings, "form": form}
-        known = read_plan(folder)
+        going_on = begun(folder)
+        known = read_plan(folder) if going_on else None
+        if known is None and going_on:
+            raise InputError(
+                f"{folder} holds parts without the plan.json that they belong to: delete {folder / PARTS}, or name "
+                "another --out"
+            )
         if known is None:
             known = plan()
             known = Plan(known.sources, known.cuts, settings)
@@ -98,6 +104,11 @@ def run(
         return Finished(folder, known, form, failures(folder), before)
 
 
+def begun(folder: Path) -> bool:
+    """Whether a run has left something worth keeping; one that could not begin, or was ended at once, has not."""
+    return any((folder / PARTS).glob("part-*")) or bool(failures(folder))
+
+
 def _left(plan: Plan, folder: Path, form: str, retry_failed: bool) -> list[Part]:
     return [
         part
@@ -114,7 +125,7 @@ def _clear(folder: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Hold the folder, so that two runs do not do the same parts; the system lets go of it when a process dies."""
     try:
         import fcntl

@@ -1,24 +1,22 @@
 """`cliplet score` as a stream: plan, parts, summary and report."""
 
-import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliplet.data.beside import photos_of
-from cliplet.data.captions import CaptionEntry, Columns, stream_captions
+from cliplet.data.captions import CaptionEntry
 from cliplet.encoders.base import BaseEncoder
 from cliplet.encoders.registry import load
-from cliplet.errors import InputError
 from cliplet.scoring.match import load_match
 from cliplet.scoring.rows import find_photos, none_found
 from cliplet.stream.part import need_pyarrow
-from cliplet.stream.plan import PART_ROWS, make_plan, read_plan
-from cliplet.stream.run import run
-from cliplet.stream.scores import BLOCK, PEEKED, ScoreWork, other_columns
-from cliplet.stream.sources import Source, find_sources, is_remote
+from cliplet.stream.plan import PART_ROWS, make_plan
+from cliplet.stream.run import begun, run
+from cliplet.stream.scores import BLOCK, ScoreWork, first_captions, located, other_columns
+from cliplet.stream.sources import Source, find_sources
 from cliplet.versions import versions
 
 if TYPE_CHECKING:
@@ -55,17 +53,16 @@ def score_stream(
         ModelError: no such model.
     """
     need_pyarrow()
-    if work.images is not None and is_remote(work.images):
-        raise InputError(f"--images {work.images}: photos beside a stream must be in a local folder or tar")
     sources = find_sources(arguments)
-    work = replace(work, images=work.images and os.path.abspath(work.images), match=_absolute(work.match),
-                   model=_absolute(work.model))  # fmt: skip
-    encoder = load(work.model)
-    card = encoder.card
+    work = located(work)
+    here = engine == "local"  # a driver on a cluster may lack the devices of its actors
+    encoder = load(work.model, work.device, work.precision) if here else load(work.model)
+    card, where = encoder.card, _where(encoder, work, here)
     if work.match is not None:
         load_match(work.match, card)
     settings, work = prepared(work, sources, encoder, part_rows, Path(folder))
     del encoder
+    _free_memory()
     done = run(
         lambda: make_plan(sources, settings, part_rows, work.columns),
         sources,
@@ -80,7 +77,7 @@ def score_stream(
     )
     from cliplet.stream.report import reported  # now that the workers have ended: it takes memory
 
-    return reported(done, work, card)
+    return reported(done, work, card, where)
 
 
 def prepared(
@@ -91,10 +88,10 @@ def prepared(
     Raises:
         InputError: a new run whose first images have no photos.
     """
-    entries = _first(sources[0], work.columns)
+    entries, source = first_captions(sources, work.columns)
     work = replace(work, several=len(sources) > 1, others=other_columns(entries))
-    if read_plan(folder) is None and entries:
-        _check_photos(entries, sources[0], work.images)
+    if entries and not begun(folder):
+        _check_photos(entries, source, work.images)
     settings = {
         "model": encoder.card.name,
         "fingerprint": encoder.card.fingerprint,
@@ -115,20 +112,27 @@ def prepared(
     return settings, work
 
 
-def _absolute(name: str | None) -> str | None:
-    """A file or folder by a path that is good in any process; other names as they are."""
-    return os.path.abspath(name) if name and os.path.exists(name) else name
+def _where(encoder: BaseEncoder, work: ScoreWork, here: bool) -> dict[str, str]:
+    """Device, provider and precision, for the provenance; on a cluster as they were asked for."""
+    if here:
+        return {"device": encoder.device, "provider": encoder.provider, "precision": encoder.card.precision}
+    own = encoder.folder is not None or work.precision is None
+    return {
+        "device": work.device or encoder.device,
+        "provider": "" if work.device else encoder.provider,
+        "precision": encoder.card.precision if own else str(work.precision),
+    }
 
 
-def _first(source: Source, columns: Columns) -> list[CaptionEntry]:
-    """The first captions of a source; none of what is remote, which would be fetched for it."""
-    return [] if source.remote else list(islice(stream_captions(source.path, columns), PEEKED))
+def _free_memory() -> None:
+    """Give back what PyTorch keeps of a GPU's memory for a model that is gone: the workers size their batches by it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _check_photos(entries: list[CaptionEntry], source: Source, images: str | None) -> None:
     good = [entry for entry in entries if entry.reason is None]
-    if not good:
-        raise InputError(f"{source.name}, {entries[0].where}: {entries[0].reason}")
     found, index = photos_of(good, [Path(source.path)], images)
     names, _, reasons = find_photos(found, index)
     if not any(names):

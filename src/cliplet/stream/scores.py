@@ -1,12 +1,13 @@
 """The work of `cliplet score`: the rows of a part with their scores, in blocks that depend on the part alone."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from cliplet.errors import InputError
 from cliplet.scoring.rows import find_photos, finite
 from cliplet.stream.part import Compute, Say
 from cliplet.stream.plan import Part
-from cliplet.stream.source import unchanged
+from cliplet.stream.source import Source, is_remote, unchanged
 
 if TYPE_CHECKING:
     from cliplet.scoring.scorer import Scorer, ScoreResult
@@ -30,6 +31,8 @@ TYPES = {"bool": bool, "int64": int, "double": float, "string": str}
 """Types of other columns by pyarrow's name, and Python's."""
 PEEKED = 200
 """Rows of the first source that say which other columns there are."""
+LOOKED = 8
+"""Sources that are looked at for these."""
 _OWN = (
     "image",
     "caption",
@@ -43,6 +46,8 @@ _OWN = (
     "member",
     "extra",
 )
+
+W = TypeVar("W", bound=Any)
 
 
 class Block(NamedTuple):
@@ -294,6 +299,47 @@ def _fitted(value: Any, kind: str) -> Any:
 def _kind(value: Any) -> str | None:
     kind = next((name for name, kind in TYPES.items() if type(value) is kind), None)
     return None if kind == "int64" and not -(2**63) <= value < 2**63 else kind
+
+
+def located(work: W) -> W:
+    """The work with paths of model, match and photos that are good in any process of any machine.
+
+    Raises:
+        InputError: photos at an address.
+    """
+    if work.images is not None and is_remote(work.images):
+        raise InputError(f"--images {work.images}: photos beside a stream must be in a local folder or tar")
+    images = work.images and os.path.abspath(work.images)
+    return replace(work, images=images, match=_absolute(work.match), model=_absolute(work.model))
+
+
+def _absolute(name: str | None) -> str | None:
+    """A file or folder by its whole path; other names as they are."""
+    return os.path.abspath(name) if name and os.path.exists(name) else name
+
+
+def first_captions(sources: Sequence[Source], columns: Columns) -> tuple[list[CaptionEntry], Source]:
+    """The first captions of the first source that has good ones; what is remote has none, as it would be fetched.
+
+    A shard that is broken or empty is for its part to tell, wherever it stands among the others.
+
+    Raises:
+        InputError: none of the first :data:`LOOKED` sources has good captions: what is wrong with the first.
+    """
+    wrong: list[InputError] = []
+    for source in sources[:LOOKED]:
+        if source.remote:
+            return [], source
+        try:
+            entries = list(islice(stream_captions(source.path, columns), PEEKED))
+        except InputError as error:
+            wrong.append(error)
+            continue
+        if any(entry.reason is None for entry in entries):
+            return entries, source
+        why = f", {entries[0].where}: {entries[0].reason}" if entries else " holds no captions"
+        wrong.append(InputError(f"{source.name}{why}"))
+    raise wrong[0]
 
 
 def other_columns(entries: Sequence[CaptionEntry]) -> tuple[tuple[str, str], ...]:
