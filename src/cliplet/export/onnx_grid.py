@@ -21,6 +21,7 @@ class OnnxGrid(nn.Module):
 
     Args:
         path: an ``image.onnx`` that pools its last feature map.
+        graph: a model with output ``grid`` ``[n, N, C]`` made of it, where that is not the map before the pooling.
 
     Raises:
         ModelError: the graph has no such pooling.
@@ -28,9 +29,9 @@ class OnnxGrid(nn.Module):
 
     digest: Tensor
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, graph: Any = None) -> None:
         super().__init__()
-        self.graph = before_pooling(path)
+        self.graph = before_pooling(path) if graph is None else graph
         content = self.graph.SerializeToString()
         found = hashlib.blake2b(content, digest_size=8).digest()
         self.register_buffer("digest", torch.tensor(list(found), dtype=torch.uint8))

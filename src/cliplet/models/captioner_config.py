@@ -13,7 +13,8 @@ class GridConfig:
     towers: tuple[str, ...] = ("efficientnet_lite0",)
     """``efficientnet_lite0`` to ``efficientnet_lite2`` (ImageNet weights that install with pip), ``lclip:MODEL`` (the
     image tower of a packaged model or of a model folder), or ``timm:NAME``. Several are put side by side, channel
-    after channel; their grids must have the same size."""
+    after channel; their grids must have the same size. ``recap:MODEL+STORE.npz`` alone: what the decoder looks at are
+    the captions of a store (``cliplet caption store``) that lie nearest to the photo."""
     pretrained: bool = True
     """Load timm's weights for ``timm:NAME`` (from its hub); False starts it at random."""
     size: int = 224

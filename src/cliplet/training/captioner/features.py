@@ -13,6 +13,7 @@ from cliplet.encoders.sessions import Session
 from cliplet.export.frozen import frozen_graph
 from cliplet.models.captioner_config import GridConfig
 from cliplet.models.fingerprint import state_fingerprint
+from cliplet.training.captioner.memory import RetrievedCaptions
 from cliplet.training.captioner.towers import GridTower
 from cliplet.training.computed import computed
 from cliplet.training.config import AugmentConfig
@@ -44,7 +45,11 @@ def pixels_of(photos: Sequence[Any], config: GridConfig, view: int = 0, first: i
 
 
 def kept_grids(
-    tower: GridTower, photos: Sequence[Any], folder: Path, views: int = 1
+    tower: GridTower,
+    photos: Sequence[Any],
+    folder: Path,
+    views: int = 1,
+    own: Sequence[Sequence[str]] | None = None,
 ) -> list[NDArray[np.float16]]:
     """Grid features of every photo, memory-mapped: for each view (photo, mirror image, crops) fp16 ``[n, N, C]``.
 
@@ -53,12 +58,18 @@ def kept_grids(
         photos: where to read them.
         folder: of the files; their names hold a fingerprint of tower and photos, so that nothing old is taken.
         views: 1 is the photo itself, 2 also its mirror image, each one more a crop.
+        own: the photos' own captions, in training: a tower that retrieves captions finds others than these.
     """
     name = state_fingerprint(tower, tower.config.size, tower.config.resize)
     session = cache(partial(grid_session, tower))
+    body = tower.bodies[0]
+    apart = body if own is not None and isinstance(body, RetrievedCaptions) else None
+    name += "-apart" * (apart is not None)
 
     def compute(view: int, start: int, stop: int) -> NDArray[Any]:
         pixels = pixels_of(photos[start:stop], tower.config, view, start)
+        if apart is not None and own is not None:
+            return apart.apart(pixels, own[start:stop])
         return session().run(["grid"], {"pixels": pixels})[0]  # type: ignore[no-any-return]
 
     found = []

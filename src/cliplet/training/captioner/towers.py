@@ -87,8 +87,12 @@ def _build(name: str, pretrained: bool) -> tuple[Any, Any, Any]:
         if not isinstance(image, TimmImageTower):
             raise ModelError(f"{what}: only an image tower from timm can serve as a grid")
         return image.body, image.config.mean, image.config.std
+    if kind == "recap":
+        return _retrieved(name, what), (0.0,) * 3, (1 / 255,) * 3
     if kind != "timm" or not what:
-        raise InputError(f"no image tower {name!r}: use efficientnet_lite0..2, lclip:MODEL or timm:NAME")
+        raise InputError(
+            f"no image tower {name!r}: use efficientnet_lite0..2, lclip:MODEL, timm:NAME or recap:MODEL+STORE.npz"
+        )
     prepare_torchvision()
     try:
         import timm
@@ -98,6 +102,17 @@ def _build(name: str, pretrained: bool) -> tuple[Any, Any, Any]:
         raise InputError(f"timm has no model {what!r}; timm.list_models() lists them")
     body: Any = timm.create_model(what, pretrained=pretrained, num_classes=0)
     return body, body.default_cfg["mean"], body.default_cfg["std"]
+
+
+def _retrieved(name: str, what: str) -> OnnxGrid:
+    """The tower of ``recap:MODEL+STORE``."""
+    from cliplet.training.captioner.memory import RetrievedCaptions
+
+    model, plus, store = what.rpartition("+")
+    if not plus or not model or not store:
+        raise InputError(f"image tower {name!r}: give recap:MODEL+STORE.npz, of `cliplet caption store`")
+    folder = next((f for f in packaged_models() if f.name == model), Path(model))
+    return RetrievedCaptions(folder, Path(store))
 
 
 def _headless(model: Any) -> Any:

@@ -180,7 +180,8 @@ class CaptionRun:
         if pixels:
             return Reader([kept_pixels(split.photos, grid, self.cache)], training and self.recipe.views > 1)
         views = self.recipe.views if training else 1
-        return Reader(kept_grids(self.tower, split.photos, self.cache, views))
+        own = split.captions if training else None
+        return Reader(kept_grids(self.tower, split.photos, self.cache, views, own))
 
     def _embeddings(self, split: CaptionSplit) -> NDArray[np.float32]:
         """The photos by the reward's model, computed once."""
