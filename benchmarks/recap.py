@@ -8,6 +8,7 @@ CIDEr-D has the document frequencies of the captions under test, as benchmarks/c
     python -m benchmarks.recap --data flickr8k --images lite2           # one pair of encoders, aligned by cca
     python -m benchmarks.recap --data flickr8k --packaged               # the packaged model, without a map
     python -m benchmarks.recap --data flickr8k --images lite2 --loop    # the loop and its controls, from half of train
+    python -m benchmarks.recap --data flickr8k --captioner runs/caption_recap/model     # a trained captioner's folder
     python -m benchmarks.recap --tables
 """
 
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.align import Split, encoded
+from benchmarks.align import Split, encoded, flickr8k
 
 import cliplet
+from cliplet.captioner import Captioner
 from cliplet.captioner.augment import CONTROLS, LoopConfig, augment
 from cliplet.captioner.recap import Recap
 from cliplet.captioner.store import CaptionStore
@@ -104,6 +106,15 @@ def retrieval(
     return rows
 
 
+def decoded(folder: Path, data: Path, dev: Split, packaged: Embeddings) -> list[dict[str, Any]]:
+    """The captions of a trained captioner."""
+    found = Captioner(folder).caption(list(flickr8k(data, "dev").photos))
+    captions = [one.captions[0] for one in found]
+    rows = [{"what": str(folder), **measured(captions, dev.captions, packaged)}]
+    print(rows[0], flush=True)
+    return rows
+
+
 def loop(
     train: Split,
     dev: Split,
@@ -160,6 +171,7 @@ def main() -> None:
     parser.add_argument(
         "--controls", nargs="+", default=CONTROLS, help="of the loop; an empty one is the loop itself"
     )
+    parser.add_argument("--captioner", type=Path, help="the folder of a trained captioner")
     for flag in ("--packaged", "--choose", "--loop", "--tables"):
         parser.add_argument(flag, action="store_true")
     arguments = parser.parse_args()
@@ -167,7 +179,7 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(1)
-        images = "packaged" if arguments.packaged else arguments.images
+        images = "packaged" if arguments.packaged or arguments.captioner else arguments.images
         train, dev = (
             encoded(arguments.data, arguments.cache, s, images, arguments.texts) for s in ("train", "dev")
         )
@@ -176,7 +188,9 @@ def main() -> None:
         if arguments.choose:
             chosen_neighbours(train)
             return
-        if arguments.loop:
+        if arguments.captioner:
+            rows = decoded(arguments.captioner, arguments.data, dev, judge)
+        elif arguments.loop:
             rows = loop(
                 train,
                 dev,
@@ -195,7 +209,7 @@ def main() -> None:
             fit = Fit(*whole) if arguments.packaged else fit_alignment("cca", train.pairs, False)
             rows = retrieval(train, dev, fit, judge, name, arguments.neighbours)
         arguments.out.mkdir(parents=True, exist_ok=True)
-        file = f"{images}{'-loop' * arguments.loop}.json"
+        file = f"{'captioner' if arguments.captioner else images}{'-loop' * arguments.loop}.json"
         before = (
             json.loads((arguments.out / file).read_text("utf-8")) if (arguments.out / file).exists() else []
         )
