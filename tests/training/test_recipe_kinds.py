@@ -73,7 +73,8 @@ def test_every_shipped_recipe_says_its_kind_and_reads():
         assert "data=FOLDER" in head
         found[name] = file.kind
     assert found == {
-        "caption_flickr8k": "captioner", "caption_rewards": "captioner", "dclip_clip_vit_b32": "dclip",
+        "caption_flickr8k": "captioner", "caption_recap": "captioner", "caption_rewards": "captioner",
+        "dclip_clip_vit_b32": "dclip",
         "dclip_flickr8k": "dclip", "diffclip_houston": "diffclip_houston.recipe:RECIPE",
         "lclip_clip_vit_b32": "distill",
         "lclip_everyday": "lclip_everyday.recipe:RECIPE",
