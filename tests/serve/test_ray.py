@@ -13,6 +13,7 @@ import pytest
 from cliplet import Scorer
 from tests.serve.bad_requests import JPEG
 
+pytest.importorskip("grpc_reflection", reason="ray without its extra [serve]")
 pytest.importorskip("ray.serve")
 
 

@@ -99,9 +99,11 @@ def test_it_is_said_where_the_cluster_has_no_room(here, work, cluster, tmp_path)
         pool.close()
 
 
-def test_a_folder_that_is_not_shared_is_said_before_any_part(here, work, cluster, tmp_path):
+def test_a_folder_that_is_not_shared_is_said_before_any_part(here, work, cluster, tmp_path, monkeypatch):
     from cliplet.stream.ray import Actor
 
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")  # an actor sets them for its process, which is this one here
     wrong = Actor(work, Path(tmp_path), "parquet").begin()
     assert "does not see the output folder" in str(wrong)
 
