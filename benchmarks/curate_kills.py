@@ -17,20 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.curate.data import good_rows, tiny, write_shard
+from tests.curate.data import good_rows, output, tiny, write_shard
 
 SHARDS, PAIRS = 40, 6
-
-
-def outputs(folder: Path) -> dict[str, bytes]:
-    """All that a run wrote, but for times and what says that work is done."""
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    for name in list(found):
-        if name.startswith(("measured/.", "measured/plan", "decided/decision", "kept/.")) or "report" in name:
-            del found[name]
-    summary = json.loads(found.pop("summary.json"))
-    del summary["seconds"]
-    return found | {"summary.json": json.dumps(summary).encode()}
 
 
 def rows(folder: Path) -> list[str]:
@@ -64,7 +53,7 @@ def main() -> None:
         subprocess.run([*command, str(folder / "once")], check=True, capture_output=True)
         took = time.monotonic() - start
         print(f"{SHARDS} shards, {len(pairs)} pairs, {given.engine}: {took:.1f} s undisturbed", flush=True)
-        expected, kills, wrong = outputs(folder / "once"), 0, 0
+        expected, kills, wrong = output(folder / "once"), 0, 0
         for number in range(given.rounds):
             out = folder / f"killed-{number}"
             while True:
@@ -81,7 +70,7 @@ def main() -> None:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
                     kills += 1
-            found = outputs(out)
+            found = output(out)
             same = found == expected and rows(out) == rows(folder / "once")
             wrong += not same
             print(

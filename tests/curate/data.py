@@ -1,6 +1,7 @@
 """Small shards of drawn photos with captions, and a tiny model to measure them."""
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -68,3 +69,15 @@ def raw_members(path: Path) -> dict[str, bytes]:
 def tiny(folder: Path) -> str:
     """A model's folder."""
     return str(build_tiny_model(folder / "model"))
+
+
+def output(folder: Path) -> dict[str, bytes]:
+    """What a run has written, but for times."""
+    found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    for name in list(found):
+        if name.startswith(("measured/.", "measured/plan", "decided/decision", "kept/.")) or "report" in name:
+            del found[name]
+    summary = json.loads(found.pop("summary.json"))
+    del summary["seconds"]
+    summary["provenance"].pop("versions", None)  # of the libraries that the process had loaded
+    return found | {"summary.json": json.dumps(summary).encode()}

@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from cliplet.cli.main import cli
 from cliplet.errors import InputError
-from tests.curate.data import add, drawn, good_rows, jpeg, raw_members, tiny, write_shard
+from tests.curate.data import add, drawn, good_rows, jpeg, output, raw_members, tiny, write_shard
 
 RULES = ["--min-match", "0", "--min-cosine", "-1"]
 """The tiny model knows nothing: no threshold."""
@@ -237,18 +237,6 @@ def test_wrong_input_is_refused_before_work(shards, model, tmp_path):
     assert not out.exists() or not list(out.glob("*.json*"))
     curate(shards, "--out", out, "--model", model, *RULES)
     assert "holds another run" in refused(shards, "--out", out, "--preset", "cosine")
-
-
-def output(folder: Path) -> dict[str, bytes]:
-    """What a run has written, but for times."""
-    found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    for name in list(found):
-        if name.startswith(("measured/.", "measured/plan", "decided/decision", "kept/.")) or "report" in name:
-            del found[name]
-    summary = json.loads(found.pop("summary.json"))
-    del summary["seconds"]
-    summary["provenance"].pop("versions", None)  # of the libraries that the process had loaded
-    return found | {"summary.json": json.dumps(summary).encode()}
 
 
 def test_engines_and_workers_give_the_same_files(shards, model, tmp_path):

@@ -12,6 +12,7 @@ from cliplet.captioner.folder import CARD, CaptionerCard
 from cliplet.captioner.model import Captioner
 from cliplet.encoders.card import ImageSpec
 from cliplet.errors import InputError, ModelError
+from cliplet.export.folder import PRECISIONS
 from cliplet.export.graph import Precision, write
 from cliplet.export.onnx_grid import OnnxGrid, inline_towers
 from cliplet.export.same_padding import fix_same_padding
@@ -20,11 +21,6 @@ from cliplet.models.captioner import CaptionDecoder
 from cliplet.training.captioner.towers import GridTower
 from cliplet.training.captioner.vocabulary import END, START
 
-_PRECISIONS = {
-    "fp32": "fp32",
-    "fp16": "fp16 weights, fp32 compute",
-    "int8": "int8 weights, fp32 compute",
-}
 TOLERANCE = {"fp32": 1e-3, "fp16": 0.1, "int8": 3.0}
 """Largest difference of a logit between PyTorch and the folder that an export may show."""
 
@@ -86,7 +82,7 @@ def export_captioner(
             max_tokens=decoder.config.max_tokens,
             image=ImageSpec(spec.size, spec.resize),
             decode=decode or DecodeConfig(),
-            precision=_PRECISIONS[precision],
+            precision=PRECISIONS[precision],
             **about,
         ).save(part)
         difference = _difference(tower, decoder, part)
