@@ -78,6 +78,11 @@ class Captioner:
         return self.card.name
 
     @property
+    def device(self) -> str:
+        """Where ONNX Runtime computes, such as ``cpu``."""
+        return str(self.choice.device)
+
+    @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits of weights and vocabulary."""
         return fingerprint(self.folder)

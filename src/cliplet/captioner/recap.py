@@ -80,6 +80,11 @@ class Recap:
         return f"recap of {self.encoder.card.name}, {self.fusion} of {self.neighbours}"
 
     @property
+    def device(self) -> str:
+        """Where the encoder computes, such as ``cpu``."""
+        return self.encoder.device
+
+    @property
     def fingerprint(self) -> str:
         """The encoder's: 16 hexadecimal digits."""
         return self.encoder.card.fingerprint

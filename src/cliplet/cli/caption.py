@@ -101,8 +101,9 @@ def run(
     with progress_bar("captioning") as progress:
         result = caption_photos(captioner, photos, config, progress)
     result.save(out, several=captions > 1)
+    where = "" if captioner.device == "cpu" else f" on {captioner.device}"
     click.echo(f"{out}: captions of {len(result.captions):,} photos by {captioner.name} "
-               f"({captioner.fingerprint})")  # fmt: skip
+               f"({captioner.fingerprint}){where}")  # fmt: skip
     if result.failures:
         click.echo(f"{len(result.failures):,} photos could not be captioned: {failures_path(out)}", err=True)
         for name, reason in list(result.failures.items())[:5]:
