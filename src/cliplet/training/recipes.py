@@ -89,6 +89,7 @@ def _captioner_cost(config: CaptionRecipe) -> Rows:
 KINDS = {
     "distill": Recipe(DistillConfig, _distill, _distill_cost),
     "dclip": Recipe(DclipConfig, _dclip, _dclip_cost, dclip_config),
+    "tune": Recipe(DclipConfig, _dclip, _dclip_cost, dclip_config),
     "captioner": Recipe(CaptionRecipe, _captioner, _captioner_cost),
 }
 """The kinds that come with the package."""

@@ -4,16 +4,20 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cliplet.errors import InputError
+from cliplet.errors import InputError, MissingExtraError
 from cliplet.models.config import CrossModalConfig, from_dict, to_dict
 from cliplet.regions.store import RegionSettings
 from cliplet.training.config import AugmentConfig, DataConfig, Schedule
 from cliplet.training.recipe_file import apply_changes, read_settings
 
+if TYPE_CHECKING:
+    from cliplet.training.objectives import Chosen
+
 MAY_VARY = (
     "base", "base_options", "spans", "regions", "augment", "teacher", "student", "teacher_stage", "student_stage",
+    "objectives",
 )  # fmt: skip
 """Settings that a variant may change; the others, such as data and seeds, are those of the whole run."""
 RENAMED = {
@@ -179,6 +183,13 @@ def _student_stage() -> Schedule:
     )
 
 
+def _objectives_help() -> dict[str, str]:
+    """What ``--settings`` lists below ``objectives``."""
+    from cliplet.training.objectives import OBJECTIVES
+
+    return {name: kind.help for name, kind in OBJECTIVES.items()}
+
+
 @dataclass(frozen=True)
 class DclipConfig:
     """A whole run: base model and pairs in, a tuned model of each variant and a table that compares them out."""
@@ -222,6 +233,19 @@ class DclipConfig:
     """Measured at the end."""
     exclude: DataConfig = field(default_factory=DataConfig)
     """Further photos that must not be trained on."""
+    held_out: float = 0.0
+    """Share of the training photos, or a number of photos above 1, that is kept back by ``draw`` as ``held-out``: it
+    chooses the best epoch where there is no ``dev``, and is measured."""
+    captioned: float = 1.0
+    """Share of the remaining training photos, or a number of photos above 1, whose captions are trained on, by
+    ``draw``; the others join ``bare``."""
+    draw: int = 0
+    """Seed of ``held_out`` and ``captioned``."""
+    bare: DataConfig = field(default_factory=DataConfig)
+    """Photos without captions, for the objectives that learn from them (captions are not read)."""
+    objectives: dict[str, Any] = field(default_factory=dict, metadata={"entries": _objectives_help})
+    """What the student learns from beside its ``student.weights``: a weight each, or a table of ``weight`` and
+    settings. Your own is named as ``"module:attribute"``."""
     exclude_alike: bool = True
     """Compare photos by their looks as well (a 256-bit difference hash), which finds copies of another size or format;
     else by name and content alone."""
@@ -258,8 +282,17 @@ class DclipConfig:
         student = self.student
         if not 0 <= student.average <= 1:
             raise InputError(f"student.average={student.average} must be in 0..1")
-        if not any(vars(student.weights).values()):
-            raise InputError("the student has no loss; give at least one of student.weights a weight")
+        if not any(vars(student.weights).values()) and not self.objectives:
+            raise InputError(
+                "the student has no loss; give at least one of student.weights or objectives a weight"
+            )
+        for name, least in (("held_out", 0), ("captioned", 0)):
+            value = getattr(self, name)
+            if not value >= least or (value > 1 and value != int(value)):
+                raise InputError(f"{name}={value} must be a share in 0..1, or a number of photos above 1")
+        if not self.captioned:
+            raise InputError("captioned=0 leaves no pair to learn from")
+        self.chosen_objectives()
         if student.weights.anchoring and (not student.prototypes or student.prompt_names):
             raise InputError(
                 "student.weights.anchoring needs student.prototypes = true, and the ImageNet classes' names, so no "
@@ -274,6 +307,21 @@ class DclipConfig:
             for name in wanted:
                 if name and name not in names and (setting, name) != ("baseline", "base"):
                     raise InputError(f"{setting}: there is no variant {name!r}; there are {', '.join(names)}")
+
+    def chosen_objectives(self) -> "dict[str, Chosen]":
+        """The objectives that have a weight.
+
+        Raises:
+            InputError: an unknown name or setting.
+            MissingExtraError: PyTorch is not installed.
+        """
+        if not self.objectives:
+            return {}
+        try:
+            from cliplet.training.objectives import chosen_objectives
+        except ImportError as error:
+            raise MissingExtraError("tuning", "train") from error
+        return chosen_objectives(self.objectives)
 
     @property
     def trained(self) -> tuple[Variant, ...]:

@@ -94,7 +94,7 @@ def read_labelled(config: ZeroShotConfig) -> Labelled | None:
 
 
 class RunData:
-    """All photos and captions of a run: ``train``, ``sets`` (dev and tests by name) and ``labelled``.
+    """All photos and captions of a run: ``train``, ``bare``, ``sets`` (dev, held-out and tests by name), ``labelled``.
 
     Photos that cannot be read, and training photos that are in another set, are left out; ``skipped.txt`` lists them.
 
@@ -129,3 +129,56 @@ class RunData:
             )
         if not any(len(rows) for rows in self.train.captions_of()):
             raise InputError("no training photo has a caption")
+        self.train, held_out, rest = divided(self.train, config)
+        if held_out is not None:
+            self.sets[HELD_OUT] = held_out
+        self.chooses = "dev" if "dev" in self.sets else HELD_OUT
+        self.bare = bare_photos(config, rest, others, self.train)
+
+
+HELD_OUT = "held-out"
+"""Name of the set of training photos that are kept back."""
+
+
+def _count(share: float, photos: int) -> int:
+    """A share of some photos, or a number of them, as a number."""
+    return int(share) if share > 1 else round(share * photos)
+
+
+def divided(train: PairSet, config: DclipConfig) -> tuple[PairSet, PairSet | None, PairSet]:
+    """Training pairs as ``draw`` divides them: those whose captions are trained on, those held out, the others.
+
+    Photos without a caption are in no draw: they are bare.
+
+    Raises:
+        InputError: there are not so many photos.
+    """
+    captioned = np.array([len(rows) > 0 for rows in train.captions_of()], dtype=bool)
+    order = np.random.default_rng([config.draw, 7]).permutation(np.flatnonzero(captioned))
+    back = _count(config.held_out, len(order))
+    used = _count(config.captioned, len(order) - back)
+    if back + used > len(order) or not used:
+        raise InputError(
+            f"held_out={config.held_out:g} and captioned={config.captioned:g} ask for {back} and {used} photos; "
+            f"{len(order)} training photos have captions"
+        )
+    masks = np.zeros((2, len(train.photos)), dtype=bool)
+    masks[0, order[:back]], masks[1, order[back : back + used]] = True, True
+    held_out = train.keep(masks[0]) if back else None
+    return train.keep(masks[1]), held_out, train.keep(~masks.any(axis=0))
+
+
+def bare_photos(config: DclipConfig, rest: PairSet, others: Iterable[PairSet], train: PairSet) -> PairSet:
+    """Photos without captions: ``[bare]`` less what another set holds, and training photos whose captions are not used.
+
+    Args:
+        config: the recipe.
+        rest: training photos whose captions are not used.
+        others: sets that must not be trained on.
+        train: training photos.
+    """
+    more = PairSet()
+    if config.bare.photos or config.bare.captions:
+        more = readable(read_pairs(config.bare))
+        more, _ = without_overlap(more, [*others, train, rest], config.exclude_alike)
+    return PairSet([*rest.names, *more.names], [*rest.photos, *more.photos])

@@ -31,6 +31,7 @@ from cliplet.training.dclip.student import Anchors, DclipStudent, StudentBatches
 from cliplet.training.dclip.teacher import Teachers
 from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.fit import BEST
+from cliplet.training.objectives.base import Objective, Setup
 from cliplet.training.pairs import fingerprint, read_pairs, readable
 from cliplet.training.run_folder import claim_folder
 from cliplet.training.teacher_space import group_means
@@ -61,7 +62,7 @@ class FineTuning:
         base.encoder.model.to(device)
         self.start = {k: v.detach().clone() for k, v in base.model.state_dict().items()}
         self.captions = Captions(self.learner, data.train.captions, self.folder)
-        dev = data.sets.get("dev")
+        dev = data.sets.get(data.chooses)
         self.teachers = Teachers(self.learner, self.captions, data.train, dev, self.folder, fit)
         self._sets: dict[str, tuple[Photos, Captions]] = {}
 
@@ -80,14 +81,16 @@ class FineTuning:
     def student(self, config: DclipConfig, seed: int) -> Path:
         """Train one student; its folder holds the tuned parameters."""
         folder = run_folder(config, seed)
-        claim_folder(folder, _trained_with(config))
+        claim_folder(folder, _trained_with(config), known_as=lambda known: {"objectives": {}, **known})
         if (folder / BEST).exists():
             return folder
         target = self.target(config, seed)
         self.reset()
         data, prompts = self.student_data(config, target), self.prompts(config)
         torch.manual_seed(seed)
-        student = DclipStudent(self.learner, config.student, prompts)
+        objectives = self.objectives(config, data, seed)
+        data = dataclasses.replace(data, objectives={name: one for name, (_, one) in objectives.items()})
+        student = DclipStudent(self.learner, config.student, prompts, objectives)
         batches = StudentBatches(data, config.student_stage.batch_size, seed)
         self.fit(folder, student, config.student_stage, batches, self.dev_score)
         return folder
@@ -114,6 +117,19 @@ class FineTuning:
         ]  # fmt: skip
         classes = self.classes(config).base if config.student.weights.names else None
         return dataclasses.replace(data, base_image=base, classes=classes, anchors=self.anchors(config))
+
+    def objectives(
+        self, config: DclipConfig, data: StudentData, seed: int
+    ) -> dict[str, tuple[float, Objective]]:
+        """Weight and objective by name; each prepares itself from the data."""
+        setup = Setup(
+            self.learner, data.pairs, data.photos, data.captions, self.data.bare, self.folder, config.augment,
+            config.regions, config.student_stage.batch_size, seed, self.fit,
+        )  # fmt: skip
+        return {
+            name: (one.weight, one.kind(setup, one.settings))
+            for name, one in config.chosen_objectives().items()
+        }
 
     def anchors(self, config: DclipConfig) -> Anchors | None:
         """The further photos for the anchors, with the base model's embeddings."""
@@ -162,10 +178,11 @@ class FineTuning:
 
     def dev_score(self) -> dict[str, float]:
         """R@1 of the current weights on dev; the mean of both directions decides."""
-        dev = self.data.sets.get("dev")
+        name = self.data.chooses
+        dev = self.data.sets.get(name)
         if dev is None:
             return {}
-        values = recall_at_k(*self.embedded("dev", dev.photos, dev.captions), dev.photo_of, ks=(1,))
+        values = recall_at_k(*self.embedded(name, dev.photos, dev.captions), dev.photo_of, ks=(1,))
         return {**values, "score": float(np.mean(list(values.values())))}
 
     def load_tuned(self, folder: Path, share: float) -> None:

@@ -178,6 +178,12 @@ class Captions:
             return self.learner.clip.tokens([self.captions[i] for i in rows])
         return {}
 
+    def columns(self, rows: Ints) -> dict[str, Tensor]:
+        """What :meth:`Learner.encode_texts` takes of some captions, ``base_text`` where the text tower is frozen."""
+        if self.learner.text_mode == "frozen":
+            return {"base_text": torch.from_numpy(self.base[rows])}
+        return self.batch(rows)
+
     @torch.inference_mode()
     def embeddings(self) -> Floats:
         """Embeddings by the present weights ``[captions, d]``, unit norm."""

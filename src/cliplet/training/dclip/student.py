@@ -1,6 +1,7 @@
 """The student of DCLIP: a copy of the base model, some of whose parameters learn, with the hybrid loss."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from cliplet.training import losses
 from cliplet.training.dclip.config import StudentSettings
 from cliplet.training.dclip.inputs import Captions, Floats, Ints, Learner, PhotoBatches, Photos
+from cliplet.training.objectives.base import Drawn, Objective, Step, of, under
 from cliplet.training.pairs import PairSet
 from cliplet.training.task import Task
 
@@ -29,12 +31,24 @@ class DclipStudent(Task):
         settings: the student's.
         prompts: the classes for ``prompts``: ``base_text`` ``[K, d]`` and what :meth:`Captions.batch` gives of them;
             None without the term.
+        objectives: weight and objective by name.
     """
 
     def __init__(
-        self, learner: Learner, settings: StudentSettings, prompts: dict[str, Tensor] | None
+        self,
+        learner: Learner,
+        settings: StudentSettings,
+        prompts: dict[str, Tensor] | None,
+        objectives: Mapping[str, tuple[float, Objective]] = {},
     ) -> None:
         super().__init__()
+        self.weight_of = {name: weight for name, (weight, _) in objectives.items()}
+        self.objectives = nn.ModuleDict(
+            {_key(name): objective for name, (_, objective) in objectives.items()}
+        )
+        self.contrastive = bool(settings.weights.contrastive) and not any(
+            objective.contrastive for _, objective in objectives.values()
+        )
         self.learner, self.settings, self.prompts = learner, settings, prompts or {}
         own = dict(learner.clip.model.named_parameters())
         for name, parameter in own.items():
@@ -47,6 +61,7 @@ class DclipStudent(Task):
         """The model itself stays in evaluation mode: batch statistics and dropout as they were in the base model."""
         self.training = mode
         self.learner.clip.model.eval()
+        self.objectives.train(mode)
         return self
 
     def weights(self) -> dict[str, Tensor]:
@@ -92,7 +107,7 @@ class DclipStudent(Task):
             terms["image"] = losses.cosine(image, batch["target"])
         if w.text and self.learner.text_mode != "frozen":
             terms["text"] = losses.cosine(text, batch["base_text"])
-        if w.contrastive:
+        if self.contrastive:
             terms["contrastive"] = losses.contrastive(image, text, 1 / self.settings.temperature)
         if w.relation:
             terms["relation"] = losses.affinity_mimicking(
@@ -103,8 +118,34 @@ class DclipStudent(Task):
             terms |= self._anchor_terms(image, batch)
         if w.l2_sp:
             terms["l2_sp"] = self._distance()
-        loss = torch.stack([getattr(w, name) * value for name, value in terms.items()]).sum()
-        return {"loss": loss, **{k: v.detach() for k, v in terms.items()}}
+        parts = [getattr(w, name) * value for name, value in terms.items()]
+        for name, weight in self.weight_of.items():
+            found = self._objective(name, image, text, batch)
+            parts.append(weight * found.pop("loss"))
+            terms |= found
+        return {"loss": torch.stack(parts).sum(), **{k: v.detach() for k, v in terms.items()}}
+
+    def _objective(
+        self, name: str, image: Tensor, text: Tensor, batch: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """An objective's ``loss``, itself again under its name, and what else it logs."""
+        columns = of(f"{name}.", batch)
+        step = Step(
+            image, text, 1 / self.settings.temperature, columns, self._further_images, self._further_texts
+        )
+        found = self.objectives[_key(name)](step)
+        values = found if isinstance(found, dict) else {"loss": found}
+        return {
+            "loss": values["loss"],
+            name: values["loss"],
+            **{f"{name}.{k}": v for k, v in values.items() if k != "loss"},
+        }
+
+    def _further_images(self, columns: Mapping[str, Tensor]) -> Tensor:
+        return self.images(dict(columns))
+
+    def _further_texts(self, columns: Mapping[str, Tensor]) -> Tensor:
+        return self.texts(dict(columns))
 
     def _anchor_terms(self, image: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``anchor`` and ``prompts``, over the batch's photos and the further ones together, and ``anchoring``."""
@@ -134,6 +175,11 @@ class DclipStudent(Task):
         moved = [(p - self.start[n]).square().sum() for n, p in self.weights().items()]
         length = torch.stack([s.square().sum() for s in self.start.values()]).sum()
         return torch.stack(moved).sum() / length
+
+
+def _key(name: str) -> str:
+    """An objective's name as a module's: ``module:attribute`` has dots."""
+    return name.replace(".", "/")
 
 
 @dataclass(frozen=True)
@@ -168,6 +214,8 @@ class StudentData:
     """The base model's embedding of the classes ``[K, d]``, where ``prompts`` needs them."""
     anchors: Anchors | None = None
     """Further photos for the anchors."""
+    objectives: Mapping[str, Objective] = field(default_factory=dict)
+    """What else the student learns from, by name."""
 
 
 class StudentBatches(PhotoBatches):
@@ -199,6 +247,9 @@ class StudentBatches(PhotoBatches):
         if d.base_image is not None:
             base = np.stack([d.base_image[v][p] for v, p in zip(views, photos, strict=True)])
             batch |= self._seen("base_image", "base_classes", base)
+        drawn = Drawn(photos, captions, views, mirrored.numpy(), rng)
+        for name, objective in d.objectives.items():
+            batch |= under(f"{name}.", objective.batch(drawn))
         return batch | self._anchors(rng)
 
     def _seen(self, name: str, classes: str, base: Floats) -> dict[str, Tensor]:

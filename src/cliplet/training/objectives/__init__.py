@@ -1,0 +1,104 @@
+"""Objectives of tuning recipes: ways to make a CLIP better from few pairs, each turned on by one line.
+
+:data:`OBJECTIVES` is the table. To add one takes its file and a row here; a user's own is named as
+``module:attribute``.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from cliplet.data.plugins import known_or_own
+from cliplet.errors import InputError
+from cliplet.models.config import from_dict
+from cliplet.training.objectives.base import (
+    Columns,
+    Drawn,
+    NoSettings,
+    Objective,
+    Rows,
+    Setup,
+    Step,
+    of,
+    under,
+)
+
+__all__ = [
+    "OBJECTIVES", "Chosen", "Columns", "Drawn", "NoSettings", "Objective", "Rows", "Setup", "Step", "chosen_objectives",
+    "of", "under",
+]  # fmt: skip
+
+OBJECTIVES: dict[str, type[Objective]] = {}
+"""Name in recipes to objective, in the order of logs."""
+PLAIN = ("image", "text", "scale")
+"""What a function of a user's own may be called with: the batch's unit embeddings ``[B, d]`` and the logit scale."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An objective that a recipe turns on."""
+
+    kind: type[Objective]
+    """The class."""
+    weight: float
+    """Its weight in the loss."""
+    settings: Any
+    """Of its :attr:`Objective.settings_type`."""
+
+
+def chosen_objectives(wanted: Mapping[str, Any]) -> dict[str, Chosen]:
+    """The objectives that a recipe turns on.
+
+    Args:
+        wanted: by name, a weight, or a table of ``weight`` and settings. Those of weight 0 are off.
+
+    Raises:
+        InputError: an unknown name or setting, or a value of another type; the message names it.
+    """
+    found = {}
+    for name, value in wanted.items():
+        where = f"objectives.{name}"
+        table = dict(value) if isinstance(value, Mapping) else {"weight": value}
+        weight = table.pop("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
+            raise InputError(
+                f"{where} is {weight!r}: give a weight of at least 0, or a table with weight and settings"
+            )
+        kind = _find(name)
+        settings = from_dict(kind.settings_type, table, f"{where}.")
+        if weight:
+            found[name] = Chosen(kind, float(weight), settings)
+    return found
+
+
+def _find(name: str) -> type[Objective]:
+    found: Any = known_or_own(name, OBJECTIVES, "objective")
+    if isinstance(found, type) and issubclass(found, Objective):
+        return found
+    if callable(found) and not isinstance(found, type):
+        return _of_function(name, found)
+    raise InputError(
+        f"objective {name!r} is of type {type(found).__name__}: it must be a class of "
+        f"cliplet.training.objectives.Objective, or a function of some of {', '.join(PLAIN)}"
+    )
+
+
+def _of_function(name: str, function: Callable[..., Tensor]) -> type[Objective]:
+    """The objective of a function that is called with what the names of its parameters say."""
+    needs = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    if not needs or not set(needs) <= set(PLAIN):
+        raise InputError(
+            f"objective {name!r} is a function of {', '.join(needs) or 'nothing'}: a function takes some of "
+            f"{', '.join(PLAIN)}; for more write a class of cliplet.training.objectives.Objective"
+        )
+
+    class OfFunction(Objective):
+        help = (inspect.getdoc(function) or "").partition("\n")[0]
+
+        def forward(self, step: Step) -> Tensor:
+            return function(*(getattr(step, need) for need in needs))
+
+    return OfFunction
