@@ -18,6 +18,7 @@ from torch import Tensor
 from cliplet.data.plugins import known_or_own
 from cliplet.errors import InputError
 from cliplet.training.losses.contrastive import affinity_mimicking, contrastive, interactive_contrastive
+from cliplet.training.losses.denoising import denoising, flow
 from cliplet.training.losses.embedding import FeatureMSE, cosine, feature_mse, l1
 from cliplet.training.losses.gather import gather
 from cliplet.training.losses.regulator import similarity_regulator
@@ -31,8 +32,10 @@ __all__ = [
     "attention_distillation",
     "contrastive",
     "cosine",
+    "denoising",
     "feature_mse",
     "find_losses",
+    "flow",
     "gather",
     "hidden_distillation",
     "interactive_contrastive",
@@ -125,8 +128,8 @@ def _check_files(besides: set[str]) -> None:
 
 
 _check_files(
-    besides={"gather", "relation"}
-)  # relation's losses are of token states, which stages do not have
+    besides={"gather", "relation", "denoising"}
+)  # relation's losses are of token states and denoising's of photos, which stages do not have
 
 
 def find_losses(weights: Mapping[str, float]) -> dict[str, Loss]:
