@@ -17,7 +17,7 @@ from cliplet.training.config import DistillStage, load_recipe
 from cliplet.training.distill.student import Student
 from tests.training import make
 
-MODULES = ("embedding", "regulator", "contrastive", "relation")
+MODULES = ("embedding", "regulator", "contrastive", "relation", "denoising")
 PUBLIC = [
     getattr(losses, name)
     for name in losses.__all__

@@ -64,8 +64,8 @@ class StableUnclip:
         wanted = self.unet.config.projection_class_embeddings_input_dim
         if self.unet.config.class_embed_type != "projection" or wanted != 2 * self.condition_dim:
             raise ModelError(
-                f"{folder}: the UNet does not take image embeddings of {self.condition_dim} dimensions as class labels; "
-                "give a Stable unCLIP"
+                f"{folder}: the UNet does not take image embeddings of {self.condition_dim} dimensions as class "
+                "labels; give a Stable unCLIP"
             )
         if self.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
             raise ModelError(
@@ -89,8 +89,8 @@ class StableUnclip:
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Photos ``[n, 3, s, s]`` in -1..1 as latents ``[n, c, s / 8, s / 8]``, without drawing."""
-        device = self.empty.device
-        return self.vae.encode(pixels.to(device)).latent_dist.mode() * self.vae.config.scaling_factor  # type: ignore[no-any-return]
+        found: Tensor = self.vae.encode(pixels.to(self.empty.device)).latent_dist.mode()
+        return found * self.vae.config.scaling_factor
 
     def labels(self, embeddings: Tensor, noise: Tensor) -> Tensor:
         """Image embeddings ``[n, d]``, at their own length, as the UNet's class labels ``[n, 2 d]``."""

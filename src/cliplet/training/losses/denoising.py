@@ -16,9 +16,9 @@ def denoising(prediction: Tensor, noise: Tensor) -> Tensor:
     noise      ``[n, ...]`` the noise, drawn from N(0, 1)
     ========== ============ ======================================
 
-    Relation: with the image tower frozen it trains the generator (unCLIP); with the generator frozen it trains the image
-    tower (un2CLIP). :func:`flow` asks for noise and photo together, so that the photo counts at every time; where there
-    is noise alone, this loss asks nothing of the photo.
+    Relation: with the image tower frozen it trains the generator (unCLIP); with the generator frozen it trains the
+    image tower (un2CLIP). :func:`flow` asks for noise and photo together, so that the photo counts at every time; where
+    there is noise alone, this loss asks nothing of the photo.
 
     Source: DDPM (arXiv 2006.11239), equation 14.
 
@@ -42,11 +42,11 @@ def flow(prediction: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
     noise      ``[n, ...]`` the noise, drawn from N(0, 1)
     ========== ============ ============================================
 
-    Relation: at time t a guess of the direction implies a guess of the noise whose error is ``1 - t`` as large, so this is
-    :func:`denoising` with the weight ``1 / (1 - t)^2``: most is asked where most noise is, and there the embedding
-    must tell what the photo shows.
+    Relation: a guess of the direction at time t implies a guess of the noise whose error is ``1 - t`` times as large,
+    so this is :func:`denoising` with the weight ``1 / (1 - t)^2``: most is asked where most noise is, and there the
+    embedding must tell what the photo shows.
 
-    Source: Rectified flow (arXiv 2209.03003), equation 1; GenHancer (arXiv 2503.19480) trains a CLIP with it.
+    Source: Rectified flow (arXiv 2209.03003), equation 1; GenHancer trains a CLIP with it.
 
     Example:
         >>> clean, noise = torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 3.0]])

@@ -27,8 +27,8 @@ class Un2ClipSettings:
 
     decoder: str = "diffusion"
     """``diffusion``: a small rectified flow, trained here on the base model's embeddings. Controls: ``deterministic``
-    (the photo from the embedding alone, no noise) and ``untrained``. ``diffusers:FOLDER``: a Stable unCLIP made for this
-    very image tower."""
+    (the photo from the embedding alone, no noise) and ``untrained``. ``diffusers:FOLDER``: a Stable unCLIP that was
+    made for this very image tower."""
     condition: Literal["own", "shuffled"] = "own"
     """The photo's own embedding, or, as a control, another photo's of the batch."""
     photos: int = 64
@@ -155,8 +155,8 @@ class Un2Clip(Objective):
         self.pool = Pool(setup)
         if len(self.pool) < settings.photos:
             raise InputError(
-                f"un2clip has {len(self.pool)} photos for batches of {settings.photos}: give photos without captions as "
-                "[bare], or lower objectives.un2clip.photos"
+                f"un2clip has {len(self.pool)} photos for batches of {settings.photos}: give photos without captions "
+                "as [bare], or lower objectives.un2clip.photos"
             )
         # Not this module's own: what is frozen is in no checkpoint.
         self.frozen: tuple[Decoder] = (self._decoder(setup, settings),)

@@ -246,8 +246,8 @@ class SmallDecoder(Decoder):
         held_out = min(300, max(8, len(pool) // 20))
         if len(pool) < held_out + stage.batch_size:
             raise InputError(
-                f"un2clip has {len(pool)} photos; its decoder needs at least {held_out + stage.batch_size}: give photos "
-                "without captions as [bare], or lower objectives.un2clip.batch_size"
+                f"un2clip has {len(pool)} photos; its decoder needs at least {held_out + stage.batch_size}: give "
+                "photos without captions as [bare], or lower objectives.un2clip.batch_size"
             )
         self.codec = PatchCodec(config)
         self.codec.fit(pool.pixels(0, len(pool), config.size, -(-len(pool) // FITTED)))
@@ -285,7 +285,7 @@ class SmallDecoder(Decoder):
         print(f"un2clip's {kind} decoder, loss on held-out photos by condition: {shown}", file=sys.stderr)
         if kind != "untrained" and right > 0.995 * shuffled:
             print(
-                "un2clip: the decoder hardly uses the embedding, so it can teach little; give it more photos or epochs",
+                "un2clip: the decoder hardly uses the embedding, so it can teach little; give more photos or epochs",
                 file=sys.stderr,
             )
 
