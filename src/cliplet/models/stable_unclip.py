@@ -46,6 +46,8 @@ class StableUnclip:
             from transformers import CLIPTextModel, CLIPTokenizer
         except ImportError as error:
             raise MissingExtraError("Stable unCLIP", "diffusion") from error
+        except RuntimeError as error:  # how diffusers says that something it stands on is broken
+            raise ModelError(f"diffusers cannot be imported: {error}") from error
 
         def part(kind: Any, name: str) -> Any:
             try:
@@ -92,12 +94,16 @@ class StableUnclip:
         found: Tensor = self.vae.encode(pixels.to(self.empty.device)).latent_dist.mode()
         return found * self.vae.config.scaling_factor
 
-    def labels(self, embeddings: Tensor, noise: Tensor) -> Tensor:
-        """Image embeddings ``[n, d]``, at their own length, as the UNet's class labels ``[n, 2 d]``."""
+    def labels(self, embeddings: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Image embeddings ``[n, d]``, at their own length, as the UNet's class labels ``[n, 2 d]``.
+
+        ``noise`` is what the pipeline draws ``[n, d]``; at level 0 it hardly counts and is left out by default.
+        """
         from diffusers.models.embeddings import get_timestep_embedding
 
         level = torch.zeros(len(embeddings), dtype=torch.long, device=embeddings.device)
-        noisy = self.noising.add_noise(self.normalizer.scale(embeddings), noise, timesteps=level)
+        scaled = self.normalizer.scale(embeddings)
+        noisy = self.noising.add_noise(scaled, torch.zeros_like(scaled) if noise is None else noise, level)
         sinusoids = get_timestep_embedding(
             level, embeddings.shape[1], flip_sin_to_cos=True, downscale_freq_shift=0
         )
@@ -122,12 +128,9 @@ class StableUnclip:
             )
         step = (time * self.steps).long().clamp(max=self.steps - 1)
         noisy = self.scheduler.add_noise(clean, noise, step)
-        # of the noise that is there anyhow, so that nothing else is drawn; level 0 is nearly none
-        small = noise.flatten(1)
-        small = small.repeat(1, -(-embeddings.shape[1] // small.shape[1]))[:, : embeddings.shape[1]]
         found = self.unet(
             noisy, step, encoder_hidden_states=self.empty.expand(len(noisy), -1, -1),
-            class_labels=self.labels(embeddings, small),
+            class_labels=self.labels(embeddings),
         ).sample  # fmt: skip
         velocity = self.scheduler.config.prediction_type == "v_prediction"
         return F.mse_loss(
