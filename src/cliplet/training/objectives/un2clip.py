@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,11 +11,12 @@ from torch.nn import functional as F
 
 from cliplet.errors import InputError
 from cliplet.models.denoiser import DenoiserConfig
+from cliplet.regions.store import RegionSettings
 from cliplet.training.computed import computed
 from cliplet.training.config import Schedule
 from cliplet.training.objectives.base import Columns, Drawn, Objective, Rows, Setup, Step, of, under
 from cliplet.training.objectives.un2clip_decoder import Decoder, Pool, SmallDecoder, drawn_noise
-from cliplet.training.pairs import fingerprint
+from cliplet.training.pairs import PairSet, fingerprint
 
 DIFFUSERS = "diffusers:"
 KINDS = ("diffusion", "deterministic", "untrained")
@@ -169,7 +170,9 @@ class Un2Clip(Objective):
         return SmallDecoder(self.pool, sizes, settings.stage, settings.decoder, settings.seed, setup.fit)
 
     @classmethod
-    def offers(cls, settings: Any, train: Any, bare: Any, regions: Any) -> Rows:
+    def offers(
+        cls, settings: Un2ClipSettings, train: PairSet, bare: PairSet, regions: RegionSettings
+    ) -> Rows:
         """Photos, and what the decoder is."""
         rows = [("photos with captions", f"{len(train.photos)}"), ("photos without", f"{len(bare.photos)}")]
         if settings.decoder in KINDS[:2]:
