@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from cliplet.models.config import to_dict
 from cliplet.models.late import POOLED
 from cliplet.models.tensors import write_tensors
 from cliplet.training.checkpoint import read_weights
-from cliplet.training.computed import computed
 from cliplet.training.config import AugmentConfig
 from cliplet.training.dclip.base import features_folder
 from cliplet.training.dclip.config import MAY_VARY, DclipConfig
@@ -32,7 +30,7 @@ from cliplet.training.dclip.teacher import Teachers
 from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.fit import BEST
 from cliplet.training.objectives.base import Objective, Setup
-from cliplet.training.pairs import fingerprint, read_pairs, readable
+from cliplet.training.pairs import read_pairs, readable
 from cliplet.training.run_folder import claim_folder
 from cliplet.training.teacher_space import group_means
 
@@ -104,17 +102,7 @@ class FineTuning:
         data = StudentData(train, photos, self.captions, self.captions.base, target)
         if not config.student.weights.keeps:
             return data
-        key = f"{self.captions.name.partition('-')[0]}-{photos.key}"
-        crops = fingerprint([dataclasses.replace(config.augment, views=0), photos.kept is None])
-        base = [
-            unit_norm(
-                computed(
-                    self.folder / f"images-{key}-{crops}-{view}.npy", len(photos.photos),
-                    partial(photos.embed, view=view, quick=True), 64, np.float16, f"base model, view {view + 1}",
-                )
-            )
-            for view in range(config.augment.views)
-        ]  # fmt: skip
+        base = photos.base(self.captions.model, self.folder)
         classes = self.classes(config).base if config.student.weights.names else None
         return dataclasses.replace(data, base_image=base, classes=classes, anchors=self.anchors(config))
 

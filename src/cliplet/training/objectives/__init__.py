@@ -25,13 +25,16 @@ from cliplet.training.objectives.base import (
     of,
     under,
 )
+from cliplet.training.objectives.regulator import Regulator
 
 __all__ = [
     "OBJECTIVES", "Chosen", "Columns", "Drawn", "NoSettings", "Objective", "Rows", "Setup", "Step", "chosen_objectives",
     "of", "under",
 ]  # fmt: skip
 
-OBJECTIVES: dict[str, type[Objective]] = {}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "sr": Regulator,
+}
 """Name in recipes to objective, in the order of logs."""
 PLAIN = ("image", "text", "scale")
 """What a function of a user's own may be called with: the batch's unit embeddings ``[B, d]`` and the logit scale."""
@@ -68,7 +71,7 @@ def chosen_objectives(wanted: Mapping[str, Any]) -> dict[str, Chosen]:
                 f"{where} is {weight!r}: give a weight of at least 0, or a table with weight and settings"
             )
         kind = _find(name)
-        settings = from_dict(kind.settings_type, table, f"{where}.")
+        settings: Any = from_dict(kind.settings_type, table, f"{where}.")
         if weight:
             found[name] = Chosen(kind, float(weight), settings)
     return found
