@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from cliplet.errors import InputError
-from cliplet.evaluation.fluency import NgramModel, count_ngrams
+from cliplet.evaluation.fluency import NgramModel, count_ngrams, fair_choice
 from cliplet.evaluation.pairs import CaptionPair
 from cliplet.statistics.kendall import Floats
 
@@ -306,6 +306,7 @@ def hard_negatives(
     words_seed: int = 0,
     fluent: bool = False,
     per_caption: int = 1,
+    balanced: bool = False,
 ) -> list[HardNegative]:
     """False captions of each kind for every caption that has a word to swap.
 
@@ -318,13 +319,15 @@ def hard_negatives(
         fluent: take the false caption that sounds most like the true one among some, by a trigram model fitted on the
             captions of the other images, and none that sounds odd ("posing up a set of stairs").
         per_caption: false captions of each kind, all different; fewer where there are not so many.
+        balanced: then leave out so many that nobody can tell the false captions of a kind by their likelihood, their
+            length or commoner words, without the photo (see :func:`cliplet.evaluation.fluency.fair_choice`).
 
     Returns:
         In the order of the captions, kinds in the order given.
     """
     frequencies = Counter(t.lower() for own in captions.values() for c in own for t in _TOKEN.findall(c))
-    model = NgramModel(c for own in captions.values() for c in own) if fluent else None
-    out = []
+    model = NgramModel(c for own in captions.values() for c in own) if fluent or balanced else None
+    out, gaps, keys = [], [], []
     for image, own in captions.items():
         difference = None if model is None else partial(model.difference, without=count_ngrams(own))
         for caption in own:
@@ -332,9 +335,28 @@ def hard_negatives(
                 key = zlib.crc32(f"{kind}\t{image}\t{caption}".encode("utf-8", "surrogatepass"))
                 rng, which = np.random.default_rng([seed, key]), (own, frequencies, words, words_seed)
                 if fluent or per_caption > 1:
-                    found = swap_words(caption, kind, rng, per_caption, *which, difference)
+                    near = difference if fluent else None
+                    found = swap_words(caption, kind, rng, per_caption, *which, near)
                 else:
                     one = swap_word(caption, kind, rng, *which)
                     found = [] if one is None else [one]
                 out += [HardNegative(image, caption, text, kind, *pair) for text, *pair in found]
+                if balanced and difference is not None:
+                    gaps += [_gaps(caption, swap, difference, frequencies) for swap in found]
+                    keys += [key] * len(found)
+    if balanced and out:
+        fair = fair_choice(np.array(gaps), [n.category for n in out], keys)
+        out = [n for n, stays in zip(out, fair, strict=True) if stays]
     return out
+
+
+def _gaps(
+    caption: str,
+    swap: tuple[str, str, str],
+    difference: Callable[[str, str], float],
+    frequencies: Mapping[str, int],
+) -> tuple[float, float, float]:
+    """What guessers see of a false caption: how much likelier, of commoner words and shorter the true one is."""
+    false, before, after = swap
+    commoner = frequencies.get(before.lower(), 0) - frequencies.get(after.lower(), 0)
+    return -difference(false, caption), commoner, len(false) - len(caption)
