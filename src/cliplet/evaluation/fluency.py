@@ -85,7 +85,9 @@ class NgramModel:
         places = [i for i, (a, b) in enumerate(zip(new, old, strict=True)) if a != b]
         if not places:
             return 0.0
-        span = range(places[0], min(places[-1] + 3, len(new)))  # the words after have the changed ones in their history
+        span = range(
+            places[0], min(places[-1] + 3, len(new))
+        )  # the words after have the changed ones in their history
         return self._span(new, span, without) - self._span(old, span, without)
 
 

@@ -92,9 +92,40 @@ class HardNegative:
     after: str
     """The word put in its place."""
 
-    def pair(self) -> CaptionPair:
-        """As a pair for :func:`cliplet.evaluation.pairs.evaluate_pairs`."""
-        return CaptionPair(self.image, self.true, self.false, self.category)
+    def pair(self, own: Sequence[str] = (), seed: int = 0) -> CaptionPair:
+        """As a pair for :func:`cliplet.evaluation.pairs.evaluate_pairs`.
+
+        Args:
+            own: captions of the image, one of which becomes the second true one.
+            seed: chooses it.
+        """
+        others = sorted({c for c in own if c != self.true})
+        key = zlib.crc32(f"{self.image}\t{self.true}".encode("utf-8", "surrogatepass"))
+        also = others[int(np.random.default_rng([seed, key]).integers(len(others)))] if others else ""
+        return CaptionPair(self.image, self.true, self.false, self.category, also)
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """How false captions are made from true ones, and with what they are asked; see :func:`hard_negatives`."""
+
+    words: Words = "all"
+    """Which word pairs."""
+    words_seed: int = 0
+    """Seed of the split of the word pairs."""
+    fluent: bool = False
+    """Those that sound like the true ones."""
+    balanced: bool = False
+    """As many as no guesser without the photo can tell."""
+    two_true: bool = False
+    """Ask with another true caption of the photo beside."""
+
+    def make(self, captions: Mapping[str, Sequence[str]], seed: int = 0) -> list[CaptionPair]:
+        """Pairs of all kinds, one of each kind for a caption."""
+        made = hard_negatives(
+            captions, KINDS, seed, self.words, self.words_seed, self.fluent, balanced=self.balanced
+        )
+        return [n.pair(captions[n.image] if self.two_true else (), seed) for n in made]
 
 
 @dataclass(frozen=True)
@@ -133,7 +164,12 @@ def mentioned(captions: Iterable[str], kind: Kind) -> set[int]:
 @cache
 def _in_test(kind: Kind, family: int, pair: tuple[int, int], words_seed: int) -> bool:
     """Whether a pair of members belongs to ``test``: one in three of a family's, by a hash of seed and words."""
-    names = {m: w for place in _lexicon(kind)[1] if place[0] == family for m, w in reversed(_lexicon(kind)[1][place])}
+    names = {
+        m: w
+        for place in _lexicon(kind)[1]
+        if place[0] == family
+        for m, w in reversed(_lexicon(kind)[1][place])
+    }
 
     def rank(one: tuple[int, int]) -> int:
         text = f"{words_seed} {kind} {names[one[0]]} {names[one[1]]}"
