@@ -334,6 +334,11 @@ def _with_article(before: str, word: str) -> str:
     return before[: article.start()] + article.group(1) + n + article.group(2)
 
 
+def rules() -> str:
+    """A number of the lists and limits; false captions made by other ones may differ."""
+    return f"{zlib.crc32(repr([_TABLES, CANDIDATES, ODD]).encode()):08x}"
+
+
 def hard_negatives(
     captions: Mapping[str, Sequence[str]],
     kinds: Sequence[Kind] = KINDS,
