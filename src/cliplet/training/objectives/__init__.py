@@ -25,6 +25,7 @@ from cliplet.training.objectives.base import (
     of,
     under,
 )
+from cliplet.training.objectives.negatives import Negclip, Triplet
 from cliplet.training.objectives.regulator import Regulator
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "sr": Regulator,
+    "negclip": Negclip,
+    "triplet": Triplet,
 }
 """Name in recipes to objective, in the order of logs."""
 PLAIN = ("image", "text", "scale")
