@@ -14,6 +14,7 @@ from torch import Tensor
 from cliplet.data.plugins import known_or_own
 from cliplet.errors import InputError
 from cliplet.models.config import from_dict
+from cliplet.training.objectives.bare import Pseudo, Sclip
 from cliplet.training.objectives.base import (
     Columns,
     Drawn,
@@ -25,13 +26,18 @@ from cliplet.training.objectives.base import (
     of,
     under,
 )
+from cliplet.training.objectives.clusters import Nclip
 
 __all__ = [
     "OBJECTIVES", "Chosen", "Columns", "Drawn", "NoSettings", "Objective", "Rows", "Setup", "Step", "chosen_objectives",
     "of", "under",
 ]  # fmt: skip
 
-OBJECTIVES: dict[str, type[Objective]] = {}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "sclip": Sclip,
+    "pseudo": Pseudo,
+    "nclip": Nclip,
+}
 """Name in recipes to objective, in the order of logs."""
 PLAIN = ("image", "text", "scale")
 """What a function of a user's own may be called with: the batch's unit embeddings ``[B, d]`` and the logit scale."""
