@@ -62,12 +62,10 @@ def shares(bare: Tensor, image: Tensor, scale: float, method: Method, iterations
     return plan.roll(1, dims=0) if method == "shuffled" else plan
 
 
-def _equals(group: Tensor | None, rows: Tensor) -> Tensor:
-    """Which texts of the batch are equal ``[B, B]``, as numbers; each is equal to itself."""
-    if group is None:
-        return torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
-    group = gather(group)
-    return (group[:, None] == group[None]).to(rows)
+def _equals(group: Tensor | None, logits: Tensor) -> Tensor:
+    """Which of the texts that stand behind the columns of ``logits`` are equal: ``[B, B]``, 1 on the diagonal."""
+    group = torch.arange(logits.shape[1], device=logits.device) if group is None else gather(group)
+    return (group[:, None] == group[None]).to(logits)
 
 
 def _log_shares(logits: Tensor, equal: Tensor) -> Tensor:
@@ -107,7 +105,7 @@ def bare_contrastive(
     image, text = gather(image), gather(text)
     photos = torch.cat([image, gather(bare)])
     logits = scale * cosines(text, photos)  # [B, B + U]
-    equal = _equals(group, logits[:, : len(text)])
+    equal = _equals(group, logits[:, : len(image)])
     right = F.pad(equal / equal.sum(dim=1, keepdim=True), (0, len(photos) - len(image)))
     backward = F.cross_entropy(logits, right)
     forward = -_log_shares(logits[:, : len(image)].T, equal).diagonal().mean()

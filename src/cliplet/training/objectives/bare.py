@@ -86,7 +86,8 @@ class SclipSettings:
     def __post_init__(self) -> None:
         if "{}" not in self.template:
             raise InputError(f"template={self.template!r} of sclip must have {{}} for the keyword")
-        if not isinstance(self.keywords, str) and not all(isinstance(k, str) for k in self.keywords):
+        several = isinstance(self.keywords, list | tuple) and all(isinstance(k, str) for k in self.keywords)
+        if not isinstance(self.keywords, str) and not several:
             raise InputError(
                 f"keywords={self.keywords!r} of sclip must be 'found', a file with one a line, or a list of texts"
             )

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -142,15 +142,22 @@ def _all(photos: Photos) -> Floats:
 
 
 def base_features(setup: Setup, photos: Photos) -> Floats:
-    """The base model's features of photos ``[photos, D]``, unit norm, kept: those before its projection, where it has
-    one of our image towers, else its embeddings."""
-    clip = setup.learner.clip
-    key = fingerprint([clip.encoder.card.fingerprint, setup.learner.first, photos.kept is None])
-    file = setup.folder / f"features-{key}-{photos.key}.npy"
-    with _without_head(clip.model):
-        found = computed(
-            file, len(photos.photos), partial(photos.embed, quick=True), 256, np.float16, "photo features"
-        )
+    """The base model's features of photos as they are ``[photos, D]``, unit norm, kept on disk.
+
+    Those before its projection where it has an image tower of ours, else its embeddings.
+    """
+    learner = setup.learner
+
+    @torch.inference_mode()
+    def features(start: int, stop: int) -> Floats:
+        rows = np.arange(start, stop)
+        batch = {k: v.to(learner.clip.device) for k, v in photos.batch(rows, np.zeros_like(rows)).items()}
+        return unit_norm(learner.encode_images(batch, quick=True).cpu().numpy())
+
+    key = fingerprint([learner.clip.encoder.card.fingerprint, learner.first, photos.kept is None])
+    file, count = setup.folder / f"features-{key}-{photos.key}.npy", len(photos.photos)
+    with _without_head(learner.clip.model):
+        found = computed(file, count, features, 64, np.float16, "photo features")
     return np.asarray(found, dtype=np.float32)
 
 
