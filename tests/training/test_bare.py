@@ -57,7 +57,7 @@ def test_the_best_keywords_tell_photos_apart():
         "a road through a forest", "a river", "the picture of a harbor",
     ]  # fmt: skip
     found = find_keywords(captions, np.arange(6))
-    assert "tennis court" in found or "tennis courts" in found
+    assert "tennis court" in found
     assert {"river", "forest", "road"} <= set(found)
     assert not {"harbor", "two", "white lines", "a"} & set(found)  # of one photo, or no thing
     assert find_keywords(captions, np.arange(6), 2) == found[:2]

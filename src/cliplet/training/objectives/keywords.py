@@ -85,11 +85,15 @@ def find_keywords(captions: Sequence[str], photo_of: NDArray[np.int64], most: in
     for caption, photo in zip(captions, photo_of.tolist(), strict=True):
         for phrase in _phrases(caption):
             photos[phrase].add(photo)
+    merged: dict[Phrase, set[int]] = defaultdict(set)
+    for phrase, has in photos.items():
+        ones = ((*phrase[:-1], one) for one in sorted(_singulars(phrase[-1])))
+        merged[next((one for one in ones if one in photos), phrase)] |= has
     total = len(set(photo_of.tolist()))
     score = Counter(
         {
             p: len(has) * log(total / len(has)) * len(p) ** 0.5
-            for p, has in photos.items()
+            for p, has in merged.items()
             if 1 < len(has) < total
         }
     )
@@ -129,9 +133,15 @@ def _own(owners: dict[Phrase, int], keyword: str, number: int) -> bool:
 
 
 def _forms(word: str) -> set[str]:
-    """A word with its plural and what it may be the plural of."""
-    ones = {w for w in (word[:-1], word[:-2], word[:-3] + "y") if len(w) > 1 and _plural(w) == word}
-    return {word, _plural(word), *ones, *([_SINGULAR[word]] if word in _SINGULAR else [])}
+    """A word in all its numbers."""
+    return {word, _plural(word), *_singulars(word)}
+
+
+def _singulars(word: str) -> set[str]:
+    """What a word may be the plural of; some are no words."""
+    if word in _SINGULAR:
+        return {_SINGULAR[word]}
+    return {w for w in (word[:-1], word[:-2], word[:-3] + "y") if len(w) > 1 and _plural(w) == word}
 
 
 def _plural(word: str) -> str:
