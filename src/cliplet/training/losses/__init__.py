@@ -17,12 +17,14 @@ from torch import Tensor
 
 from cliplet.data.plugins import known_or_own
 from cliplet.errors import InputError
+from cliplet.training.losses.clusters import cluster_agreement, cluster_confidence, cluster_spread
 from cliplet.training.losses.contrastive import affinity_mimicking, contrastive, interactive_contrastive
 from cliplet.training.losses.embedding import FeatureMSE, cosine, feature_mse, l1
 from cliplet.training.losses.gather import gather
 from cliplet.training.losses.negatives import negclip, triplet, union
 from cliplet.training.losses.regulator import similarity_regulator
 from cliplet.training.losses.relation import attention_distillation, hidden_distillation
+from cliplet.training.losses.semi import bare_contrastive, caption_labels, keyword_labels
 
 __all__ = [
     "LOSSES",
@@ -30,6 +32,11 @@ __all__ = [
     "Loss",
     "affinity_mimicking",
     "attention_distillation",
+    "bare_contrastive",
+    "caption_labels",
+    "cluster_agreement",
+    "cluster_confidence",
+    "cluster_spread",
     "contrastive",
     "cosine",
     "feature_mse",
@@ -37,6 +44,7 @@ __all__ = [
     "gather",
     "hidden_distillation",
     "interactive_contrastive",
+    "keyword_labels",
     "l1",
     "negclip",
     "similarity_regulator",
@@ -131,6 +139,8 @@ def _check_files(besides: set[str]) -> None:
 _check_files(
     besides={"gather", "relation", "negatives"}
 )  # relation's losses are of token states, which stages do not have; objectives have those of negatives
+    besides={"clusters", "gather", "relation", "semi"}
+)  # relation's losses are of token states, which stages do not have; those of objectives are turned on by their names
 
 
 def find_losses(weights: Mapping[str, float]) -> dict[str, Loss]:
