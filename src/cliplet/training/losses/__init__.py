@@ -136,11 +136,8 @@ def _check_files(besides: set[str]) -> None:
         raise ImportError(f"no loss of {', '.join(sorted(forgotten))} is in LOSSES: add a row")
 
 
-_check_files(
-    besides={"gather", "relation", "negatives"}
-)  # relation's losses are of token states, which stages do not have; objectives have those of negatives
-    besides={"clusters", "gather", "relation", "semi"}
-)  # relation's losses are of token states, which stages do not have; those of objectives are turned on by their names
+# Those of relation are of token states, which stages do not have; the others are turned on as objectives.
+_check_files(besides={"clusters", "gather", "negatives", "relation", "semi"})
 
 
 def find_losses(weights: Mapping[str, float]) -> dict[str, Loss]:
