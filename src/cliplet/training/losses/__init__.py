@@ -22,6 +22,7 @@ from cliplet.training.losses.embedding import FeatureMSE, cosine, feature_mse, l
 from cliplet.training.losses.gather import gather
 from cliplet.training.losses.regulator import similarity_regulator
 from cliplet.training.losses.relation import attention_distillation, hidden_distillation
+from cliplet.training.losses.sigmoid import sigmoid
 
 __all__ = [
     "LOSSES",
@@ -37,6 +38,7 @@ __all__ = [
     "hidden_distillation",
     "interactive_contrastive",
     "l1",
+    "sigmoid",
     "similarity_regulator",
 ]
 
@@ -125,8 +127,8 @@ def _check_files(besides: set[str]) -> None:
 
 
 _check_files(
-    besides={"gather", "relation"}
-)  # relation's losses are of token states, which stages do not have
+    besides={"gather", "relation", "sigmoid"}
+)  # relation's losses are of token states, which stages do not have; sigmoid's bias is an objective's
 
 
 def find_losses(weights: Mapping[str, float]) -> dict[str, Loss]:
