@@ -204,8 +204,9 @@ class DclipConfig:
     license: str = ""
     """Licence of the weights, for the model card."""
     base: str = "open_clip:ViT-B-32/openai"
-    """The model to tune: ``open_clip:ARCHITECTURE/TAG``, a model folder with PyTorch weights, or ``module:attribute``
-    that makes one from the training data (:class:`~cliplet.training.dclip.base.BaseMaker`)."""
+    """The model to tune: ``open_clip:ARCHITECTURE/TAG``, ``hf:OWNER/NAME`` (CLIP and SigLIP of Transformers, also a
+    folder in the hub's layout), a model folder with PyTorch weights, or ``module:attribute`` that makes one from the
+    training data (:class:`~cliplet.training.dclip.base.BaseMaker`)."""
     base_options: dict[str, Any] = field(default_factory=dict)
     """Settings of a base of the form ``module:attribute``."""
     seeds: tuple[int, ...] = (0,)

@@ -25,6 +25,7 @@ from cliplet.training.losses.negatives import negclip, triplet, union
 from cliplet.training.losses.regulator import similarity_regulator
 from cliplet.training.losses.relation import attention_distillation, hidden_distillation
 from cliplet.training.losses.semi import bare_contrastive, caption_labels, keyword_labels
+from cliplet.training.losses.sigmoid import sigmoid
 
 __all__ = [
     "LOSSES",
@@ -47,6 +48,7 @@ __all__ = [
     "keyword_labels",
     "l1",
     "negclip",
+    "sigmoid",
     "similarity_regulator",
     "triplet",
     "union",
@@ -137,7 +139,7 @@ def _check_files(besides: set[str]) -> None:
 
 
 # Those of relation are of token states, which stages do not have; the others are turned on as objectives.
-_check_files(besides={"clusters", "gather", "negatives", "relation", "semi"})
+_check_files(besides={"clusters", "gather", "negatives", "relation", "semi", "sigmoid"})
 
 
 def find_losses(weights: Mapping[str, float]) -> dict[str, Loss]:

@@ -29,6 +29,7 @@ from cliplet.training.objectives.base import (
 from cliplet.training.objectives.clusters import Nclip
 from cliplet.training.objectives.negatives import Negclip, Triplet
 from cliplet.training.objectives.regulator import Regulator
+from cliplet.training.objectives.sigmoid import Sigmoid
 
 __all__ = [
     "OBJECTIVES", "Chosen", "Columns", "Drawn", "NoSettings", "Objective", "Rows", "Setup", "Step", "chosen_objectives",
@@ -42,6 +43,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "sclip": Sclip,
     "pseudo": Pseudo,
     "nclip": Nclip,
+    "sigmoid": Sigmoid,
 }
 """Name in recipes to objective, in the order of logs."""
 PLAIN = ("image", "text", "scale")
