@@ -20,6 +20,7 @@ from cliplet.errors import InputError
 from cliplet.training.losses.contrastive import affinity_mimicking, contrastive, interactive_contrastive
 from cliplet.training.losses.embedding import FeatureMSE, cosine, feature_mse, l1
 from cliplet.training.losses.gather import gather
+from cliplet.training.losses.multi_text import multi_positive, multi_text
 from cliplet.training.losses.regulator import similarity_regulator
 from cliplet.training.losses.relation import attention_distillation, hidden_distillation
 
@@ -37,6 +38,8 @@ __all__ = [
     "hidden_distillation",
     "interactive_contrastive",
     "l1",
+    "multi_positive",
+    "multi_text",
     "similarity_regulator",
 ]
 
@@ -125,8 +128,8 @@ def _check_files(besides: set[str]) -> None:
 
 
 _check_files(
-    besides={"gather", "relation"}
-)  # relation's losses are of token states, which stages do not have
+    besides={"gather", "multi_text", "relation"}
+)  # of several texts a photo, and of token states, which stages do not have
 
 
 def find_losses(weights: Mapping[str, float]) -> dict[str, Loss]:
