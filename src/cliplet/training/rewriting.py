@@ -43,19 +43,19 @@ class RewriteSettings:
     sources: tuple[str, ...] = ()
     """Where they come from: ``rules`` that keep the meaning (English), ``retrieved`` captions of other training photos
     that say nearly the same, ``eda`` (words left out and swapped at random, a control), a file of lines
-    ``{"caption": ..., "rewrites": [...]}``, or ``module:attribute`` of your own function, which takes a list of captions
-    and gives a list of rewrites for each, say from a language model."""
+    ``{"caption": ..., "rewrites": [...]}``, or ``module:attribute`` of your own function, which takes a list of
+    captions and gives a list of rewrites for each, say from a language model."""
     per_caption: int = 4
     """At most so many rewrites of a caption from each source."""
     captions: int = 0
     """Use the first so many captions of each photo, and their rewrites; 0 uses all. The base model and the cross-modal
     teacher are made from all captions."""
     encoder: str = ""
-    """What ``retrieved`` compares captions by: a sentence encoder, such as ``st:minilm-l6``; the base model's text tower
-    when left out."""
+    """What ``retrieved`` compares captions by: a sentence encoder, such as ``st:minilm-l6``; the base model's text
+    tower when left out."""
     cosine: float = 0.9
-    """Least cosine of a ``retrieved`` caption. A CLIP's own text tower puts most captions closer than a sentence encoder
-    does: raise it there."""
+    """Least cosine of a ``retrieved`` caption. A CLIP's own text tower puts most captions closer than a sentence
+    encoder does: raise it there."""
     seed: int = 0
     """Of what is chosen where there is more than ``per_caption``."""
 
@@ -216,12 +216,9 @@ class Rewriting:
                 block = missing[start : start + BLOCK]
                 given = _call(function, name, block)
                 known |= dict(zip(block, given, strict=True))
-                lines = (
-                    json.dumps({"caption": t, "rewrites": own}) + "\n"
-                    for t, own in zip(block, given, strict=True)
-                )
                 with file.open("a", encoding="utf-8") as stream:
-                    stream.write("".join(lines))
+                    for text, own in zip(block, given, strict=True):
+                        stream.write(_line(name, text, own))
                 bar.update(start + len(block))
         return {_plain(t): self._good(known[t], f"{name}, {shown(t)}") for t in dict.fromkeys(texts)}
 
@@ -366,6 +363,13 @@ def _call(function: Callable[[list[str]], Any], name: str, block: list[str]) -> 
             "rewrites for each"
         )
     return [list(own) if isinstance(own, tuple) else own for own in given]
+
+
+def _line(name: str, text: str, own: Any) -> str:
+    try:
+        return json.dumps({"caption": text, "rewrites": own}) + "\n"
+    except TypeError as error:
+        raise InputError(f"rewrites.sources: {name} gave {shown(own)}, which is no list of texts") from error
 
 
 def _kept(file: Path) -> Iterator[tuple[str, Any]]:

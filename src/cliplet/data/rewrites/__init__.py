@@ -42,7 +42,7 @@ def rewrites_by_rule(caption: str, rules: Sequence[str] = tuple(RULES)) -> dict[
     body, stop = (text[: end.start()], text[end.start() :]) if end else (text, "")
     if not body or re.search(r"[.!?;:\"()]", body):
         return {}  # several sentences, or more than a rule reads
-    capital = body[0].isupper()
+    capital = not body[0].islower()
     found: dict[str, list[str]] = {}
     for name in rules:
         made = (_first_letter(_spaced(new, stop), capital) + stop for new in RULES[name](body))

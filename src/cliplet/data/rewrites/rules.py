@@ -11,91 +11,19 @@ from cliplet.data.rewrites.words import Verb
 from cliplet.data.spans import ENDERS, Span, noun_phrases
 
 _WORD = re.compile(r"[A-Za-z0-9]+(?:['’-][A-Za-z0-9]+)*")
-_NOT_AFTER = frozenset("'’-")
-_KEEP_A = frozenset(
-    ["few", "lot", "couple", "little", "bit", "number", "pair", "dozen", "variety", "half", "while"]
+_KEEP_A = words.word_set("few lot couple little bit number pair dozen variety half while")
+_KEEP_THE = words.word_set(
+    """
+    other others same end top side middle center centre front back left right edge bottom first second third
+    last one ones only two three four both most rest
+    """
 )
-_KEEP_THE = frozenset(
-    [
-        "other",
-        "others",
-        "same",
-        "end",
-        "top",
-        "side",
-        "middle",
-        "center",
-        "centre",
-        "front",
-        "back",
-        "left",
-        "right",
-        "edge",
-        "bottom",
-        "first",
-        "second",
-        "third",
-        "last",
-        "one",
-        "ones",
-        "only",
-        "two",
-        "three",
-        "four",
-        "both",
-        "most",
-        "rest",
-    ]
-)
-_BAD_BEFORE = frozenset(
-    [
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "being",
-        "been",
-        "and",
-        "or",
-        "but",
-        "out",
-        "up",
-        "off",
-        "down",
-        "over",
-        "look",
-        "looks",
-        "looking",
-        "looked",
-        "stare",
-        "stares",
-        "staring",
-        "gaze",
-        "gazes",
-        "gazing",
-        "point",
-        "points",
-        "pointing",
-        "into",
-        "onto",
-        "to",
-        "from",
-        "with",
-        "of",
-        "a",
-        "an",
-        "the",
-        "full",
-        "as",
-        "like",
-        "not",
-        "that",
-        "which",
-        "who",
-        "there",
-        "back",
-    ]
+_BAD_BEFORE = words.word_set(
+    """
+    is are was were be being been and or but out up off down over look looks looking looked stare stares staring
+    gaze gazes gazing point points pointing into onto to from with of a an the full as like not that which who
+    there back
+    """
 )
 _LOOKS = re.compile(
     r"\b(?:look|watch|star|gaz|gaze|point|photograph|observ|view|fac|see|overlook)(?:s|es|ed|ing|e)?\b"
@@ -104,7 +32,7 @@ _LOOKS = re.compile(
 _JOINED = re.compile(
     r",|;|\b(?:and|or|but|while|as|that|which|who|whose|where|when|because|his|her|their|its)\b"
 )
-_NEGATIVE = frozenset(["no", "not", "without", "nobody", "nothing", "none", "never"])
+_NEGATIVE = words.word_set("no not without nobody nothing none never")
 _POSSESSIVE = re.compile(
     r"\b(?:his|her|their|its|him|them|it|himself|herself|themselves|each other)\b", re.IGNORECASE
 )
@@ -161,29 +89,10 @@ _COMMON_STARTS = (
     words.PLURAL_STARTS
     | words.SINGULAR_STARTS
     | words.PLURALS
-    | frozenset(
-        [
-            "the",
-            "his",
-            "her",
-            "their",
-            "young",
-            "old",
-            "small",
-            "little",
-            "large",
-            "big",
-            "black",
-            "white",
-            "brown",
-            "dogs",
-            "boys",
-            "girls",
-            "children",
-            "on",
-            "in",
-            "at",
-        ]
+    | words.word_set(
+        """
+    the his her their young old small little large big black white brown dogs boys girls children on in at
+    """
     )
 )
 
@@ -211,11 +120,10 @@ def articles(body: str) -> Iterator[str]:
 
 def synonyms(body: str) -> Iterator[str]:
     """One word for another that says the same: "man" and "guy", "next to" and "beside"."""
-    heads = {
-        (m[-1].start() + s.start, m[-1].end() + s.start)
-        for s in noun_phrases(body)
-        if (m := list(_WORD.finditer(s.text)))
-    }
+    heads = set()
+    for span in noun_phrases(body):
+        *_, last = _WORD.finditer(span.text)
+        heads.add((span.start + last.start(), span.start + last.end()))
     for match in _WORD.finditer(body):
         place = (match.start(), match.end())
         for other in words.NOUNS.get(match.group().lower(), ()) if place in heads else ():
@@ -360,28 +268,10 @@ def _finite(text: str) -> bool:
     return any(w in _TELLING or (w not in ENDERS and not w.endswith(("ing", "ed", "ly"))) for w in outside)
 
 
-_TELLING = frozenset(
-    [
-        "is",
-        "are",
-        "was",
-        "were",
-        "has",
-        "have",
-        "had",
-        "do",
-        "does",
-        "did",
-        "can",
-        "will",
-        "seems",
-        "appears",
-        "gets",
-        "got",
-        "that",
-        "which",
-        "who",
-    ]
+_TELLING = words.word_set(
+    """
+    is are was were has have had do does did can will seems appears gets got that which who
+    """
 )
 
 
@@ -456,7 +346,7 @@ def _place_at_end(body: str) -> int | None:
 def place_first(body: str) -> Iterator[str]:
     """The phrase at the end that says where, put first."""
     at, subject = _place_at_end(body), _subject(body)
-    if at is None or subject is None or not _stands_alone(body[:at]):
+    if at is None or subject is None or not _stands_alone(body, at):
         return
     before, where = body[:at].rstrip(" ,"), body[at:].strip()
     telling = re.match(r"\s+(?:is|are)\s+[a-z]+ing\b", body[subject.end :])
@@ -475,12 +365,15 @@ def place_first(body: str) -> Iterator[str]:
 def shorter(body: str) -> Iterator[str]:
     """The phrase at the end that says where, left out: less, and still true. Six words at least remain."""
     at = _place_at_end(body)
-    if at is not None and _stands_alone(body[:at]) and len(_WORD.findall(body[:at])) >= 6:
+    if at is not None and _stands_alone(body, at) and len(_WORD.findall(body[:at])) >= 6:
         yield body[:at].rstrip(" ,")
 
 
-def _stands_alone(before: str) -> bool:
+def _stands_alone(body: str, at: int) -> bool:
     """Whether what stands before a place can do without it."""
+    before, where = body[:at], body[at:]
+    if re.search(r",|\bwith\b", before) and where.endswith(("background", "distance")):
+        return False  # "with a mountain in the background": the place is the mountain's
     own = [w.lower() for w in _WORD.findall(before)]
     if len(own) < 3 or own[-1] in _BAD_BEFORE or own[-1].endswith(("ed", "ly")):
         return False

@@ -153,33 +153,27 @@ def participles() -> dict[str, Verb]:
     return {verb.participle: verb for verb in verbs().values() if verb.participle}
 
 
-def _words(text: str) -> frozenset[str]:
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text."""
     return frozenset(text.split())
 
 
-NUMBERS = dict(
-    zip(
-        "two three four five six seven eight nine ten eleven twelve".split(),
-        map(str, range(2, 13)),
-        strict=True,
-    )
-)  # noqa: SIM905 fmt: skip
+_COUNTS = "two three four five six seven eight nine ten eleven twelve"
+NUMBERS = {word: str(number) for number, word in enumerate(_COUNTS.split(), 2)}
 """Number words to digits."""
 WORDS_OF = {digit: word for word, digit in NUMBERS.items()}
 """Digits to number words."""
-PLURAL_STARTS = _words(
-    "two three four five six seven eight nine ten eleven twelve several many few some both these those"
-)
+PLURAL_STARTS = word_set(f"{_COUNTS} several many few some both these those")
 """What begins a plural noun phrase."""
-SINGULAR_STARTS = _words("a an one another this")
+SINGULAR_STARTS = word_set("a an one another this")
 """What begins a singular one."""
-PLURALS = _words("men women people children guys ladies kids sheep police feet teeth fish")
+PLURALS = word_set("men women people children guys ladies kids sheep police feet teeth fish")
 """Plurals that do not end in s, and some that do."""
-NO_PLURALS = _words(
+NO_PLURALS = word_set(
     "grass dress glass bus canvas tennis gymnastics cross bass lens harness mattress class chess moss less"
 )
 """Words in -s that are no plurals."""
-PLACES = _words(
+PLACES = word_set(
     """
     beach shore field fields grass snow water pool lake river ocean sea sand street road sidewalk park forest woods
     desert kitchen stadium mountain mountains hill hillside cliff yard backyard lawn garden meadow playground court
@@ -189,10 +183,10 @@ PLACES = _words(
     """
 )
 """Heads of phrases that say where."""
-SUPPORTS = _words(
+SUPPORTS = word_set(
     "table bench desk shelf bed couch sofa plate tray boat beach field street road court bridge roof wall counter "
     "runway airport lawn grass"
 )
 """What things can stand or lie on: "a table with a cake on it" is "a cake on a table"."""
-CONTAINERS = _words("pool lake bowl basket box bathtub room cage cup bucket pond harbor garage")
+CONTAINERS = word_set("pool lake bowl basket box bathtub room cage cup bucket pond harbor garage")
 """What things can be in: "a pool with a dog in it" is "a dog in a pool"."""

@@ -60,7 +60,9 @@ def describe(config: DclipConfig) -> Rows:
     ]
 
 
-def _rewrite_rows(config: DclipConfig, variants: list[DclipConfig], train: PairSet) -> Iterator[tuple[str, str]]:
+def _rewrite_rows(
+    config: DclipConfig, variants: list[DclipConfig], train: PairSet
+) -> Iterator[tuple[str, str]]:
     """What each way of rewriting gives, of the training photos whose captions are used."""
     known: dict[RewriteSettings, list[str]] = {}
     for one in variants:

@@ -79,7 +79,10 @@ class FineTuning:
         by_text = config.student.teacher == "text"
         target = self.captions.base if by_text else self.teachers.target(config, seed)
         if config.student.target == "photo":
-            photo_of, used = self.data.train.photo_of, used_captions(self.data.train, config.rewrites.captions)
+            photo_of, used = (
+                self.data.train.photo_of,
+                used_captions(self.data.train, config.rewrites.captions),
+            )
             target = target.copy()
             target[used] = unit_norm(group_means(target[used], photo_of[used]))
         return target
