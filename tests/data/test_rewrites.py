@@ -102,7 +102,7 @@ LITTLE = set("a an the is are being by there here with on in at it".split())  # 
 
 
 @pytest.mark.parametrize(
-    "rule, caption", [(rule, caption) for rule, cases in BY_HAND.items() for caption in cases]
+    ("rule", "caption"), [(rule, caption) for rule, cases in BY_HAND.items() for caption in cases]
 )
 def test_by_hand(rule, caption):
     assert sorted(rewrites_by_rule(caption, [rule]).get(rule, [])) == sorted(BY_HAND[rule][caption])
@@ -141,7 +141,11 @@ def foreign(before, after):
 
 def lost(before, after):
     """Words of a caption that are neither in the rewrite nor have a counterpart there."""
-    return foreign(after, before) - {"this", "these"}
+    phrases = {
+        w for p, others in known.PHRASES.items() if any(o in after.lower() for o in others) for w in tokens(p)
+    }
+    nouns = {w for w in tokens(before) if set(known.NOUNS.get(w, ())) & set(tokens(after))}
+    return foreign(after, before) - phrases - nouns - {"this", "these"}
 
 
 def wrong_grammar(text):
@@ -150,7 +154,7 @@ def wrong_grammar(text):
         return "a or an"
     if re.search(r"\b(?:a|an|the) (?:a|an|the|his|her|two|three)\b", text, re.IGNORECASE):
         return "two determiners"
-    match = re.match(r"(?:There )?((?:An?|Two|Three|Several) [a-z ]*?) (is|are)\b", text)
+    match = re.match(r"(?:There )?((?:An?|Two|Three|Several)(?: [a-z]+){1,3}?) (is|are)\b", text)
     if match and is_plural(match.group(1)) not in (None, match.group(2) == "are"):
         return "is or are"
     return ""
@@ -180,7 +184,7 @@ def test_real_captions_get_no_word_of_another_meaning_and_keep_their_grammar(sou
                     assert not lost(caption, new), (rule, caption, new)
                 if not wrong_grammar(caption):
                     assert not wrong_grammar(new), (rule, caption, new)
-                assert new[0].islower() == caption[0].islower()
+                assert new[0].islower() == caption[0].islower() or not new[0].isalpha()
                 assert new.endswith(".") == caption.rstrip().endswith(".")
     assert made > 1000
 
@@ -199,7 +203,7 @@ def test_real_captions_lie_near_their_rewrites():
         for rule, own in rewrites_by_rule(caption).items()
     ]
     for rule in ("articles", "synonyms", "numbers", "there_is", "aspect", "place_first"):
-        own = [(a, b) for name, a, b in pairs if name == rule][:25]
+        own = [(a, b) for name, a, b in pairs if name == rule][:15]
         a, b = (encoder.encode_texts(list(texts)) for texts in zip(*own, strict=True))
         assert np.mean((a * b).sum(axis=1) >= 0.9) >= 0.9, rule
 
@@ -221,13 +225,19 @@ def test_no_rewrite_is_taken_for_a_false_caption():
 
 def test_seed_and_turns():
     caption = "Two men are riding a horse on the beach ."
-    every = rewrite(caption)
+    every = rewrite(caption, rules=tuple(RULES))
     assert len(every) == len(set(every)) > 6
-    assert rewrite(caption, seed=1) != every
-    assert sorted(rewrite(caption, seed=1)) == sorted(every)
-    assert rewrite(caption, most=3) == every[:3]
+    assert rewrite(caption, seed=1, rules=tuple(RULES)) != every
+    assert sorted(rewrite(caption, seed=1, rules=tuple(RULES))) == sorted(every)
+    assert rewrite(caption, most=3, rules=tuple(RULES)) == every[:3]
     rule_of = {new: rule for rule, own in rewrites_by_rule(caption).items() for new in own}
     assert len({rule_of[new] for new in every[:4]}) == 4
+
+
+def test_a_shorter_caption_only_on_demand():
+    caption = "A small dog is carrying a stick on the beach ."
+    assert "A small dog is carrying a stick ." not in rewrite(caption)
+    assert "A small dog is carrying a stick ." in rewrite(caption, rules=["shorter", "voice"])
 
 
 def test_what_no_rule_reads():

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.plugins import is_own, own_name, resolve
-from cliplet.data.rewrites import eda, rewrite
+from cliplet.data.rewrites import FAITHFUL, RULES, eda, rewrite
 from cliplet.data.text import caption_problem, shown, text_lines
 from cliplet.errors import InputError
 from cliplet.files import write_atomically
@@ -45,6 +45,8 @@ class RewriteSettings:
     that say nearly the same, ``eda`` (words left out and swapped at random, a control), a file of lines
     ``{"caption": ..., "rewrites": [...]}``, or ``module:attribute`` of your own function, which takes a list of
     captions and gives a list of rewrites for each, say from a language model."""
+    rules: tuple[str, ...] = FAITHFUL
+    """The rules of ``rules``; ``shorter``, which leaves out where something is, is none of them unless named."""
     per_caption: int = 4
     """At most so many rewrites of a caption from each source."""
     captions: int = 0
@@ -66,6 +68,9 @@ class RewriteSettings:
             raise InputError(f"rewrites.captions={self.captions} must be at least 1, or 0 for all")
         if not -1 <= self.cosine <= 1:
             raise InputError(f"rewrites.cosine={self.cosine} must be in -1..1")
+        for name in self.rules:
+            if name not in RULES:
+                raise InputError(f"rewrites.rules: unknown rule {name!r}; there are {', '.join(RULES)}")
         for name in self.sources:
             if name not in BUILT_IN and not is_own(name) and not name.endswith(".jsonl"):
                 raise InputError(
@@ -329,7 +334,7 @@ def _by_rule(name: str, text: str, settings: RewriteSettings) -> list[str]:
     if caption_problem(text):
         return []
     if name == "rules":
-        return rewrite(text, settings.seed)
+        return rewrite(text, settings.seed, rules=settings.rules)
     return eda(text, settings.seed, settings.per_caption)
 
 

@@ -15,7 +15,10 @@ import numpy as np
 from cliplet.data.rewrites.rules import RULES
 from cliplet.errors import InputError
 
-__all__ = ["RULES", "eda", "rewrite", "rewrites_by_rule"]
+__all__ = ["FAITHFUL", "RULES", "eda", "rewrite", "rewrites_by_rule"]
+
+FAITHFUL = tuple(name for name in RULES if name != "shorter")
+"""The rules that leave nothing out."""
 
 _STOP = re.compile(r"\s*[.!]?\s*$")
 
@@ -59,17 +62,19 @@ def _spaced(text: str, stop: str) -> str:
 
 
 def _first_letter(text: str, capital: bool) -> str:
+    if not capital and text.startswith(("There ", "Here ")):
+        return text[0].lower() + text[1:]
     return (text[:1].upper() if capital else text[:1]) + text[1:]
 
 
-def rewrite(caption: str, seed: int = 0, most: int = 0, rules: Sequence[str] = tuple(RULES)) -> list[str]:
+def rewrite(caption: str, seed: int = 0, most: int = 0, rules: Sequence[str] = FAITHFUL) -> list[str]:
     """A caption in other words, by rules that keep its meaning.
 
     Args:
         caption: one English sentence or noun phrase.
         seed: of the order. The result depends on it and on the caption alone.
-        most: at most so many rewrites, as many rules as there are taking turns; 0 gives all.
-        rules: of :data:`RULES`.
+        most: at most so many rewrites, the rules taking turns; 0 gives all.
+        rules: of :data:`RULES`; those of :data:`FAITHFUL` when left out.
 
     Returns:
         Distinct rewrites; none where no rule knows the caption.
