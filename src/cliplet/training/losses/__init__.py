@@ -21,6 +21,7 @@ from cliplet.training.losses.clusters import cluster_agreement, cluster_confiden
 from cliplet.training.losses.contrastive import affinity_mimicking, contrastive, interactive_contrastive
 from cliplet.training.losses.embedding import FeatureMSE, cosine, feature_mse, l1
 from cliplet.training.losses.gather import gather
+from cliplet.training.losses.multi_text import multi_positive, multi_text
 from cliplet.training.losses.negatives import negclip, triplet, union
 from cliplet.training.losses.regulator import similarity_regulator
 from cliplet.training.losses.relation import attention_distillation, hidden_distillation
@@ -47,6 +48,8 @@ __all__ = [
     "interactive_contrastive",
     "keyword_labels",
     "l1",
+    "multi_positive",
+    "multi_text",
     "negclip",
     "sigmoid",
     "similarity_regulator",
@@ -139,7 +142,19 @@ def _check_files(besides: set[str]) -> None:
 
 
 # Those of relation are of token states, which stages do not have; the others are turned on as objectives.
-_check_files(besides={"clusters", "gather", "negatives", "relation", "semi", "sigmoid"})
+_check_files(
+    besides={
+        "clusters",
+        "denoising",
+        "gather",
+        "multi_text",
+        "negatives",
+        "regions",
+        "relation",
+        "semi",
+        "sigmoid",
+    }
+)
 
 
 def find_losses(weights: Mapping[str, float]) -> dict[str, Loss]:

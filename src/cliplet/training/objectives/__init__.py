@@ -27,6 +27,7 @@ from cliplet.training.objectives.base import (
     under,
 )
 from cliplet.training.objectives.clusters import Nclip
+from cliplet.training.objectives.multi_text import MultiText
 from cliplet.training.objectives.negatives import Negclip, Triplet
 from cliplet.training.objectives.regulator import Regulator
 from cliplet.training.objectives.sigmoid import Sigmoid
@@ -44,6 +45,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "pseudo": Pseudo,
     "nclip": Nclip,
     "sigmoid": Sigmoid,
+    "multi_text": MultiText,
 }
 """Name in recipes to objective, in the order of logs."""
 PLAIN = ("image", "text", "scale")
