@@ -256,8 +256,8 @@ def _side(rng: np.random.Generator) -> Drawn:
 
         return draw
 
-    texts = (f"{words[0]} to the {side} of {words[1]}" for side in ("left", "right"))
-    return placed((0, 1)), placed((1, 0)), *texts
+    first, second = (f"{words[0]} to the {side} of {words[1]}" for side in ("left", "right"))
+    return placed((0, 1)), placed((1, 0)), first, second
 
 
 def _height(rng: np.random.Generator) -> Drawn:
@@ -271,8 +271,8 @@ def _height(rng: np.random.Generator) -> Drawn:
 
         return draw
 
-    texts = (f"{words[0]} {where} {words[1]}" for where in ("above", "below"))
-    return placed((0, 1)), placed((1, 0)), *texts
+    first, second = (f"{words[0]} {where} {words[1]}" for where in ("above", "below"))
+    return placed((0, 1)), placed((1, 0)), first, second
 
 
 def _direction(rng: np.random.Generator) -> Drawn:
@@ -282,8 +282,8 @@ def _direction(rng: np.random.Generator) -> Drawn:
     def looking(right: bool) -> Draw:
         return lambda canvas: _facing(canvas, kind, right, y, COLOURS[colour])
 
-    texts = (f"{_a(f'{colour} {kind}')} {verb} {side}" for side in ("left", "right"))
-    return looking(False), looking(True), *texts
+    first, second = (f"{_a(f'{colour} {kind}')} {verb} {side}" for side in ("left", "right"))
+    return looking(False), looking(True), first, second
 
 
 def _presence(rng: np.random.Generator) -> Drawn:
@@ -293,7 +293,8 @@ def _presence(rng: np.random.Generator) -> Drawn:
     def made(part: bool) -> Draw:
         return lambda canvas: _thing(canvas, kind, part, COLOURS[colour])
 
-    return made(True), made(False), *(f"{what} {part}" for part in PARTS[kind])
+    first, second = (f"{what} {part}" for part in PARTS[kind])
+    return made(True), made(False), first, second
 
 
 def _size(rng: np.random.Generator) -> Drawn:
@@ -308,11 +309,11 @@ def _size(rng: np.random.Generator) -> Drawn:
         return draw
 
     bare = [word.split(" ", 1)[1] for word in words]
-    texts = (
+    first, second = (
         f"a {one} {bare[0]} and a {other} {bare[1]}"
         for one, other in (("large", "small"), ("small", "large"))
     )
-    return sized(0), sized(1), *texts
+    return sized(0), sized(1), first, second
 
 
 PATTERNS: dict[str, Make] = {
