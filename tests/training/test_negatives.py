@@ -277,10 +277,7 @@ def fake_photos(monkeypatch, data):
     module.find_false_photos = find
     module.photo_boxes = lambda pairs, settings, folder: None
     module.side_captions = lambda pairs: []
-    import cliplet.training.objectives as package
-
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(package, "false_photos", module, raising=False)
 
 
 def setup_of(data, folder, patterns) -> Setup:

@@ -202,16 +202,16 @@ class Triplet(Objective):
 
     def __init__(self, setup: Setup, settings: TripletSettings) -> None:
         super().__init__(setup, settings)
-        from cliplet.training.objectives import false_photos
+        from cliplet.training.objectives.false_photos import find_false_photos, photo_boxes, side_captions
 
         train = setup.train
         false = kept_false_captions(train, settings, setup.seed, setup.folder)
         if "mirror" in settings.photos:
-            false = [*false, *false_photos.side_captions(train)]
+            false = [*false, *side_captions(train)]
         _refuse_none("triplet", false, len(train.captions), "has a word to swap; leave the objective out")
-        boxes = false_photos.photo_boxes(train, setup.regions, setup.folder)
+        boxes = photo_boxes(train, setup.regions, setup.folder)
         reasons: Counter[str] = Counter()
-        photos = false_photos.find_false_photos(
+        photos = find_false_photos(
             train, false, boxes, setup.folder, setup.seed, settings.photos, reasons=reasons
         )
         why = "; ".join(f"{n} {reason}" for reason, n in reasons.most_common(3))
