@@ -67,7 +67,7 @@ class FalsePhoto:
     photo: Any
     """Where to read it: a file that was written, or a training photo."""
     source: int = -1
-    """The training photo that it is (``retrieve``), or whose crop was pasted; -1 for none."""
+    """The training photo that it is (``retrieve``), else -1."""
 
 
 def side_captions(pairs: PairSet) -> list[FalseCaption]:
@@ -165,7 +165,7 @@ def _drawn(pairs: PairSet, planned: Sequence[Edit], folder: Path, why: Counter[s
         if problem:
             why[f"{kind}: {problem}"] += 1
         else:
-            found.append(FalsePhoto(edit.row, kind, file, edit.sources[0][0] if edit.sources else -1))
+            found.append(FalsePhoto(edit.row, kind, file))
     return found
 
 
@@ -193,7 +193,7 @@ def _file_names(pairs: PairSet, planned: Sequence[Edit]) -> list[str]:
     for edit in planned:
         made = [
             photo(edit.photo),
-            *(photo(p) for p, _ in edit.sources),
+            *(photo(p) for crops in edit.sources for p, _ in crops),
             dataclasses.replace(edit, row=0, photo=0),
             VERSION,
         ]

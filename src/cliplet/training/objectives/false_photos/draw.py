@@ -19,6 +19,10 @@ QUALITY = 95
 """Of the JPEG files."""
 LEAST_COLOUR, LEAST_WORN, MOST_WORN = 0.18, 0.05, 0.9
 """Share of a thing's box that must have the true colour; of the part of a person where a garment is: least and most."""
+UNLIKE = 80.0
+"""Mean distance of colours (0..255) at the rim above which a crop of another photo does not fit."""
+SOLID, CAME_OUT = 0.6, 0.5
+"""Least solidity of what is recoloured, and least share of it that has the wrong colour afterwards."""
 AROUND = 0.6
 """The colour may be this much as frequent round the box as in it; else the background has it as well."""
 _ZONES = {
@@ -77,24 +81,37 @@ class Drawer:
     def _recolour(self, edit: Edit, pixels: Pixels) -> Pixels:
         fit = []
         for found in edit.boxes:
-            box = _zone(_in_pixels(found, pixels), edit.worn)
-            mask, share, around = edits.coloured_part(pixels, box, edit.before)
+            box = _in_pixels(found, pixels)
+            part = edits.coloured_part(pixels, box, edit.before, _zone(box, edit.worn) if edit.worn else None)
             least, most = (LEAST_WORN, MOST_WORN) if edit.worn else (LEAST_COLOUR, 1.0)
-            if least <= share <= most and around <= AROUND * share:
-                fit.append(mask)
+            if least <= part.share <= most and part.around <= AROUND * part.share and part.solid >= SOLID:
+                fit.append(part.mask)
         if not fit or (edit.every and not edit.worn and len(fit) < len(edit.boxes)):
             raise UnfitError("the true colour is not in the box, or round it as well")
         if len(fit) > 1 and not edit.every:
             raise UnfitError("several things have the true colour")
+        changed = pixels
         for mask in fit:
-            pixels = edits.recolour(pixels, mask, edit.after)
-        return pixels
+            changed = edits.recolour(changed, mask, edit.after)
+        painted = np.maximum.reduce(fit) > 0.6
+        if not painted.any() or edits.looks(changed, edit.after, 0.15)[painted].mean() < CAME_OUT:
+            raise UnfitError("the wrong colour did not come out")
+        return changed
 
     def _paste(self, edit: Edit, pixels: Pixels) -> Pixels:
-        for found, (photo, thing) in zip(edit.boxes, edit.sources, strict=True):
-            source = self.pixels(photo)
-            patch = edits.crop(source, edits.grown(_in_pixels(thing, source), 0.06, source.shape))
-            pixels = edits.paste(pixels, patch, edits.grown(_in_pixels(found, pixels), 0.06, pixels.shape))
+        original, used = pixels, set[int]()
+        for found, crops in zip(edit.boxes, edit.sources, strict=True):
+            box = edits.grown(_in_pixels(found, original), 0.06, original.shape)
+            patches = []
+            for photo, thing in crops:
+                source = self.pixels(photo)
+                patch = edits.crop(source, edits.grown(_in_pixels(thing, source), 0.06, source.shape))
+                patches.append((photo in used, edits.unlike_rim(original, patch, box), photo, patch))
+            _, unlike, photo, patch = min(patches, key=lambda p: p[:3])
+            if unlike > UNLIKE:
+                raise UnfitError("no crop fits the surroundings")
+            used.add(photo)
+            pixels = edits.paste(pixels, patch, box)
         return pixels
 
     def _count(self, edit: Edit, pixels: Pixels) -> Pixels:
@@ -129,8 +146,6 @@ def _in_pixels(found: Found, pixels: Pixels) -> Box:
 
 def _zone(box: Box, worn: str) -> Box:
     """The part of a person's box where a garment is."""
-    if not worn:
-        return box
     first, last = ZONES.get(worn, (0.05, 1.0))
     left, top, right, bottom = box
     return left, top + first * (bottom - top), right, top + last * (bottom - top)

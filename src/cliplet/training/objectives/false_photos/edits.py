@@ -1,6 +1,7 @@
 """Edits of photos in a box: recolour, paste, duplicate, fill. Pixels are ``uint8 [h, w, 3]``, boxes are in pixels."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ COLOURS: dict[str, tuple[tuple[float, float] | None, _Range, _Range, _Range, _Ra
     "brown": ((24, 18), (0.25, 0.95), (0.12, 0.62), (0.5, 0.7), (0.28, 0.45)),
     "tan": ((34, 18), (0.15, 0.6), (0.45, 0.95), (0.3, 0.45), (0.6, 0.8)),
     "cream": ((45, 22), (0.05, 0.35), (0.75, 1.0), (0.12, 0.2), (0.88, 0.97)),
-    "black": (None, (0.0, 0.75), (0.0, 0.27), (0.0, 0.15), (0.1, 0.17)),
+    "black": (None, (0.0, 0.6), (0.0, 0.27), (0.0, 0.15), (0.1, 0.17)),
     "white": (None, (0.0, 0.2), (0.7, 1.0), (0.0, 0.06), (0.86, 0.95)),
     "grey": (None, (0.0, 0.2), (0.22, 0.78), (0.0, 0.06), (0.42, 0.6)),
     "silver": (None, (0.0, 0.16), (0.5, 0.95), (0.0, 0.06), (0.65, 0.8)),
@@ -66,17 +67,25 @@ def _rgb(values: Floats) -> Pixels:
     return np.asarray(Image.fromarray(whole, "HSV").convert("RGB"))
 
 
-def looks(pixels: Pixels, colour: str) -> Floats:
-    """How much each pixel has a colour, 0..1: ``[h, w]``; soft at the edges of the colour's range.
+def looks(pixels: Pixels, colour: str, soft: float = 0.08) -> Floats:
+    """How much each pixel has a colour, 0..1: ``[h, w]``.
+
+    Args:
+        pixels: the photo.
+        colour: its name.
+        soft: how far outside the colour's range of saturation and brightness a pixel may be to have it a little.
 
     Raises:
         UnfitError: an unknown colour.
     """
     hue, saturation, brightness, _, _ = _spec(colour)
     values = hsv(pixels)
-    found = _within(values[..., 1], saturation, 0.08) * _within(values[..., 2], brightness, 0.08)
+    # the saturation of nearly black pixels is noise
+    steady = values[..., 1] * np.clip(values[..., 2] / 0.2, 0, 1) if hue is None else values[..., 1]
+    found = _within(steady, saturation, soft) * _within(values[..., 2], brightness, soft)
     if hue is not None:
-        found *= np.clip((hue[1] + 10 - np.abs(_turn(values[..., 0] - hue[0]))) / 10, 0, 1)
+        slack = 125 * soft
+        found *= np.clip((hue[1] + slack - np.abs(_turn(values[..., 0] - hue[0]))) / slack, 0, 1)
     return found
 
 
@@ -113,31 +122,97 @@ def _blend(below: Pixels, above: NDArray[np.number], alpha: Floats) -> Pixels:
     return np.round(np.clip(mixed, 0, 255)).astype(np.uint8)
 
 
-def _smooth(mask: Floats, radius: float) -> Floats:
-    """A mask without specks, and with soft edges."""
+def _filtered(mask: Floats, *filters: ImageFilter.Filter) -> Floats:
+    """A mask in 0..1 through filters of Pillow."""
     image = Image.fromarray(np.round(mask * 255).astype(np.uint8))
-    image = image.filter(ImageFilter.MedianFilter(5)).filter(ImageFilter.GaussianBlur(radius))
+    for one in filters:
+        image = image.filter(one)
     return np.asarray(image, dtype=np.float32) / 255
 
 
-def coloured_part(pixels: Pixels, box: Box, colour: str) -> tuple[Floats, float, float]:
-    """The pixels of a box that have a colour.
+@dataclass(frozen=True)
+class Part:
+    """The pixels of a thing that have a colour."""
 
-    Returns:
-        How much each pixel of the photo belongs to them ``[h, w]``, their share of the box, and the share of the
-        colour in a ring round the box (0 where the box fills the photo).
+    mask: Floats
+    """How much each pixel of the photo belongs to them ``[h, w]``."""
+    share: float
+    """Their share of the place where the colour was looked for."""
+    around: float
+    """Share of the colour in a ring round the box; 0 where the box fills the photo."""
+    solid: float
+    """Share of the neighbourhood of its pixels that is of it as well: near 1 for an area, low for specks and edges."""
+
+
+def coloured_part(pixels: Pixels, box: Box, colour: str, within: Box | None = None) -> Part:
+    """The pixels of a box that have a colour, and their neighbours that nearly have it (as hysteresis does for edges).
+
+    Args:
+        pixels: the photo.
+        box: of the thing.
+        colour: the colour.
+        within: the part of a person's box where the colour is looked for; what is joined to it and has the colour is of
+            it, skin never.
+
+    Raises:
+        UnfitError: an unknown colour.
     """
-    seen = looks(pixels, colour)
-    within = feather(seen.shape, box, 0.03) > 0.5
-    left, top, right, bottom = box
-    wide, high = 0.25 * (right - left), 0.25 * (bottom - top)
-    ring = (feather(seen.shape, (left - wide, top - high, right + wide, bottom + high), 0.01) > 0.5) & ~within
-    mask = _smooth(seen, max(0.6, min(right - left, bottom - top) / 90)) * feather(seen.shape, box, 0.05)
-    return (
-        mask,
-        float(seen[within].mean()) if within.any() else 0.0,
-        float(seen[ring].mean()) if ring.any() else 0.0,
+    left, top, right, bottom = _whole(grown(box, 0.3, pixels.shape))
+    view = pixels[top:bottom, left:right]  # nothing further away matters
+    box, place = _moved(box, left, top), _moved(within or box, left, top)
+    seen, inside = looks(view, colour), feather(view.shape, box, 0.03) > 0.5
+    here = feather(view.shape, place, 0.03) > 0.5
+    ring = (feather(view.shape, grown(box, 0.25, view.shape), 0.01) > 0.5) & ~inside
+    share, around = _mean(seen, here), _mean(seen, ring)
+    may = inside & ~_skin(view) if within is not None else inside
+    short = min(box[2] - box[0], box[3] - box[1])
+    sure = _grown_within(_filtered(seen * here * may, ImageFilter.MedianFilter(5)), seen * may, 200)
+    nearly = (looks(view, colour, 0.3) > 0.25) & ~_like(view, ring, sure > 0.5) & may
+    sure = _grown_within(sure, np.maximum(nearly, seen * may), max(2, int(0.08 * short)))
+    dense = _filtered(sure, ImageFilter.BoxBlur(max(2, int(0.06 * short))))
+    soft = _filtered(sure, ImageFilter.MedianFilter(5), ImageFilter.GaussianBlur(max(0.6, short / 90)))
+    mask = np.zeros(pixels.shape[:2], dtype=np.float32)
+    mask[top:bottom, left:right] = soft * feather(view.shape, box, 0.05)
+    return Part(mask, share, around, _mean(dense, sure > 0.5))
+
+
+def _moved(box: Box, left: float, top: float) -> Box:
+    return box[0] - left, box[1] - top, box[2] - left, box[3] - top
+
+
+def _mean(values: Floats, where: NDArray[np.bool_]) -> float:
+    return float(values[where].mean()) if where.any() else 0.0
+
+
+def _grown_within(mask: Floats, limit: Floats, steps: int) -> Floats:
+    """A mask spread over its neighbours, two pixels a step, as far as a limit allows."""
+    for _ in range(steps):
+        spread = np.maximum(mask, np.minimum(_filtered(mask, ImageFilter.MaxFilter(5)), limit))
+        if (spread - mask).max() < 0.02:
+            break
+        mask = spread
+    return mask
+
+
+def _skin(pixels: Pixels) -> NDArray[np.bool_]:
+    """Pixels that may be skin ``[h, w]``."""
+    hue, saturation, brightness = np.moveaxis(hsv(pixels), -1, 0)
+    found: NDArray[np.bool_] = (
+        (np.abs(hue - 22) < 17) & (np.abs(saturation - 0.42) < 0.26) & (brightness > 0.25)
     )
+    return found
+
+
+def _like(pixels: Pixels, background: NDArray[np.bool_], thing: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels whose colour is more frequent in the background than in the thing ``[h, w]``."""
+    cells = pixels // 24
+    number = (cells[..., 0].astype(np.int64) * 11 + cells[..., 1]) * 11 + cells[..., 2]
+    behind, before = (
+        np.bincount(number[where], minlength=11**3) / max(1, int(where.sum()))
+        for where in (background, thing)
+    )
+    found: NDArray[np.bool_] = (behind > before)[number]
+    return found
 
 
 def recolour(pixels: Pixels, mask: Floats, colour: str) -> Pixels:
@@ -193,9 +268,7 @@ def crop(pixels: Pixels, box: Box) -> Pixels:
 
 def paste(pixels: Pixels, patch: Pixels, box: Box, share: float = 0.1) -> Pixels:
     """A patch over a box, stretched to it, its rim shaded like what it replaces, and feathered."""
-    left, top, right, bottom = _whole(box)
-    right, bottom = min(right, pixels.shape[1]), min(bottom, pixels.shape[0])
-    scaled = np.asarray(Image.fromarray(patch).resize((right - left, bottom - top), Image.Resampling.BICUBIC))
+    scaled, (left, top, right, bottom) = _stretched(pixels, patch, box)
     under = pixels[top:bottom, left:right].astype(np.float32)
     fitted = scaled + _rim(
         under - scaled, (left > 1, top > 1, right < pixels.shape[1] - 1, bottom < pixels.shape[0] - 1)
@@ -203,6 +276,22 @@ def paste(pixels: Pixels, patch: Pixels, box: Box, share: float = 0.1) -> Pixels
     layer = pixels.astype(np.float32)
     layer[top:bottom, left:right] = fitted
     return _blend(pixels, layer, feather(pixels.shape, (left, top, right, bottom), share))
+
+
+def unlike_rim(pixels: Pixels, patch: Pixels, box: Box) -> float:
+    """How much the rim of a patch, stretched to a box, differs from the photo there: mean distance of colours."""
+    scaled, (left, top, _, _) = _stretched(pixels, patch, box)
+    return _mismatch(pixels, scaled, left, top)
+
+
+def _stretched(pixels: Pixels, patch: Pixels, box: Box) -> tuple[Pixels, tuple[int, int, int, int]]:
+    """A patch in the size of a box, and the box in whole pixels."""
+    left, top, right, bottom = _whole(box)
+    right, bottom = min(right, pixels.shape[1]), min(bottom, pixels.shape[0])
+    image = Image.fromarray(np.ascontiguousarray(patch)).resize(
+        (right - left, bottom - top), Image.Resampling.BICUBIC
+    )
+    return np.asarray(image), (left, top, right, bottom)
 
 
 def _rim(difference: Floats, sides: tuple[bool, bool, bool, bool]) -> Floats:
@@ -242,6 +331,10 @@ def _mismatch(pixels: Pixels, patch: Pixels, left: int, top: int) -> float:
     return float(np.concatenate([apart[0], apart[-1], apart[:, 0], apart[:, -1]]).mean())
 
 
+UNLIKE = 45.0
+"""Mean distance of colours (0..255) at the rim above which a patch does not fit a place."""
+
+
 def duplicate(
     pixels: Pixels, box: Box, others: Sequence[Box], rng: np.random.Generator, source: Pixels | None = None
 ) -> tuple[Pixels, Box]:
@@ -276,16 +369,27 @@ def duplicate(
                 inner = grown((left, top, left + width, top + height), -0.06 / 1.12, pixels.shape)
                 if top < 0 or top + height > pixels.shape[0] or overlap(inner, others) > 0.05:
                     continue
-                places.append((_mismatch(pixels, small, left, top), left, top))
+                apart = _mismatch(pixels, small, left, top)
+                if apart <= UNLIKE:
+                    places.append((apart + 30 * abs(left - area[0]) / pixels.shape[1], left, top))
         if places:
             _, left, top = min(places)
             where = (float(left), float(top), float(left + width), float(top + height))
             return paste(pixels, small, where, 0.12), where
-    raise UnfitError("there is no room for a copy")
+    raise UnfitError("there is no room for a copy on such a background")
+
+
+EVEN = 20.0
+"""Deviation of the colours (0..255) of a rim that can be drawn inwards."""
 
 
 def fill(pixels: Pixels, box: Box, others: Sequence[Box]) -> Pixels:
-    """Background over a box: a free part of the photo beside it that fits the rim, else the rim drawn inwards.
+    """Background over a box: a free part of the photo at the same height that fits the rim, else the rim drawn inwards.
+
+    A narrow free part is continued by its mirror image.
+
+    Raises:
+        UnfitError: there is none, and the rim has many colours.
 
     Args:
         pixels: the photo.
@@ -295,35 +399,48 @@ def fill(pixels: Pixels, box: Box, others: Sequence[Box]) -> Pixels:
     area = grown(box, 0.08, pixels.shape)
     left, top, right, bottom = _whole(area)
     right, bottom = min(right, pixels.shape[1]), min(bottom, pixels.shape[0])
-    height, width = bottom - top, right - left
-    under = pixels[top:bottom, left:right]
-    best: tuple[float, int, int] | None = None
-    for y in {top, max(0, top - height // 8), min(pixels.shape[0] - height, top + height // 8)}:
-        for x in range(0, pixels.shape[1] - width + 1, max(1, pixels.shape[1] // 56)):
-            if overlap((x, y, x + width, y + height), [box, *others]) > 0.02:
+    width = right - left
+    for share in (1, 2, 3):
+        own = max(4, -(-width // share))
+        best: tuple[float, int] | None = None
+        for x in range(0, pixels.shape[1] - own + 1, max(1, pixels.shape[1] // 56)):
+            if overlap((x, top, x + own, bottom), [area, *others]) > 0.02:
                 continue
-            found = _mismatch(pixels, pixels[y : y + height, x : x + width], left, top)
-            if best is None or (found, x, y) < best:
-                best = found, x, y
-    patch = (
-        _drawn_inwards(under)
-        if best is None or best[0] > 60
-        else pixels[best[2] : best[2] + height, best[1] : best[1] + width]
-    )
-    return paste(pixels, patch, (left, top, right, bottom), 0.08)
+            found = _mismatch(pixels, _continued(pixels[top:bottom, x : x + own], width), left, top)
+            if best is None or (found, x) < best:
+                best = found, x
+        if best is not None and best[0] <= UNLIKE:
+            patch = _continued(pixels[top:bottom, best[1] : best[1] + own], width)
+            return paste(pixels, patch, (left, top, right, bottom), 0.08)
+    under = pixels[top:bottom, left:right]
+    rim = np.concatenate([under[0], under[-1], under[:, 0], under[:, -1]])
+    if rim.std(axis=0).mean() > EVEN:
+        raise UnfitError("there is no background to put there")
+    return paste(pixels, _drawn_inwards(under), (left, top, right, bottom), 0.08)
+
+
+def _continued(patch: Pixels, width: int) -> Pixels:
+    """A patch continued to a width by its mirror image."""
+    missing = max(0, width - patch.shape[1])
+    while missing:
+        step = min(missing, patch.shape[1] - 1)
+        patch = np.concatenate([patch, patch[:, -2 : -2 - step : -1]], axis=1)
+        missing -= step
+    return patch[:, :width]
 
 
 def _drawn_inwards(under: Pixels) -> Pixels:
-    """The four sides of a patch blended into its middle: a smooth background."""
-    values = under.astype(np.float32)
+    """The rim of a patch continued smoothly into it (Laplace's equation on a coarse grid), with the rim's grain."""
     height, width = under.shape[:2]
-    deep = max(1, min(height, width) // 16)
-    sides = (
-        np.median(values[:, :deep], axis=1)[:, None], np.median(values[:, -deep:], axis=1)[:, None],
-        np.median(values[:deep], axis=0)[None], np.median(values[-deep:], axis=0)[None],
-    )  # fmt: skip
-    x = (np.arange(width, dtype=np.float32) + 1)[None, :, None]
-    y = (np.arange(height, dtype=np.float32) + 1)[:, None, None]
-    weights = (1 / x, 1 / (width + 1 - x), 1 / y, 1 / (height + 1 - y))
-    total = sum(np.broadcast_to(w, under.shape) for w in weights)
-    return np.round(sum(w * s for w, s in zip(weights, sides, strict=True)) / total).astype(np.uint8)
+    coarse = np.asarray(
+        Image.fromarray(under).resize((32, 32), Image.Resampling.BOX), dtype=np.float32
+    ).copy()
+    rim = np.concatenate([coarse[0], coarse[-1], coarse[:, 0], coarse[:, -1]])
+    coarse[1:-1, 1:-1] = np.median(rim, axis=0)
+    for _ in range(300):
+        near = coarse[:-2, 1:-1] + coarse[2:, 1:-1] + coarse[1:-1, :-2] + coarse[1:-1, 2:]
+        coarse[1:-1, 1:-1] = near / 4
+    smooth = Image.fromarray(np.round(coarse).astype(np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    return np.asarray(smooth)

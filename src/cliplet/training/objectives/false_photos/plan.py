@@ -24,6 +24,10 @@ from cliplet.training.pairs import PairSet
 
 LEAST_AREA, MOST_AREA = 0.012, 0.75
 """Shares of the photo: smaller things are not seen by a tower, and larger ones leave no photo round them."""
+SKIN = frozenset({"brown", "tan", "beige", "cream", "golden", "gold", "blond", "blonde"})
+"""Colours of garments that cannot be told from skin."""
+CROPS = 8
+"""Crops that are tried on a box."""
 SURE = 0.5
 """Lowest score of a box from which a crop is taken."""
 
@@ -50,8 +54,8 @@ class Edit:
     """All boxes must be edited; else exactly one must be fit."""
     worn: str = ""
     """The garment whose colour it is; empty where it is the box's own."""
-    sources: tuple[tuple[int, Found], ...] = ()
-    """Photo and box of each crop that is pasted."""
+    sources: tuple[tuple[tuple[int, Found], ...], ...] = ()
+    """For each of ``boxes`` photo and box of the crops that may be pasted; the one that fits best is."""
     times: int = 0
     """Copies to add, or things to take away where it is negative."""
     seed: int = 0
@@ -110,6 +114,8 @@ class Planner:
         seen = [f for f in self._seen(photo, classes) if f.area >= LEAST_AREA]
         if not seen:
             raise UnfitError("the coloured thing was not found")
+        if worn and place.before in SKIN:
+            raise UnfitError("skin has the garment's colour")
         many = many if not worn else place.head.endswith("s") and place.head not in PAIRS
         return {"boxes": tuple(seen), "every": many, "worn": place.head if worn else ""}
 
@@ -121,8 +127,8 @@ class Planner:
         seen = self._seen(photo, classes)
         if not seen:
             raise UnfitError("the object was not found")
-        if (len(seen) > 4) if many else (len(seen) > 1):
-            raise UnfitError("other things of this class are there too")
+        if not 2 <= len(seen) <= 4 if many else len(seen) > 1:
+            raise UnfitError("there are more or fewer things of this class")
         said = self._called[photo]
         if len(set().union(*(said.get(c, set()) for c in classes))) > 1:
             raise UnfitError("the captions name other things of this class")
@@ -143,14 +149,14 @@ class Planner:
 
     def _fitting(
         self, thing: Found, crops: Sequence[tuple[int, Found]], rng: np.random.Generator
-    ) -> tuple[int, Found]:
-        """One of the crops whose shape is most like a box's, and that need not be enlarged much."""
+    ) -> tuple[tuple[int, Found], ...]:
+        """Some of the crops whose shape and size are most like a box's."""
         shape = _shape(thing)
-        near = [c for c in crops if abs(_shape(c[1]) - shape) < 0.45 and c[1].area > 0.3 * thing.area]
+        near = [c for c in crops if abs(_shape(c[1]) - shape) < 0.45 and 0.4 < c[1].area / thing.area < 2.5]
         if not near:
-            raise UnfitError("no crop of the wrong object has such a shape")
-        near = sorted(near, key=lambda c: (abs(_shape(c[1]) - shape), c[0]))[:8]
-        return near[int(rng.integers(len(near)))]
+            raise UnfitError("no crop of the wrong object has such a shape and size")
+        near = sorted(near, key=lambda c: (abs(_shape(c[1]) - shape), c[0]))[: 3 * CROPS]
+        return tuple(near[i] for i in sorted(rng.permutation(len(near))[:CROPS].tolist()))
 
     def _count(self, photo: int, place: Place, number: int) -> dict[str, object]:
         true, wanted = NUMBERS.get(place.before, 0), NUMBERS.get(place.after, 0)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.training.objectives.false_captions import FalseCaption
-from cliplet.training.objectives.false_photos.words import Place, slot, slots
+from cliplet.training.objectives.false_photos.words import TOKEN, Place, meaning, slot, slots
 from cliplet.training.pairs import PairSet
 
 Floats = NDArray[np.float32]
@@ -80,8 +80,9 @@ class Retriever:
         """A photo for each false caption, -1 where there is none.
 
         The photo has a caption that says what the false caption says at the swapped place (the same colour of the same
-        noun, the same number of it, the same object or action), none that says what the true one said there, and is
-        never the caption's own photo. Of these it is the one with the nearest caption.
+        noun, the same number of it, the same object or action), none that says what the true one said there, one that
+        names the first listed thing of the false caption, and it is never the caption's own photo. Of these it is the
+        one with the nearest caption.
 
         Args:
             false: the false captions.
@@ -121,6 +122,11 @@ class Retriever:
             allowed[said.get(slot(place.before, "", one.kind), [])] = False
         else:
             allowed[said.get(slot(place.before, place.head, one.kind), [])] = False
+        subject = next((m for t in TOKEN.findall(one.text) if (m := meaning(t.lower(), "object"))), None)
+        if subject is not None:
+            shown = np.zeros_like(allowed)
+            shown[self._said_by("object").get((subject, ""), [])] = True
+            allowed &= shown
         allowed[self.pairs.photo_of[one.caption]] = False
         return allowed
 
