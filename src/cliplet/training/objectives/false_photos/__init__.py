@@ -24,28 +24,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from cliplet.data.images import load_rgb
 from cliplet.errors import InputError
 from cliplet.files import write_atomically
+from cliplet.regions.store import RegionSettings
 from cliplet.training.computed import computed
+from cliplet.training.objectives.base import Rows
 from cliplet.training.objectives.false_captions import FalseCaption
-from cliplet.training.objectives.false_photos.boxes import Boxes, Found, photo_boxes
+from cliplet.training.objectives.false_photos.boxes import Boxes, Found, class_names, photo_boxes
 from cliplet.training.objectives.false_photos.draw import Drawer, encoded
 from cliplet.training.objectives.false_photos.edits import UnfitError
-from cliplet.training.objectives.false_photos.plan import Edit, Planner
+from cliplet.training.objectives.false_photos.plan import Edit, Planner, fits_words
 from cliplet.training.objectives.false_photos.retrieve import Embed, Retriever
 from cliplet.training.objectives.false_photos.words import other_side, swapped_place
 from cliplet.training.pairs import PairSet, fingerprint
 
 __all__ = [
-    "FALSE_PHOTO_KINDS", "Boxes", "FalsePhoto", "Found", "find_false_photos", "photo_boxes", "side_captions",
+    "FALSE_PHOTO_KINDS", "Boxes", "FalsePhoto", "Found", "find_false_photos", "photo_boxes", "photo_counts",
+    "side_captions", "word_counts",
 ]  # fmt: skip
 
-PhotoKind = Literal["recolour", "paste", "count", "mirror", "retrieve"]
-FALSE_PHOTO_KINDS: tuple[PhotoKind, ...] = ("recolour", "paste", "count", "mirror", "retrieve")
+FALSE_PHOTO_KINDS = ("recolour", "paste", "count", "mirror", "retrieve")
 """What can be done, by name."""
 VERSION = 1
 """Of the drawing; another number draws all photos anew."""
@@ -62,7 +65,7 @@ class FalsePhoto:
 
     row: int
     """Of the false caption, in the list that was given."""
-    kind: PhotoKind
+    kind: str
     """How it was made."""
     photo: Any
     """Where to read it: a file that was written, or a training photo."""
@@ -144,6 +147,39 @@ def find_false_photos(
     return found
 
 
+def photo_counts(found: Sequence[FalsePhoto], false: Sequence[FalseCaption], pairs: PairSet) -> Rows:
+    """How many triplets each kind gives, and of how many photos: lines for a table."""
+    rows = []
+    for kind in FALSE_PHOTO_KINDS:
+        own = [f for f in found if f.kind == kind]
+        photos = {int(pairs.photo_of[false[f.row].caption]) for f in own}
+        rows.append((f"false photos, {kind}", f"{len(own):,} of {len(photos):,} photos"))
+    return rows
+
+
+def word_counts(
+    false: Sequence[FalseCaption],
+    pairs: PairSet,
+    settings: RegionSettings,
+    kinds: Sequence[str] = FALSE_PHOTO_KINDS,
+) -> Rows:
+    """How many false captions each kind can be tried on by their words alone, for ``--dry-run``; finds no boxes.
+
+    Raises:
+        InputError: no such detector.
+    """
+    names = class_names(pairs, settings)
+    places = [swapped_place(pairs.captions[f.caption], f.text, f.before, f.after) for f in false]
+    rows = []
+    for kind in kinds:
+        own = [i for i, one in enumerate(false) if one.kind in _OF[kind]]
+        fit = sum(fits_words(places[i], kind, names) for i in own)
+        rows.append(
+            (f"false photos, {kind}", f"at most {fit:,} of {len(own):,} false captions by their words")
+        )
+    return rows
+
+
 def _drawn(pairs: PairSet, planned: Sequence[Edit], folder: Path, why: Counter[str]) -> list[FalsePhoto]:
     """Edits, drawn once; those whose pixels do not allow it, and photos that cannot be read, are left out."""
     if not planned:
@@ -167,6 +203,25 @@ def _drawn(pairs: PairSet, planned: Sequence[Edit], folder: Path, why: Counter[s
         else:
             found.append(FalsePhoto(edit.row, kind, file))
     return found
+
+
+def _unreadable(pairs: PairSet, folder: Path) -> dict[int, str]:
+    """Why some photos cannot be decoded, by their row; looked at once."""
+
+    def look(start: int, stop: int) -> Any:
+        return np.array([_problem(photo) for photo in pairs.photos[start:stop]], dtype=_REASON)
+
+    file = folder / f"unreadable-{fingerprint(pairs.photos)}.npy"
+    reasons = computed(file, len(pairs.photos), look, 512, _REASON, silent=True)
+    return {i: str(reasons[i]) for i in np.flatnonzero(reasons != "").tolist()}
+
+
+def _problem(photo: Any) -> str:
+    try:
+        load_rgb(photo, at_least=64)
+    except InputError as error:
+        return str(error)[:160]
+    return ""
 
 
 _REASON = "U160"

@@ -95,6 +95,15 @@ def photo_boxes(pairs: PairSet, settings: RegionSettings, folder: Path) -> Boxes
     return Boxes.of(stored, names)
 
 
+def class_names(pairs: PairSet, settings: RegionSettings) -> tuple[str, ...]:
+    """What the detector of a recipe calls its classes; none for a grid.
+
+    Raises:
+        InputError: no such detector, or no photo can be read.
+    """
+    return _class_names(make_proposer(settings.proposer, settings.score, settings.iou), pairs)
+
+
 def _no_embeddings(crops: Sequence[Image.Image]) -> Any:
     return np.zeros((len(crops), 0), dtype=np.float32)
 

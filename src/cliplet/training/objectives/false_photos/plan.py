@@ -207,6 +207,25 @@ class Planner:
         return found
 
 
+def fits_words(place: Place | None, kind: str, names: Sequence[str]) -> bool:
+    """Whether the words of a false caption allow a kind of false photo, whatever is on the photo.
+
+    Args:
+        place: where it differs from the true caption.
+        kind: the kind.
+        names: the detector's classes.
+    """
+    if place is None or kind in ("mirror", "retrieve"):
+        return place is not None or kind == "mirror"
+    if kind == "recolour":
+        head = "person" if place.head in WORN else place.head
+        return bool(named_classes(head, names)[0]) and not (place.head in WORN and place.before in SKIN)
+    if kind == "paste":
+        return all(named_classes(word, names)[0] for word in (place.before, place.after))
+    drawn = place.before in NUMBERS and place.after in NUMBERS
+    return drawn and bool(named_classes(place.head, names)[0])
+
+
 def _shape(thing: Found) -> float:
     """Logarithm of a box's width over its height."""
     left, top, right, bottom = thing.box
