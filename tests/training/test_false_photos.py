@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -281,6 +282,17 @@ def test_a_count_that_the_detector_does_not_share_is_left_alone(pairs: PairSet, 
     assert reasons == {"count: the detector counts otherwise": 1}
 
 
+def test_people_are_not_painted(pairs: PairSet, tmp_path: Path) -> None:
+    pairs.captions[-2] = "A blond man in a brown shirt."
+    true, reasons = pairs.captions[-2], Counter[str]()
+    false = [false_caption(pairs, true, *words, "colour") for words in (("blond", "blue"), ("brown", "blue"))]
+    boxes = boxes_of(pairs, tmp_path)
+    assert not fp.find_false_photos(pairs, false, boxes, tmp_path / "kept", 0, ("recolour",), reasons=reasons)
+    assert reasons == {
+        "recolour: the colour is of hair or skin": 1, "recolour: skin has the garment's colour": 1
+    }  # fmt: skip
+
+
 def test_retrieval_never_gives_the_own_photo_nor_one_with_the_true_word() -> None:
     captions = [
         "a black dog runs on sand", "a white dog runs on sand", "a white dog and a black dog run on sand",
@@ -295,7 +307,7 @@ def test_retrieval_never_gives_the_own_photo_nor_one_with_the_true_word() -> Non
         0
     ]
 
-    def embed(texts: list[str]) -> np.ndarray:
+    def embed(texts: Sequence[str]) -> np.ndarray:
         return np.ones((len(texts), 4)) / 2
 
     assert Retriever(pairs, embed).photos(false, places)[0] == [1]

@@ -133,9 +133,12 @@ def find_false_photos(
                 [false[r] for r in rows], [places[r] for r in rows]
             )
             why.update(left_out)
-            found += [
-                FalsePhoto(r, kind, pairs.photos[p], p) for r, p in zip(rows, chosen, strict=True) if p >= 0
-            ]
+            bad = _unreadable(pairs, folder)
+            for row, photo in zip(rows, chosen, strict=True):
+                if photo in bad:
+                    why[f"retrieve: {bad[photo]}"] += 1
+                elif photo >= 0:
+                    found.append(FalsePhoto(row, kind, pairs.photos[photo], photo))
             continue
         planned = []
         for row in rows:

@@ -111,6 +111,11 @@ def named_classes(word: str, names: Sequence[str]) -> tuple[frozenset[int], bool
     return frozenset(found), many
 
 
+def is_person(word: str) -> bool:
+    """Whether a noun names a person."""
+    return "person" in _table().get(word.lower(), (False, ()))[1]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where two captions differ in one word."""
