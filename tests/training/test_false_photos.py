@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,9 +91,9 @@ def boxes_of(pairs: PairSet, tmp_path: Path) -> fp.Boxes:
     return fp.photo_boxes(pairs, RegionSettings(proposer=str(tmp_path / "boxes.jsonl")), tmp_path / "kept")
 
 
-def false_caption(pairs: PairSet, true: str, before: str, after: str, kind: str) -> FalseCaption:
+def false_caption(pairs: PairSet, true: str, before: str, after: str, kind: Any) -> FalseCaption:
     text = true.replace(before, after, 1)
-    return FalseCaption(pairs.captions.index(true), text, kind, before, after)  # type: ignore[arg-type]
+    return FalseCaption(pairs.captions.index(true), text, kind, before, after)
 
 
 def one_of_each(pairs: PairSet) -> list[FalseCaption]:
@@ -235,9 +236,9 @@ def test_the_same_photos_by_seed_and_what_is_there_stays(pairs: PairSet, tmp_pat
 
 
 def test_a_bad_photo_is_left_out_with_its_reason(pairs: PairSet, tmp_path: Path) -> None:
-    boxes = boxes_of(pairs, tmp_path)
-    pairs.photos[0].write_bytes(b"no photo")
     pairs.photos[6].write_bytes(b"no photo")
+    boxes = boxes_of(pairs, tmp_path)
+    pairs.photos[0].write_bytes(b"no photo")  # later
     reasons = Counter[str]()
     found = fp.find_false_photos(
         pairs, one_of_each(pairs), boxes, tmp_path / "kept", 0, ("recolour", "retrieve"), reasons=reasons

@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 
-from cliplet.data.images import load_rgb
 from cliplet.errors import InputError
 from cliplet.files import write_atomically
 from cliplet.regions.store import RegionSettings
@@ -73,6 +72,9 @@ class FalsePhoto:
     """The training photo that it is (``retrieve``), else -1."""
 
 
+_SIDE: Any = "side"
+
+
 def side_captions(pairs: PairSet) -> list[FalseCaption]:
     """False captions of those that name a side: left and right swapped, kind ``side``, for mirrored photos.
 
@@ -82,7 +84,7 @@ def side_captions(pairs: PairSet) -> list[FalseCaption]:
     for row, caption in enumerate(pairs.captions):
         swapped = other_side(caption)
         if swapped is not None:
-            found.append(FalseCaption(row, swapped[0], "side", swapped[1], swapped[2]))  # type: ignore[arg-type]
+            found.append(FalseCaption(row, swapped[0], _SIDE, swapped[1], swapped[2]))
     return found
 
 
@@ -133,10 +135,9 @@ def find_false_photos(
                 [false[r] for r in rows], [places[r] for r in rows]
             )
             why.update(left_out)
-            bad = _unreadable(pairs, folder)
             for row, photo in zip(rows, chosen, strict=True):
-                if photo in bad:
-                    why[f"retrieve: {bad[photo]}"] += 1
+                if photo in boxes.failures:
+                    why[f"retrieve: {boxes.failures[photo]}"] += 1
                 elif photo >= 0:
                     found.append(FalsePhoto(row, kind, pairs.photos[photo], photo))
             continue
@@ -206,25 +207,6 @@ def _drawn(pairs: PairSet, planned: Sequence[Edit], folder: Path, why: Counter[s
         else:
             found.append(FalsePhoto(edit.row, kind, file))
     return found
-
-
-def _unreadable(pairs: PairSet, folder: Path) -> dict[int, str]:
-    """Why some photos cannot be decoded, by their row; looked at once."""
-
-    def look(start: int, stop: int) -> Any:
-        return np.array([_problem(photo) for photo in pairs.photos[start:stop]], dtype=_REASON)
-
-    file = folder / f"unreadable-{fingerprint(pairs.photos)}.npy"
-    reasons = computed(file, len(pairs.photos), look, 512, _REASON, silent=True)
-    return {i: str(reasons[i]) for i in np.flatnonzero(reasons != "").tolist()}
-
-
-def _problem(photo: Any) -> str:
-    try:
-        load_rgb(photo, at_least=64)
-    except InputError as error:
-        return str(error)[:160]
-    return ""
 
 
 _REASON = "U160"

@@ -1,8 +1,8 @@
 """Boxes of training photos with the names of their classes, found once and kept."""
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class Boxes:
     """Its classes; empty where it has none (a grid)."""
     photos: tuple[tuple[Found, ...], ...]
     """The things on each photo, the surest first."""
+    failures: Mapping[int, str] = field(default_factory=dict)
+    """Photos that could not be read, with reasons; they have no things, and stand for no false caption."""
 
     @classmethod
     def of(cls, stored: StoredRegions, names: Sequence[str]) -> "Boxes":
@@ -64,7 +66,7 @@ class Boxes:
                 if 0 <= label < len(names)
             ]
             found.append(tuple(sorted(things, key=lambda thing: -thing.score)))
-        return cls(tuple(names), tuple(found))
+        return cls(tuple(names), tuple(found), stored.failures)
 
     @classmethod
     def none(cls, photos: int) -> "Boxes":

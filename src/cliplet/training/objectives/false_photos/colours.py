@@ -104,7 +104,8 @@ def _filtered(mask: Floats, *filters: ImageFilter.Filter) -> Floats:
     image = Image.fromarray(np.round(mask * 255).astype(np.uint8))
     for one in filters:
         image = image.filter(one)
-    return np.asarray(image, dtype=np.float32) / 255
+    found: Floats = np.asarray(image, dtype=np.float32) / np.float32(255)
+    return found
 
 
 class ColourSearch:
