@@ -63,6 +63,7 @@ BY_HAND = {
         "A dog running": ["A dog is running"],
         "A boy wearing a hat hits a ball": [],
         "A man rock climbs": [],
+        "A skier wearing red flies off a rock": [],
     },
     "voice": {
         "A man is riding a horse .": ["A horse is being ridden by a man ."],

@@ -160,8 +160,6 @@ def phrase_fits(phrase: str, body: str, match: re.Match[str]) -> bool:
         return bool(after)  # else nothing stands beside it
     if phrase in ("outside", "inside"):
         return not after  # else a preposition
-    if phrase == "carrying":
-        return bool(after) and after[0] in ("a", "an", "the", "his", "her", "their")
     return True
 
 
@@ -263,9 +261,17 @@ def aspect(body: str) -> Iterator[str]:
 
 def _finite(text: str) -> bool:
     """Whether a text may have a verb that tells: a word outside its noun phrases that is none of the little ones."""
-    inside = [range(span.start, span.end) for span in noun_phrases(text)]
+    phrases = noun_phrases(text)
+    if any(_WORD.findall(p.text)[1:] and _tells(_WORD.findall(p.text)[-1]) for p in phrases):
+        return True  # the chunker takes "red flies" of "wearing red flies away" for a noun phrase
+    inside = [range(span.start, span.end) for span in phrases]
     outside = [m.group().lower() for m in _WORD.finditer(text) if not any(m.start() in r for r in inside)]
     return any(w in _TELLING or (w not in ENDERS and not w.endswith(("ing", "ed", "ly"))) for w in outside)
+
+
+def _tells(word: str) -> bool:
+    verb = words.verbs().get(word)
+    return verb is not None and verb.s == word
 
 
 _TELLING = words.word_set(

@@ -11,7 +11,7 @@ from functools import cache
 _ALIKE = """
 man/men=guy/guys woman/women=lady/ladies child/children=kid/kids baby/babies=infant/infants
 motorcycle/motorcycles=motorbike/motorbikes couch/couches=sofa/sofas airplane/airplanes=plane/planes
-photograph/photographs=photo/photos=picture/pictures ocean=sea automobile/automobiles=car/cars
+photograph/photographs=photo/photos=picture/pictures ocean=sea
 """
 # Only the first for the second: a bike may be a motorbike, woods have no singular.
 _ONE_WAY = """
@@ -54,7 +54,6 @@ outdoors=outside
 indoors=inside
 throwing=tossing
 throws=tosses
-carrying>holding
 various>different
 """
 
