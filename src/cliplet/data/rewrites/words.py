@@ -48,7 +48,7 @@ are sitting=are seated
 sitting on=seated on
 sitting in=seated in
 sitting at=seated at
-dressed in=wearing
+dressed in>wearing
 smiling=grinning
 outdoors=outside
 indoors=inside
