@@ -244,7 +244,9 @@ def test_nclip_warns_once_where_all_falls_into_one_cluster(data, tmp_path, capsy
 def test_nclip_by_hand(data, tmp_path):
     setup, _ = make_setup(data, tmp_path, ("image.*",))
     torch.manual_seed(0)
-    settings = NclipSettings(clusters=6, width=8, layers=3, lambda1=0.7, lambda2=2.0)
+    settings = NclipSettings(
+        clusters=6, width=8, layers=3, lambda1=0.7, lambda2=2.0, temperature=0.1, keep=0.5
+    )
     objective = OBJECTIVES["nclip"](setup, settings)
     assert [m.out_features for m in objective.image if hasattr(m, "out_features")] == [8, 8, 6]
     found, _, image, text = one_step(setup, objective)
