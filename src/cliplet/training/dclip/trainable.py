@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
@@ -22,8 +22,10 @@ from cliplet.encoders.registry import load
 from cliplet.encoders.torch import TorchEncoder, pad_tokens
 from cliplet.errors import InputError, ModelError
 from cliplet.export.frozen import frozen_encoder
+from cliplet.models.dense import open_clip_maps, tower_maps
 from cliplet.models.dual import save_weights
 from cliplet.models.late import LateStages, can_be_cut, early_stages, first_late_stage
+from cliplet.models.roi import roi_means
 from cliplet.models.vision import TwinImageTower, VisionTower
 from cliplet.training.pairs import PairSet
 
@@ -114,6 +116,48 @@ class TrainableClip:
             quick: products may be rounded as bf16 does.
         """
         raise NotImplementedError
+
+    def image_maps(self, columns: Mapping[str, Tensor], first: int, quick: bool = False) -> Tensor:
+        """What the image tower sees in each place, before what is linear in it ``[n, C, h, w]``.
+
+        Args:
+            columns: ``maps`` or ``pixels``, as :meth:`~cliplet.training.dclip.inputs.Photos.batch` gives them.
+            first: what :meth:`early` said.
+            quick: products may be rounded as bf16 does.
+
+        Raises:
+            InputError: this image tower has no such maps.
+        """
+        raise InputError(
+            f"{self.encoder.card.name}: regions are read from the maps of an EfficientNet, or from the patches of our "
+            "own or open_clip's vision transformers, not from this image tower; leave objectives.regions out"
+        )
+
+    def project_places(self, features: Tensor) -> Tensor:
+        """What :meth:`image_maps` gives of some places ``[N, C]`` in the shared space ``[N, d]``, unnormalised."""
+        return features
+
+    def region_features(
+        self, columns: Mapping[str, Tensor], owner: Tensor, boxes: Tensor, first: int = 0, quick: bool = False
+    ) -> Tensor:
+        """Embeddings of boxes on photos ``[N, d]``, unnormalised.
+
+        RoIAlign to one place on the last map of an EfficientNet, or on a vision transformer's patches, whose last block
+        does not mix tokens. The box of the whole photo has the photo's own embedding where the image tower takes the
+        mean of its maps (an EfficientNet), another one where it has a class token.
+
+        Args:
+            columns: the photos, ``maps`` or ``pixels``.
+            owner: which of them each box is on ``[N]``.
+            boxes: ``[N, 4]``: left, top, right, bottom as shares of the sides of the tower's input.
+            first: what :meth:`early` said.
+            quick: products may be rounded as bf16 does.
+
+        Raises:
+            InputError: this image tower has no maps.
+        """
+        maps = self.image_maps(columns, first, quick)
+        return self.project_places(roi_means(maps, owner, boxes)).float()
 
     def frozen_encoder(self, folder: Path, pairs: PairSet) -> BatchedEncoder:
         """The model as it is now, to embed many crops with; kept in ``folder`` where that makes it faster."""
@@ -224,10 +268,33 @@ class TrainableDual(TrainableClip):
 
     def encode_late(self, maps: Tensor, first: int, dropout: float = 0.0, quick: bool = False) -> Tensor:
         """See :meth:`TrainableClip.encode_late`; ``quick`` is for an EfficientNet-Lite on a CPU."""
-        image = self.model.image
+        return self.model.image.head(F.dropout(self._stages(first)(maps, quick), dropout))  # type: ignore[no-any-return]
+
+    def _stages(self, first: int) -> LateStages:
         if self._late is None or self._late.first != first:
-            self._late = LateStages(self.body, first, "_lite" in image.config.name)
-        return image.head(F.dropout(self._late(maps, quick), dropout))  # type: ignore[no-any-return]
+            self._late = LateStages(self.body, first, "_lite" in self.model.image.config.name)
+        return self._late
+
+    def image_maps(self, columns: Mapping[str, Tensor], first: int, quick: bool = False) -> Tensor:
+        """See :meth:`TrainableClip.image_maps`: an EfficientNet's last map, or a vision transformer's patches."""
+        image = self.model.image
+        if "maps" in columns:
+            maps = columns["maps"].float()
+            if maps.ndim == 2:
+                raise InputError(
+                    "only the pooled features of photos are kept, as no more of the image tower than its last "
+                    "projection learns; regions need its last map: let its last stage learn too (student.train)"
+                )
+            return self._stages(first).last_map(maps, quick)
+        if isinstance(image, VisionTower):
+            return tower_maps(image, columns["pixels"])
+        if self.body is not None and can_be_cut(self.body):
+            return self.body.forward_features(columns["pixels"])  # type: ignore[no-any-return]
+        return super().image_maps(columns, first, quick)
+
+    def project_places(self, features: Tensor) -> Tensor:
+        """``[N, C]`` -> ``[N, d]``."""
+        return self.model.image.head(features)  # type: ignore[no-any-return]
 
     def frozen_encoder(self, folder: Path, pairs: PairSet) -> BatchedEncoder:
         """The model on ONNX Runtime, four times faster on a CPU, where it can be exported."""
@@ -295,6 +362,11 @@ class TrainableOpenClip(TrainableClip):
         finally:
             hook.remove()
         return projection(kept[0]) if isinstance(projection, nn.Module) else kept[0] @ projection
+
+    def image_maps(self, columns: Mapping[str, Tensor], first: int, quick: bool = False) -> Tensor:
+        """See :meth:`TrainableClip.image_maps`: a vision transformer's patches, projected already."""
+        maps = open_clip_maps(self.model.visual, columns["pixels"])
+        return super().image_maps(columns, first, quick) if maps is None else maps
 
     def save(
         self, folder: Path, name: str, license: str, training: dict[str, Any], results: dict[str, Any]

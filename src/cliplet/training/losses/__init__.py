@@ -19,7 +19,8 @@ from cliplet.data.plugins import known_or_own
 from cliplet.errors import InputError
 from cliplet.training.losses.contrastive import affinity_mimicking, contrastive, interactive_contrastive
 from cliplet.training.losses.embedding import FeatureMSE, cosine, feature_mse, l1
-from cliplet.training.losses.gather import gather
+from cliplet.training.losses.gather import gather, gather_ragged
+from cliplet.training.losses.regions import hard_phrases, region_phrases
 from cliplet.training.losses.regulator import similarity_regulator
 from cliplet.training.losses.relation import attention_distillation, hidden_distillation
 
@@ -34,9 +35,12 @@ __all__ = [
     "feature_mse",
     "find_losses",
     "gather",
+    "gather_ragged",
+    "hard_phrases",
     "hidden_distillation",
     "interactive_contrastive",
     "l1",
+    "region_phrases",
     "similarity_regulator",
 ]
 
@@ -125,8 +129,8 @@ def _check_files(besides: set[str]) -> None:
 
 
 _check_files(
-    besides={"gather", "relation"}
-)  # relation's losses are of token states, which stages do not have
+    besides={"gather", "regions", "relation"}
+)  # these losses are of regions and of token states, which stages do not have
 
 
 def find_losses(weights: Mapping[str, float]) -> dict[str, Loss]:
