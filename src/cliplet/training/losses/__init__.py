@@ -20,6 +20,7 @@ from cliplet.errors import InputError
 from cliplet.training.losses.contrastive import affinity_mimicking, contrastive, interactive_contrastive
 from cliplet.training.losses.embedding import FeatureMSE, cosine, feature_mse, l1
 from cliplet.training.losses.gather import gather, gather_ragged
+from cliplet.training.losses.negatives import negclip, triplet, union
 from cliplet.training.losses.regions import hard_phrases, region_phrases
 from cliplet.training.losses.regulator import similarity_regulator
 from cliplet.training.losses.relation import attention_distillation, hidden_distillation
@@ -40,8 +41,11 @@ __all__ = [
     "hidden_distillation",
     "interactive_contrastive",
     "l1",
+    "negclip",
     "region_phrases",
     "similarity_regulator",
+    "triplet",
+    "union",
 ]
 
 TOWER = ("student", "teacher")
@@ -129,8 +133,8 @@ def _check_files(besides: set[str]) -> None:
 
 
 _check_files(
-    besides={"gather", "regions", "relation"}
-)  # these losses are of regions and of token states, which stages do not have
+    besides={"gather", "negatives", "regions", "relation"}
+)  # relation's losses are of token states, which stages do not have; objectives have those of negatives and regions
 
 
 def find_losses(weights: Mapping[str, float]) -> dict[str, Loss]:
