@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from cliplet.encoders._torch_common import TorchModelEncoder
 from cliplet.encoders.batching import BatchedEncoder
-from cliplet.encoders.open_clip import OpenClipEncoder
+from cliplet.encoders.open_clip import OpenClipEncoder, stretched_config
 from cliplet.encoders.registry import load
 from cliplet.encoders.torch import TorchEncoder, pad_tokens
 from cliplet.errors import InputError, ModelError
@@ -25,9 +25,10 @@ from cliplet.export.frozen import frozen_encoder
 from cliplet.models.dense import open_clip_maps, tower_maps
 from cliplet.models.dual import save_weights
 from cliplet.models.late import LateStages, can_be_cut, early_stages, first_late_stage
+from cliplet.models.positions import lengthen_open_clip, lengthen_text
 from cliplet.models.roi import roi_means
 from cliplet.models.vision import TwinImageTower, VisionTower
-from cliplet.training.pairs import PairSet
+from cliplet.training.pairs import PairSet, fingerprint
 
 Floats = NDArray[np.float32]
 
@@ -158,6 +159,31 @@ class TrainableClip:
         """
         maps = self.image_maps(columns, first, quick)
         return self.project_places(roi_means(maps, owner, boxes)).float()
+
+    def lengthen(self, length: int) -> None:
+        """Let the text tower read texts of this many tokens: learnt positions are stretched, in place.
+
+        Nothing changes where it reads as many.
+
+        Raises:
+            InputError: its positions cannot be stretched.
+        """
+        card = self.encoder.card
+        if length == card.text.context_length:
+            return
+        known = card.fingerprint
+        self._stretch(length)
+        self.encoder.card = dataclasses.replace(
+            card,
+            text=dataclasses.replace(card.text, context_length=length),
+            fingerprint_of=lambda: fingerprint([known, f"{length} tokens"]),
+        )
+
+    def _stretch(self, length: int) -> None:
+        raise InputError(
+            f"student.context_length={length}: the positions of {self.encoder.card.name} cannot be stretched; leave it "
+            "out"
+        )
 
     def frozen_encoder(self, folder: Path, pairs: PairSet) -> BatchedEncoder:
         """The model as it is now, to embed many crops with; kept in ``folder`` where that makes it faster."""
@@ -296,6 +322,10 @@ class TrainableDual(TrainableClip):
         """``[N, C]`` -> ``[N, d]``."""
         return self.model.image.head(features)  # type: ignore[no-any-return]
 
+    def _stretch(self, length: int) -> None:
+        lengthen_text(self.model, length)
+        self.encoder.tokenizer.enable_truncation(length)
+
     def frozen_encoder(self, folder: Path, pairs: PairSet) -> BatchedEncoder:
         """The model on ONNX Runtime, four times faster on a CPU, where it can be exported."""
         photos = pairs.photos[:8]
@@ -326,6 +356,7 @@ class TrainableOpenClip(TrainableClip):
         self.encoder: OpenClipEncoder = encoder
         self.model = encoder.model
         self.architecture = architecture
+        self._config: dict[str, Any] | None = None
         settings = self.model.visual.preprocess_cfg
         self.mean_std = settings["mean"], settings["std"]
 
@@ -363,6 +394,11 @@ class TrainableOpenClip(TrainableClip):
             hook.remove()
         return projection(kept[0]) if isinstance(projection, nn.Module) else kept[0] @ projection
 
+    def _stretch(self, length: int) -> None:
+        self._config = stretched_config(self.model, self.architecture, length)
+        lengthen_open_clip(self.model, length)
+        self.encoder.lengthen(length)
+
     def image_maps(self, columns: Mapping[str, Tensor], first: int, quick: bool = False) -> Tensor:
         """See :meth:`TrainableClip.image_maps`: a vision transformer's patches, projected already."""
         maps = open_clip_maps(self.model.visual, columns["pixels"])
@@ -371,7 +407,10 @@ class TrainableOpenClip(TrainableClip):
     def save(
         self, folder: Path, name: str, license: str, training: dict[str, Any], results: dict[str, Any]
     ) -> None:
-        """Weights as safetensors, to be loaded as ``open_clip:ARCHITECTURE/FOLDER``; ``dclip.json`` says so."""
+        """Weights as safetensors, to be loaded as ``open_clip:ARCHITECTURE/FOLDER``; ``dclip.json`` says so.
+
+        With other positions than the architecture's it comes with its configuration, as ``open_clip:FOLDER``.
+        """
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -379,8 +418,11 @@ class TrainableOpenClip(TrainableClip):
         save_file(state, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
         about = {
             "name": name, "license": license, "training": training, "results": results,
-            "load": f"open_clip:{self.architecture}/{folder}",
+            "load": f"open_clip:{self.architecture}/{folder}" if self._config is None else f"open_clip:{folder}",
         }  # fmt: skip
+        if self._config is not None:  # no longer the architecture of that name
+            text = json.dumps(self._config, indent=2) + "\n"
+            (folder / "open_clip_config.json").write_text(text, encoding="utf-8")
         (folder / "dclip.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 

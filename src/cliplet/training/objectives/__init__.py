@@ -25,13 +25,18 @@ from cliplet.training.objectives.base import (
     of,
     under,
 )
+from cliplet.training.objectives.long_texts import LongTexts
+from cliplet.training.objectives.regions import Regions
 
 __all__ = [
     "OBJECTIVES", "Chosen", "Columns", "Drawn", "NoSettings", "Objective", "Rows", "Setup", "Step", "chosen_objectives",
     "of", "under",
 ]  # fmt: skip
 
-OBJECTIVES: dict[str, type[Objective]] = {}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "regions": Regions,
+    "long_texts": LongTexts,
+}
 """Name in recipes to objective, in the order of logs."""
 PLAIN = ("image", "text", "scale")
 """What a function of a user's own may be called with: the batch's unit embeddings ``[B, d]`` and the logit scale."""
