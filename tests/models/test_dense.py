@@ -15,7 +15,14 @@ from cliplet.models.vision import VisionTower
 def test_own_tower(mixers, repeats):
     torch.manual_seed(0)
     config = VisionConfig(
-        width=16, heads=4, blocks=2, repeats=repeats, mixers=mixers, image_size=32, patch_size=8, embedding_dim=8
+        width=16,
+        heads=4,
+        blocks=2,
+        repeats=repeats,
+        mixers=mixers,
+        image_size=32,
+        patch_size=8,
+        embedding_dim=8,
     )
     tower = VisionTower(config).eval()
     with torch.no_grad():
@@ -41,7 +48,9 @@ def test_own_tower(mixers, repeats):
         seen = seen + last.mlp(repeat.norm2(seen))
     expected = tower.norm(seen)[:, 1:].transpose(1, 2).reshape(2, 16, 4, 4)
     torch.testing.assert_close(tower_maps(tower, pixels), expected, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(tower.tokens(pixels)[:, 1:].transpose(1, 2).reshape(2, 16, 4, 4), expected, atol=1e-2)
+    assert not torch.allclose(
+        tower.tokens(pixels)[:, 1:].transpose(1, 2).reshape(2, 16, 4, 4), expected, atol=1e-2
+    )
 
 
 def test_open_clip(torchvision):

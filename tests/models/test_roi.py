@@ -42,7 +42,9 @@ def test_as_its_definition():
     found = roi_means(maps, owner, boxes)
     for n in range(20):
         for c in range(2):
-            assert found[n, c].item() == pytest.approx(float(sampled(maps[owner[n], c], boxes[n].tolist())), abs=1e-5)
+            assert found[n, c].item() == pytest.approx(
+                float(sampled(maps[owner[n], c], boxes[n].tolist())), abs=1e-5
+            )
 
 
 def test_as_torchvision(torchvision):

@@ -24,7 +24,7 @@ def test_every_synonym_is_of_a_class_and_of_one_only():
 
 
 @pytest.mark.parametrize(
-    "phrase, expected",
+    ("phrase", "expected"),
     [
         ("A young girl", ("person", 1)),
         ("three people", ("person", 3)),
@@ -64,7 +64,9 @@ def test_only_where_nothing_else_could_be_meant():
 
 
 def test_a_users_own_classes():
-    found = name_boxes(["Two storage tanks near the road"], np.zeros((2, 4), np.float32), ["storage tank"] * 2)
+    found = name_boxes(
+        ["Two storage tanks near the road"], np.zeros((2, 4), np.float32), ["storage tank"] * 2
+    )
     assert [n.phrase for n in found] == ["Two storage tanks"]
 
 

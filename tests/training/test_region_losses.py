@@ -24,7 +24,9 @@ def test_equal_phrases_by_hand():
     men = math.log(2 * math.e + 1) - 1  # -log of each of two equal shares, half a label each
     dog = math.log(2 + math.e) - 1
     assert found.item() == pytest.approx((2 * men + dog) / 3)
-    with torch.no_grad():  # as released, the other man is a negative: with sharp logits its loss stays at log 2
+    with (
+        torch.no_grad()
+    ):  # as released, the other man is a negative: with sharp logits its loss stays at log 2
         released = losses.region_phrases(regions, phrases, torch.arange(3), 100.0).item()
         assert released == pytest.approx(2 / 3 * math.log(2))
     # the smallest that soft labels allow, and no pull apart: the gradient of the two men's phrases is the same
@@ -69,8 +71,13 @@ def test_no_edited_phrase_in_a_batch():
 
 def test_the_losses_know_their_slope():
     generator = torch.Generator().manual_seed(1)
-    regions, phrases = (torch.randn(4, 3, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
-    same, mask = torch.tensor([0, 1, 0, 2]), torch.tensor([[True, True], [True, False], [True, True], [True, True]])
+    regions, phrases = (
+        torch.randn(4, 3, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2)
+    )
+    same, mask = (
+        torch.tensor([0, 1, 0, 2]),
+        torch.tensor([[True, True], [True, False], [True, True], [True, True]]),
+    )
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
 
     def both(r, p, s):

@@ -205,7 +205,9 @@ def stretched_config(model: Any, architecture: str, context_length: int) -> dict
     else:
         known = open_clip.get_model_config(architecture)
     if not known:
-        raise ModelError(f"open_clip has no configuration of {architecture}, so its positions cannot be stretched")
+        raise ModelError(
+            f"open_clip has no configuration of {architecture}, so its positions cannot be stretched"
+        )
     known = copy.deepcopy(known)
     known["text_cfg"]["context_length"] = context_length
     if any(type(m).__name__ == "QuickGELU" for m in model.modules()):

@@ -164,7 +164,9 @@ def phrase_test(
         InputError: no question, or another number of boxes.
     """
     if not questions or len(regions) != len(questions):
-        raise InputError(f"a phrase test of {len(questions)} questions on {len(regions)} boxes: give one box each")
+        raise InputError(
+            f"a phrase test of {len(questions)} questions on {len(regions)} boxes: give one box each"
+        )
     texts = list(dict.fromkeys(t for q in questions for t in (q.true, *q.false)))
     row = {text: i for i, text in enumerate(texts)}
     embedded = np.asarray(encode(texts), dtype=np.float64)
@@ -181,10 +183,13 @@ def phrase_test(
     scores |= _guesses(questions)
     photos = [q.photo for q in questions]
 
-    def result(name: str, chosen: Sequence[int], among: Callable[[PhraseQuestion], list[int]]) -> PhraseResult:
+    def result(
+        name: str, chosen: Sequence[int], among: Callable[[PhraseQuestion], list[int]]
+    ) -> PhraseResult:
         taken = [(n, [0, *among(questions[n])]) for n in chosen]
         wins = {
-            who: np.array([_won(values[n][places], who == "") for n, places in taken]) for who, values in scores.items()
+            who: np.array([_won(values[n][places], who == "") for n, places in taken])
+            for who, values in scores.items()
         }
         interval = bootstrap_mean(wins.pop(""), [photos[n] for n, _ in taken], resamples, seed=seed)
         chance = float(np.mean([1 / len(places) for _, places in taken]))
@@ -197,7 +202,9 @@ def phrase_test(
     kinds = list(dict.fromkeys(k for q in questions for k in q.kinds))
     results = [result("all", range(len(questions)), every)]
     for way in ways if len(ways) > 1 else ():
-        results.append(result(f"{way}-way", [n for n, q in enumerate(questions) if 1 + len(q.false) == way], every))
+        results.append(
+            result(f"{way}-way", [n for n, q in enumerate(questions) if 1 + len(q.false) == way], every)
+        )
     for kind in kinds:
 
         def of_kind(question: PhraseQuestion, kind: str = kind) -> list[int]:
@@ -266,14 +273,16 @@ def box_naming(
     unknown = sorted({label for label in labels if label not in number})
     if unknown or not len(labels) or len(labels) != len(regions):
         raise InputError(
-            f"naming {len(regions)} boxes with {len(labels)} labels, {len(unknown)} of them no class: give each box one "
-            "of the classes"
+            f"naming {len(regions)} boxes with {len(labels)} labels, {len(unknown)} of them no class: give each box "
+            "one of the classes"
         )
     texts = np.asarray(encode([template.replace("{}", name) for name in classes]), dtype=np.float64)
     wanted = np.array([number[label] for label in labels])
     right = ((np.asarray(regions, dtype=np.float64) @ texts.T).argmax(axis=1) == wanted).astype(np.float64)
     by_class = {
-        name: (float(right[wanted == i].mean()), int((wanted == i).sum())) for name, i in number.items() if i in wanted
+        name: (float(right[wanted == i].mean()), int((wanted == i).sum()))
+        for name, i in number.items()
+        if i in wanted
     }
     return NamingResult(
         bootstrap_mean(right, photos, resamples, seed=seed),

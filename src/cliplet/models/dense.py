@@ -26,7 +26,8 @@ def alone(module: nn.Module, batch_first: bool = True, call: int = 1) -> Iterato
         batch_first: False for ``[N, B, D]``.
         call: which of its calls, from 1; the others stay as they are.
     """
-    calls, shapes = [0], [()]
+    calls = [0]
+    shapes: list[tuple[int, ...]] = [()]
 
     def split(_: nn.Module, args: Any, kwargs: Any) -> Any:
         calls[0] += 1

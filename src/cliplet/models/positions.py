@@ -87,7 +87,9 @@ def lengthen_text(model: DualModel, length: int) -> None:
         tower.register_buffer("past", past, persistent=False)
         config = replace(config, context_length=length)
     else:
-        config = replace(config, context_length=length, config=_lengthen_library(tower.body, length, config.config))
+        config = replace(
+            config, context_length=length, config=_lengthen_library(tower.body, length, config.config)
+        )
     tower.config = config
     model.config = replace(model.config, text=config)
 
@@ -110,7 +112,11 @@ def _lengthen_library(body: Any, length: int, config: dict[str, Any]) -> dict[st
     for name in ("position_ids", "token_type_ids"):
         old = getattr(embeddings, name, None)
         if isinstance(old, Tensor):
-            new = torch.arange(length)[None] if name == "position_ids" else torch.zeros(1, length, dtype=old.dtype)
+            new = (
+                torch.arange(length)[None]
+                if name == "position_ids"
+                else torch.zeros(1, length, dtype=old.dtype)
+            )
             embeddings.register_buffer(name, new.to(old), persistent=False)
     body.config.max_position_embeddings = length
     return {**config, "max_position_embeddings": length}

@@ -27,7 +27,9 @@ def axis_weights(first: Tensor, last: Tensor, size: int) -> Tensor:
     steps = torch.arange(size, device=first.device, dtype=first.dtype)[None]
     at = start[:, None] + (steps + 0.5) * length[:, None] / points - 0.5  # [N, size]: places of the points
     at = at.clamp(0, size - 1)
-    near = (1 - (at[:, :, None] - steps[:, None]).abs()).clamp(min=0)  # [N, points, size]: linear interpolation
+    near = (1 - (at[:, :, None] - steps[:, None]).abs()).clamp(
+        min=0
+    )  # [N, points, size]: linear interpolation
     taken = (steps < points).to(first.dtype)[:, :, None]
     return (near * taken).sum(dim=1) / points
 

@@ -82,7 +82,7 @@ _NUMBERS = {
     "two": 2, "2": 2, "both": 2, "three": 3, "3": 3, "four": 4, "4": 4, "five": 5, "5": 5, "six": 6, "6": 6, "seven": 7,
     "7": 7, "eight": 8, "8": 8,
 }  # fmt: skip
-_SEVERAL = frozenset("some several many few all dozens lots these those".split())
+_SEVERAL = frozenset(["some", "several", "many", "few", "all", "dozens", "lots", "these", "those"])
 _WORD = re.compile(r"[A-Za-z0-9'’-]+")
 
 

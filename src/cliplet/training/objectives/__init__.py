@@ -73,7 +73,7 @@ def chosen_objectives(wanted: Mapping[str, Any]) -> dict[str, Chosen]:
                 f"{where} is {weight!r}: give a weight of at least 0, or a table with weight and settings"
             )
         kind = _find(name)
-        settings = from_dict(kind.settings_type, table, f"{where}.")
+        settings: Any = from_dict(kind.settings_type, table, f"{where}.")
         if weight:
             found[name] = Chosen(kind, float(weight), settings)
     return found

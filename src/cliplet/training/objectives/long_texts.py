@@ -28,7 +28,9 @@ class LongTextsConfig:
 
     def __post_init__(self) -> None:
         if self.captions < 2 or self.orders < 1 or self.least < 1:
-            raise InputError("objectives.long_texts: captions must be at least 2, orders and least at least 1")
+            raise InputError(
+                "objectives.long_texts: captions must be at least 2, orders and least at least 1"
+            )
 
 
 class LongTexts(Objective):

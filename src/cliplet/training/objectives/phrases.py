@@ -78,9 +78,15 @@ def find_phrases(pairs: PairSet, settings: RegionSettings, folder: Path) -> BoxP
         progress=Progress(f"boxes, {settings.proposer.rsplit('/', 1)[-1]}", len(rows)).done,
     )  # fmt: skip
     if stored.failures:
-        print(f"{len(stored.failures)} photos have no boxes: {next(iter(stored.failures.values()))}", file=sys.stderr)
+        print(
+            f"{len(stored.failures)} photos have no boxes: {next(iter(stored.failures.values()))}",
+            file=sys.stderr,
+        )
     boxes = [
-        (stored.boxes[stored.rows(n)].astype(np.float32), [_name(names, k) for k in stored.labels[stored.rows(n)]])
+        (
+            stored.boxes[stored.rows(n)].astype(np.float32),
+            [_name(names, k) for k in stored.labels[stored.rows(n)]],
+        )
         for n in range(len(rows))
     ]
     return _named(pairs, rows, boxes, settings.smallest)

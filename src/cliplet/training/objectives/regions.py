@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cliplet.errors import InputError
 from cliplet.evaluation.hard_negatives import KINDS, Kind, Words
@@ -64,7 +63,9 @@ class RegionsConfig:
         if min(self.region_weight, self.hard_weight) < 0 or not (
             self.region_weight or (self.hard and self.hard_weight)
         ):
-            raise InputError("objectives.regions: give region_weight, or hard and hard_weight, a value above 0")
+            raise InputError(
+                "objectives.regions: give region_weight, or hard and hard_weight, a value above 0"
+            )
 
 
 class Regions(Objective):
@@ -79,7 +80,9 @@ class Regions(Objective):
         InputError: the image tower has no maps, the proposer no classes, or there are fewer pairs than ``least``.
     """
 
-    help = "Regions against the phrases that name them and edited ones (FG-CLIP); needs a detector in [regions]."
+    help = (
+        "Regions against the phrases that name them and edited ones (FG-CLIP); needs a detector in [regions]."
+    )
     settings_type: ClassVar[type] = RegionsConfig
 
     def __init__(self, setup: Setup, settings: RegionsConfig) -> None:
@@ -99,9 +102,14 @@ class Regions(Objective):
             )
         self._boxes = boxes[seen]
         self._index(named, _edited(named, setup, settings))
-        print(f"regions: {found.told()}; {len(named):,} pairs used, {int(self._there.sum()):,} edited phrases")
+        print(
+            f"regions: {found.told()}; {len(named):,} pairs used, {int(self._there.sum()):,} edited phrases"
+        )
         start = float(np.log(1 / settings.temperature))
-        self.region_scale, self.hard_scale = nn.Parameter(torch.tensor(start)), nn.Parameter(torch.tensor(start))
+        self.region_scale, self.hard_scale = (
+            nn.Parameter(torch.tensor(start)),
+            nn.Parameter(torch.tensor(start)),
+        )
 
     def _index(self, named: list[tuple[int, NamedBox]], edited: list[list[str]]) -> None:
         """Texts by number, and of each pair its photo, its phrase's number and those of its edited phrases."""
@@ -126,9 +134,7 @@ class Regions(Objective):
             self._pairs_of.setdefault(photo, {}).setdefault(one.box, []).append(row)
 
     @classmethod
-    def offers(
-        cls, settings: RegionsConfig, train: PairSet, bare: PairSet, regions: RegionSettings
-    ) -> Rows:
+    def offers(cls, settings: RegionsConfig, train: PairSet, bare: PairSet, regions: RegionSettings) -> Rows:
         """What a sample of the training photos offers."""
         try:
             found = sample_phrases(train, regions)
@@ -165,9 +171,7 @@ class Regions(Objective):
             "there": torch.from_numpy(np.concatenate([np.ones((len(pairs), 1), dtype=bool), here], axis=1)),
         }
 
-    def _photos(
-        self, photos: Ints, owner: Ints, boxes: Any, rng: np.random.Generator
-    ) -> tuple[Columns, Any]:
+    def _photos(self, photos: Ints, owner: Ints, boxes: Any, rng: np.random.Generator) -> tuple[Columns, Any]:
         """The whole photos, some mirrored with their boxes."""
         columns = self.setup.photos.batch(photos, np.zeros_like(photos))
         augment = self.setup.augment
@@ -220,7 +224,9 @@ def _try_regions(setup: Setup) -> None:
     columns = {k: v.to(device) for k, v in setup.photos.batch(one, one).items()}
     with torch.no_grad():
         setup.learner.encode_regions(
-            columns, torch.zeros(1, dtype=torch.long, device=device), torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device)
+            columns,
+            torch.zeros(1, dtype=torch.long, device=device),
+            torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device),
         )
 
 
