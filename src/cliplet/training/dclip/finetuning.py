@@ -59,6 +59,8 @@ class FineTuning:
         self, config: DclipConfig, base: TrainableClip, data: RunData, fit: Any, device: Any
     ) -> None:
         self.base, self.data, self.fit, self.folder = base, data, fit, features_folder(config)
+        if config.student.context_length:
+            base.lengthen(config.student.context_length)
         self.learner = Learner(base, config.student.train)
         _check(config, self.learner)
         base.encoder.model.to(device)
