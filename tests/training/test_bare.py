@@ -161,16 +161,16 @@ def test_pseudo_captions_name_what_the_photo_shows(data, tmp_path):
     setup, bare = make_setup(data, tmp_path, ("image.*",), captioned=24)
     own = Captions(setup.learner, bare.captions, tmp_path).base  # what nobody has told the objective
     for source in ("ridge", "neighbours"):
-        objective = OBJECTIVES["pseudo"](setup, PseudoSettings(source=source, nearest=2))
+        objective = OBJECTIVES["pseudo"](setup, PseudoSettings(sources=(source,), nearest=2))
         assert np.allclose(np.linalg.norm(objective.target, axis=1), 1, atol=1e-5)
         right = (objective.target[bare.photo_of] * own).sum(axis=1).mean()
         other = (np.roll(objective.target, 1, axis=0)[bare.photo_of] * own).sum(axis=1).mean()
         assert right > other
-        shuffled = OBJECTIVES["pseudo"](setup, PseudoSettings(source=source, nearest=2, shuffled=True))
+        shuffled = OBJECTIVES["pseudo"](setup, PseudoSettings(sources=(source,), nearest=2, shuffled=True))
         assert sorted(map(tuple, shuffled.target)) == sorted(map(tuple, objective.target))
         assert not np.array_equal(shuffled.target, objective.target)
         for loss in ("cosine", "contrastive", "soft"):
-            one = OBJECTIVES["pseudo"](setup, PseudoSettings(source=source, loss=loss))
+            one = OBJECTIVES["pseudo"](setup, PseudoSettings(sources=(source,), loss=loss))
             found, columns, _, _ = one_step(setup, one)
             if loss == "cosine":
                 assert found["loss"].item() == pytest.approx(1 - found["cosine"].item(), abs=1e-5)
@@ -193,7 +193,7 @@ def test_photos_without_captions_must_be_there(data, tmp_path):
     with pytest.raises(InputError, match=r"no training caption names a keyword of sclip \(zebra"):
         OBJECTIVES["sclip"](setup, SclipSettings(keywords=("zebra",)))
     with pytest.raises(InputError, match=r"holds no best\.safetensors; train that variant first"):
-        OBJECTIVES["pseudo"](setup, PseudoSettings(source="students", students=(str(tmp_path),)))
+        OBJECTIVES["pseudo"](setup, PseudoSettings(sources=("students",), students=(str(tmp_path),)))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_photos_without_captions_must_be_there(data, tmp_path):
         ({"sclip": {"template": "a photo"}}, "must have {}"),
         ({"sclip": {"keywords": 3}}, "keywords=3 of sclip must be 'found'"),
         ({"sclip": {"most": 0}}, "most=0"),
-        ({"pseudo": {"source": "students"}}, "together with students="),
+        ({"pseudo": {"sources": ["students"]}}, "together with students="),
         ({"pseudo": {"nearest": 0}}, "must be above 0"),
         ({"nclip": {"clusters": 1}}, "clusters=1 of nclip must be at least 2"),
         ({"nclip": {"keep": 1.0}}, r"keep=1\.0 in 0"),
@@ -223,7 +223,7 @@ def test_what_the_data_offers(data, tmp_path):
     rows = dict(kind.offers(SclipSettings(keywords=["red"]), setup.train, setup.bare, RegionSettings()))
     assert (rows["keywords"], rows["captions that name one"]) == ("1: red", "25%")
     rows = dict(OBJECTIVES["pseudo"].offers(PseudoSettings(), setup.train, setup.bare, RegionSettings()))
-    assert rows["pseudo-captions"] == "ridge, from 12 captioned photos"
+    assert rows["pseudo-captions"] == "ridge and neighbours, from 12 captioned photos"
 
 
 # ---------------------------------------------------------------- clusters
@@ -244,7 +244,9 @@ def test_nclip_warns_once_where_all_falls_into_one_cluster(data, tmp_path, capsy
 def test_nclip_by_hand(data, tmp_path):
     setup, _ = make_setup(data, tmp_path, ("image.*",))
     torch.manual_seed(0)
-    settings = NclipSettings(clusters=6, width=8, layers=3, lambda1=0.7, lambda2=2.0)
+    settings = NclipSettings(
+        clusters=6, width=8, layers=3, lambda1=0.7, lambda2=2.0, temperature=0.1, keep=0.5
+    )
     objective = OBJECTIVES["nclip"](setup, settings)
     assert [m.out_features for m in objective.image if hasattr(m, "out_features")] == [8, 8, 6]
     found, _, image, text = one_step(setup, objective)
@@ -291,12 +293,12 @@ def test_an_earlier_student_labels_the_photos(data, tmp_path):
     few = (*PLAIN, "captioned=16")
     dclip(recipe(data, tmp_path / "run", *few))
     student = tmp_path / "run" / "infonce-seed0"
-    again = f'objectives.pseudo={{source = "students", students = ["{student}"], nearest = 2}}'
+    again = f'objectives.pseudo={{sources = ["students"], students = ["{student}"], nearest = 2}}'
     dclip(recipe(data, tmp_path / "again", *few, again))
     setup, _ = make_setup(data, tmp_path / "kept", captioned=16)
     before = {k: v.clone() for k, v in setup.learner.clip.model.state_dict().items()}
     settings = PseudoSettings(
-        source="students", students=(str(student), str(tmp_path / "again" / "infonce-seed0"))
+        sources=("students",), students=(str(student), str(tmp_path / "again" / "infonce-seed0"))
     )
     objective = OBJECTIVES["pseudo"](setup, settings)
     assert objective.target.shape == (16, 16)

@@ -81,3 +81,50 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     for name, parameter in model.named_parameters():
         assert parameter.grad.abs().max() > 1e-3
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-9, atol=1e-12)
+
+
+def ragged_worker(rank, port, folder, rows):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    model = DistributedDataParallel(Towers())
+    for name, (first, last) in rows.items():
+        model.zero_grad()
+        loss = regions_loss(model, first if rank == 0 else last, last if rank == 0 else 8)
+        loss.backward()
+        if rank == 0:
+            grads = {n: p.grad for n, p in model.module.named_parameters()}
+            torch.save({"loss": loss.detach(), **grads}, f"{folder}/{name}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+    os._exit(0)
+
+
+def regions_loss(model, start, stop):
+    """Both losses of regions, of some of the rows."""
+    pixels, words, *_ = data()
+    image, text, scale = model(pixels[start:stop], words[start:stop])
+    same, there = torch.tensor([0, 1, 0, 2, 1, 3, 4, 0]), torch.ones(8, 3, dtype=torch.bool)
+    there[1, 1:] = False
+    there[6, 2] = False
+    candidates = torch.stack([text, text.roll(1, 1), text.roll(2, 1)], dim=1)
+    return losses.region_phrases(image, text, same[start:stop], scale) + losses.hard_phrases(
+        image, candidates, there[start:stop], scale
+    )
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="PyTorch without distributed")
+def test_processes_may_have_another_number_of_regions_each(tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    rows = {"three and five": (0, 3), "none and eight": (0, 0), "one": (7, 7), "none": (8, 8)}
+    multiprocessing.spawn(ragged_worker, (port, str(tmp_path), rows), nprocs=2)
+    for name, (first, _) in rows.items():
+        model = Towers()
+        loss = regions_loss(model, first, 8)
+        loss.backward()
+        found = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        torch.testing.assert_close(found["loss"], loss.detach())
+        for key, parameter in model.named_parameters():
+            torch.testing.assert_close(found[key], parameter.grad, rtol=1e-9, atol=1e-12)

@@ -18,11 +18,13 @@ from cliplet.training.config import DistillStage, load_recipe
 from cliplet.training.distill.student import Student
 from tests.training import make
 
-MODULES = ("embedding", "regulator", "contrastive", "denoising", "multi_text", "relation", "sigmoid")
+MODULES = (
+    "embedding", "regulator", "contrastive", "denoising", "multi_text", "relation", "regions", "sigmoid"
+)  # fmt: skip
 PUBLIC = [
     getattr(losses, name)
     for name in losses.__all__
-    if name not in ("gather", "LOSSES", "Loss", "feature_mse", "find_losses")
+    if name not in ("gather", "gather_ragged", "LOSSES", "Loss", "feature_mse", "find_losses")
 ]
 
 

@@ -277,10 +277,7 @@ def fake_photos(monkeypatch, data):
     module.find_false_photos = find
     module.photo_boxes = lambda pairs, settings, folder: None
     module.side_captions = lambda pairs: []
-    import cliplet.training.objectives as package
-
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(package, "false_photos", module, raising=False)
 
 
 def setup_of(data, folder, patterns) -> Setup:
@@ -421,8 +418,12 @@ def test_what_the_data_offers():
     assert rows["captions with a word to swap"] == "5 of 6"
     counts = Counter(o.kind for o in false_captions(PAIRS, words="all", fluent=False))
     assert f"number {counts['number']}" in rows["false captions by kind (words = all)"]
-    rows = dict(Triplet.offers(TripletSettings(), PAIRS, PairSet(), RegionSettings("grid")))
-    assert any("no classes" in value for value in rows.values())
+    settings = TripletSettings(words="all", photos=("recolour", "retrieve", "mirror"))
+    rows = dict(Triplet.offers(settings, PAIRS, PairSet(), RegionSettings("grid")))
+    assert "name a detector" in rows["false photos, recolour"]
+    assert rows["false photos, mirror"] == rows["false photos, retrieve"] == "0"
+    rows = dict(Triplet.offers(settings, PAIRS, PairSet(), RegionSettings("found.onnx")))
+    assert rows["false photos, recolour"].startswith(f"at most {counts['colour']}")
 
 
 RECIPE = """
@@ -448,6 +449,20 @@ lr = 1e-3
 [objectives.{name}]
 words = "all"
 """
+
+
+def test_real_false_photos_without_a_detector_are_training_photos(data, tmp_path):
+    setup = setup_of(data, tmp_path, ("image.head.*",))
+    objective = Triplet(setup, TripletSettings(fluent=False, words="all"))
+    assert set(objective.made_by) == {"retrieve"}
+    drawn = drawn_of(setup, [0, 4, 8, 12, 16, 20])  # all red
+    columns = objective.batch(drawn)
+    assert columns["has_image"].any()
+    assert math.isfinite(objective(step_of(setup, columns, drawn.photos, drawn.captions))["loss"].item())
+    with pytest.raises(
+        InputError, match=r"none of the 48 training captions has a false photo .*regions\.proposer"
+    ):
+        Triplet(setup, TripletSettings(photos=("paste",), words="all"))
 
 
 @pytest.mark.parametrize("name", ["negclip", "triplet"])

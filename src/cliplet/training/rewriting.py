@@ -322,7 +322,8 @@ class _Known:
 
     def fresh(self, row: int, texts: Iterable[str], most: int) -> list[str]:
         """The first ``most`` of the texts that the caption's photo does not have yet; now it has them."""
-        known, new = self.texts[self.photo_of[row]], []
+        known = self.texts[self.photo_of[row]]
+        new: list[str] = []
         for text in texts:
             if len(new) < most and _plain(text) not in known:
                 known.add(_plain(text))

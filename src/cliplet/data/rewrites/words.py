@@ -11,7 +11,7 @@ from functools import cache
 _ALIKE = """
 man/men=guy/guys woman/women=lady/ladies child/children=kid/kids baby/babies=infant/infants
 motorcycle/motorcycles=motorbike/motorbikes couch/couches=sofa/sofas airplane/airplanes=plane/planes
-photograph/photographs=photo/photos=picture/pictures ocean=sea automobile/automobiles=car/cars
+photograph/photographs=photo/photos=picture/pictures ocean=sea
 """
 # Only the first for the second: a bike may be a motorbike, woods have no singular.
 _ONE_WAY = """
@@ -48,13 +48,12 @@ are sitting=are seated
 sitting on=seated on
 sitting in=seated in
 sitting at=seated at
-dressed in=wearing
+dressed in>wearing
 smiling=grinning
 outdoors=outside
 indoors=inside
 throwing=tossing
 throws=tosses
-carrying>holding
 various>different
 """
 

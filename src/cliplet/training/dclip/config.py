@@ -153,6 +153,10 @@ class StudentSettings:
     prototypes: bool = False
     """Count the base model's class prototypes as such photos: its pooled features of a typical photo of each ImageNet
     class, where it has them (that of recipes/dclip_flickr8k has). Only ``image.head.*`` learns from them."""
+    context_length: int = 0
+    """Tokens that the text tower reads, where that shall be more than the base model's: its learnt positions are
+    stretched (77 to 248 as Long-CLIP does), so texts beyond the first 20 tokens change a little before any training; 0
+    leaves them."""
     average: float = 1.0
     """WiSE-FT: share of the tuned weights in the result, the rest are the base model's. 1 is plain tuning."""
 
@@ -284,6 +288,8 @@ class DclipConfig:
         for stage in (self.teacher_stage, self.student_stage):
             stage.refuse_below("epochs", 1)
         student = self.student
+        if student.context_length < 0:
+            raise InputError(f"student.context_length={student.context_length} must be at least 0")
         if not 0 <= student.average <= 1:
             raise InputError(f"student.average={student.average} must be in 0..1")
         if not any(vars(student.weights).values()) and not self.objectives:

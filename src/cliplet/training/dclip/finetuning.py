@@ -59,6 +59,8 @@ class FineTuning:
         self, config: DclipConfig, base: TrainableClip, data: RunData, fit: Any, device: Any
     ) -> None:
         self.base, self.data, self.fit, self.folder = base, data, fit, features_folder(config)
+        if config.student.context_length:
+            base.lengthen(config.student.context_length)
         self.learner = Learner(base, config.student.train)
         _check(config, self.learner)
         base.encoder.model.to(device)
@@ -67,6 +69,7 @@ class FineTuning:
         dev = data.sets.get(data.chooses)
         self.teachers = Teachers(self.learner, self.captions, data.train, dev, self.folder, fit)
         self._sets: dict[str, tuple[Photos, Captions]] = {}
+        self._rewritten: dict[RewriteSettings, tuple[PairSet, Captions, Ints]] = {}
 
     # ------------------------------------------------------------ student
     def target(self, config: DclipConfig, seed: int) -> Floats | None:
@@ -118,12 +121,14 @@ class FineTuning:
 
     def student_captions(self, config: DclipConfig) -> tuple[PairSet, Captions, Ints]:
         """The pairs with their rewrites, the captions as the model reads them, and whose teacher's target is theirs."""
-        train = self.data.train
-        rewriting = Rewriting(config.rewrites, Path(config.out), self.folder, lambda: self.captions.base)
-        pairs, source = rewriting(train)
-        if pairs is train:
-            return train, self.captions, source
-        return pairs, Captions(self.learner, pairs.captions, self.folder), source
+        train, settings = self.data.train, config.rewrites
+        if not settings.on:
+            return train, self.captions, np.arange(len(train.captions))
+        if settings not in self._rewritten:
+            rewriting = Rewriting(settings, Path(config.out), self.folder, lambda: self.captions.base)
+            pairs, source = rewriting(train)
+            self._rewritten[settings] = pairs, Captions(self.learner, pairs.captions, self.folder), source
+        return self._rewritten[settings]
 
     def objectives(
         self, config: DclipConfig, data: StudentData, seed: int

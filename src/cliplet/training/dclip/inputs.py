@@ -1,7 +1,7 @@
 """Photos and captions of a set as the part of a model that learns reads them; what stays before it is computed once."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,22 @@ class Learner:
         if "maps" in batch:
             return self.clip.encode_late(batch["maps"].float(), self.first, dropout, quick).float()
         return self.clip.encode_image(batch["pixels"]).float()
+
+    def encode_regions(
+        self, batch: Mapping[str, Tensor], owner: Tensor, boxes: Tensor, quick: bool = False
+    ) -> Tensor:
+        """Embeddings of boxes on the photos that :meth:`Photos.batch` gave ``[N, d]``, unnormalised.
+
+        Args:
+            batch: the photos.
+            owner: which of them each box is on ``[N]``.
+            boxes: ``[N, 4]``: left, top, right, bottom as shares of the sides of the tower's input.
+            quick: products may be rounded as bf16 does.
+
+        Raises:
+            InputError: this image tower has no maps.
+        """
+        return self.clip.region_features(batch, owner, boxes, self.first, quick)
 
     def encode_texts(self, batch: dict[str, Tensor]) -> Tensor:
         """Embeddings of what :meth:`Captions.batch` gave ``[B, d]``, unnormalised."""

@@ -21,9 +21,10 @@ from cliplet.training.losses.clusters import cluster_agreement, cluster_confiden
 from cliplet.training.losses.contrastive import affinity_mimicking, contrastive, interactive_contrastive
 from cliplet.training.losses.denoising import denoising, flow
 from cliplet.training.losses.embedding import FeatureMSE, cosine, feature_mse, l1
-from cliplet.training.losses.gather import gather
+from cliplet.training.losses.gather import gather, gather_ragged
 from cliplet.training.losses.multi_text import multi_positive, multi_text
 from cliplet.training.losses.negatives import negclip, triplet, union
+from cliplet.training.losses.regions import hard_phrases, region_phrases
 from cliplet.training.losses.regulator import similarity_regulator
 from cliplet.training.losses.relation import attention_distillation, hidden_distillation
 from cliplet.training.losses.semi import bare_contrastive, caption_labels, keyword_labels
@@ -47,6 +48,8 @@ __all__ = [
     "find_losses",
     "flow",
     "gather",
+    "gather_ragged",
+    "hard_phrases",
     "hidden_distillation",
     "interactive_contrastive",
     "keyword_labels",
@@ -54,6 +57,7 @@ __all__ = [
     "multi_positive",
     "multi_text",
     "negclip",
+    "region_phrases",
     "sigmoid",
     "similarity_regulator",
     "triplet",

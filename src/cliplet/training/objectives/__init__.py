@@ -27,8 +27,10 @@ from cliplet.training.objectives.base import (
     under,
 )
 from cliplet.training.objectives.clusters import Nclip
+from cliplet.training.objectives.long_texts import LongTexts
 from cliplet.training.objectives.multi_text import MultiText
 from cliplet.training.objectives.negatives import Negclip, Triplet
+from cliplet.training.objectives.regions import Regions
 from cliplet.training.objectives.regulator import Regulator
 from cliplet.training.objectives.sigmoid import Sigmoid
 from cliplet.training.objectives.un2clip import Un2Clip
@@ -48,6 +50,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "un2clip": Un2Clip,
     "sigmoid": Sigmoid,
     "multi_text": MultiText,
+    "regions": Regions,
+    "long_texts": LongTexts,
 }
 """Name in recipes to objective, in the order of logs."""
 PLAIN = ("image", "text", "scale")

@@ -13,7 +13,7 @@ from cliplet.training import losses
 from cliplet.training.losses.semi import Method, Weights
 from cliplet.training.objectives.base import Columns, Drawn, Objective, Rows, Setup, Step, of, under
 from cliplet.training.objectives.keywords import keywords_of, named
-from cliplet.training.objectives.pseudo import Labels, SoftCaptions, soft_captions
+from cliplet.training.objectives.pseudo import SoftCaptions, soft_captions
 from cliplet.training.pairs import PairSet
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -214,8 +214,7 @@ class Pseudo(Objective):
     def __init__(self, setup: Setup, settings: PseudoSettings) -> None:
         super().__init__(setup, settings)
         self.bare = BarePhotos(setup, "pseudo", settings.photos)
-        made: Labels = soft_captions(setup, self.bare.photos, settings)
-        self.target = made.target
+        self.target = soft_captions(setup, self.bare.photos, settings)
         if settings.shuffled:
             self.target = self.target[np.random.default_rng([setup.seed, 11]).permutation(len(self.target))]
 
@@ -225,7 +224,7 @@ class Pseudo(Objective):
         captioned = sum(len(rows) > 0 for rows in train.captions_of())
         return [
             _bare_row(bare),
-            ("pseudo-captions", f"{settings.source}, from {captioned:,} captioned photos"),
+            ("pseudo-captions", f"{' and '.join(settings.sources)}, from {captioned:,} captioned photos"),
         ]
 
     def batch(self, drawn: Drawn) -> Columns:

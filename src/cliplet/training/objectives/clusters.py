@@ -14,6 +14,8 @@ from cliplet.training.objectives.base import Objective, Setup, Step
 
 EARLY = 20
 """Steps after which a collapse is told."""
+MEMORY = 0.9
+"""Of the running mean: about ten batches."""
 FEW = 0.05
 """Share of the clusters in use below which it is one."""
 
@@ -23,19 +25,22 @@ class NclipSettings:
     """nCLIP."""
 
     clusters: int = 256
-    """Clusters, K. More than photos a batch need ``keep``."""
+    """Clusters, K."""
     width: int = 1024
     """Hidden width of the two heads."""
     layers: int = 2
     """Linear layers of each head, with GELU between them."""
-    temperature: float = 0.1
-    """Of the softmax over clusters."""
+    temperature: float = 0.2
+    """Of the softmax over clusters. A low one makes heads sure before they agree, and all falls into one cluster."""
     lambda1: float = 0.5
     """Weight of the entropy of each photo's clusters, which makes them sure."""
-    lambda2: float = 1.5
-    """Weight of the entropy of the clusters' shares, which keeps all in use."""
-    keep: float = 0.9
-    """Share of earlier batches in the clusters' shares; 0 takes the batch alone."""
+    lambda2: float = 3.0
+    """Weight of the entropy of the clusters' shares, which keeps all in use: above 1 + ``lambda1``, else one cluster
+    for all is as good."""
+    keep: float = 0.0
+    """Share of the running mean over earlier batches in the clusters' shares, for far more clusters than photos a
+    batch; 0 takes the batch alone. Near 1 the shares follow too late, and all photos move from cluster to cluster
+    together."""
 
     def __post_init__(self) -> None:
         for name, least in (("clusters", 2), ("width", 1), ("layers", 1), ("lambda1", 0), ("lambda2", 0)):
@@ -88,22 +93,19 @@ class Nclip(Objective):
         terms = {
             "agreement": losses.cluster_agreement(image, text),
             "confidence": losses.cluster_confidence(image, text),
-            "spread": losses.cluster_spread(image, text, self.mean, self._keep()),
+            "spread": losses.cluster_spread(image, text, self.mean, s.keep if self.steps else 0.0),
         }
         loss = terms["agreement"] + s.lambda1 * terms["confidence"] - s.lambda2 * terms["spread"]
         self._note(image.detach(), text.detach())
         used = self.used()
         return {"loss": loss, **{k: v.detach() for k, v in terms.items()}, "clusters": used}
 
-    def _keep(self) -> float:
-        """At first the mean of the batches so far."""
-        steps = int(self.steps)
-        return min(self.settings.keep, steps / (steps + 1))
-
     @torch.no_grad()
     def _note(self, image: Tensor, text: Tensor) -> None:
         """Take the batch into the running mean, and warn once where all falls into few clusters."""
-        self.mean.lerp_(mean_clusters(image, text).to(self.mean), 1 - self._keep())
+        steps = int(self.steps)
+        share = max(1 - MEMORY, 1 / (steps + 1))  # at first the mean of the batches so far
+        self.mean.lerp_(mean_clusters(image, text).to(self.mean), share)
         self.steps += 1
         used, s = float(self.used()), self.settings
         if not self.warned and self.steps >= EARLY and used < max(2.0, FEW * s.clusters):

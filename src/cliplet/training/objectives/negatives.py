@@ -1,8 +1,10 @@
 """NegCLIP and TripletCLIP: false captions, and false photos, as negatives beside the batch's pairs."""
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,9 @@ from cliplet.training.objectives.false_captions import (
 )
 from cliplet.training.pairs import PairSet
 
+SAMPLE = 1000
+"""False captions that are looked at to say how many have a photo."""
+_WORD_OF = {"recolour": "colour", "paste": "object", "count": "number"}
 NONE = -1
 """A row of the batch without a false caption or photo."""
 
@@ -138,6 +143,14 @@ def _refuse_none(name: str, found: Sequence[Any], captions: int, what: str) -> N
         raise InputError(f"objectives.{name}: none of the {captions} training captions {what}")
 
 
+def _by_kind(counts: Mapping[str, int]) -> str:
+    return f"{sum(counts.values())} ({', '.join(f'{kind} {n}' for kind, n in counts.items())})"
+
+
+def _say(name: str, *facts: str) -> None:
+    print(f"{name}: {'; '.join(facts)}", file=sys.stderr)
+
+
 def _offered(settings: FalseCaptionSettings, train: PairSet) -> tuple[list[FalseCaption], Rows]:
     """False captions without the slow check, and how many there are by kind."""
     found = false_captions(
@@ -167,6 +180,7 @@ class Negclip(Objective):
         if settings.source == "random":
             false = random_captions(setup.train, false, setup.seed)
             _refuse_none("negclip", false, len(setup.train.captions), "can have another photo's beside it")
+        _say("negclip", f"{_by_kind(counts_by_kind(false))} false captions")
         self.false = FalseTexts(setup, false)
 
     @classmethod
@@ -202,16 +216,16 @@ class Triplet(Objective):
 
     def __init__(self, setup: Setup, settings: TripletSettings) -> None:
         super().__init__(setup, settings)
-        from cliplet.training.objectives import false_photos
+        from cliplet.training.objectives.false_photos import find_false_photos, photo_boxes, side_captions
 
         train = setup.train
         false = kept_false_captions(train, settings, setup.seed, setup.folder)
         if "mirror" in settings.photos:
-            false = [*false, *false_photos.side_captions(train)]
+            false = [*false, *side_captions(train)]
         _refuse_none("triplet", false, len(train.captions), "has a word to swap; leave the objective out")
-        boxes = false_photos.photo_boxes(train, setup.regions, setup.folder)
+        boxes = photo_boxes(train, setup.regions, setup.folder)
         reasons: Counter[str] = Counter()
-        photos = false_photos.find_false_photos(
+        photos = find_false_photos(
             train, false, boxes, setup.folder, setup.seed, settings.photos, reasons=reasons
         )
         why = "; ".join(f"{n} {reason}" for reason, n in reasons.most_common(3))
@@ -219,6 +233,13 @@ class Triplet(Objective):
             "triplet", photos, len(train.captions),
             f"has a false photo ({why}): name a detector as regions.proposer, or use the objective negclip",
         )  # fmt: skip
+        photo_kinds = _by_kind(Counter(photo.kind for photo in photos))
+        left_out = f"{sum(reasons.values())} without" + (f": {why}" if why else "")
+        _say(
+            "triplet",
+            f"{_by_kind(counts_by_kind(false))} false captions",
+            f"false photos: {photo_kinds}; {left_out}",
+        )
         self.false = FalseTexts(setup, false)
         self.setup, self.found, self.made_by = setup, photos, Counter(photo.kind for photo in photos)
         drawn = [photo.photo for photo in photos if photo.kind != "retrieve"]
@@ -240,13 +261,23 @@ class Triplet(Objective):
         cls, settings: TripletSettings, train: PairSet, bare: PairSet, regions: RegionSettings
     ) -> Rows:
         """False captions by kind, and what false photos need."""
-        boxes = regions.proposer.partition(":")[0]
-        need = (
-            f"regions.proposer = {regions.proposer} has no classes: retrieve and mirror only"
-            if boxes == "grid"
-            else f"by the boxes of {regions.proposer}, counted when the training begins"
-        )
-        return [*_offered(settings, train)[1], (f"false photos ({', '.join(settings.photos)})", need)]
+        from cliplet.training.objectives.false_photos import Boxes, find_false_photos, side_captions
+
+        false, rows = _offered(settings, train)
+        counts, none = counts_by_kind(false), Boxes.none(len(train.photos))
+        for kind in settings.photos:
+            if kind == "retrieve":
+                every = max(1, len(false) // SAMPLE)
+                found = find_false_photos(train, false[::every], none, Path(), kinds=[kind])
+                number = f"about {len(found) * every:,}" if every > 1 else f"{len(found):,}"
+            elif kind == "mirror":
+                number = f"{len(side_captions(train)):,}"
+            elif regions.proposer.partition(":")[0] == "grid":
+                number = f"0: regions.proposer = {regions.proposer} names nothing; name a detector"
+            else:
+                number = f"at most {counts[_WORD_OF.get(kind, '')]:,}, by the boxes that are found"
+            rows.append((f"false photos, {kind}", number))
+        return rows
 
     def batch(self, drawn: Drawn) -> Columns:
         """A false photo with its caption where a caption has one; else a false caption where it has one."""

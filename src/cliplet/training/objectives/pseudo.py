@@ -30,15 +30,15 @@ PENALTIES = (30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4)
 class SoftCaptions:
     """How a photo without captions gets a text embedding."""
 
-    source: Literal["ridge", "neighbours", "students"] = "ridge"
-    """``ridge``: a linear map from the base model's photo features to the captions' embeddings, fitted on the captioned
-    photos. ``neighbours``: the captions of the photos that look most like it. ``students``: the captions that earlier
-    students of the same base model find for it."""
+    sources: tuple[Literal["ridge", "neighbours", "students"], ...] = ("ridge", "neighbours")
+    """Whose embeddings are averaged. ``ridge``: a linear map from the base model's photo features to the captions'
+    embeddings, fitted on the captioned photos. ``neighbours``: the captions of the photos that look most like it.
+    ``students``: the captions that earlier students of the same base model find for it."""
     students: tuple[str, ...] = ()
     """Folders of earlier students, such as ``runs/few/infonce-seed0``; the cosines of several are averaged."""
-    nearest: int = 8
+    nearest: int = 32
     """Photos (``neighbours``) or captions (``students``) whose embeddings are averaged."""
-    temperature: float = 0.05
+    temperature: float = 0.1
     """Of the softmax of the cosines that weighs them."""
 
     def __post_init__(self) -> None:
@@ -46,25 +46,17 @@ class SoftCaptions:
             raise InputError(
                 f"nearest={self.nearest} and temperature={self.temperature} of pseudo must be above 0"
             )
-        if (self.source == "students") != bool(self.students):
+        if not self.sources:
+            raise InputError("sources of pseudo is empty; give some of ridge, neighbours, students")
+        if ("students" in self.sources) != bool(self.students):
             raise InputError(
-                "pseudo takes source='students' together with students=[...], the folders of students that are trained "
-                "already, such as runs/few/infonce-seed0"
+                "pseudo takes sources=['students'] together with students=[...], the folders of students that are "
+                "trained already, such as runs/few/infonce-seed0"
             )
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Pseudo-captions."""
-
-    target: Floats
-    """Text embedding for each bare photo ``[bare, d]``, unit norm."""
-    penalty: float = 0.0
-    """Of the ridge."""
-
-
-def soft_captions(setup: Setup, bare: Photos, settings: SoftCaptions) -> Labels:
-    """A text embedding of the base model for each photo without captions.
+def soft_captions(setup: Setup, bare: Photos, settings: SoftCaptions) -> Floats:
+    """A text embedding of the base model for each photo without captions ``[bare, d]``, unit norm.
 
     Args:
         setup: of the objective; the model has the base model's weights.
@@ -74,24 +66,35 @@ def soft_captions(setup: Setup, bare: Photos, settings: SoftCaptions) -> Labels:
     Raises:
         InputError: a student is not there, or is of another model.
     """
-    if settings.source == "students":
-        return _from_students(setup, bare, settings)
+    makers = {"ridge": _from_ridge, "neighbours": _from_neighbours, "students": _from_students}
+    found: list[Floats] = [
+        makers[source](setup, bare, settings) for source in dict.fromkeys(settings.sources)
+    ]
+    return unit_norm(np.mean(found, axis=0))
+
+
+def _captioned(setup: Setup, bare: Photos) -> tuple[Floats, Floats, Floats]:
+    """Features and mean caption embedding of the captioned photos, and features of the bare ones, standardised."""
     own = setup.train.captions_of()
-    rows = np.array([i for i, captions in enumerate(own) if len(captions)], dtype=np.int64)
+    rows = [i for i, captions in enumerate(own) if len(captions)]
     text = unit_norm(np.stack([setup.captions.base[own[i]].mean(axis=0) for i in rows]))
     known, mean, deviation = standardise(base_features(setup, setup.photos)[rows])
-    unknown = (base_features(setup, bare) - mean) / deviation
-    if settings.source == "ridge":
-        return _ridge(known, text, unknown)
-    return Labels(_mixed(unit_norm(unknown) @ unit_norm(known).T, text, settings))
+    return known, text, (base_features(setup, bare) - mean) / deviation
 
 
-def _ridge(known: Floats, text: Floats, unknown: Floats) -> Labels:
+def _from_ridge(setup: Setup, bare: Photos, settings: SoftCaptions) -> Floats:
     """With the penalty that predicts held back photos best, of five parts."""
+    known, text, unknown = _captioned(setup, bare)
     middle = text.mean(axis=0)
-    fitted = {p: unseen_predictions(known, text - middle, p) for p in PENALTIES}
-    best = max(PENALTIES, key=lambda p: float((fitted[p] * unit_norm(text - middle)).sum()))
-    return Labels(unit_norm(unknown @ ridge(known, text - middle, best) + middle), best)
+    wanted = text - middle
+    fit = {p: float((unseen_predictions(known, wanted, p) * unit_norm(wanted)).sum()) for p in PENALTIES}
+    best = max(PENALTIES, key=lambda p: fit[p])
+    return unit_norm(unknown @ ridge(known, wanted, best) + middle)
+
+
+def _from_neighbours(setup: Setup, bare: Photos, settings: SoftCaptions) -> Floats:
+    known, text, unknown = _captioned(setup, bare)
+    return _mixed(unit_norm(unknown) @ unit_norm(known).T, text, settings)
 
 
 def _mixed(cosine: Floats, text: Floats, settings: SoftCaptions) -> Floats:
@@ -104,7 +107,7 @@ def _mixed(cosine: Floats, text: Floats, settings: SoftCaptions) -> Floats:
     return unit_norm(np.einsum("mk,mkd->md", weights, text[rows]).astype(np.float32))
 
 
-def _from_students(setup: Setup, bare: Photos, settings: SoftCaptions) -> Labels:
+def _from_students(setup: Setup, bare: Photos, settings: SoftCaptions) -> Floats:
     """By the captions whose embeddings the students find nearest."""
     model = setup.learner.clip.model
     base = {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -116,7 +119,7 @@ def _from_students(setup: Setup, bare: Photos, settings: SoftCaptions) -> Labels
             model.load_state_dict(base)
     finally:
         model.load_state_dict(base)
-    return Labels(_mixed(np.mean(found, axis=0), text, settings))
+    return _mixed(np.mean(found, axis=0), text, settings)
 
 
 def _tuned(setup: Setup, folder: Path) -> dict[str, Any]:

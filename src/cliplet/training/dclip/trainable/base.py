@@ -1,7 +1,8 @@
 """What training asks of a CLIP of whatever library: its parameters, its inputs, its token states, its file."""
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from cliplet.encoders._torch_common import TorchModelEncoder
 from cliplet.encoders.batching import BatchedEncoder
 from cliplet.errors import InputError
-from cliplet.training.pairs import PairSet
+from cliplet.models.roi import roi_means
+from cliplet.training.pairs import PairSet, fingerprint
 
 Floats = NDArray[np.float32]
 
@@ -111,6 +113,73 @@ class TrainableClip:
             quick: products may be rounded as bf16 does.
         """
         raise NotImplementedError
+
+    def image_maps(self, columns: Mapping[str, Tensor], first: int, quick: bool = False) -> Tensor:
+        """What the image tower sees in each place, before what is linear in it ``[n, C, h, w]``.
+
+        Args:
+            columns: ``maps`` or ``pixels``, as :meth:`~cliplet.training.dclip.inputs.Photos.batch` gives them.
+            first: what :meth:`early` said.
+            quick: products may be rounded as bf16 does.
+
+        Raises:
+            InputError: this image tower has no such maps.
+        """
+        raise InputError(
+            f"{self.encoder.card.name}: regions are read from the maps of an EfficientNet, or from the patches of our "
+            "own or open_clip's vision transformers, not from this image tower; leave objectives.regions out"
+        )
+
+    def project_places(self, features: Tensor) -> Tensor:
+        """What :meth:`image_maps` gives of some places ``[N, C]`` in the shared space ``[N, d]``, unnormalised."""
+        return features
+
+    def region_features(
+        self, columns: Mapping[str, Tensor], owner: Tensor, boxes: Tensor, first: int = 0, quick: bool = False
+    ) -> Tensor:
+        """Embeddings of boxes on photos ``[N, d]``, unnormalised.
+
+        RoIAlign to one place on the last map of an EfficientNet, or on a vision transformer's patches, whose last block
+        does not mix tokens. The box of the whole photo has the photo's own embedding where the image tower takes the
+        mean of its maps (an EfficientNet), another one where it has a class token.
+
+        Args:
+            columns: the photos, ``maps`` or ``pixels``.
+            owner: which of them each box is on ``[N]``.
+            boxes: ``[N, 4]``: left, top, right, bottom as shares of the sides of the tower's input.
+            first: what :meth:`early` said.
+            quick: products may be rounded as bf16 does.
+
+        Raises:
+            InputError: this image tower has no maps.
+        """
+        maps = self.image_maps(columns, first, quick)
+        return self.project_places(roi_means(maps, owner, boxes)).float()
+
+    def lengthen(self, length: int) -> None:
+        """Let the text tower read texts of this many tokens: learnt positions are stretched, in place.
+
+        Nothing changes where it reads as many.
+
+        Raises:
+            InputError: its positions cannot be stretched.
+        """
+        card = self.encoder.card
+        if length == card.text.context_length:
+            return
+        known = card.fingerprint
+        self._stretch(length)
+        self.encoder.card = dataclasses.replace(
+            card,
+            text=dataclasses.replace(card.text, context_length=length),
+            fingerprint_of=lambda: fingerprint([known, f"{length} tokens"]),
+        )
+
+    def _stretch(self, length: int) -> None:
+        raise InputError(
+            f"student.context_length={length}: the positions of {self.encoder.card.name} cannot be stretched; leave it "
+            "out"
+        )
 
     def frozen_encoder(self, folder: Path, pairs: PairSet) -> BatchedEncoder:
         """The model as it is now, to embed many crops with; kept in ``folder`` where that makes it faster."""

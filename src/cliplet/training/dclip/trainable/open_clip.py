@@ -1,14 +1,17 @@
 """Models of open_clip in training."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cliplet.encoders.open_clip import OpenClipEncoder
+from cliplet.encoders.open_clip import OpenClipEncoder, stretched_config
 from cliplet.errors import ModelError
+from cliplet.models.dense import open_clip_maps
+from cliplet.models.positions import lengthen_open_clip
 from cliplet.training.dclip.trainable.base import TrainableClip, write_about
 
 
@@ -22,6 +25,7 @@ class TrainableOpenClip(TrainableClip):
         self.encoder: OpenClipEncoder = encoder
         self.model = encoder.model
         self.architecture = architecture
+        self._config: dict[str, Any] | None = None
         settings = self.model.visual.preprocess_cfg
         self.mean_std = settings["mean"], settings["std"]
 
@@ -59,14 +63,30 @@ class TrainableOpenClip(TrainableClip):
             hook.remove()
         return projection(kept[0]) if isinstance(projection, nn.Module) else kept[0] @ projection
 
+    def _stretch(self, length: int) -> None:
+        self._config = stretched_config(self.model, self.architecture, length)
+        lengthen_open_clip(self.model, length)
+        self.encoder.lengthen(length)
+
+    def image_maps(self, columns: Mapping[str, Tensor], first: int, quick: bool = False) -> Tensor:
+        """See :meth:`TrainableClip.image_maps`: a vision transformer's patches, projected already."""
+        maps = open_clip_maps(self.model.visual, columns["pixels"])
+        return super().image_maps(columns, first, quick) if maps is None else maps
+
     def save(
         self, folder: Path, name: str, license: str, training: dict[str, Any], results: dict[str, Any]
     ) -> None:
-        """Weights as safetensors, to be loaded as ``open_clip:ARCHITECTURE/FOLDER``; ``dclip.json`` says so."""
+        """Weights as safetensors, to be loaded as ``open_clip:ARCHITECTURE/FOLDER``; ``dclip.json`` says so.
+
+        With other positions than the architecture's it comes with its configuration, as ``open_clip:FOLDER``.
+        """
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().cpu().contiguous().clone() for k, v in self.model.state_dict().items()}
         save_file(state, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
-        load = f"open_clip:{self.architecture}/{{}}"
+        load = f"open_clip:{self.architecture}/{{}}" if self._config is None else "open_clip:{}"
+        if self._config is not None:  # no longer the architecture of that name
+            text = json.dumps(self._config, indent=2) + "\n"
+            (folder / "open_clip_config.json").write_text(text, encoding="utf-8")
         write_about(folder, load, name=name, license=license, training=training, results=results)

@@ -1,7 +1,7 @@
 """Our own dual models in training."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from torch.nn import functional as F
 
 from cliplet.encoders.batching import BatchedEncoder
 from cliplet.encoders.torch import TorchEncoder, pad_tokens
+from cliplet.errors import InputError
 from cliplet.export.frozen import frozen_encoder
+from cliplet.models.dense import tower_maps
 from cliplet.models.dual import save_weights
 from cliplet.models.late import LateStages, can_be_cut, early_stages, first_late_stage
+from cliplet.models.positions import lengthen_text
 from cliplet.models.vision import TwinImageTower, VisionTower
 from cliplet.training.dclip.trainable.base import Floats, TrainableClip
 from cliplet.training.pairs import PairSet
@@ -94,10 +97,37 @@ class TrainableDual(TrainableClip):
 
     def encode_late(self, maps: Tensor, first: int, dropout: float = 0.0, quick: bool = False) -> Tensor:
         """See :meth:`TrainableClip.encode_late`; ``quick`` is for an EfficientNet-Lite on a CPU."""
-        image = self.model.image
+        return self.model.image.head(F.dropout(self._stages(first)(maps, quick), dropout))  # type: ignore[no-any-return]
+
+    def _stages(self, first: int) -> LateStages:
         if self._late is None or self._late.first != first:
-            self._late = LateStages(self.body, first, "_lite" in image.config.name)
-        return image.head(F.dropout(self._late(maps, quick), dropout))  # type: ignore[no-any-return]
+            self._late = LateStages(self.body, first, "_lite" in self.model.image.config.name)
+        return self._late
+
+    def image_maps(self, columns: Mapping[str, Tensor], first: int, quick: bool = False) -> Tensor:
+        """See :meth:`TrainableClip.image_maps`: an EfficientNet's last map, or a vision transformer's patches."""
+        image = self.model.image
+        if "maps" in columns:
+            maps = columns["maps"].float()
+            if maps.ndim == 2:
+                raise InputError(
+                    "only the pooled features of photos are kept, as no more of the image tower than its last "
+                    "projection learns; regions need its last map: let its last stage learn too (student.train)"
+                )
+            return self._stages(first).last_map(maps, quick)
+        if isinstance(image, VisionTower):
+            return tower_maps(image, columns["pixels"])
+        if self.body is not None and can_be_cut(self.body):
+            return self.body.forward_features(columns["pixels"])  # type: ignore[no-any-return]
+        return super().image_maps(columns, first, quick)
+
+    def project_places(self, features: Tensor) -> Tensor:
+        """``[N, C]`` -> ``[N, d]``."""
+        return self.model.image.head(features)  # type: ignore[no-any-return]
+
+    def _stretch(self, length: int) -> None:
+        lengthen_text(self.model, length)
+        self.encoder.tokenizer.enable_truncation(length)
 
     def frozen_encoder(self, folder: Path, pairs: PairSet) -> BatchedEncoder:
         """The model on ONNX Runtime, four times faster on a CPU, where it can be exported."""
