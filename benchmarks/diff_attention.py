@@ -96,10 +96,11 @@ def recipe(arm: str, seed: int, data: Path, out: Path, steps: int) -> DistillCon
         "losses": {"contrastive": 1.0},
     }  # fmt: skip
     settings = {
-        "name": arm, "out": str(out / f"{arm}-seed{seed}"), "seed": seed, "cpu": not torch.cuda.is_available(),
+        "name": arm, "out": str(out / f"{arm}-seed{seed}-{epochs}epochs"), "seed": seed,
+        "cpu": not torch.cuda.is_available(),
         "model": {"image": image, "text": text}, "tokenizer": "train", "tokenizer_size": 4000, "resize": "squash",
         "train": {"captions": captions, "photos": [str(train)]}, "dev": {"captions": captions, "photos": [str(dev)]},
-        "stages": [stage], "export": "none", "evaluate_every": epochs, "log_every": 20,
+        "stages": [stage], "export": "none", "evaluate_every": epochs, "log_every": 20, "save_every": 50,
         "teacher": {"names": ["none"], "cache": str(out / "teacher")},
     }  # fmt: skip
     return from_dict(DistillConfig, settings)
@@ -108,7 +109,7 @@ def recipe(arm: str, seed: int, data: Path, out: Path, steps: int) -> DistillCon
 def run(arm: str, seed: int, data: Path, out: Path, steps: int) -> dict[str, Any]:
     """One arm's R@1 on dev, its parameters and seconds; kept in ``result.json`` of its folder."""
     config = recipe(arm, seed, data, out, steps)
-    file = Path(config.out) / f"result-{config.stages[0].epochs}.json"
+    file = Path(config.out) / "result.json"
     if file.exists():
         return json.loads(file.read_text())  # type: ignore[no-any-return]
     start = time.perf_counter()

@@ -11,13 +11,14 @@ from cliplet.models.config import CrossModalConfig, from_dict, to_dict
 from cliplet.regions.store import RegionSettings
 from cliplet.training.config import AugmentConfig, DataConfig, Schedule
 from cliplet.training.recipe_file import apply_changes, read_settings
+from cliplet.training.rewriting import RewriteSettings
 
 if TYPE_CHECKING:
     from cliplet.training.objectives import Chosen
 
 MAY_VARY = (
     "base", "base_options", "spans", "regions", "augment", "teacher", "student", "teacher_stage", "student_stage",
-    "objectives",
+    "objectives", "rewrites",
 )  # fmt: skip
 """Settings that a variant may change; the others, such as data and seeds, are those of the whole run."""
 RENAMED = {
@@ -267,6 +268,8 @@ class DclipConfig:
     objectives: dict[str, Any] = field(default_factory=dict, metadata={"entries": _objectives_help})
     """What the student learns from beside its ``student.weights``: a weight each, or a table of ``weight`` and
     settings. Your own is named as ``"module:attribute"``."""
+    rewrites: RewriteSettings = field(default_factory=RewriteSettings)
+    """Further wordings of the training captions, for the student."""
     exclude_alike: bool = True
     """Compare photos by their looks as well (a 256-bit difference hash), which finds copies of another size or format;
     else by name and content alone."""

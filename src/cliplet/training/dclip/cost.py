@@ -11,6 +11,7 @@ from cliplet.errors import InputError
 from cliplet.training.cost import Rows, pairs_row
 from cliplet.training.dclip.base import base_maker, base_name
 from cliplet.training.dclip.config import DclipConfig, variant_config
+from cliplet.training.dclip.data import divided
 from cliplet.training.dclip.finetuning import run_folder
 from cliplet.training.dclip.inputs import Learner
 from cliplet.training.dclip.low_rank import adapter_size
@@ -18,6 +19,7 @@ from cliplet.training.dclip.teacher import teacher_folder
 from cliplet.training.dclip.trainable import open_trainable
 from cliplet.training.logs import duration
 from cliplet.training.pairs import PairSet, read_pairs
+from cliplet.training.rewriting import RewriteSettings, offers
 
 
 def describe(config: DclipConfig) -> Rows:
@@ -50,12 +52,27 @@ def describe(config: DclipConfig) -> Rows:
     if photos:
         rows.append(("zero-shot photos", photos if Path(photos).exists() else f"not found: {photos}"))
     variants = [variant_config(config, v) for v in config.trained]
+    rows += _rewrite_rows(config, variants, train)
     with_captions = sum(len(rows) > 0 for rows in train.captions_of())
     return [
         *rows,
         *_base_rows({"base": config} | {c.variants[0].name: c for c in variants}, len(train.photos)),
         *_training_rows(config, variants, with_captions),
     ]
+
+
+def _rewrite_rows(
+    config: DclipConfig, variants: list[DclipConfig], train: PairSet
+) -> Iterator[tuple[str, str]]:
+    """What each way of rewriting gives, of the training photos whose captions are used."""
+    known: dict[RewriteSettings, list[str]] = {}
+    for one in variants:
+        if one.rewrites.on:
+            known.setdefault(one.rewrites, []).append(one.variants[0].name)
+    if known and train.photos:
+        train, _, _ = divided(train, config)
+        for settings, names in known.items():
+            yield from ((f"{what} (of {', '.join(names)})", much) for what, much in offers(settings, train))
 
 
 def _base_rows(configs: dict[str, DclipConfig], photos: int) -> Iterator[tuple[str, str]]:

@@ -136,6 +136,25 @@ class Photos:
             blocks.append(self.learner.encode_images({"maps": maps}, quick=quick).cpu().numpy())
         return unit_norm(np.concatenate(blocks))
 
+    def base(self, model: str, folder: Path) -> list[Floats]:
+        """The base model's embeddings of each view ``[photos, d]``, unit norm; it must have its own weights when first
+        asked.
+
+        Args:
+            model: what names the base model in files.
+            folder: where to keep them.
+        """
+        crops = fingerprint([dataclasses.replace(self.augment, views=0), self.kept is None])
+        return [
+            unit_norm(
+                computed(
+                    folder / f"images-{model}-{self.key}-{crops}-{view}.npy", len(self.photos),
+                    partial(self.embed, view=view, quick=True), 64, np.float16, f"base model, view {view + 1}",
+                )
+            )
+            for view in range(self.augment.views)
+        ]  # fmt: skip
+
     def embeddings(self) -> Floats:
         """Embeddings of all photos as they are by the present weights ``[photos, d]``, unit norm."""
         return self.embed(0, len(self.photos) if self.kept is None else len(self.kept[0]))
@@ -152,7 +171,9 @@ class Captions:
 
     def __init__(self, learner: Learner, captions: Sequence[str], folder: Path) -> None:
         self.learner, self.captions, self.folder = learner, captions, folder
-        self.name = f"{fingerprint([learner.clip.encoder.card.fingerprint])}-{fingerprint(captions)}.npy"
+        self.model = fingerprint([learner.clip.encoder.card.fingerprint])
+        """What names the base model in files."""
+        self.name = f"{self.model}-{fingerprint(captions)}.npy"
 
     def _computed(self, kind: str, compute: Any, what: str) -> Kept:
         return computed(

@@ -51,10 +51,12 @@ class LowRank(nn.Module):
 
     def merged(self) -> dict[str, Tensor]:
         """The model's matrices with their adapters, by name, with gradients to the adapters."""
-        return {
-            name: base + self.scale * (self.b[_key(name)] @ self.a[_key(name)]).flatten(0, 1)
-            for name, base in self.base.items()
-        }
+        found = {}
+        for name, base in self.base.items():
+            a, b = self.a[_key(name)], self.b[_key(name)]
+            with torch.autocast(base.device.type, enabled=False):  # the sum is the saved one to the last bit
+                found[name] = base + self.scale * (b @ a).flatten(0, 1)
+        return found
 
     @contextmanager
     def in_place(self, merged: Mapping[str, Tensor]) -> Iterator[None]:

@@ -65,6 +65,8 @@ class DclipRun:
         self.config, self.out = config, Path(config.out)
         self.variants = [variant_config(config, v) for v in config.trained]
         base_maker(config)  # what is wrong with it is said before anything begins
+        for one in self.variants:
+            one.rewrites.check()
         claim(self.out, config, restart)
         accelerator = make_accelerator(config.cpu, config.precision)
         self.device = accelerator.device
