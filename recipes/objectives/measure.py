@@ -1,10 +1,11 @@
 """What the bench measures of a tuned model: one value a question, so that arms are compared question by question."""
 
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +13,32 @@ from numpy.typing import NDArray
 from cliplet.encoders.base import unit_norm
 from cliplet.evaluation.comparison import Columns
 from cliplet.evaluation.hard_negatives import KINDS, hard_negatives
-from cliplet.evaluation.pairs import blind_wins
+from cliplet.evaluation.pairs import blind_wins, both_wins
+from cliplet.evaluation.phrases import PhraseQuestion, phrase_questions
+from cliplet.statistics.resampling import pairwise_wins
 from cliplet.training.dclip.data import Labelled
+from cliplet.training.objectives.phrases import BoxPhrases
 from cliplet.training.pairs import PairSet
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-Embed = Callable[[str, Sequence[Any], Sequence[str]], tuple[Floats, Floats]]
-"""A set's name, photos and captions to unit embeddings; the name says what may be kept of them."""
+
+
+class Model(Protocol):
+    """A model as the bench sees it."""
+
+    def images(self, photos: Sequence[Any]) -> Floats:
+        """``[n, d]``, unit norm."""
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        """``[n, d]``, unit norm."""
+
+    def boxes(self, photos: Sequence[Any], rows: Ints, boxes: Floats) -> Floats:
+        """Embeddings of boxes, given with the photo of each and its sides as shares ``[n, d]``, unit norm."""
+
+
+LEAST = 20
+"""Questions of a kind without which it has no column."""
 PROMPTS = {"flickr8k": "a photo of a {}.", "ucm": "an aerial photo of a {}."}
 
 
@@ -77,28 +96,27 @@ class Bench:
     """Photos that the linear probe learns from; their captions are not used."""
     kinds: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None
     """Which of the detector's kinds are on the probe's photos and on the test's ``[photos, kinds]``."""
-    more: list[Callable[[Embed], Columns]] = field(default_factory=list)
-    """Further tests."""
+    phrases: BoxPhrases | None = None
+    """Boxes of the test's photos that their captions name."""
 
-    def columns(self, embed: Embed) -> Columns:
+    def columns(self, model: Model) -> Columns:
         """Everything about a model."""
-        images, texts = embed("test", self.test.photos, self.test.captions)
+        images, texts = model.images(self.test.photos), model.texts(self.test.captions)
         found = retrieval(images, texts, self.test.photo_of, equal_texts(self.test.captions))
-        found |= self._wrong_words(embed, images)
+        found |= self._wrong_words(model, images)
         if self.classes:
-            found |= self._named(embed, images)
+            found |= self._named(model, images)
         if self.labelled is not None:
             known = self.labelled
-            photos, prompts = embed("classes", known.photos, known.prompts)
+            photos, prompts = model.images(known.photos), model.texts(known.prompts)
             guess = (
                 photos @ unit_norm(prompts.reshape(known.classes, -1, prompts.shape[1]).mean(axis=1)).T
             ).argmax(1)
             found["imagenet500|top-1"] = (guess == known.labels).astype(np.float32)
         if self.probe is not None:
-            seen, _ = embed("probe", self.probe.photos, ["a"])
-            found |= self._probed(seen, images)
-        for test in self.more:
-            found |= test(embed)
+            found |= self._probed(model.images(self.probe.photos), images)
+        if self.phrases is not None and self.questions[1]:
+            found |= self._phrases(model)
         return found
 
     # ------------------------------------------------------------ wrong words
@@ -110,30 +128,72 @@ class Bench:
             of.setdefault(self.test.names[photo], []).append(caption)
         return hard_negatives(of, words="test")
 
+    @cached_property
+    def also(self) -> list[str]:
+        """Another true caption of each one's photo, in other words; nothing where there is none."""
+        of: dict[str, list[str]] = {}
+        for caption, photo in zip(self.test.captions, self.test.photo_of, strict=True):
+            of.setdefault(self.test.names[photo], []).append(caption)
+        found = []
+        for one in self.wrong:
+            others = [c for c in of[one.image] if c != one.true and c != one.false]
+            found.append(
+                others[zlib.crc32(one.true.encode("utf-8", "replace")) % len(others)] if others else ""
+            )
+        return found
+
     def blind(self) -> dict[str, float]:
-        """How often guessers that see no photo are right."""
+        """How often guessers that see no photo tell the caption with the wrong word."""
         return {
             name: float(np.mean(wins)) for name, wins in blind_wins([w.pair() for w in self.wrong]).items()
         }
 
-    def _wrong_words(self, embed: Embed, images: Floats) -> Columns:
+    def _wrong_words(self, model: Model, images: Floats) -> Columns:
         photo = {name: i for i, name in enumerate(self.test.names)}
         rows = np.array([photo[w.image] for w in self.wrong], dtype=np.int64)
         if not len(rows):
             return {}
-        _, texts = embed(
-            "wrong words", self.test.photos[:1], [t for w in self.wrong for t in (w.true, w.false)]
-        )
-        cosines = np.einsum("nd,nkd->nk", images[rows], texts.reshape(len(rows), 2, -1))
-        right = np.where(cosines[:, 0] == cosines[:, 1], 0.5, cosines[:, 0] > cosines[:, 1]).astype(
-            np.float32
-        )
+        texts = model.texts([t for w in self.wrong for t in (w.true, w.false)]).reshape(len(rows), 2, -1)
+        cosines = np.einsum("nd,nkd->nk", images[rows], texts)
+        right = pairwise_wins(cosines[:, 0], cosines[:, 1]).astype(np.float32)
         found: Columns = {"wrong word|all": right, "wrong word|photo": rows}
         for kind in KINDS:
             of = np.array([w.category == kind for w in self.wrong])
-            if of.sum() >= 20:
+            if of.sum() >= LEAST:
                 found |= {f"wrong {kind}|right": right[of], f"wrong {kind}|photo": rows[of]}
+        two = np.flatnonzero([bool(also) for also in self.also])
+        if len(two) >= LEAST:
+            second = np.einsum("nd,nd->n", images[rows[two]], model.texts([self.also[i] for i in two]))
+            both = both_wins(right[two].astype(np.float64), pairwise_wins(second, cosines[two, 1]))
+            found |= {"both true|right": both.astype(np.float32), "both true|photo": rows[two]}
         return found
+
+    # ------------------------------------------------------------ phrases of boxes
+    @cached_property
+    def questions(self) -> tuple[list[int], list[PhraseQuestion]]:
+        """Boxes whose phrase can be edited by a word of the test's half, and the candidates."""
+        assert self.phrases is not None
+        named, own = self.phrases.named, self.test.captions_of()
+        said = [[self.test.captions[i] for i in own[row]] for row, _ in named]
+        photos = [self.test.names[row] for row, _ in named]
+        return phrase_questions([box.phrase for _, box in named], photos, said, words="test")
+
+    def _phrases(self, model: Model) -> Columns:
+        """Whether the true phrase is nearer to its box than every edited one."""
+        assert self.phrases is not None
+        rows, questions = self.questions
+        named = [self.phrases.named[i] for i in rows]
+        photo = np.array([row for row, _ in named], dtype=np.int64)
+        boxes = model.boxes(
+            self.test.photos, photo, np.array([one.box for _, one in named], dtype=np.float32)
+        )
+        texts = list(dict.fromkeys(t for q in questions for t in (q.true, *q.false)))
+        place, embedded = {text: i for i, text in enumerate(texts)}, model.texts(texts)
+        right = []
+        for box, question in zip(boxes, questions, strict=True):
+            cosines = embedded[[place[t] for t in (question.true, *question.false)]] @ box
+            right.append(float(cosines[0] > cosines[1:].max()))
+        return {"phrases|right": np.array(right, dtype=np.float32), "phrases|photo": photo}
 
     # ------------------------------------------------------------ classes
     @cached_property
@@ -148,9 +208,9 @@ class Bench:
         stems = [Path(name).name for name in pairs.names]
         return np.array([next(number[p] for p in longest if s.startswith(p)) for s in stems], dtype=np.int64)
 
-    def _named(self, embed: Embed, images: Floats) -> Columns:
+    def _named(self, model: Model, images: Floats) -> Columns:
         template = PROMPTS.get(self.domain, "a photo of a {}.")
-        _, texts = embed("class names", self.test.photos[:1], [template.format(n) for n in self.class_names])
+        texts = model.texts([template.format(n) for n in self.class_names])
         return {
             "class by name|top-1": ((images @ texts.T).argmax(1) == self.labels(self.test)).astype(np.float32)
         }

@@ -22,9 +22,11 @@ from cliplet.training.config import DataConfig
 from cliplet.training.cost import pairs_row
 from cliplet.training.dclip.config import DclipConfig, ZeroShotConfig, dclip_config, variant_config
 from cliplet.training.dclip.data import RunData, read_labelled
-from cliplet.training.dclip.inputs import Captions, Photos
+from cliplet.training.dclip.finetuning import FineTuning
+from cliplet.training.dclip.inputs import Captions, Floats, Ints, Photos
 from cliplet.training.dclip.run import DclipRun
 from cliplet.training.fit import make_accelerator
+from cliplet.training.objectives.phrases import embed_boxes, find_phrases
 from cliplet.training.pairs import PairSet, fingerprint, read_pairs
 from cliplet.training.run_folder import claim_folder
 
@@ -78,6 +80,28 @@ def features(settings: Settings) -> Path:
     return Path(settings.features or Path(settings.out) / "features")
 
 
+class Measured:
+    """The present weights of a model in tuning, as :class:`~objectives.measure.Model`; what is before them is kept."""
+
+    def __init__(self, tuning: FineTuning) -> None:
+        self.tuning = tuning
+
+    def _photos(self, photos: Sequence[Any]) -> Photos:
+        return Photos.compute(self.tuning.learner, photos, self.tuning.folder)
+
+    def images(self, photos: Sequence[Any]) -> Floats:
+        """``[n, d]``."""
+        return self._photos(photos).embeddings()
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        """``[n, d]``."""
+        return Captions(self.tuning.learner, texts, self.tuning.folder).embeddings()
+
+    def boxes(self, photos: Sequence[Any], rows: Ints, boxes: Floats) -> Floats:
+        """``[n, d]``; the start squashes photos, so that shares of their sides are shares of its input's."""
+        return embed_boxes(self.tuning.learner, self._photos(photos), rows, boxes)
+
+
 class Place:
     """A setting and a seed: its data, its questions, its arms."""
 
@@ -103,6 +127,7 @@ class Place:
         bench = Bench(domain.name, data.sets["test"], labelled, classes, probe)
         if settings.detector and not classes:
             bench.kinds = self._kinds(probe), self._kinds(bench.test)
+            bench.phrases = find_phrases(bench.test, self.config.regions, features(settings))
         return bench
 
     def _kinds(self, pairs: PairSet) -> NDArray[np.bool_]:
@@ -130,11 +155,7 @@ class Place:
         tuning.reset() if arm is None else tuning.load_tuned(folder, arm.student.average)
         tuning.base.model.eval()
 
-        def embed(_: str, photos: Sequence[Any], captions: Sequence[str]) -> tuple[Any, Any]:
-            seen = Photos.compute(tuning.learner, photos, tuning.folder).embeddings()
-            return seen, Captions(tuning.learner, captions, tuning.folder).embeddings()
-
-        columns = self.questions.columns(embed)
+        columns = self.questions.columns(Measured(tuning))
         folder.mkdir(parents=True, exist_ok=True)
         save_columns(file, columns)
         return columns

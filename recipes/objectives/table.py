@@ -19,7 +19,7 @@ SHOWN = {
     "T2I distinct|R@1": "T2I R@1 distinct", "class by name|top-1": "21 classes by name",
     "probe|top-1": "21 classes, probe",
     "probe of kinds|mAP": "80 kinds, probe mAP", "imagenet500|top-1": "imagenet500", "wrong word|all": "wrong word",
-    "two true|right": "both true", "region phrases|right": "phrases",
+    "both true|right": "both true", "phrases|right": "phrases",
 }  # fmt: skip
 """Columns of the first table of a setting, and their heads."""
 DECIDING = "T2I|R@1"
