@@ -33,7 +33,8 @@ class Arm:
     name: str = ""
     """Its name in the table."""
     set: tuple[str, ...] = ()
-    """Changes of ``[tuning]``, each as ``key=value``."""
+    """Changes of ``[tuning]``, each as ``key=value``; ``{run}`` and ``{seed}`` are the folder and the seed of the
+    setting, for arms that need an earlier one's model."""
     asks: str = ""
     """What the row answers."""
     against: str = "contrastive"

@@ -56,13 +56,14 @@ def configuration(settings: Settings, name: str, seed: int) -> DclipConfig:
     domain, few = setting_of(settings, name)
     out = Path(settings.out)
     arms = [a for a in settings.arms if not a.only or name in a.only]
+    run = str(out / f"{name}-draw{seed}")
     values = {
         **settings.tuning,
-        "name": f"{name}-{seed}", "out": str(out / f"{name}-draw{seed}"), "features": str(features(settings)),
+        "name": f"{name}-{seed}", "out": run, "features": str(features(settings)),
         "base": str(out / START), "cpu": True, "seeds": [seed], "draw": seed, "held_out": KEPT_BACK,
         "captioned": float(domain.few) if few else 1.0, "train": to_dict(domain.train),
         "tests": [{"name": "test", **to_dict(domain.test)}],
-        "variants": [{"name": a.name, "set": list(a.set)} for a in arms], "evaluate_every": 10_000,
+        "variants": [{"name": a.name, "set": [c.replace("{run}", run).replace("{seed}", str(seed)) for c in a.set]} for a in arms], "evaluate_every": 10_000,
     }  # fmt: skip
     photos = len(_captioned(domain.train))
     used = min(domain.few, photos) if few else photos - round(KEPT_BACK * photos)
