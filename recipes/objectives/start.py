@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+
 from cliplet.data.book import read_book
 from cliplet.files import whole
 from cliplet.training.config import DataConfig

@@ -121,12 +121,32 @@ class StudentWeights:
 
 
 @dataclass(frozen=True)
+class LowRankSettings:
+    """Low-rank adapters (LoRA, Hu et al. 2022) in place of the whole matrices, for a base model too large for these."""
+
+    rank: int = 0
+    """Rank of each adapter, such as 8; 0 lets the parameters themselves learn."""
+    alpha: float = 16.0
+    """Weight of the adapters, times the rank. They need a learning rate about ten times higher than whole matrices."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or not self.alpha > 0:
+            raise InputError(
+                f"student.low_rank has rank={self.rank} and alpha={self.alpha}: give a rank of at least 0 and an alpha "
+                "above 0"
+            )
+
+
+@dataclass(frozen=True)
 class StudentSettings:
     """What of the base model learns, and from what."""
 
     train: tuple[str, ...] = ("released",)
     """Parameters that learn, as patterns with ``*`` of the model's parameter names; ``released`` stands for the image
     tower's attention projections and its last projection."""
+    low_rank: LowRankSettings = field(default_factory=LowRankSettings)
+    """With a ``rank``, only adapters of the matrices that ``train`` names learn; all else stays as it is. They are
+    added to the matrices when the model is measured and saved, so the result is a model like the base."""
     weights: StudentWeights = field(default_factory=StudentWeights)
     """Loss weights."""
     temperature: float = 0.05

@@ -22,7 +22,7 @@ from cliplet.models.tensors import write_tensors
 from cliplet.training.checkpoint import read_weights
 from cliplet.training.config import AugmentConfig
 from cliplet.training.dclip.base import features_folder
-from cliplet.training.dclip.config import MAY_VARY, DclipConfig
+from cliplet.training.dclip.config import MAY_VARY, DclipConfig, LowRankSettings
 from cliplet.training.dclip.data import RunData
 from cliplet.training.dclip.inputs import Captions, Floats, Ints, Kept, Learner, Photos
 from cliplet.training.dclip.student import Anchors, DclipStudent, StudentBatches, StudentData, average_weights
@@ -61,7 +61,7 @@ class FineTuning:
         self.base, self.data, self.fit, self.folder = base, data, fit, features_folder(config)
         if config.student.context_length:
             base.lengthen(config.student.context_length)
-        self.learner = Learner(base, config.student.train)
+        self.learner = Learner(base, config.student.train, bool(config.student.low_rank.rank))
         _check(config, self.learner)
         base.encoder.model.to(device)
         self.start = {k: v.detach().clone() for k, v in base.model.state_dict().items()}
@@ -91,7 +91,7 @@ class FineTuning:
     def student(self, config: DclipConfig, seed: int) -> Path:
         """Train one student; its folder holds the tuned parameters."""
         folder = run_folder(config, seed)
-        claim_folder(folder, _trained_with(config), known_as=lambda known: {**NEW_SETTINGS, **known})
+        claim_folder(folder, _trained_with(config), known_as=_complete)
         if (folder / BEST).exists():
             return folder
         target = self.target(config, seed)
@@ -102,7 +102,12 @@ class FineTuning:
         data = dataclasses.replace(data, objectives={name: one for name, (_, one) in objectives.items()})
         student = DclipStudent(self.learner, config.student, prompts, objectives)
         batches = StudentBatches(data, config.student_stage.batch_size, seed)
-        self.fit(folder, student, config.student_stage, batches, self.dev_score)
+
+        def score() -> dict[str, float]:
+            student.weights()  # with adapters, the model has them only then
+            return self.dev_score()
+
+        self.fit(folder, student, config.student_stage, batches, score)
         return folder
 
     def student_data(self, config: DclipConfig, target: Floats | None) -> StudentData:
@@ -297,6 +302,12 @@ def _check(config: DclipConfig, learner: Learner) -> None:
         raise InputError(
             "student.weights.anchoring needs all classes in every batch: of the text tower, only text.head.* may learn"
         )
+
+
+def _complete(known: dict[str, Any]) -> dict[str, Any]:
+    """What a run was trained with, and for settings that are newer than the run their defaults."""
+    student = {"low_rank": to_dict(LowRankSettings()), **known.get("student", {})}
+    return {**NEW_SETTINGS, **known, "student": student}
 
 
 def _trained_with(config: DclipConfig) -> dict[str, Any]:

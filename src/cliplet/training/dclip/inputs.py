@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cliplet.encoders.base import unit_norm
+from cliplet.errors import InputError
 from cliplet.export.frozen import frozen
 from cliplet.models.fingerprint import state_fingerprint
 from cliplet.training.computed import computed
@@ -32,14 +33,23 @@ class Learner:
     Args:
         clip: the model.
         patterns: which parameters, as in ``student.train``.
+        matrices: of these only the matrices, for low-rank adapters.
 
     Raises:
-        InputError: a pattern matches nothing.
+        InputError: a pattern matches nothing, or no matrix where these are wanted.
     """
 
-    def __init__(self, clip: TrainableClip, patterns: Sequence[str]) -> None:
+    def __init__(self, clip: TrainableClip, patterns: Sequence[str], matrices: bool = False) -> None:
         self.clip = clip
         self.names = clip.named(patterns)
+        if matrices:
+            own = dict(clip.model.named_parameters())
+            self.names = [name for name in self.names if own[name].ndim == 2]
+            if not self.names:
+                raise InputError(
+                    f"student.low_rank needs matrices; student.train={list(patterns)} names none, name such as those "
+                    f"of released ({', '.join(clip.released)})"
+                )
         self.early, self.first = clip.early(self.names)
         text = {n for n in self.names if not n.startswith(clip.image_prefix)}
         self.text_mode = "frozen" if not text else "head" if text <= set(clip.head) else "all"

@@ -81,7 +81,8 @@ class DclipRun:
     def fine_tuning(self, config: DclipConfig) -> FineTuning:
         """Where students of a variant begin; variants that begin alike share it."""
         name = base_name(config)
-        key = (name, config.student.train, config.student.context_length)
+        student = config.student
+        key = (name, student.train, student.context_length, bool(student.low_rank.rank))
         if key not in self._tunings:
             base = self._given.get(name) or open_base(config, self.data.train, self.fit)
             self._tunings[key] = FineTuning(config, base, self.data, self.fit, self.device)
