@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +16,8 @@ from cliplet.training.dclip.config import DclipConfig, load_dclip
 from cliplet.training.dclip.run import dclip
 from cliplet.training.losses import denoising, flow
 from cliplet.training.objectives import chosen_objectives
-from cliplet.training.objectives.un2clip_decoder import DecoderTask, randomise
+from cliplet.training.objectives.un2clip_decoder import DecoderTask, Pool, randomise
+from cliplet.training.pairs import PairSet
 from tests.training import make
 
 SMALL = DenoiserConfig(size=16, patch=8, channels=6, condition=5, width=32, heads=2, blocks=1)
@@ -117,6 +120,32 @@ def test_sizes_that_cannot_be_are_refused(change: dict[str, int], message: str):
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         chosen_objectives({"un2clip": settings})
+
+
+class Numbered:
+    """Photos whose kept maps are their numbers."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def batch(self, rows: np.ndarray, views: np.ndarray) -> dict[str, torch.Tensor]:
+        assert not views.any()
+        return {"maps": torch.from_numpy(self.first + rows).half()[:, None]}
+
+
+@pytest.mark.parametrize("captioned", [2, 5])
+def test_photos_of_both_kinds_come_in_one_order(captioned: int):
+    photos = [f"photo {i}" for i in range(7)]
+    setup: Any = SimpleNamespace(
+        learner=None, folder=None, train=PairSet(photos=photos[:captioned]), bare=PairSet(photos=photos[captioned:]),
+        photos=Numbered(0), look=lambda bare: Numbered(captioned),
+    )  # fmt: skip
+    pool = Pool(setup)
+    rows = np.array([6, 0, 3, 3, 1])
+    found = pool.inputs(rows)["maps"][:, 0].tolist()
+    assert [photos[int(i)] for i in found] == [pool.photos[i] for i in rows]
+    every = SimpleNamespace(**{**vars(setup), "train": PairSet(photos=photos[::-1]), "bare": PairSet()})
+    assert Pool(every).key == pool.key  # the same photos, however they are captioned
 
 
 # ---------------------------------------------------------------- in a recipe

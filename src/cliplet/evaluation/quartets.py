@@ -3,7 +3,9 @@
 The score counts a quartet only if *both* texts do. Pictures that look alike to a model differ for it mostly in how near
 they are to any text at all; a model whose scores are mostly this preference gets far less than the 25 % of chance,
 without seeing less. So beside every score stands the corrected one, in which each picture's mean cosine to a bank of
-neutral texts is taken from its cosines: a method that only removes the preference gains nothing there.
+neutral texts is taken from its cosines: a method that only removes the preference gains nothing there. The bank should
+be texts of the kind that is scored, such as captions of other photos for photos with captions: texts of another kind
+(:data:`NEUTRAL`) put a preference in that was not there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +25,7 @@ NEUTRAL = tuple(
     for what in ("a photo", "a picture", "an image", "a view")
     for thing in ("something", "a thing", "a scene", "a place", "objects", "the world")
 )
-"""Texts that say nothing of what a picture shows."""
+"""Texts that say nothing of what a picture shows, for a bank where no texts of the kind that is scored are at hand."""
 BOTH_RIGHT, CORRECTED = "both right", "both right, bias-corrected"
 
 
@@ -33,7 +35,8 @@ def both_right(images: NDArray[Any], texts: NDArray[Any], bank: NDArray[Any] | N
     Args:
         images: ``[n, 2, d]``, unit norm.
         texts: ``[n, 2, d]``, unit norm.
-        bank: embeddings of neutral texts ``[m, d]``; each picture's mean cosine to them is taken from its cosines.
+        bank: embeddings of texts about no picture in particular ``[m, d]``, best those of other photos; each picture's
+            mean cosine to them is taken from its cosines.
     """
     scores = np.einsum("ntd,nid->nti", texts, images, dtype=np.float64)  # [n, text, picture]
     if bank is not None:
@@ -68,7 +71,7 @@ def quartet_columns(
         quartets: those to score.
         images: embedding of each picture by its name ``[d]``, unit norm; a quartet without one is left out.
         texts: embedding of each text ``[d]``, unit norm.
-        bank: of the neutral texts ``[m, d]``.
+        bank: as :func:`both_right` takes it ``[m, d]``.
 
     Returns:
         ``NAME|CATEGORY|both right`` and ``NAME|CATEGORY|both right, bias-corrected`` of each category and of ``all``,
