@@ -21,6 +21,7 @@ from cliplet.training.computed import computed
 from cliplet.training.config import DataConfig
 from cliplet.training.cost import pairs_row
 from cliplet.training.dclip.config import DclipConfig, ZeroShotConfig, dclip_config, variant_config
+from cliplet.training.dclip.cost import offered
 from cliplet.training.dclip.data import RunData, read_labelled
 from cliplet.training.dclip.finetuning import FineTuning
 from cliplet.training.dclip.inputs import Captions, Floats, Ints, Photos
@@ -57,13 +58,17 @@ def configuration(settings: Settings, name: str, seed: int) -> DclipConfig:
     out = Path(settings.out)
     arms = [a for a in settings.arms if not a.only or name in a.only]
     run = str(out / f"{name}-draw{seed}")
+
+    def placed(change: str) -> str:
+        return change.replace("{run}", run).replace("{seed}", str(seed))
+
     values = {
         **settings.tuning,
         "name": f"{name}-{seed}", "out": run, "features": str(features(settings)),
         "base": str(out / START), "cpu": True, "seeds": [seed], "draw": seed, "held_out": KEPT_BACK,
         "captioned": float(domain.few) if few else 1.0, "train": to_dict(domain.train),
         "tests": [{"name": "test", **to_dict(domain.test)}],
-        "variants": [{"name": a.name, "set": [c.replace("{run}", run).replace("{seed}", str(seed)) for c in a.set]} for a in arms], "evaluate_every": 10_000,
+        "variants": [{"name": a.name, "set": [placed(c) for c in a.set]} for a in arms], "evaluate_every": 10_000,
     }  # fmt: skip
     photos = len(_captioned(domain.train))
     used = min(domain.few, photos) if few else photos - round(KEPT_BACK * photos)
@@ -253,20 +258,7 @@ def _described(settings: Settings) -> Iterator[tuple[str, str]]:
     names = settings.settings or tuple(settings.known)
     for name in names:
         config = configuration(settings, name, settings.seeds[0])
-        data = RunData(replace(config, out=str(Path(settings.out) / "dry")))
-        yield (
-            name,
-            f"{len(data.train.photos)} photos with captions, {len(data.bare.photos)} bare, "
-            f"{len(data.sets['held-out'].photos)} kept back",
-        )
-        told: set[str] = set()
-        for variant in config.variants:
-            one = variant_config(config, variant)
-            for key, chosen in one.chosen_objectives().items():
-                rows = chosen.kind.offers(chosen.settings, data.train, data.bare, one.regions)
-                for what, much in rows:
-                    if f"{what} {much}" not in told:
-                        told.add(f"{what} {much}")
-                        yield f"{name}, {key}: {what}", much
+        wanted = tuple(arm.name for arm in settings.chosen_arms(name))
+        yield from ((f"{name}, {what}", much) for what, much in offered(replace(config, only=wanted)))
     count = sum(len(settings.chosen_arms(n)) for n in names) * len(settings.seeds)
     yield "trainings", f"{count} of {settings.steps} steps each"

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from cliplet.errors import InputError
 from cliplet.training.cost import Rows, pairs_row
 from cliplet.training.dclip.base import base_maker, base_name
 from cliplet.training.dclip.config import DclipConfig, variant_config
-from cliplet.training.dclip.data import divided
+from cliplet.training.dclip.data import bare_photos, divided
 from cliplet.training.dclip.finetuning import run_folder
 from cliplet.training.dclip.inputs import Learner
 from cliplet.training.dclip.low_rank import adapter_size
@@ -52,7 +53,9 @@ def describe(config: DclipConfig) -> Rows:
     if photos:
         rows.append(("zero-shot photos", photos if Path(photos).exists() else f"not found: {photos}"))
     variants = [variant_config(config, v) for v in config.trained]
-    rows += _rewrite_rows(config, variants, train)
+    if train.photos:
+        rows += offered(config, train)
+        train, _, _ = divided(train, config)
     with_captions = sum(len(rows) > 0 for rows in train.captions_of())
     return [
         *rows,
@@ -61,18 +64,59 @@ def describe(config: DclipConfig) -> Rows:
     ]
 
 
-def _rewrite_rows(
-    config: DclipConfig, variants: list[DclipConfig], train: PairSet
-) -> Iterator[tuple[str, str]]:
+def offered(config: DclipConfig, train: PairSet | None = None) -> Rows:
+    """How a recipe divides its training photos, and what they offer its variants' rewriting and objectives.
+
+    Args:
+        config: the recipe.
+        train: its training pairs; read when left out.
+    """
+    train, held_out, rest = divided(read_pairs(config.train) if train is None else train, config)
+    bare = bare_photos(config, rest, [], train)
+    variants = [variant_config(config, v) for v in config.trained]
+    return [
+        *_division_rows(train, held_out, bare),
+        *_rewrite_rows(variants, train),
+        *_objective_rows(variants, train, bare),
+    ]
+
+
+def _division_rows(train: PairSet, held_out: PairSet | None, bare: PairSet) -> Rows:
+    """How the training photos are divided, where they are."""
+    if held_out is None and not bare.photos:
+        return []
+    back = 0 if held_out is None else len(held_out.photos)
+    return [
+        (
+            "divided",
+            f"{len(train.photos)} with captions to train on, {back} kept back, {len(bare.photos)} bare",
+        )
+    ]
+
+
+def _rewrite_rows(variants: list[DclipConfig], train: PairSet) -> Iterator[tuple[str, str]]:
     """What each way of rewriting gives, of the training photos whose captions are used."""
     known: dict[RewriteSettings, list[str]] = {}
     for one in variants:
         if one.rewrites.on:
             known.setdefault(one.rewrites, []).append(one.variants[0].name)
-    if known and train.photos:
-        train, _, _ = divided(train, config)
-        for settings, names in known.items():
-            yield from ((f"{what} (of {', '.join(names)})", much) for what, much in offers(settings, train))
+    for settings, names in known.items():
+        yield from ((f"{what} (of {', '.join(names)})", much) for what, much in offers(settings, train))
+
+
+def _objective_rows(variants: list[DclipConfig], train: PairSet, bare: PairSet) -> Iterator[tuple[str, str]]:
+    """What the data offers each objective, or why one cannot learn from it."""
+    known: dict[tuple[str, Any, Any], list[str]] = {}
+    for one in variants:
+        for name, chosen in one.chosen_objectives().items():
+            known.setdefault((name, chosen, one.regions), []).append(one.variants[0].name)
+    for (name, chosen, regions), names in known.items():
+        of = f"{name} (of {', '.join(names)})"
+        try:
+            found = chosen.kind.offers(chosen.settings, train, bare, regions)
+        except InputError as error:
+            found = [("not possible", str(error))]
+        yield from ((f"{of}: {what}", much) for what, much in found)
 
 
 def _base_rows(configs: dict[str, DclipConfig], photos: int) -> Iterator[tuple[str, str]]:
