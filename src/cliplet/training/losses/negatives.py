@@ -196,6 +196,8 @@ def union(
     Relation: what :func:`triplet` must beat: the same false pairs, as pairs like all others. Where they stand in the
     batches of their twins, they are the twins' negatives here too; draw them beside other photos.
 
+    Source: CLIP (arXiv 2103.00020) on 2 B pairs; the control that TripletCLIP (arXiv 2411.02545) leaves out.
+
     Example:
         >>> x = torch.eye(4)
         >>> round(union(x[:2], x[:2], x[2:], x[2:], 1.0).item(), 4)  # log(e + 3) - 1
