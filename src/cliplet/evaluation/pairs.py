@@ -176,7 +176,8 @@ def _winoground(path: Path, rows: Sequence[Row], out: PairSet) -> None:
 
 
 # ---------------------------------------------------------------- blind controls
-def _words(caption: str) -> list[str]:
+def words_of(caption: str) -> list[str]:
+    """The words of a caption in lower case, without punctuation."""
     return "".join(c if c.isalnum() or c in "'-" else " " for c in caption.lower()).split()
 
 
@@ -192,11 +193,11 @@ def blind_wins(pairs: Sequence[CaptionPair]) -> dict[str, Floats]:
     """
     counts: Counter[str] = Counter()
     for p in pairs:
-        counts.update(set(_words(p.true)) | set(_words(p.false)))
+        counts.update(set(words_of(p.true)) | set(words_of(p.false)))
 
     def usual(caption: str, other: str) -> float:
-        here = set(_words(caption)) | set(_words(other))  # the pair itself does not count
-        return _mean([math.log(counts[w] - (w in here) + 0.1) for w in _words(caption)])
+        here = set(words_of(caption)) | set(words_of(other))  # the pair itself does not count
+        return _mean([math.log(counts[w] - (w in here) + 0.1) for w in words_of(caption)])
 
     true_length, false_length = (
         np.array([len(getattr(p, k)) for p in pairs], dtype=float) for k in ("true", "false")

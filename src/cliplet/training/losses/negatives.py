@@ -196,7 +196,7 @@ def union(
     Relation: what :func:`triplet` must beat: the same false pairs, as pairs like all others. Where they stand in the
     batches of their twins, they are the twins' negatives here too; draw them beside other photos.
 
-    Source: CLIP (arXiv 2103.00020) on 2 B pairs; the control that TripletCLIP (arXiv 2411.02545) leaves out.
+    Source: the control that TripletCLIP (arXiv 2411.02545) leaves out.
 
     Example:
         >>> x = torch.eye(4)

@@ -24,28 +24,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from cliplet.errors import InputError
 from cliplet.files import write_atomically
+from cliplet.regions.store import RegionSettings
 from cliplet.training.computed import computed
+from cliplet.training.objectives.base import Rows
 from cliplet.training.objectives.false_captions import FalseCaption
-from cliplet.training.objectives.false_photos.boxes import Boxes, Found, photo_boxes
+from cliplet.training.objectives.false_photos.boxes import Boxes, Found, class_names, photo_boxes
 from cliplet.training.objectives.false_photos.draw import Drawer, encoded
 from cliplet.training.objectives.false_photos.edits import UnfitError
-from cliplet.training.objectives.false_photos.plan import Edit, Planner
+from cliplet.training.objectives.false_photos.plan import Edit, Planner, fits_words
 from cliplet.training.objectives.false_photos.retrieve import Embed, Retriever
 from cliplet.training.objectives.false_photos.words import other_side, swapped_place
 from cliplet.training.pairs import PairSet, fingerprint
 
 __all__ = [
-    "FALSE_PHOTO_KINDS", "Boxes", "FalsePhoto", "Found", "find_false_photos", "photo_boxes", "side_captions",
+    "FALSE_PHOTO_KINDS", "Boxes", "FalsePhoto", "Found", "find_false_photos", "photo_boxes", "photo_counts",
+    "side_captions", "word_counts",
 ]  # fmt: skip
 
-PhotoKind = Literal["recolour", "paste", "count", "mirror", "retrieve"]
-FALSE_PHOTO_KINDS: tuple[PhotoKind, ...] = ("recolour", "paste", "count", "mirror", "retrieve")
+FALSE_PHOTO_KINDS = ("recolour", "paste", "count", "mirror", "retrieve")
 """What can be done, by name."""
 VERSION = 1
 """Of the drawing; another number draws all photos anew."""
@@ -62,12 +64,15 @@ class FalsePhoto:
 
     row: int
     """Of the false caption, in the list that was given."""
-    kind: PhotoKind
+    kind: str
     """How it was made."""
     photo: Any
     """Where to read it: a file that was written, or a training photo."""
     source: int = -1
     """The training photo that it is (``retrieve``), else -1."""
+
+
+_SIDE: Any = "side"
 
 
 def side_captions(pairs: PairSet) -> list[FalseCaption]:
@@ -79,7 +84,7 @@ def side_captions(pairs: PairSet) -> list[FalseCaption]:
     for row, caption in enumerate(pairs.captions):
         swapped = other_side(caption)
         if swapped is not None:
-            found.append(FalseCaption(row, swapped[0], "side", swapped[1], swapped[2]))  # type: ignore[arg-type]
+            found.append(FalseCaption(row, swapped[0], _SIDE, swapped[1], swapped[2]))
     return found
 
 
@@ -130,9 +135,11 @@ def find_false_photos(
                 [false[r] for r in rows], [places[r] for r in rows]
             )
             why.update(left_out)
-            found += [
-                FalsePhoto(r, kind, pairs.photos[p], p) for r, p in zip(rows, chosen, strict=True) if p >= 0
-            ]
+            for row, photo in zip(rows, chosen, strict=True):
+                if photo in boxes.failures:
+                    why[f"retrieve: {boxes.failures[photo]}"] += 1
+                elif photo >= 0:
+                    found.append(FalsePhoto(row, kind, pairs.photos[photo], photo))
             continue
         planned = []
         for row in rows:
@@ -142,6 +149,39 @@ def find_false_photos(
                 why[f"{kind}: {error}"] += 1
         found += _drawn(pairs, planned, folder, why)
     return found
+
+
+def photo_counts(found: Sequence[FalsePhoto], false: Sequence[FalseCaption], pairs: PairSet) -> Rows:
+    """How many triplets each kind gives, and of how many photos: lines for a table."""
+    rows = []
+    for kind in FALSE_PHOTO_KINDS:
+        own = [f for f in found if f.kind == kind]
+        photos = {int(pairs.photo_of[false[f.row].caption]) for f in own}
+        rows.append((f"false photos, {kind}", f"{len(own):,} of {len(photos):,} photos"))
+    return rows
+
+
+def word_counts(
+    false: Sequence[FalseCaption],
+    pairs: PairSet,
+    settings: RegionSettings,
+    kinds: Sequence[str] = FALSE_PHOTO_KINDS,
+) -> Rows:
+    """How many false captions each kind can be tried on by their words alone, for ``--dry-run``; finds no boxes.
+
+    Raises:
+        InputError: no such detector.
+    """
+    names = class_names(pairs, settings)
+    places = [swapped_place(pairs.captions[f.caption], f.text, f.before, f.after) for f in false]
+    rows = []
+    for kind in kinds:
+        own = [i for i, one in enumerate(false) if one.kind in _OF[kind]]
+        fit = sum(fits_words(places[i], kind, names) for i in own)
+        rows.append(
+            (f"false photos, {kind}", f"at most {fit:,} of {len(own):,} false captions by their words")
+        )
+    return rows
 
 
 def _drawn(pairs: PairSet, planned: Sequence[Edit], folder: Path, why: Counter[str]) -> list[FalsePhoto]:

@@ -1,8 +1,8 @@
 """Boxes of training photos with the names of their classes, found once and kept."""
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class Boxes:
     """Its classes; empty where it has none (a grid)."""
     photos: tuple[tuple[Found, ...], ...]
     """The things on each photo, the surest first."""
+    failures: Mapping[int, str] = field(default_factory=dict)
+    """Photos that could not be read, with reasons; they have no things, and stand for no false caption."""
 
     @classmethod
     def of(cls, stored: StoredRegions, names: Sequence[str]) -> "Boxes":
@@ -64,7 +66,7 @@ class Boxes:
                 if 0 <= label < len(names)
             ]
             found.append(tuple(sorted(things, key=lambda thing: -thing.score)))
-        return cls(tuple(names), tuple(found))
+        return cls(tuple(names), tuple(found), stored.failures)
 
     @classmethod
     def none(cls, photos: int) -> "Boxes":
@@ -93,6 +95,15 @@ def photo_boxes(pairs: PairSet, settings: RegionSettings, folder: Path) -> Boxes
         folder, pairs.photos, pairs.names, proposer, settings, _no_embeddings, "boxes alone", progress=progress
     )  # fmt: skip
     return Boxes.of(stored, names)
+
+
+def class_names(pairs: PairSet, settings: RegionSettings) -> tuple[str, ...]:
+    """What the detector of a recipe calls its classes; none for a grid.
+
+    Raises:
+        InputError: no such detector, or no photo can be read.
+    """
+    return _class_names(make_proposer(settings.proposer, settings.score, settings.iou), pairs)
 
 
 def _no_embeddings(crops: Sequence[Image.Image]) -> Any:

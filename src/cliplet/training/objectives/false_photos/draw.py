@@ -10,6 +10,7 @@ from PIL import Image
 from cliplet.data.images import load_rgb
 from cliplet.training.objectives.false_photos import edits
 from cliplet.training.objectives.false_photos.boxes import Found
+from cliplet.training.objectives.false_photos.colours import ColourSearch, looks, recolour
 from cliplet.training.objectives.false_photos.edits import Box, Pixels, UnfitError
 from cliplet.training.objectives.false_photos.plan import Edit
 
@@ -17,8 +18,8 @@ SIDE = 448
 """A photo's short side, in pixels, is scaled down to this before it is edited: towers read less."""
 QUALITY = 95
 """Of the JPEG files."""
-LEAST_COLOUR, LEAST_WORN, MOST_WORN = 0.18, 0.05, 0.9
-"""Share of a thing's box that must have the true colour; of the part of a person where a garment is: least and most."""
+LEAST_COLOUR, LEAST_WORN = 0.18, 0.05
+"""Least share of a thing's box that has the true colour, and of the part of a person where a garment is."""
 UNLIKE = 80.0
 """Mean distance of colours (0..255) at the rim above which a crop of another photo does not fit."""
 SOLID, CAME_OUT = 0.6, 0.5
@@ -48,6 +49,7 @@ class Drawer:
     def __init__(self, photos: Sequence[Any]) -> None:
         self.photos = photos
         self._last: tuple[int, Pixels] | None = None
+        self._masks: dict[tuple[int, Found, str, str], edits.Floats | None] = {}
 
     def pixels(self, photo: int) -> Pixels:
         """A photo, its short side at most :data:`SIDE` pixels ``[h, w, 3]``.
@@ -79,24 +81,34 @@ class Drawer:
         )
 
     def _recolour(self, edit: Edit, pixels: Pixels) -> Pixels:
-        fit = []
-        for found in edit.boxes:
-            box = _in_pixels(found, pixels)
-            part = edits.coloured_part(pixels, box, edit.before, _zone(box, edit.worn) if edit.worn else None)
-            least, most = (LEAST_WORN, MOST_WORN) if edit.worn else (LEAST_COLOUR, 1.0)
-            if least <= part.share <= most and part.around <= AROUND * part.share and part.solid >= SOLID:
-                fit.append(part.mask)
+        masks = (self._mask(edit, found, pixels) for found in edit.boxes)
+        fit = [mask for mask in masks if mask is not None]
         if not fit or (edit.every and not edit.worn and len(fit) < len(edit.boxes)):
             raise UnfitError("the true colour is not in the box, or round it as well")
         if len(fit) > 1 and not edit.every:
             raise UnfitError("several things have the true colour")
         changed = pixels
         for mask in fit:
-            changed = edits.recolour(changed, mask, edit.after)
+            changed = recolour(changed, mask, edit.after)
         painted = np.maximum.reduce(fit) > 0.6
-        if not painted.any() or edits.looks(changed, edit.after, 0.15)[painted].mean() < CAME_OUT:
+        if not painted.any() or looks(changed, edit.after, 0.15)[painted].mean() < CAME_OUT:
             raise UnfitError("the wrong colour did not come out")
         return changed
+
+    def _mask(self, edit: Edit, found: Found, pixels: Pixels) -> edits.Floats | None:
+        """The part of a thing that has the true colour ``[h, w]``; None where it has none."""
+        key = edit.photo, found, edit.before, edit.worn
+        if self._masks and next(iter(self._masks))[0] != edit.photo:
+            self._masks.clear()
+        if key not in self._masks:  # several captions name the same colour
+            box = _in_pixels(found, pixels)
+            search = ColourSearch(pixels, box, edit.before, _zone(box, edit.worn) if edit.worn else None)
+            least = LEAST_WORN if edit.worn else LEAST_COLOUR
+            mask, solid = None, 0.0
+            if search.share >= least and search.around <= AROUND * search.share:
+                mask, solid = search.part()
+            self._masks[key] = mask if solid >= SOLID else None
+        return self._masks[key]
 
     def _paste(self, edit: Edit, pixels: Pixels) -> Pixels:
         original, used = pixels, set[int]()

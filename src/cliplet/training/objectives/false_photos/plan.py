@@ -17,6 +17,7 @@ from cliplet.training.objectives.false_photos.words import (
     WORN,
     Place,
     classes_named,
+    is_person,
     meaning,
     named_classes,
 )
@@ -111,6 +112,8 @@ class Planner:
         classes, many = named_classes("person" if worn else place.head, self.boxes.names)
         if not classes:
             raise UnfitError("the colour's noun is no class of the detector")
+        if not worn and is_person(place.head):
+            raise UnfitError("the colour is of hair or skin")
         seen = [f for f in self._seen(photo, classes) if f.area >= LEAST_AREA]
         if not seen:
             raise UnfitError("the coloured thing was not found")
@@ -205,6 +208,26 @@ class Planner:
                 ):  # fmt: skip
                     found[thing.label, next(iter(called))].append((photo, thing))
         return found
+
+
+def fits_words(place: Place | None, kind: str, names: Sequence[str]) -> bool:
+    """Whether the words of a false caption allow a kind of false photo, whatever is on the photo.
+
+    Args:
+        place: where it differs from the true caption.
+        kind: the kind.
+        names: the detector's classes.
+    """
+    if place is None or kind in ("mirror", "retrieve"):
+        return place is not None or kind == "mirror"
+    if kind == "recolour":
+        head = "person" if place.head in WORN else place.head
+        body = place.before in SKIN if place.head in WORN else is_person(place.head)
+        return bool(named_classes(head, names)[0]) and not body
+    if kind == "paste":
+        return all(named_classes(word, names)[0] for word in (place.before, place.after))
+    drawn = place.before in NUMBERS and place.after in NUMBERS
+    return drawn and bool(named_classes(place.head, names)[0])
 
 
 def _shape(thing: Found) -> float:

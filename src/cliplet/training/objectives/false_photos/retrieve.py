@@ -16,15 +16,15 @@ Embed = Callable[[Sequence[str]], NDArray[Any]]
 """Texts to unit vectors ``[n, d]``."""
 LEAST = 0.35
 """Least cosine of TF-IDF vectors between a false caption and a caption of the photo that stands for it."""
-COMMON = 0.25
-"""Words in more than this share of the captions say nothing."""
+COMMON, FEW = 0.25, 20
+"""Words in more than this share of the captions, and in more captions than this, say nothing."""
 
 
 class WordCosines:
     """Cosines of TF-IDF vectors between a text and each of some captions.
 
     A word weighs ``ln(captions / captions with it)``, however often it stands in a caption (Sparck Jones 1972); words
-    in more than a quarter of the captions weigh nothing.
+    in more than a quarter of many captions weigh nothing.
 
     Args:
         captions: the captions.
@@ -37,7 +37,7 @@ class WordCosines:
                 rows[word].append(number)
         total = len(captions)
         self.weights = {
-            w: float(np.log(total / len(r))) for w, r in rows.items() if len(r) <= max(1, COMMON * total)
+            w: float(np.log(total / len(r))) for w, r in rows.items() if len(r) <= max(FEW, COMMON * total)
         }
         self.rows = {w: np.array(rows[w], dtype=np.int64) for w in self.weights}
         squares = np.zeros(total, dtype=np.float64)

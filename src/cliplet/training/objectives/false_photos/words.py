@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from cliplet.data.spans import noun_phrases
 from cliplet.evaluation.hard_negatives import KINDS, mentioned
@@ -111,6 +112,11 @@ def named_classes(word: str, names: Sequence[str]) -> tuple[frozenset[int], bool
     return frozenset(found), many
 
 
+def is_person(word: str) -> bool:
+    """Whether a noun names a person."""
+    return "person" in _table().get(word.lower(), (False, ()))[1]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where two captions differ in one word."""
@@ -144,9 +150,9 @@ def head_of(caption: str, at: int) -> str:
 
 
 @cache
-def meaning(word: str, kind: str) -> frozenset[int]:
+def meaning(word: str, kind: Any) -> frozenset[int]:
     """The listed thing that a word means (near-synonyms are one); empty for a word of no list."""
-    return frozenset(mentioned([word], kind)) if kind in KINDS else frozenset()  # type: ignore[arg-type]
+    return frozenset(mentioned([word], kind)) if kind in KINDS else frozenset()
 
 
 def slot(word: str, head: str, kind: str) -> tuple[frozenset[int], object]:
