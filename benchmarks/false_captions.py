@@ -7,7 +7,6 @@ Needs: pip install cliplet
 """
 
 import argparse
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -52,12 +51,13 @@ def main() -> None:
         )
         wins = guesses(made, captions, model)
         swapped = {(n.category, frozenset((n.before.lower(), n.after.lower()))) for n in made}
-        pairs = Counter(kind for kind, _ in swapped)
         for kind in (*KINDS, "all"):
             here = np.array([kind in ("all", n.category) for n in made])
-            shares = "  ".join(f"{name} {100 * wins[name][here].mean():5.1f}" for name in GUESSERS)
-            words = pairs[kind] if kind != "all" else len(swapped)
-            print(f"{way:9} {kind:7} {here.sum():6} false captions of {words:4} word pairs: {shares}")
+            words = sum(kind in ("all", swapped_kind) for swapped_kind, _ in swapped)
+            shares = [f"{name} {100 * wins[name][here].mean():5.1f}" for name in GUESSERS if here.any()]
+            print(
+                f"{way:9} {kind:7} {here.sum():6} false captions of {words:4} word pairs: {'  '.join(shares)}"
+            )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ import re
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from cliplet.cli.evaluate import evaluate
 from cliplet.data.book import read_book
 from cliplet.data.photos import PhotoStore
 from cliplet.errors import InputError
@@ -287,3 +289,10 @@ def test_run_with_unseen_words_and_two_true_captions(tmp_path):
     made = {words: {(p.true, p.false) for p in run.details[0].result.pairs} for words, run in runs.items()}
     assert made["train"]
     assert not made["train"] & made["test"]
+
+
+@pytest.mark.parametrize("option", [["--words", "test"], ["--fluent"], ["--balanced"], ["--two-true"]])
+def test_options_of_made_captions_need_them(option):
+    result = CliRunner().invoke(evaluate, ["pairs", "pairs.json", *option])
+    assert result.exit_code == 2
+    assert "go with --from-captions only" in result.output

@@ -19,7 +19,7 @@ from cliplet.training.distill.student import Student
 from tests.training import make
 
 MODULES = (
-    "embedding", "regulator", "contrastive", "denoising", "multi_text", "relation", "regions", "sigmoid"
+    "embedding", "regulator", "contrastive", "denoising", "multi_text", "negatives", "relation", "regions", "sigmoid",
 )  # fmt: skip
 PUBLIC = [
     getattr(losses, name)
