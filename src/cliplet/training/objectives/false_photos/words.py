@@ -193,10 +193,14 @@ def _swapped(side: str) -> str:
 
 
 def classes_named(captions: Iterable[str], names: Sequence[str]) -> dict[int, set[frozenset[int]]]:
-    """By class of the detector, what captions call it (meanings as of :func:`meaning`; a word of no list is one)."""
+    """By class of the detector, what captions call it (:func:`meaning`).
+
+    Words of no list, such as "person" and "player", may mean any of them and do not count.
+    """
     found: dict[int, set[frozenset[int]]] = {}
     for caption in captions:
         for token in TOKEN.findall(caption):
+            called = meaning(token.lower(), "object")
             for number in named_classes(token, names)[0]:
-                found.setdefault(number, set()).add(meaning(token.lower(), "object"))
+                found.setdefault(number, set()).update([called] if called else [])
     return found
