@@ -77,6 +77,21 @@ def test_phrase_test_by_hand():
     assert "this model, average box" in results["all"].blind
 
 
+def test_commoner_words_by_hand():
+    # others say dog 2 + 2 and cat 1 / 1, so a dog is guessed where a cat is shown
+    said = {"a dog": (1, 0), "a cat": (0, 1)}
+    questions = [
+        PhraseQuestion("1", "a dog", ("a cat",)), PhraseQuestion("2", "a dog", ("a cat",)),
+        PhraseQuestion("3", "a cat", ("a dog",)), PhraseQuestion("4", "a dog", ("the cow",)),
+    ]  # fmt: skip
+    regions = np.array([[1, 0]] * 4)
+    found = phrase_test(
+        regions, questions, lambda texts: np.array([said.get(t, (0, 0)) for t in texts]), resamples=10
+    )
+    # dog and cat are in each of the first three; "dog" is in the fourth too, so it is commoner; of the fourth, "a dog"
+    assert found[0].blind["commoner words"] == pytest.approx(3 / 4)
+
+
 def test_a_tie_is_no_right_answer():
     one = PhraseQuestion("1", "a red dog", ("a blue dog",), ("colour",))
     assert phrase_test(np.array([[1.0, 1.0, 0.0]]), [one], encode)[0].interval.value == 0

@@ -222,21 +222,36 @@ def _won(scores: Floats, strict: bool) -> float:
 
 
 def _guesses(questions: Sequence[PhraseQuestion]) -> dict[str, list[Floats]]:
-    """What guessers that read the phrases alone think of each candidate; see :func:`~.pairs.blind_wins`."""
-    counts = Counter(w for q in questions for w in {w for t in (q.true, *q.false) for w in words_of(t)})
+    """What guessers that read the phrases alone think of each candidate; see :func:`~.pairs.blind_wins`.
 
-    def usual(text: str, here: set[str]) -> float:
-        values = [math.log(counts[w] - (w in here) + 0.1) for w in words_of(text)]
+    Words count as the other questions use them, true and edited phrases with equal weight.
+    """
+    own = [_used(q) for q in questions]
+    counts: dict[str, float] = {}
+    for used in own:
+        for word, times in used.items():
+            counts[word] = counts.get(word, 0.0) + times
+
+    def usual(text: str, here: Mapping[str, float]) -> float:
+        values = [math.log(max(0.0, counts[w] - here[w]) + 0.1) for w in words_of(text)]
         return float(np.mean(values)) if values else 0.0
 
     found: dict[str, list[Floats]] = {"shorter": [], "longer": [], "commoner words": []}
-    for question in questions:
+    for question, used in zip(questions, own, strict=True):
         texts = (question.true, *question.false)
-        here = {w for t in texts for w in words_of(t)}
         lengths = np.array([len(t) for t in texts], dtype=np.float64)
         found["shorter"].append(-lengths)
         found["longer"].append(lengths)
-        found["commoner words"].append(np.array([usual(t, here) for t in texts]))
+        found["commoner words"].append(np.array([usual(t, used) for t in texts]))
+    return found
+
+
+def _used(question: PhraseQuestion) -> dict[str, float]:
+    """How often a question uses each word: its true phrase counts as much as all edited ones."""
+    found = dict.fromkeys(words_of(question.true), 1.0)
+    for text in question.false:
+        for word in set(words_of(text)):
+            found[word] = found.get(word, 0.0) + 1 / len(question.false)
     return found
 
 
