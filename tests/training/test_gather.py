@@ -23,12 +23,22 @@ class Towers(nn.Module):
         return self.image(pixels), self.text(words), self.scale
 
 
+IDS = torch.tensor(
+    [[0, 1, 2], [3, 4, 5], [6, 1, 7], [8, 9, 9], [10, 0, 11], [12, 13, 14], [4, 15, 16], [17, 18, 19]]
+)
+"""Numbers of three texts a photo; some are another photo's too, in the other process as well."""
+
+
 def data():
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(8, d, generator=generator, dtype=torch.float64) for d in (6, 5, 4, 4)]
 
 
-def total_loss(image, text, scale, t_image, t_text):
+def several(text, other):
+    return torch.stack([text, text + other, other], 1)
+
+
+def total_loss(image, text, scale, t_image, t_text, ids):
     return (
         losses.contrastive(image, text, scale)
         + losses.similarity_regulator(image, text, t_image, t_text)
@@ -36,6 +46,9 @@ def total_loss(image, text, scale, t_image, t_text):
         + losses.interactive_contrastive(image, text, t_image, t_text, scale)
         + losses.cosine(image, t_image)
         + losses.l1(text, t_text)
+        + losses.multi_text(image, several(text, t_text), scale, ids)
+        + losses.multi_positive(image, several(text, t_text), scale, ids)
+        + losses.multi_positive(image, several(text, t_text), scale)
     )
 
 
@@ -44,8 +57,8 @@ def worker(rank, port, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     model = DistributedDataParallel(Towers())
-    pixels, words, t_image, t_text = (x[rank * 4 : rank * 4 + 4] for x in data())
-    loss = total_loss(*model(pixels, words), t_image, t_text)
+    pixels, words, t_image, t_text, ids = (x[rank * 4 : rank * 4 + 4] for x in (*data(), IDS))
+    loss = total_loss(*model(pixels, words), t_image, t_text, ids)
     loss.backward()
     if rank == 0:
         grads = {name: p.grad for name, p in model.module.named_parameters()}
@@ -64,7 +77,7 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     found = torch.load(tmp_path / "grads.pt", weights_only=True)
     model = Towers()
     pixels, words, t_image, t_text = data()
-    total_loss(*model(pixels, words), t_image, t_text).backward()
+    total_loss(*model(pixels, words), t_image, t_text, IDS).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad.abs().max() > 1e-3
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-9, atol=1e-12)

@@ -5,6 +5,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from cliplet.statistics.kendall import Floats
+
 _TOKEN = re.compile(r"[a-z0-9][a-z0-9'-]*|[^\sa-z0-9]")
 _BEGIN, _END = "<s>", "</s>"
 History = tuple[str, ...]
@@ -51,7 +56,8 @@ class NgramModel:
             count, total, kinds = after[word], self.total[h], len(after)
             if own:
                 count, total = count - own[word], total - own.total()
-                kinds -= sum(after[w] <= n for w, n in own.items())
+                if length:  # of single words there are too many for a difference
+                    kinds -= sum(after[w] <= n for w, n in own.items())
             if total <= 0:
                 break
             found = (count + kinds * found) / (total + kinds)
@@ -79,7 +85,9 @@ class NgramModel:
         places = [i for i, (a, b) in enumerate(zip(new, old, strict=True)) if a != b]
         if not places:
             return 0.0
-        span = range(places[0], min(places[-1] + 3, len(new)))  # the words after have the changed ones in their history
+        span = range(
+            places[0], min(places[-1] + 3, len(new))
+        )  # the words after have the changed ones in their history
         return self._span(new, span, without) - self._span(old, span, without)
 
 
@@ -92,3 +100,28 @@ def count_ngrams(sentences: Iterable[str]) -> Counts:
             for start in (i, i - 1, i - 2):
                 found.setdefault(tuple(words[start:i]), Counter())[words[i]] += 1
     return found
+
+
+def fair_choice(gaps: Floats, groups: Sequence[str], order: Sequence[int]) -> NDArray[np.bool_]:
+    """Which pairs to keep so that no guesser that goes by the sign of one of the gaps wins more than half.
+
+    Pairs of a group whose gaps are alike in sign (and, of the first one, in size to a whole number) are kept in as many
+    cases as there are with all gaps reversed, as SugarCrepe's adversarial refinement does.
+
+    Args:
+        gaps: what each guesser sees, positive where it prefers the true caption ``[pairs, guessers]``.
+        groups: of each pair, such as its kind.
+        order: a number for each pair; those with the lowest stay.
+
+    Source: SugarCrepe (arXiv 2306.14610), section 3.
+    """
+    signs = np.sign(gaps).astype(np.int64)
+    signs[:, 0] *= np.ceil(np.abs(gaps[:, 0])).astype(np.int64)
+    cells: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+    for i in sorted(range(len(gaps)), key=lambda i: (order[i], i)):
+        cells.setdefault((groups[i], tuple(signs[i].tolist())), []).append(i)
+    keep = np.zeros(len(gaps), dtype=bool)
+    for (group, cell), rows in cells.items():
+        mirror = cells.get((group, tuple(-c for c in cell)), [])
+        keep[rows[: len(mirror)]] = True
+    return keep

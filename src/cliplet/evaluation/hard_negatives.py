@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from cliplet.errors import InputError
-from cliplet.evaluation.fluency import NgramModel, count_ngrams
+from cliplet.evaluation.fluency import NgramModel, count_ngrams, fair_choice
 from cliplet.evaluation.pairs import CaptionPair
 from cliplet.statistics.kendall import Floats
 
@@ -92,9 +92,40 @@ class HardNegative:
     after: str
     """The word put in its place."""
 
-    def pair(self) -> CaptionPair:
-        """As a pair for :func:`cliplet.evaluation.pairs.evaluate_pairs`."""
-        return CaptionPair(self.image, self.true, self.false, self.category)
+    def pair(self, own: Sequence[str] = (), seed: int = 0) -> CaptionPair:
+        """As a pair for :func:`cliplet.evaluation.pairs.evaluate_pairs`.
+
+        Args:
+            own: captions of the image, one of which becomes the second true one.
+            seed: chooses it.
+        """
+        others = sorted({c for c in own if c != self.true})
+        key = zlib.crc32(f"{self.image}\t{self.true}".encode("utf-8", "surrogatepass"))
+        also = others[int(np.random.default_rng([seed, key]).integers(len(others)))] if others else ""
+        return CaptionPair(self.image, self.true, self.false, self.category, also)
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """How false captions are made from true ones, and with what they are asked; see :func:`hard_negatives`."""
+
+    words: Words = "all"
+    """Which word pairs."""
+    words_seed: int = 0
+    """Seed of the split of the word pairs."""
+    fluent: bool = False
+    """Those that sound like the true ones."""
+    balanced: bool = False
+    """As many as no guesser without the photo can tell."""
+    two_true: bool = False
+    """Ask with another true caption of the photo beside."""
+
+    def make(self, captions: Mapping[str, Sequence[str]], seed: int = 0) -> list[CaptionPair]:
+        """Pairs of all kinds, one of each kind for a caption."""
+        made = hard_negatives(
+            captions, KINDS, seed, self.words, self.words_seed, self.fluent, balanced=self.balanced
+        )
+        return [n.pair(captions[n.image] if self.two_true else (), seed) for n in made]
 
 
 @dataclass(frozen=True)
@@ -133,7 +164,12 @@ def mentioned(captions: Iterable[str], kind: Kind) -> set[int]:
 @cache
 def _in_test(kind: Kind, family: int, pair: tuple[int, int], words_seed: int) -> bool:
     """Whether a pair of members belongs to ``test``: one in three of a family's, by a hash of seed and words."""
-    names = {m: w for place in _lexicon(kind)[1] if place[0] == family for m, w in reversed(_lexicon(kind)[1][place])}
+    names = {
+        m: w
+        for place in _lexicon(kind)[1]
+        if place[0] == family
+        for m, w in reversed(_lexicon(kind)[1][place])
+    }
 
     def rank(one: tuple[int, int]) -> int:
         text = f"{words_seed} {kind} {names[one[0]]} {names[one[1]]}"
@@ -298,6 +334,11 @@ def _with_article(before: str, word: str) -> str:
     return before[: article.start()] + article.group(1) + n + article.group(2)
 
 
+def rules() -> str:
+    """A number of the lists and limits; false captions made by other ones may differ."""
+    return f"{zlib.crc32(repr([_TABLES, CANDIDATES, ODD]).encode()):08x}"
+
+
 def hard_negatives(
     captions: Mapping[str, Sequence[str]],
     kinds: Sequence[Kind] = KINDS,
@@ -306,6 +347,7 @@ def hard_negatives(
     words_seed: int = 0,
     fluent: bool = False,
     per_caption: int = 1,
+    balanced: bool = False,
 ) -> list[HardNegative]:
     """False captions of each kind for every caption that has a word to swap.
 
@@ -318,13 +360,15 @@ def hard_negatives(
         fluent: take the false caption that sounds most like the true one among some, by a trigram model fitted on the
             captions of the other images, and none that sounds odd ("posing up a set of stairs").
         per_caption: false captions of each kind, all different; fewer where there are not so many.
+        balanced: then leave out so many that nobody can tell the false captions of a kind by their likelihood, their
+            length or commoner words, without the photo (see :func:`cliplet.evaluation.fluency.fair_choice`).
 
     Returns:
         In the order of the captions, kinds in the order given.
     """
     frequencies = Counter(t.lower() for own in captions.values() for c in own for t in _TOKEN.findall(c))
-    model = NgramModel(c for own in captions.values() for c in own) if fluent else None
-    out = []
+    model = NgramModel(c for own in captions.values() for c in own) if fluent or balanced else None
+    out, gaps, keys = [], [], []
     for image, own in captions.items():
         difference = None if model is None else partial(model.difference, without=count_ngrams(own))
         for caption in own:
@@ -332,9 +376,28 @@ def hard_negatives(
                 key = zlib.crc32(f"{kind}\t{image}\t{caption}".encode("utf-8", "surrogatepass"))
                 rng, which = np.random.default_rng([seed, key]), (own, frequencies, words, words_seed)
                 if fluent or per_caption > 1:
-                    found = swap_words(caption, kind, rng, per_caption, *which, difference)
+                    near = difference if fluent else None
+                    found = swap_words(caption, kind, rng, per_caption, *which, near)
                 else:
                     one = swap_word(caption, kind, rng, *which)
                     found = [] if one is None else [one]
                 out += [HardNegative(image, caption, text, kind, *pair) for text, *pair in found]
+                if balanced and difference is not None:
+                    gaps += [_gaps(caption, swap, difference, frequencies) for swap in found]
+                    keys += [key] * len(found)
+    if balanced and out:
+        fair = fair_choice(np.array(gaps), [n.category for n in out], keys)
+        out = [n for n, stays in zip(out, fair, strict=True) if stays]
     return out
+
+
+def _gaps(
+    caption: str,
+    swap: tuple[str, str, str],
+    difference: Callable[[str, str], float],
+    frequencies: Mapping[str, int],
+) -> tuple[float, float, float]:
+    """What guessers see of a false caption: how much likelier, of commoner words and shorter the true one is."""
+    false, before, after = swap
+    commoner = frequencies.get(before.lower(), 0) - frequencies.get(after.lower(), 0)
+    return -difference(false, caption), commoner, len(false) - len(caption)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cliplet.encoders.base import unit_norm
+from cliplet.errors import InputError
 from cliplet.export.frozen import frozen
 from cliplet.models.fingerprint import state_fingerprint
 from cliplet.training.computed import computed
@@ -32,14 +33,23 @@ class Learner:
     Args:
         clip: the model.
         patterns: which parameters, as in ``student.train``.
+        matrices: of these only the matrices, for low-rank adapters.
 
     Raises:
-        InputError: a pattern matches nothing.
+        InputError: a pattern matches nothing, or no matrix where these are wanted.
     """
 
-    def __init__(self, clip: TrainableClip, patterns: Sequence[str]) -> None:
+    def __init__(self, clip: TrainableClip, patterns: Sequence[str], matrices: bool = False) -> None:
         self.clip = clip
         self.names = clip.named(patterns)
+        if matrices:
+            own = dict(clip.model.named_parameters())
+            self.names = [name for name in self.names if own[name].ndim == 2]
+            if not self.names:
+                raise InputError(
+                    f"student.low_rank needs matrices; student.train={list(patterns)} names none, name such as those "
+                    f"of released ({', '.join(clip.released)})"
+                )
         self.early, self.first = clip.early(self.names)
         text = {n for n in self.names if not n.startswith(clip.image_prefix)}
         self.text_mode = "frozen" if not text else "head" if text <= set(clip.head) else "all"
@@ -142,6 +152,25 @@ class Photos:
             blocks.append(self.learner.encode_images({"maps": maps}, quick=quick).cpu().numpy())
         return unit_norm(np.concatenate(blocks))
 
+    def base(self, model: str, folder: Path) -> list[Floats]:
+        """The base model's embeddings of each view ``[photos, d]``, unit norm; it must have its own weights when first
+        asked.
+
+        Args:
+            model: what names the base model in files.
+            folder: where to keep them.
+        """
+        crops = fingerprint([dataclasses.replace(self.augment, views=0), self.kept is None])
+        return [
+            unit_norm(
+                computed(
+                    folder / f"images-{model}-{self.key}-{crops}-{view}.npy", len(self.photos),
+                    partial(self.embed, view=view, quick=True), 64, np.float16, f"base model, view {view + 1}",
+                )
+            )
+            for view in range(self.augment.views)
+        ]  # fmt: skip
+
     def embeddings(self) -> Floats:
         """Embeddings of all photos as they are by the present weights ``[photos, d]``, unit norm."""
         return self.embed(0, len(self.photos) if self.kept is None else len(self.kept[0]))
@@ -158,7 +187,9 @@ class Captions:
 
     def __init__(self, learner: Learner, captions: Sequence[str], folder: Path) -> None:
         self.learner, self.captions, self.folder = learner, captions, folder
-        self.name = f"{fingerprint([learner.clip.encoder.card.fingerprint])}-{fingerprint(captions)}.npy"
+        self.model = fingerprint([learner.clip.encoder.card.fingerprint])
+        """What names the base model in files."""
+        self.name = f"{self.model}-{fingerprint(captions)}.npy"
 
     def _computed(self, kind: str, compute: Any, what: str) -> Kept:
         return computed(

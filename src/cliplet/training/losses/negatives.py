@@ -52,7 +52,9 @@ def _ask(asked: _Side, candidates: Sequence[_Side], scale: Tensor | float) -> Te
     return torch.where(asked.there, found, 0.0)
 
 
-def _negclip(image: _Side, text: _Side, false: _Side, others: Sequence[_Side], scale: Tensor | float) -> Tensor:
+def _negclip(
+    image: _Side, text: _Side, false: _Side, others: Sequence[_Side], scale: Tensor | float
+) -> Tensor:
     """NegCLIP of rows that may be missing; ``others`` are further candidates for the texts."""
     forth, back = _ask(image, [text, false], scale), _ask(text, [image, *others], scale)
     return (forth + back).mean() / 2
@@ -150,10 +152,16 @@ def triplet(
     first = -1 - len(x.rows)
     if has_text is not None and has_image is not None:
         has_text = has_text | has_image
-    false_x, false_y = _side(false_image, false_ids, has_image, first), _side(false_text, false_ids, has_text, first)
+    false_x, false_y = (
+        _side(false_image, false_ids, has_image, first),
+        _side(false_text, false_ids, has_text, first),
+    )
     asked = _Side(false_y.rows, false_y.ids, false_x.there)
     return _negclip(x, y, false_y, [false_x] if symmetric else [], scale) + (
-        (_ask(false_x, [false_y, y], scale) + _ask(asked, [false_x, *([x] if symmetric else [])], scale)).mean() / 2
+        (
+            _ask(false_x, [false_y, y], scale) + _ask(asked, [false_x, *([x] if symmetric else [])], scale)
+        ).mean()
+        / 2
     )
 
 
