@@ -121,3 +121,21 @@ def test_box_naming_by_hand():
         box_naming(np.zeros((1, 2)), ["cow"], ["dog"], names)
     with pytest.raises(InputError, match="one box each"):
         phrase_test(np.zeros((0, 2)), [], names)
+
+
+def test_balanced_questions_cannot_be_guessed():
+    colours = ["red"] * 30 + ["blue"] * 20 + ["green"] * 10 + ["yellow"] * 5
+    photos = [str(i) for i in range(len(colours))]
+    said = [f"a {c} square" for c in colours]
+    rows, questions = phrase_questions(said, photos, [[t] for t in said], 3, balanced=True)
+    assert len(rows) == len(questions) > 10
+    assert all(len(q.false) == 1 and q.true == said[row] for row, q in zip(rows, questions, strict=True))
+    encode_none = lambda texts: np.ones((len(texts), 2))  # noqa: E731
+    (found, *_) = phrase_test(np.ones((len(rows), 2)), questions, encode_none, resamples=10)
+    assert found.chance == 0.5
+    for guesser in ("shorter", "longer"):
+        assert found.blind[guesser] == pytest.approx(0.5)
+    often = {c: colours.count(c) for c in colours}
+    commoner = [often.get(q.true.split()[1], 0) > often.get(q.false[0].split()[1], 0) for q in questions]
+    assert np.mean(commoner) == pytest.approx(0.5)
+    assert phrase_questions(["the thing"], ["1"], [["the thing"]], balanced=True) == ([], [])

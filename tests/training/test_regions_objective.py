@@ -183,6 +183,8 @@ def test_the_controls(data, tmp_path):
     )
     expected = losses.hard_phrases(images, texts[columns["candidates"]], columns["there"], 20.0)
     assert found["hard"].item() == pytest.approx(expected.item(), abs=1e-4)
+    fair = Regions(setup, dataclasses.replace(SMALL, balanced=True))
+    assert 0 < fair._there.sum() < plain._there.sum()
     negatives = Regions(setup, dataclasses.replace(SMALL, equal="negatives"))
     columns = negatives.batch(drawn([1, 17]))
     assert len(set(columns["same"].tolist())) == 2
@@ -324,8 +326,8 @@ lr = 1e-3
 def test_the_region_test(data, tmp_path):
     setup = setup_of(data, tmp_path)
     spec = setup.learner.clip.encoder.card.image
-    test = RegionTest(setup.train, setup.regions, tmp_path, spec, words="all")
-    assert "23 of these phrases can be edited" in test.told
+    test = RegionTest(setup.train, setup.regions, tmp_path, spec, words="all", balanced=False)
+    assert "23 questions about 23 of these phrases" in test.told
     results = test.phrases(setup.learner, setup.photos, 50)
     assert results[0].name == "all"
     assert results[0].interval.n == 23

@@ -34,6 +34,8 @@ class RegionTest:
         words: part of the word pairs; ``test`` where models have learnt on ``train``.
         words_seed: of that split.
         kinds: of words to edit.
+        balanced: ask about one edited phrase at a time, so that nobody can answer by commoner words
+            (:func:`~cliplet.evaluation.phrases.phrase_questions`).
 
     Raises:
         InputError: the proposer gives no classes, or no box has a phrase that can be edited; the message has counts.
@@ -49,6 +51,7 @@ class RegionTest:
         words: Words = "test",
         words_seed: int = 0,
         kinds: tuple[Kind, ...] = KINDS,
+        balanced: bool = True,
     ) -> None:
         found = find_phrases(pairs, regions, folder)
         boxes, seen = placed(found.named, pairs.photos, spec)
@@ -57,9 +60,10 @@ class RegionTest:
         captions = [[pairs.captions[c] for c in captions_of[row]] for row, _ in named]
         self._asked, self.questions = phrase_questions(
             [one.phrase for _, one in named], [pairs.names[row] for row, _ in named], captions, most,
-            words=words, words_seed=words_seed, kinds=kinds,
+            words=words, words_seed=words_seed, kinds=kinds, balanced=balanced,
         )  # fmt: skip
-        self.told = f"{found.told()}; {len(self.questions):,} of these phrases can be edited"
+        edited = len(set(self._asked))
+        self.told = f"{found.told()}; {len(self.questions):,} questions about {edited:,} of these phrases"
         if not self.questions:
             raise InputError(f"no phrase test: {self.told}")
         self._named, self._boxes, self._names = named, boxes[seen], pairs.names
