@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,9 @@ from cliplet.evaluation.pairs import words_of
 from cliplet.statistics.kendall import Floats
 from cliplet.statistics.resampling import Interval, bootstrap_mean
 
-Encode = Callable[[Sequence[str]], Floats]
+Vectors = NDArray[np.floating[Any]]
+"""Embeddings of any precision."""
+Encode = Callable[[Sequence[str]], Vectors]
 """Texts to embeddings ``[n, d]``, unit norm."""
 
 
@@ -117,8 +120,8 @@ def phrase_questions(
     """Questions about boxes whose phrases can be edited.
 
     With many edited phrases a question is easy to guess: people write "dog" and "two" more often than what is put in
-    their place, so the phrase of the commonest words is mostly the true one. ``balanced`` asks about one edited phrase at a time and leaves out so many questions that the commoner
-    word and the length tell nothing.
+    their place, so the phrase of the commonest words is mostly the true one. ``balanced`` asks about one edited phrase
+    at a time and leaves out so many questions that the commoner word and the length tell nothing.
 
     Args:
         phrases: the true phrase of each box.
@@ -184,10 +187,10 @@ def fair_edits(
 
 
 def phrase_test(
-    regions: Floats,
+    regions: Vectors,
     questions: Sequence[PhraseQuestion],
     encode: Encode,
-    whole: Floats | None = None,
+    whole: Vectors | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[PhraseResult]:
@@ -307,7 +310,7 @@ def _unit(x: Floats) -> Floats:
 
 
 def box_naming(
-    regions: Floats,
+    regions: Vectors,
     labels: Sequence[str],
     classes: Sequence[str],
     encode: Encode,
