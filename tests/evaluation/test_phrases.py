@@ -77,6 +77,21 @@ def test_phrase_test_by_hand():
     assert "this model, average box" in results["all"].blind
 
 
+def test_commoner_words_by_hand():
+    # others say dog 2 + 2 and cat 1 / 1, so a dog is guessed where a cat is shown
+    said = {"a dog": (1, 0), "a cat": (0, 1)}
+    questions = [
+        PhraseQuestion("1", "a dog", ("a cat",)), PhraseQuestion("2", "a dog", ("a cat",)),
+        PhraseQuestion("3", "a cat", ("a dog",)), PhraseQuestion("4", "a dog", ("the cow",)),
+    ]  # fmt: skip
+    regions = np.array([[1, 0]] * 4)
+    found = phrase_test(
+        regions, questions, lambda texts: np.array([said.get(t, (0, 0)) for t in texts]), resamples=10
+    )
+    # dog and cat are in each of the first three; "dog" is in the fourth too, so it is commoner; of the fourth, "a dog"
+    assert found[0].blind["commoner words"] == pytest.approx(3 / 4)
+
+
 def test_a_tie_is_no_right_answer():
     one = PhraseQuestion("1", "a red dog", ("a blue dog",), ("colour",))
     assert phrase_test(np.array([[1.0, 1.0, 0.0]]), [one], encode)[0].interval.value == 0
@@ -106,3 +121,21 @@ def test_box_naming_by_hand():
         box_naming(np.zeros((1, 2)), ["cow"], ["dog"], names)
     with pytest.raises(InputError, match="one box each"):
         phrase_test(np.zeros((0, 2)), [], names)
+
+
+def test_balanced_questions_cannot_be_guessed():
+    colours = ["red"] * 30 + ["blue"] * 20 + ["green"] * 10 + ["yellow"] * 5
+    photos = [str(i) for i in range(len(colours))]
+    said = [f"a {c} square" for c in colours]
+    rows, questions = phrase_questions(said, photos, [[t] for t in said], 3, balanced=True)
+    assert len(rows) == len(questions) > 10
+    assert all(len(q.false) == 1 and q.true == said[row] for row, q in zip(rows, questions, strict=True))
+    encode_none = lambda texts: np.ones((len(texts), 2))  # noqa: E731
+    (found, *_) = phrase_test(np.ones((len(rows), 2)), questions, encode_none, resamples=10)
+    assert found.chance == 0.5
+    for guesser in ("shorter", "longer"):
+        assert found.blind[guesser] == pytest.approx(0.5)
+    often = {c: colours.count(c) for c in colours}
+    commoner = [often.get(q.true.split()[1], 0) > often.get(q.false[0].split()[1], 0) for q in questions]
+    assert np.mean(commoner) == pytest.approx(0.5)
+    assert phrase_questions(["the thing"], ["1"], [["the thing"]], balanced=True) == ([], [])

@@ -18,6 +18,7 @@ from cliplet.training import losses
 from cliplet.training.config import AugmentConfig, DataConfig
 from cliplet.training.dclip.config import load_dclip
 from cliplet.training.dclip.inputs import Captions, Learner, Photos
+from cliplet.training.dclip.region_test import RegionTest
 from cliplet.training.dclip.run import dclip
 from cliplet.training.dclip.trainable import TrainableDual
 from cliplet.training.objectives.base import Drawn, Setup, Step
@@ -182,6 +183,8 @@ def test_the_controls(data, tmp_path):
     )
     expected = losses.hard_phrases(images, texts[columns["candidates"]], columns["there"], 20.0)
     assert found["hard"].item() == pytest.approx(expected.item(), abs=1e-4)
+    fair = Regions(setup, dataclasses.replace(SMALL, balanced=True))
+    assert 0 < fair._there.sum() < plain._there.sum()
     negatives = Regions(setup, dataclasses.replace(SMALL, equal="negatives"))
     columns = negatives.batch(drawn([1, 17]))
     assert len(set(columns["same"].tolist())) == 2
@@ -318,3 +321,19 @@ lr = 1e-3
     assert {"regions.region", "regions.hard", "regions.right", "long_texts"} <= set(logged)
     model = load(str(folders[0] / "model"))
     assert model.card.text.context_length == 40
+
+
+def test_the_region_test(data, tmp_path):
+    setup = setup_of(data, tmp_path)
+    spec = setup.learner.clip.encoder.card.image
+    test = RegionTest(setup.train, setup.regions, tmp_path, spec, words="all", balanced=False)
+    assert "23 questions about 23 of these phrases" in test.told
+    results = test.phrases(setup.learner, setup.photos, 50)
+    assert results[0].name == "all"
+    assert results[0].interval.n == 23
+    assert "this model, whole photo" in results[0].blind
+    named = test.naming(setup.learner, setup.photos, make.SHAPES, 50)
+    assert (named.boxes.n, named.chance) == (23, 0.25)
+    plain = dataclasses.replace(setup.train, captions=["the thing"] * len(setup.train.captions))
+    with pytest.raises(InputError, match="25 boxes with a class; 0 boxes"):
+        RegionTest(plain, setup.regions, tmp_path, spec)

@@ -11,16 +11,21 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cliplet.errors import InputError
+from cliplet.evaluation.fluency import fair_choice
 from cliplet.evaluation.hard_negatives import KINDS, Kind, Words, swap_words
 from cliplet.evaluation.pairs import words_of
 from cliplet.statistics.kendall import Floats
 from cliplet.statistics.resampling import Interval, bootstrap_mean
 
-Encode = Callable[[Sequence[str]], Floats]
+Vectors = NDArray[np.floating[Any]]
+"""Embeddings of any precision."""
+Encode = Callable[[Sequence[str]], Vectors]
 """Texts to embeddings ``[n, d]``, unit norm."""
 
 
@@ -110,8 +115,13 @@ def phrase_questions(
     words: Words = "all",
     words_seed: int = 0,
     kinds: Sequence[Kind] = KINDS,
+    balanced: bool = False,
 ) -> tuple[list[int], list[PhraseQuestion]]:
     """Questions about boxes whose phrases can be edited.
+
+    With many edited phrases a question is easy to guess: people write "dog" and "two" more often than what is put in
+    their place, so the phrase of the commonest words is mostly the true one. ``balanced`` asks about one edited phrase
+    at a time and leaves out so many questions that the commoner word and the length tell nothing.
 
     Args:
         phrases: the true phrase of each box.
@@ -122,9 +132,10 @@ def phrase_questions(
         words: the part of the word pairs: ``test`` where a model has learnt on ``train``.
         words_seed: of that split.
         kinds: of words to change.
+        balanced: ask about each edited phrase by itself, and as often about a commoner word as about a rarer one.
 
     Returns:
-        Which boxes have a question, and the questions.
+        The box of each question, and the questions.
     """
     said = dict(zip(photos, captions, strict=True))
     frequencies = Counter(w for own in said.values() for caption in own for w in words_of(caption))
@@ -135,14 +146,51 @@ def phrase_questions(
             texts, changed = zip(*edited, strict=True)
             rows.append(row)
             questions.append(PhraseQuestion(photo, phrase, texts, changed))
-    return rows, questions
+    return _balanced(rows, questions, frequencies) if balanced else (rows, questions)
+
+
+def _balanced(
+    rows: Sequence[int], questions: Sequence[PhraseQuestion], frequencies: Mapping[str, int]
+) -> tuple[list[int], list[PhraseQuestion]]:
+    """Questions of one edited phrase each, those that nobody can answer by the words alone."""
+    single = [
+        (row, PhraseQuestion(q.photo, q.true, (text,), (kind,)))
+        for row, q in zip(rows, questions, strict=True)
+        for text, kind in zip(q.false, q.kinds, strict=True)
+    ]
+    fair = fair_edits([(q.true, q.false[0], q.kinds[0], q.photo) for _, q in single], frequencies)
+    kept = [one for one, stays in zip(single, fair, strict=True) if stays]
+    return [row for row, _ in kept], [q for _, q in kept]
+
+
+def fair_edits(
+    edits: Sequence[tuple[str, str, str, str]], frequencies: Mapping[str, int]
+) -> NDArray[np.bool_]:
+    """Which edited phrases to keep so that they are as often of commoner words, and longer, as their true ones.
+
+    Args:
+        edits: true phrase, edited one, kind of word, photo.
+        frequencies: how often people use each word.
+    """
+    if not edits:
+        return np.zeros(0, dtype=bool)
+
+    def usual(text: str) -> float:
+        return sum(math.log(frequencies.get(word, 0) + 0.1) for word in words_of(text))
+
+    gaps = [(usual(true) - usual(false), len(false) - len(true)) for true, false, _, _ in edits]
+    order = [
+        zlib.crc32(f"{photo}\t{true}\t{false}".encode("utf-8", "surrogatepass"))
+        for true, false, _, photo in edits
+    ]
+    return fair_choice(np.array(gaps, dtype=np.float64), [kind for _, _, kind, _ in edits], order)
 
 
 def phrase_test(
-    regions: Floats,
+    regions: Vectors,
     questions: Sequence[PhraseQuestion],
     encode: Encode,
-    whole: Floats | None = None,
+    whole: Vectors | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[PhraseResult]:
@@ -222,21 +270,38 @@ def _won(scores: Floats, strict: bool) -> float:
 
 
 def _guesses(questions: Sequence[PhraseQuestion]) -> dict[str, list[Floats]]:
-    """What guessers that read the phrases alone think of each candidate; see :func:`~.pairs.blind_wins`."""
-    counts = Counter(w for q in questions for w in {w for t in (q.true, *q.false) for w in words_of(t)})
+    """What guessers that read the phrases alone think of each candidate; see :func:`~.pairs.blind_wins`.
 
-    def usual(text: str, here: set[str]) -> float:
-        values = [math.log(counts[w] - (w in here) + 0.1) for w in words_of(text)]
+    Words count as the questions on other photos use them, true and edited phrases with equal weight.
+    """
+    own: dict[str, dict[str, float]] = {}
+    counts: dict[str, float] = {}
+    for question in questions:
+        of_photo = own.setdefault(question.photo, {})
+        for word, times in _used(question).items():
+            for into in (of_photo, counts):
+                into[word] = into.get(word, 0.0) + times
+
+    def usual(text: str, here: Mapping[str, float]) -> float:
+        values = [math.log(max(0.0, counts[w] - here[w]) + 0.1) for w in words_of(text)]
         return float(np.mean(values)) if values else 0.0
 
     found: dict[str, list[Floats]] = {"shorter": [], "longer": [], "commoner words": []}
     for question in questions:
         texts = (question.true, *question.false)
-        here = {w for t in texts for w in words_of(t)}
         lengths = np.array([len(t) for t in texts], dtype=np.float64)
         found["shorter"].append(-lengths)
         found["longer"].append(lengths)
-        found["commoner words"].append(np.array([usual(t, here) for t in texts]))
+        found["commoner words"].append(np.array([usual(t, own[question.photo]) for t in texts]))
+    return found
+
+
+def _used(question: PhraseQuestion) -> dict[str, float]:
+    """How often a question uses each word: its true phrase counts as much as all edited ones."""
+    found = dict.fromkeys(words_of(question.true), 1.0)
+    for text in question.false:
+        for word in set(words_of(text)):
+            found[word] = found.get(word, 0.0) + 1 / len(question.false)
     return found
 
 
@@ -245,7 +310,7 @@ def _unit(x: Floats) -> Floats:
 
 
 def box_naming(
-    regions: Floats,
+    regions: Vectors,
     labels: Sequence[str],
     classes: Sequence[str],
     encode: Encode,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cliplet.errors import InputError
 from cliplet.evaluation.hard_negatives import KINDS, Kind, Words
 from cliplet.evaluation.pairs import words_of
-from cliplet.evaluation.phrases import edited_phrases
+from cliplet.evaluation.phrases import edited_phrases, fair_edits
 from cliplet.regions.phrases import NamedBox, plain, random_box
 from cliplet.regions.store import RegionSettings
 from cliplet.training import losses
@@ -44,6 +44,9 @@ class RegionsConfig:
     """Of the true phrase against edited ones."""
     kinds: tuple[Kind, ...] = KINDS
     """Words that are edited."""
+    balanced: bool = False
+    """Leave out so many edited phrases that those left are as often of commoner words as the true ones: else much of
+    what is learnt is which words people write, whatever the box shows."""
     words: Words = "train"
     """Word pairs that are put in: those of the training half, all, or those of the test."""
     words_seed: int = 0
@@ -250,13 +253,19 @@ def _edited(named: list[tuple[int, NamedBox]], setup: Setup, settings: RegionsCo
     """The edited phrases of each pair, the same for all seeds: what is kept of texts is shared."""
     captions_of = [[setup.train.captions[c] for c in rows] for rows in setup.train.captions_of()]
     frequencies: Mapping[str, int] = Counter(w for own in captions_of for text in own for w in words_of(text))
-    return [
-        [
-            text
-            for text, _ in edited_phrases(
-                one.phrase, captions_of[row], settings.hard, 0, settings.kinds, settings.words, settings.words_seed,
-                frequencies,
-            )
-        ]
+    found = [
+        edited_phrases(
+            one.phrase, captions_of[row], settings.hard, 0, settings.kinds, settings.words, settings.words_seed,
+            frequencies,
+        )
         for row, one in named
     ]  # fmt: skip
+    if settings.balanced:
+        edits = [
+            (one.phrase, text, kind, str(row))
+            for (row, one), own in zip(named, found, strict=True)
+            for text, kind in own
+        ]
+        stays = iter(fair_edits(edits, frequencies).tolist())
+        found = [[edit for edit in own if next(stays)] for own in found]
+    return [[text for text, _ in own] for own in found]
