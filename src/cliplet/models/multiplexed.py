@@ -234,8 +234,9 @@ class MultiplexedTransformer(nn.Module):
 
     def __init__(self, config: TransformerConfig, grid: int | None = None) -> None:
         super().__init__()
-        firsts = range(0, config.depth, config.repeats)
-        self.blocks = nn.ModuleList(MultiplexedBlock(config, grid, first) for first in firsts)
+        self.blocks = nn.ModuleList(
+            MultiplexedBlock(config, grid, block * config.repeats) for block in range(config.blocks)
+        )
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """``[B, N, D] -> [B, N, D]``; ``visible`` as in :class:`Attention`."""
