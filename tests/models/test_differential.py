@@ -260,7 +260,7 @@ def test_layers_of_standard_attention_cannot_be_inherited():
 
 def test_standard_attention_is_as_it_was():
     config = TransformerConfig(**PLAIN)
-    assert (config.map_heads, config.value_heads, config.normed) == (4, 4, False)
+    assert (config.map_heads, config.value_heads) == (4, 4)
     assert config.attention_in_words == ""
     torch.manual_seed(0)
     attention = Attention(16, 4, True)

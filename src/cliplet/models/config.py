@@ -5,7 +5,6 @@ import difflib
 import types
 import typing
 from dataclasses import dataclass, field
-from math import exp
 from typing import Any, ClassVar, Literal, TypeVar
 
 from cliplet.errors import InputError
@@ -103,15 +102,6 @@ class TransformerConfig:
     def value_heads(self) -> int:
         """Heads of the values: half the maps where two of them make a difference."""
         return self.map_heads // 2 if self.attention == "differential" else self.heads
-
-    @property
-    def normed(self) -> bool:
-        """Whether each head's output is normalised."""
-        return self.head_norm or (self.attention == "differential" and self.differential == "coded")
-
-    def lambda0(self, layer: int) -> float:
-        """Where lambda starts in an executed layer, from 0."""
-        return 0.8 if self.lambda_start == "fixed" else 0.8 - 0.6 * exp(-0.3 * layer)
 
     @property
     def attention_in_words(self) -> str:

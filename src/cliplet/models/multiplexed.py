@@ -5,6 +5,8 @@ projections of the attention and the MLP; private to each of its repeats are two
 heads and, as an option for images, a depth-wise convolution before the MLP.
 """
 
+from math import exp
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -174,14 +176,14 @@ class Repeat(nn.Module):
 
     def __init__(self, config: TransformerConfig, grid: int | None, layer: int = 0) -> None:
         super().__init__()
-        start = config.lambda0(layer)
-        self.gain = 1 - start if config.normed else None
+        differential, coded = config.attention == "differential", config.differential == "coded"
+        start = 0.8 if config.lambda_start == "fixed" else 0.8 - 0.6 * exp(-0.3 * layer)  # lambda0
+        self.gain = 1 - start if config.head_norm or (differential and coded) else None
         self.norm1 = nn.LayerNorm(config.width)
         self.norm2 = nn.LayerNorm(config.width)
         self.before = HeadMixer(config.heads) if config.mixers else None
         self.after = HeadMixer(config.heads) if config.mixers else None
         self.transform = PatchConv(config.width, grid) if grid is not None else None
-        differential = config.attention == "differential"
         self.difference = Difference(config.width // config.map_heads, start) if differential else None
 
 
@@ -232,8 +234,9 @@ class MultiplexedTransformer(nn.Module):
 
     def __init__(self, config: TransformerConfig, grid: int | None = None) -> None:
         super().__init__()
-        firsts = range(0, config.depth, config.repeats)
-        self.blocks = nn.ModuleList(MultiplexedBlock(config, grid, first) for first in firsts)
+        self.blocks = nn.ModuleList(
+            MultiplexedBlock(config, grid, block * config.repeats) for block in range(config.blocks)
+        )
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """``[B, N, D] -> [B, N, D]``; ``visible`` as in :class:`Attention`."""
