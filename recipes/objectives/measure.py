@@ -96,6 +96,8 @@ class Bench:
     """Photos that the linear probe learns from; their captions are not used."""
     kinds: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None
     """Which of the detector's kinds are on the probe's photos and on the test's ``[photos, kinds]``."""
+    words_seed: int = 0
+    """Of the split of word pairs, as in training."""
     phrases: BoxPhrases | None = None
     """Boxes of the test's photos that their captions name."""
 
@@ -122,11 +124,11 @@ class Bench:
     # ------------------------------------------------------------ wrong words
     @cached_property
     def wrong(self) -> list[Any]:
-        """Captions with one wrong word, of word pairs that training does not use."""
+        """Captions with one wrong word, of word pairs that training does not use, as likely as the true ones."""
         of: dict[str, list[str]] = {}
         for caption, photo in zip(self.test.captions, self.test.photo_of, strict=True):
             of.setdefault(self.test.names[photo], []).append(caption)
-        return hard_negatives(of, words="test")
+        return hard_negatives(of, words="test", words_seed=self.words_seed, fluent=True, balanced=True)
 
     @cached_property
     def also(self) -> list[str]:
@@ -176,7 +178,9 @@ class Bench:
         named, own = self.phrases.named, self.test.captions_of()
         said = [[self.test.captions[i] for i in own[row]] for row, _ in named]
         photos = [self.test.names[row] for row, _ in named]
-        return phrase_questions([box.phrase for _, box in named], photos, said, words="test")
+        return phrase_questions(
+            [box.phrase for _, box in named], photos, said, words="test", words_seed=self.words_seed
+        )
 
     def _phrases(self, model: Model) -> Columns:
         """Whether the true phrase is nearer to its box than every edited one."""

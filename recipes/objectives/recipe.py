@@ -63,6 +63,8 @@ class Settings:
     """Labelled photos of ImageNet classes, the class in the file name."""
     detector: str = ""
     """YOLOX-Nano, for the boxes that are measured on."""
+    words_seed: int = 0
+    """Of the split of word pairs into those of training and those of the wrong-word test."""
     judged: str = ""
     """Flickr8k's folder with people's judgements; measured for ``report`` alone."""
     steps: int = 160

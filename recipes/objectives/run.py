@@ -130,7 +130,9 @@ class Place:
         train = read_pairs(domain.train)
         step = max(1, len(train.photos) // PROBE)
         probe = train.keep(np.arange(len(train.photos)) % step == 0)
-        bench = Bench(domain.name, data.sets["test"], labelled, classes, probe)
+        bench = Bench(
+            domain.name, data.sets["test"], labelled, classes, probe, words_seed=settings.words_seed
+        )
         if settings.detector and not classes:
             bench.kinds = self._kinds(probe), self._kinds(bench.test)
             bench.phrases = find_phrases(bench.test, self.config.regions, features(settings))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch import distributed as dist
 
 from cliplet.encoders.base import unit_norm
 from cliplet.errors import InputError
@@ -249,9 +250,11 @@ class Captions:
 class PhotoBatches:
     """Batches of photos with captions, in an order that depends on seed and epoch alone; subclasses fill them.
 
+    Of several processes each has its own part of every batch of ``size`` photos times their number.
+
     Args:
         pairs: training pairs.
-        size: photos a batch.
+        size: photos a batch, in each process.
         seed: of order and choices.
     """
 
@@ -259,14 +262,18 @@ class PhotoBatches:
         self.size, self.seed = size, seed
         self.captions_of = pairs.captions_of()
         self.photos = np.array([i for i, rows in enumerate(self.captions_of) if len(rows)], dtype=np.int64)
-        self.batches = len(self.photos) // size
+        together = dist.is_available() and dist.is_initialized()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        self.batches = len(self.photos) // (size * self.world)
 
     def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
         """The batches of an epoch from number ``first`` on."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.photos)
+        own = [self.rank] if self.rank else []  # the first process draws as a single one does
         for number in range(first, self.batches):
-            rng = np.random.default_rng([self.seed, epoch, number])
-            yield self.batch(order[number * self.size : (number + 1) * self.size], rng)
+            rng = np.random.default_rng([self.seed, epoch, number, *own])
+            start = (number * self.world + self.rank) * self.size
+            yield self.batch(order[start : start + self.size], rng)
 
     def batch(self, photos: Ints, rng: np.random.Generator) -> dict[str, Tensor]:
         """What the task reads of some photos."""
