@@ -31,8 +31,8 @@ def distill(
 ) -> None:
     """Train a model from RECIPE, a TOML file or a folder with recipe.toml; settings change with KEY=VALUE.
 
-    Its kind says what is trained: "distill" (a small CLIP from a teacher; also when none is given), "dclip" (a CLIP
-    tuned for retrieval), "captioner", or your own as module:attribute.
+    Its kind says what is trained: "distill" (a small CLIP from a teacher; also when none is given), "tune" (a CLIP made
+    better on your pairs; also called "dclip"), "captioner", or your own as module:attribute.
     Examples of changes: data=flickr8k, out=runs/second, seed=1, stages.0.epochs=2, stages.*.lr=1e-4.
     A run that was interrupted goes on where it stopped when the same command is given again. Several processes:
     accelerate launch -m cliplet distill RECIPE.

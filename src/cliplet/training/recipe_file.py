@@ -97,14 +97,22 @@ def read_recipe(path: str | Path, changes: Sequence[str] = (), kind: str = DEFAU
     return RecipeFile(file, kind, values, data, lacking)
 
 
-def read_settings(path: str | Path, changes: Sequence[str] = (), kind: str = DEFAULT_KIND) -> dict[str, Any]:
+def read_settings(
+    path: str | Path, changes: Sequence[str] = (), kind: str = DEFAULT_KIND, alias: str = ""
+) -> dict[str, Any]:
     """A recipe's settings, before they become a configuration.
+
+    Args:
+        path: as of :func:`read_recipe`.
+        changes: as of :func:`read_recipe`.
+        kind: what the recipe must be, and is where it does not say its kind.
+        alias: another name of that kind.
 
     Raises:
         InputError: as :func:`read_recipe`, or the recipe is of another kind.
     """
     found = read_recipe(path, changes, kind)
-    if found.kind != kind:
+    if found.kind not in (kind, alias or kind):
         raise InputError(f"{path} is a recipe of kind {found.kind!r}, not {kind!r}")
     return found.settings
 

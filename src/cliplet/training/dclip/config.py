@@ -365,7 +365,7 @@ def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
     Raises:
         InputError: the file or a setting is wrong; the message names it.
     """
-    return dclip_config(read_settings(path, overrides, "dclip"))
+    return dclip_config(read_settings(path, overrides, "dclip", "tune"))
 
 
 def dclip_config(settings: Mapping[str, Any]) -> DclipConfig:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch import distributed as dist
 
 from cliplet.encoders.base import unit_norm
 from cliplet.errors import InputError
@@ -20,6 +19,7 @@ from cliplet.training.computed import computed
 from cliplet.training.config import AugmentConfig
 from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.pairs import PairSet, fingerprint
+from cliplet.training.processes import rank, world
 from cliplet.training.views import view_images
 
 Floats = NDArray[np.float32]
@@ -262,8 +262,7 @@ class PhotoBatches:
         self.size, self.seed = size, seed
         self.captions_of = pairs.captions_of()
         self.photos = np.array([i for i, rows in enumerate(self.captions_of) if len(rows)], dtype=np.int64)
-        together = dist.is_available() and dist.is_initialized()
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        self.rank, self.world = rank(), world()
         self.batches = len(self.photos) // (size * self.world)
 
     def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
