@@ -1,5 +1,6 @@
 """``cliplet distill``: run a recipe, describe it, or list its settings."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -84,9 +85,20 @@ def run_recipe(
         if dry_run:
             print_rows(how.describe(config))
         else:
-            click.echo(how.run(config, restart))
+            said = how.run(config, restart)
+            if _first_process():
+                click.echo(said)
     except ImportError as error:
         raise MissingExtraError(f"{command} ({error})", "train") from error
+
+
+def _first_process() -> bool:
+    """Whether this process is the one that speaks, of those that ``accelerate launch`` started."""
+    if "torch.distributed" not in sys.modules:
+        return True
+    from cliplet.training.processes import rank
+
+    return rank() == 0
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:

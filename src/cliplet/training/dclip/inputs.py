@@ -271,9 +271,18 @@ class PhotoBatches:
         own = [self.rank] if self.rank else []  # the first process draws as a single one does
         for number in range(first, self.batches):
             rng = np.random.default_rng([self.seed, epoch, number, *own])
-            start = (number * self.world + self.rank) * self.size
-            yield self.batch(order[start : start + self.size], rng)
+            together = order[number * self.world * self.size : (number + 1) * self.world * self.size]
+            start = self.rank * self.size
+            yield self.batch(together[start : start + self.size], rng, together)
 
-    def batch(self, photos: Ints, rng: np.random.Generator) -> dict[str, Tensor]:
-        """What the task reads of some photos."""
+    def batch(
+        self, photos: Ints, rng: np.random.Generator, together: Ints | None = None
+    ) -> dict[str, Tensor]:
+        """What the task reads of some photos.
+
+        Args:
+            photos: those of this process ``[B]``.
+            rng: for what is drawn.
+            together: the photos of all processes; these alone when left out.
+        """
         raise NotImplementedError

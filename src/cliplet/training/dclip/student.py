@@ -254,7 +254,9 @@ class StudentBatches(PhotoBatches):
         super().__init__(data.pairs, size, seed)
         self.data = data
 
-    def batch(self, photos: Ints, rng: np.random.Generator) -> dict[str, Tensor]:
+    def batch(
+        self, photos: Ints, rng: np.random.Generator, together: Ints | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`DclipStudent.forward`."""
         d, augment, photos = self.data, self.data.photos.augment, np.sort(photos)
         captions = np.array([rng.choice(self.captions_of[p]) for p in photos])
@@ -270,7 +272,7 @@ class StudentBatches(PhotoBatches):
         if d.base_image is not None:
             base = np.stack([d.base_image[v][p] for v, p in zip(views, photos, strict=True)])
             batch |= self._seen("base_image", "base_classes", base)
-        drawn = Drawn(photos, captions, views, mirrored.numpy(), rng)
+        drawn = Drawn(photos, captions, views, mirrored.numpy(), rng, together)
         for name, objective in d.objectives.items():
             batch |= under(f"{name}.", objective.batch(drawn))
         return batch | self._anchors(rng)

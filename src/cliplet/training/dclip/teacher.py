@@ -154,7 +154,9 @@ class TeacherBatches(PhotoBatches):
         super().__init__(data.pairs, config.teacher_stage.batch_size, seed)
         self.data, self.other = data, int(config.teacher.target == "other")
 
-    def batch(self, photos: Ints, rng: np.random.Generator) -> dict[str, Tensor]:
+    def batch(
+        self, photos: Ints, rng: np.random.Generator, together: Ints | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`TeacherTask.forward`."""
         captions = [self.captions_of[p] for p in photos]
         two = np.array([rng.choice(rows, 2, replace=len(rows) < 2) for rows in captions])

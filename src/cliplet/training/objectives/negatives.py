@@ -284,13 +284,12 @@ class Triplet(Objective):
     def batch(self, drawn: Drawn) -> Columns:
         """A false photo with its caption where a caption has one; else a false caption where it has one."""
         captions = [int(c) for c in drawn.captions]
-        free = ~np.isin(
-            self.source, drawn.photos
-        )  # a photo of the batch is no false one: it has its own caption there
+        # a photo of the batch is no false one: it has its own caption there
+        free = ~np.isin(self.source, drawn.every)
         photos = _drawn([[p for p in self.photos_of.get(c, []) if free[p]] for c in captions], drawn.rng)
         false = _drawn([self.false.of.get(c, []) for c in captions], drawn.rng)
         if self.settings.positives:
-            free &= ~np.isin(self.photo_of, drawn.photos)
+            free &= ~np.isin(self.photo_of, drawn.every)
             photos = _elsewhere(np.flatnonzero(free), photos, drawn.rng)
             false = np.full_like(photos, NONE)
         there = photos >= 0
