@@ -13,7 +13,7 @@ WAYS = {
     "triplet": 'objectives.triplet={words = "all", fluent = false}',
     "sclip": "objectives.sclip=1.0",
     "pseudo": "objectives.pseudo=1.0",
-    "nclip": "objectives.nclip={clusters = 8, width = 16}",
+    "nclip": "objectives.nclip={clusters = 8, width = 16, keep = 0.5}",
     "un2clip": "objectives.un2clip={size = 16, photos = 4, width = 32, blocks = 1, channels = 8, epochs = 1, "
     "batch_size = 8}",
     "sigmoid": "objectives.sigmoid=1.0",
