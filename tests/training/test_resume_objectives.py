@@ -90,3 +90,16 @@ def test_a_killed_run_ends_as_a_whole_one(runs, way):
     assert logs[0][-1]["step"] == STEPS
     for file in ("best.safetensors", "model/model.safetensors"):
         assert (whole / file).read_bytes() == (cut / file).read_bytes()
+
+
+def test_a_run_from_before_a_setting_goes_on(tmp_path):
+    from cliplet.training.dclip.finetuning import _complete, _trained_with
+
+    config = tuning.recipe(tuning.write_data(tmp_path / "data", 4), tmp_path / "run", "negclip")
+    now = json.loads(json.dumps(_trained_with(config)))
+    before = json.loads(json.dumps(now))
+    for table, name in (("student", "context_length"), ("student", "low_rank"), ("augment", "colour")):
+        del before[table][name]
+    del before["rewrites"]
+    complete = json.loads(json.dumps(_complete(before)))
+    assert complete == now
