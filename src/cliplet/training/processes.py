@@ -32,6 +32,18 @@ def first_alone() -> Iterator[None]:
             dist.barrier()
 
 
+def of_first(value: bool) -> bool:
+    """What the first process says, in all of them: whether a file is there may change while one is behind another.
+
+    Every process must come here.
+    """
+    if world() == 1:
+        return value
+    found = [value]
+    dist.broadcast_object_list(found)
+    return found[0]
+
+
 def say(text: str) -> None:
     """A line on standard error, from the first process alone."""
     if not rank():

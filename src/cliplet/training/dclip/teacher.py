@@ -31,7 +31,7 @@ from cliplet.training.dclip.trainable import TrainableClip, crop_embedder
 from cliplet.training.fit import BEST
 from cliplet.training.logs import Progress
 from cliplet.training.pairs import PairSet, fingerprint
-from cliplet.training.processes import first_alone
+from cliplet.training.processes import first_alone, of_first
 from cliplet.training.task import Task, put_weights
 
 
@@ -224,7 +224,7 @@ class Teachers:
     def target(self, config: DclipConfig, seed: int) -> Floats:
         """The embedding of every training caption with its photo ``[captions, d]``, unit norm."""
         file = teacher_folder(config, seed) / "target.npy"
-        if not file.exists():
+        if of_first(not file.exists()):
             teacher = self.trained(config, seed)
             data = self.data(config, self.pairs, self.captions)
             fused = teach(teacher, data, np.arange(len(self.pairs.captions)), "teacher's embeddings")
