@@ -45,10 +45,7 @@ def test_the_command_writes_parts_summary_and_report_and_goes_on(given, tmp_path
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        (["--refs", "r.json"], "--refs is not for a stream"),
-        (["--metrics", "bleu"], "--metrics is not for a stream"),
-        (["--cache"], "--cache is not for a stream"),
-        (["--diversity"], "--diversity is not for a stream"),
+        (["--safe-csv"], "--safe-csv is for rows.csv"),
         (["--model", "none"], "--model none"),
     ],
 )

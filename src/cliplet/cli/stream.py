@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from cliplet.data.captions import Columns
     from cliplet.stream.report import StreamScores
+    from cliplet.stream.wanted import Wanted
 
 
 @dataclass(frozen=True)
@@ -96,18 +97,14 @@ def score_parts(
     match: str | None,
     images: str | None,
     columns: "Columns",
-    refused: dict[str, bool],
+    wanted: "Wanted",
+    cache: bool | str,
     as_json: bool,
     strict: bool,
     device: str | None = None,
     precision: str | None = None,
 ) -> None:
-    """Score as a stream and print what came of it; ``refused``: options that a stream does not have, if given."""
-    for option, given in refused.items():
-        if given:
-            raise click.UsageError(
-                f"{option} is not for a stream of parts, which scores photos and captions row by row"
-            )
+    """Score as a stream and print what came of it; ``wanted``: what is computed beside the model's scores."""
     if out is None:
         raise click.UsageError("a stream writes its parts: name their folder with --out DIR")
     if model == "none":
@@ -118,7 +115,15 @@ def score_parts(
 
     engine, workers, threads = streaming.shared_out()
     work = ScoreWork(
-        model, preset, match, images, columns, threads=threads, device=device, precision=precision
+        model,
+        preset,
+        match,
+        images,
+        columns,
+        threads=threads,
+        device=device,
+        precision=precision,
+        cache=cache,
     )
     done = score_stream(
         arguments,
@@ -129,9 +134,10 @@ def score_parts(
         workers=workers,
         part_rows=streaming.part_rows or PART_ROWS,
         retry_failed=streaming.retry_failed,
+        wanted=wanted,
     )
     _show(done, as_json)
-    if done.run.failed or (strict and done.table.failed):
+    if done.run.failed or (strict and (done.table.failed or done.table.without_references)):
         sys.exit(1)
 
 

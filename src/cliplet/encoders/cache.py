@@ -316,6 +316,45 @@ class CachedEncoder(WrappedEncoder):
             return None
 
 
+class Alone(WrappedEncoder):
+    """An Encoder that embeds each item alone: what it gives depends on the item, not on what stands beside it.
+
+    So it does not matter which of a file's photos a cache already has.
+    """
+
+    @property
+    def numerics(self) -> str:
+        """That of the inner encoder, apart from what it gives in batches."""
+        return f"{self.encoder.numerics} alone".strip()
+
+    def encode_images_safely(
+        self, images: Sequence[ImageInput], normalise: bool = True
+    ) -> tuple[Embeddings, dict[int, str]]:
+        """As the inner encoder, one by one."""
+        out, failures = self.no_rows(len(images)), {}
+        for i, image in enumerate(images):
+            out[i : i + 1], reasons = self.encoder.encode_images_safely([image], normalise)
+            failures.update((i, reason) for reason in reasons.values())
+        return out, failures
+
+    def encode_texts_safely(
+        self, texts: Sequence[str], normalise: bool = True
+    ) -> tuple[Embeddings, NDArray[np.bool_], dict[int, str]]:
+        """As the inner encoder, one by one."""
+        out, truncated, failures = self.no_rows(len(texts)), np.zeros(len(texts), dtype=bool), {}
+        for i, text in enumerate(texts):
+            out[i : i + 1], truncated[i : i + 1], reasons = self.encoder.encode_texts_safely(
+                [text], normalise
+            )
+            failures.update((i, reason) for reason in reasons.values())
+        return out, truncated, failures
+
+
+def kept_alone(encoder: Encoder, cache: bool | str | Path) -> CachedEncoder:
+    """The encoder behind a cache in the user's folder (True) or another, each item embedded alone."""
+    return CachedEncoder(Alone(encoder), EmbeddingCache(None if cache is True else cache))
+
+
 def _kind(what: str, normalise: bool) -> str:
     """Unit and raw embeddings have keys of their own."""
     return what if normalise else f"raw {what}"

@@ -10,14 +10,17 @@ from cliplet.data.images import ImageInput
 from cliplet.encoders.card import ModelCard
 from cliplet.errors import InputError
 from cliplet.files import write_atomically
-from cliplet.metrics.clipscore import MODEL_SCORES, find_preset
+from cliplet.metrics.clipscore import find_preset
 from cliplet.reports.score import score_page
 from cliplet.scoring.file import ScoreTable
 from cliplet.statistics.corpus import interval_notes
+from cliplet.stream.extras import read_sums
 from cliplet.stream.part import part_file
+from cliplet.stream.reader import PartReader
 from cliplet.stream.run import Finished
-from cliplet.stream.scores import PartReader, ScoreWork
+from cliplet.stream.scores import SCORES, ScoreWork
 from cliplet.stream.summary import EXTREMES, Summary
+from cliplet.stream.wanted import Settled
 from cliplet.versions import versions
 
 
@@ -33,35 +36,44 @@ class StreamScores:
     """The rows of the report: a sample, the extremes and examples of failures."""
 
 
-def reported(done: Finished, work: ScoreWork, card: ModelCard, where: Mapping[str, str]) -> StreamScores:
+def reported(
+    done: Finished, work: ScoreWork, card: ModelCard, where: Mapping[str, str], settled: Settled
+) -> StreamScores:
     """Go through the parts once, and write the summary and the report.
 
-    ``where``: device, provider and precision, for the provenance.
+    ``where``: device, provider and precision, for the provenance; ``settled``: what was computed beside the scores.
 
     Raises:
         InputError: the parts hold no rows, and none was given up.
     """
-    summary = Summary()
+    fields = work.measured()
+    summary = Summary(
+        tuple(dict.fromkeys([*SCORES, *fields.values()])),
+        {fields[name]: place for name, place in settled.sums.items()},
+    )
     for part in done.plan:
         file = part_file(done.folder, part, done.form)
         if file.exists():
-            summary.add(part.number, file)
+            summary.add(part.number, file, read_sums(work.extras.sums_of(part)) if work.extras else None)
     if not summary.rows and not done.failed:
         first = ", ".join(source.name for source in done.plan.sources[:3])
         raise InputError(f"{first} holds no captions")
-    table = _table(done, summary, work, card, where)
+    table = _table(done, summary, work, card, where, settled)
     _write(done, summary, table)
     return StreamScores(done, summary, table)
 
 
 def _table(
-    done: Finished, summary: Summary, work: ScoreWork, card: ModelCard, where: Mapping[str, str]
+    done: Finished,
+    summary: Summary,
+    work: ScoreWork,
+    card: ModelCard,
+    where: Mapping[str, str],
+    settled: Settled,
 ) -> ScoreTable:
-    preset = find_preset(work.preset)
-    named = {"score": preset.column, "match": "match", "cosine": "cosine"}
-    if preset.field == "cosine":
-        del named["cosine"]
-    intervals = {named[name]: i for name, i in summary.intervals().items() if name in named}
+    preset, fields = find_preset(work.preset), work.measured()
+    found = summary.intervals()
+    intervals = {name: found[field] for name, field in fields.items() if field in found}
     first = intervals.get(preset.column)
     if first is not None and preset.name == "torchmetrics":
         intervals[preset.column] = replace(first, value=max(first.value, 0.0))
@@ -81,18 +93,41 @@ def _table(
         columns={},
         statistics={},
         intervals=intervals,
-        provenance=_provenance(work, card, summary) | {**where, "images": work.images, "references": None},
+        provenance=_provenance(work, card, summary)
+        | {
+            **where,
+            "images": work.images,
+            "references": settled.named or work.extras.references or None,
+        }
+        | ({} if work.extras.tokenizer == "ptb" else {"tokenizer": work.extras.tokenizer}),
         images_without_caption=[],
         notes=[
             *lost,
             *([cut] if summary.truncated else []),
             *summary.notes(),
+            *_said(summary, work, settled),
             *interval_notes(intervals.values()),
         ],
-        fields={name: MODEL_SCORES[name] for name in intervals},
+        fields={name: preset.field if fields[name] == "score" else fields[name] for name in intervals},
+        without_references=summary.without_references,
+        diversity=summary.captions.measures(work.extras.training) if summary.captions else {},
         sources=[Path(source.name) for source in done.plan.sources],
         sampled={"captions": summary.rows, "failed": summary.failed, "truncated": summary.truncated},
     )
+
+
+def _said(summary: Summary, work: ScoreWork, settled: Settled) -> list[str]:
+    """Notes on what was computed beside the model's scores: what is exact, and what estimated."""
+    said = settled.said() if work.extras else []
+    if summary.without_references:
+        said.append(f"{summary.without_references} of {summary.rows} captions have no references")
+    if summary.word_for_word:
+        said.append(f"{summary.word_for_word} captions stand word for word among their own references")
+    if work.extras.columns:
+        said.append(
+            "metrics on references are exact: means over all rows, and BLEU and METEOR from sums over all rows"
+        )
+    return said + (summary.captions.notes() if summary.captions else [])
 
 
 def _report_row(row: dict[str, Any], field: str) -> dict[str, Any]:

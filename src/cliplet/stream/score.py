@@ -14,9 +14,11 @@ from cliplet.scoring.match import load_match
 from cliplet.scoring.rows import find_photos, none_found
 from cliplet.stream.part import need_pyarrow
 from cliplet.stream.plan import PART_ROWS, make_plan
+from cliplet.stream.reader import BLOCK
 from cliplet.stream.run import begun, run
-from cliplet.stream.scores import BLOCK, ScoreWork, first_captions, located, other_columns
+from cliplet.stream.scores import ScoreWork, first_captions, located, other_columns
 from cliplet.stream.sources import Source, find_sources
+from cliplet.stream.wanted import Settled, Wanted, settle
 from cliplet.versions import versions
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def score_stream(
     part_rows: int = PART_ROWS,
     retry_failed: bool = False,
     quiet: bool = False,
+    wanted: Wanted | None = None,
 ) -> "StreamScores":
     """Score the captions of any number of files, part by part, into a folder; the same call goes on where it stopped.
 
@@ -47,6 +50,7 @@ def score_stream(
         part_rows: rows of a part, about.
         retry_failed: try parts again that were given up.
         quiet: no progress.
+        wanted: what is computed beside the model's scores: metrics on references, the captions as a set.
 
     Raises:
         InputError: a source is missing, no image of the first rows has a photo, or the folder holds another run.
@@ -60,7 +64,7 @@ def score_stream(
     card, where = encoder.card, _where(encoder, work, here)
     if work.match is not None:
         load_match(work.match, card)
-    settings, work = prepared(work, sources, encoder, part_rows, Path(folder))
+    settings, work, settled = prepared(work, sources, encoder, part_rows, Path(folder), wanted or Wanted())
     del encoder
     _free_memory()
     done = run(
@@ -74,22 +78,38 @@ def score_stream(
         workers=workers,
         retry_failed=retry_failed,
         quiet=quiet,
+        prepare=settled.prepare,
     )
     from cliplet.stream.report import reported  # now that the workers have ended: it takes memory
 
-    return reported(done, work, card, where)
+    return reported(done, work, card, where, settled)
 
 
 def prepared(
-    work: ScoreWork, sources: Sequence[Source], encoder: BaseEncoder, part_rows: int, folder: Path
-) -> tuple[dict[str, Any], ScoreWork]:
-    """What a plan of scores depends on, and the work with its other columns.
+    work: ScoreWork,
+    sources: Sequence[Source],
+    encoder: BaseEncoder,
+    part_rows: int,
+    folder: Path,
+    wanted: Wanted,
+) -> tuple[dict[str, Any], ScoreWork, Settled]:
+    """What a plan of scores depends on, the work with all its columns, and what is computed beside the scores.
 
     Raises:
-        InputError: a new run whose first images have no photos.
+        InputError: a new run whose first images have no photos, or ``wanted`` cannot be.
     """
     entries, source = first_captions(sources, work.columns)
-    work = replace(work, several=len(sources) > 1, others=other_columns(entries))
+    settled = settle(wanted, entries, source, folder)
+    scores = ["aCLIPScore"] * bool(encoder.card.alignment)
+    if settled.extras.references:
+        scores += ["RefCLIPScore", "RefMixScore", "reference cosine"]
+        scores += ["RefaCLIPScore"] * bool(encoder.card.alignment)
+    work = replace(work, several=len(sources) > 1, extras=settled.extras, scores=tuple(scores))
+    work = replace(work, others=other_columns(entries, work.measured().values()))
+    if work.cache and encoder.card.fingerprint == "unknown":
+        from cliplet.encoders.cache import kept_alone
+
+        kept_alone(encoder, work.cache)  # says why not
     if entries and not begun(folder):
         _check_photos(entries, source, work.images)
     settings = {
@@ -108,8 +128,10 @@ def prepared(
         "batch size": encoder.batch_size,
         "other columns": [list(one) for one in work.others],
         "cliplet": versions()["cliplet"],
+        "kept embeddings": bool(work.cache),
+        **settled.settings,
     }
-    return settings, work
+    return settings, work, settled
 
 
 def _where(encoder: BaseEncoder, work: ScoreWork, here: bool) -> dict[str, str]:

@@ -2,31 +2,31 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from cliplet.data.beside import photos_of
 from cliplet.data.captions import CaptionEntry, Columns, stream_captions
 from cliplet.data.images import ImageInput
-from cliplet.data.photos import PhotoIndex, TarPhoto
+from cliplet.data.photos import TarPhoto
 from cliplet.data.text import scrub
 from cliplet.errors import InputError
-from cliplet.scoring.rows import find_photos, finite
+from cliplet.metrics.clipscore import MODEL_SCORES, find_preset
+from cliplet.scoring.rows import finite
+from cliplet.stream.extras import COUNT, Computing, Extras
 from cliplet.stream.part import Compute, Say
 from cliplet.stream.plan import Part
-from cliplet.stream.source import Source, is_remote, unchanged
+from cliplet.stream.reader import PartReader
+from cliplet.stream.source import Source, is_remote
 
 if TYPE_CHECKING:
     from cliplet.scoring.scorer import Scorer, ScoreResult
 
-BLOCK = 10_000
-"""Rows of a part that are scored together; memory does not grow with the part beyond them."""
+SCORES = ("score", "match", "cosine")
+"""Columns of scores that all parts have."""
 TYPES = {"bool": bool, "int64": int, "double": float, "string": str}
 """Types of other columns by pyarrow's name, and Python's."""
 PEEKED = 200
@@ -45,6 +45,7 @@ _OWN = (
     "source",
     "member",
     "extra",
+    "references",
 )
 
 W = TypeVar("W", bound=Any)
@@ -98,16 +99,28 @@ class ScoreWork:
     precision: str | None = None
     """In which precision, likewise."""
     embeddings: bool = False
-    """Whether blocks keep the images' embeddings."""
+    """Whether blocks keep the embeddings of images and captions."""
+    scores: tuple[str, ...] = ()
+    """The model's other scores that parts have, by name (those of :data:`cliplet.metrics.clipscore.MODEL_SCORES`)."""
+    extras: Extras = field(default_factory=Extras)
+    """What is computed beside the model's scores."""
+    cache: bool | str = False
+    """Whether embeddings are kept on disk, or the folder where."""
 
     def schema(self) -> Any:
         """Image, caption, scores, reason and place, the other columns, and ``extra``: JSON of what has no column."""
         import pyarrow as pa
 
-        own = {name: pa.string() for name in _OWN} | {
-            "score": pa.float32(), "match": pa.float32(), "cosine": pa.float32(), "truncated": pa.bool_(),
-        }  # fmt: skip
-        extra = own.pop("extra")
+        own: dict[str, Any] = {}
+        for name in ("image", "caption", "score", "match", "cosine"):
+            own[name] = pa.float32() if name in SCORES else pa.string()
+        own |= {MODEL_SCORES[name]: pa.float32() for name in self.scores}
+        own |= {field: pa.float64() for _, field in self.extras.columns}
+        own |= {COUNT: pa.int32()} if self.extras.references else {}
+        own |= {"truncated": pa.bool_()} | {
+            name: pa.string() for name in ("reason", "where", "source", "member")
+        }
+        extra = pa.string()
         others = {name: pa.type_for_alias(kind) for name, kind in self.others}
         return pa.schema(list((own | others | self.more_fields() | {"extra": extra}).items()))
 
@@ -132,7 +145,19 @@ class ScoreWork:
             self.model, self.preset, match=self.match, device=self.device, precision=self.precision
         )
         limit_threads(scorer.encoder, self.threads)
+        if self.cache:
+            from cliplet.encoders.cache import kept_alone
+
+            scorer.encoder = kept_alone(scorer.encoder, self.cache)
         return scorer
+
+    def measured(self) -> dict[str, str]:
+        """Name of each score in outputs, and its column."""
+        preset = find_preset(self.preset)
+        found = {preset.column: "score", "match": "match", "cosine": "cosine"}
+        if preset.field == "cosine":
+            found = {"cosine": "score", "match": "match"}
+        return found | {name: MODEL_SCORES[name] for name in self.scores} | dict(self.extras.columns)
 
 
 class _Computing:
@@ -142,9 +167,12 @@ class _Computing:
         self.work = work
         self.reader = PartReader(work.columns, work.several, work.images)
         self.scorer = work.scorer()
+        self.extras = Computing(work.extras) if work.extras else None
 
     def __call__(self, part: Part, say: Say) -> Iterator[Any]:
         done = 0
+        if self.extras is not None:
+            self.extras.begin()
         for entries, photos, names, reasons in self.reader.blocks(part, say):
             total = "" if part.stop is None else f" of {part.stop - part.start}"
 
@@ -155,15 +183,21 @@ class _Computing:
             captions: list[Any] = [
                 entry.caption if why is None else None for entry, why in zip(entries, reasons, strict=True)
             ]
+            references = None if self.extras is None else self.extras.references(entries, names)
             scored = self.scorer.score(
                 [photo if photo is not None else b"" for photo in photos],
-                captions, progress=told, embeddings=self.work.embeddings,
+                captions, references, told, self.work.embeddings or self.work.extras.diversity,
             )  # fmt: skip
             why = [own or failure for own, failure in zip(reasons, scored.failures, strict=True)]
-            yield self._table(Block(part, entries, photos, names, why, scored))
+            compared = {} if self.extras is None else self.extras.columns(entries, references)
+            yield self._table(Block(part, entries, photos, names, why, scored), compared)
+            if self.extras is not None:
+                self.extras.see(entries, scored, self.scorer)
             done += len(entries)
+        if self.extras is not None:
+            self.extras.finish(part)
 
-    def _table(self, block: Block) -> Any:
+    def _table(self, block: Block, compared: Mapping[str, Any]) -> Any:
         import pyarrow as pa
 
         scored, schema = block.scored, self.work.schema()
@@ -178,6 +212,8 @@ class _Computing:
             "where": [_text(entry.where) for entry in block.entries],
             "source": [block.part.source.name] * len(block.entries),
             "member": [photo.name if isinstance(photo, TarPhoto) else None for photo in block.photos],
+            **{MODEL_SCORES[name]: _column(scored.columns()[name]) for name in self.work.scores},
+            **{name: _column(values, values.dtype) for name, values in compared.items()},
             **_others(block.entries, self.work.others),
             **self.work.more(block),
         }
@@ -187,90 +223,11 @@ class _Computing:
                          for f in schema], schema=schema)  # fmt: skip
 
 
-class PartReader:
-    """Reads parts: captions with their photos, in blocks; stays where it is in a file that is read from the start."""
-
-    def __init__(self, columns: Columns, several: bool, images: str | None) -> None:
-        self.columns, self.several, self.images = columns, several, images
-        self._at: tuple[str, int, Iterator[CaptionEntry]] | None = None
-
-    @cached_property
-    def _index(self) -> PhotoIndex:
-        return photos_of([], [], self.images)[1]
-
-    def blocks(
-        self, part: Part, say: Say
-    ) -> Iterator[tuple[list[CaptionEntry], list[ImageInput | None], list[str | None], list[str | None]]]:
-        """Entries, photos, photo names and reasons, :data:`BLOCK` rows at a time.
-
-        Raises:
-            InputError: the source has changed, cannot be read whole, or holds fewer rows than planned.
-        """
-        source, rows = part.source, 0
-        with _opened(part, say) as path:
-            entries = self._entries(part, path)
-            while block := list(islice(entries, BLOCK)):
-                rows += len(block)
-                found, index = (
-                    (block, self._index) if self.images is not None else photos_of(block, [path], None)
-                )
-                names, photos, reasons = find_photos(found, index)
-                yield [self._named(e, source.name) for e in found], photos, names, reasons
-        if part.stop is not None and source.kind != "tar" and rows < part.stop - part.start:
-            raise InputError(f"{source.name} holds {rows} of the {part.stop - part.start} rows planned of it")
-
-    def _named(self, entry: CaptionEntry, name: str) -> CaptionEntry:
-        """The entry as outputs call it where there are several sources."""
-        if not self.several:
-            return entry
-        image = entry.image if entry.photo is None else f"{name}/{entry.image}"
-        return entry._replace(where=f"{name}, {entry.where}", image=image)
-
-    def _entries(self, part: Part, path: Path) -> Iterator[CaptionEntry]:
-        source = part.source
-        if source.kind == "table" or (part.start == 0 and part.stop is None):
-            return stream_captions(path, self.columns, None, part.start, part.stop)
-        at, entries = 0, None
-        if self._at is not None and self._at[0] == source.path and self._at[1] <= part.start:
-            _, at, entries = self._at
-        if entries is None:
-            entries = stream_captions(path, self.columns)
-        self._at = None  # until this part is read whole
-        return self._slice(part, entries, at)
-
-    def _slice(self, part: Part, entries: Iterator[CaptionEntry], at: int) -> Iterator[CaptionEntry]:
-        for _ in islice(entries, part.start - at):
-            pass
-        yield from islice(entries, None if part.stop is None else part.stop - part.start)
-        self._at = None if part.stop is None else (part.source.path, part.stop, entries)
-
-
-class _opened:
-    """A source as a local file: itself once it is known to be as planned, or a copy of what is remote."""
-
-    def __init__(self, part: Part, say: Say) -> None:
-        self.source, self.say = part.source, say
-        self.copy: Any = None
-
-    def __enter__(self) -> Path:
-        if not self.source.remote:
-            unchanged(self.source)
-            return Path(self.source.path)
-        from cliplet.stream.remote import fetched
-
-        self.copy = fetched(self.source, self.say)
-        return Path(self.copy.__enter__())
-
-    def __exit__(self, *error: Any) -> None:
-        if self.copy is not None:
-            self.copy.__exit__(*error)
-
-
-def _column(values: Any) -> Any:
+def _column(values: Any, kind: Any = np.float32) -> Any:
     """Scores as a pyarrow column, null where a row has none."""
     import pyarrow as pa
 
-    floats = np.asarray(values, dtype=np.float32)
+    floats = np.asarray(values, dtype=kind)
     return pa.array(floats, mask=np.isnan(floats))
 
 
@@ -310,7 +267,8 @@ def located(work: W) -> W:
     if work.images is not None and is_remote(work.images):
         raise InputError(f"--images {work.images}: photos beside a stream must be in a local folder or tar")
     images = work.images and os.path.abspath(work.images)
-    return replace(work, images=images, match=_absolute(work.match), model=_absolute(work.model))
+    cache = os.path.abspath(work.cache) if isinstance(work.cache, str) else work.cache
+    return replace(work, images=images, match=_absolute(work.match), model=_absolute(work.model), cache=cache)
 
 
 def _absolute(name: str | None) -> str | None:
@@ -342,12 +300,17 @@ def first_captions(sources: Sequence[Source], columns: Columns) -> tuple[list[Ca
     raise wrong[0]
 
 
-def other_columns(entries: Sequence[CaptionEntry]) -> tuple[tuple[str, str], ...]:
-    """The other columns of the first entries with their types; one whose values are of several types has no column."""
+def other_columns(
+    entries: Sequence[CaptionEntry], taken: Collection[str] = ()
+) -> tuple[tuple[str, str], ...]:
+    """The other columns of the first entries with their types; one whose values are of several types has no column.
+
+    ``taken``: columns of scores.
+    """
     kinds: dict[str, set[str | None]] = {}
     for entry in entries:
         for name, value in entry.extra.items():
-            if name and name not in _OWN and value is not None:
+            if name and name not in _OWN and name not in taken and value is not None:
                 kinds.setdefault(name, set()).add(_kind(value))
     known = {name: found for name, found in kinds.items() if None not in found}
     chosen = {name: "double" if found == {"int64", "double"} else next(iter(found)) for name, found in known.items()
