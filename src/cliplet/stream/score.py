@@ -106,10 +106,10 @@ def prepared(
         scores += ["RefaCLIPScore"] * bool(encoder.card.alignment)
     work = replace(work, several=len(sources) > 1, extras=settled.extras, scores=tuple(scores))
     work = replace(work, others=other_columns(entries, work.measured().values()))
-    if work.cache and encoder.card.fingerprint == "unknown":
+    if work.cache:
         from cliplet.encoders.cache import kept_alone
 
-        kept_alone(encoder, work.cache)  # says why not
+        kept_alone(encoder, work.cache).cache.close()  # says why not, and is there before the workers are
     if entries and not begun(folder):
         _check_photos(entries, source, work.images)
     settings = {
