@@ -13,7 +13,7 @@ from cliplet.data.photos import PhotoIndex
 from cliplet.errors import InputError
 from cliplet.scoring.rows import find_photos
 from cliplet.stream.plan import Part
-from cliplet.stream.source import Say, Source, unchanged
+from cliplet.stream.source import Say, Source, is_remote, unchanged
 
 BLOCK = 10_000
 """Rows of a part that are scored together; memory does not grow with the part beyond them."""
@@ -22,13 +22,19 @@ BLOCK = 10_000
 class PartReader:
     """Reads parts: captions with their photos, in blocks; stays where it is in a file that is read from the start."""
 
-    def __init__(self, columns: Columns, several: bool, images: str | None) -> None:
+    def __init__(
+        self, columns: Columns, several: bool, images: str | None, index: PhotoIndex | None = None
+    ) -> None:
+        """Read with these columns; ``index``: the photos in ``images`` where they are known already."""
         self.columns, self.several, self.images = columns, several, images
+        if index is not None:
+            self._index = index
         self._at: tuple[str, int, Iterator[CaptionEntry]] | None = None
 
     @cached_property
     def _index(self) -> PhotoIndex:
-        return photos_of([], [], self.images)[1]
+        assert self.images is not None
+        return open_images(self.images)
 
     def blocks(
         self, part: Part, say: Say
@@ -75,6 +81,29 @@ class PartReader:
             pass
         yield from islice(entries, None if part.stop is None else part.stop - part.start)
         self._at = None if part.stop is None else (part.source.path, part.stop, entries)
+
+
+def open_images(images: str) -> PhotoIndex:
+    """The photos of ``--images``: a folder or tar, a pattern, or an address.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if not is_remote(images):
+        return photos_of([], [], images)[1]
+    from cliplet.stream.remote_photos import open_remote_photos
+
+    return open_remote_photos(images)
+
+
+def images_known(images: str | None) -> list[list[object]] | None:
+    """Names, sizes and stamps of tars of photos at an address; None for what is not that."""
+    if images is None or not is_remote(images):
+        return None
+    from cliplet.stream.remote import find_remote
+    from cliplet.stream.remote_photos import is_tar
+
+    return [[one.name, one.size, one.stamp] for one in find_remote(images)] if is_tar(images) else None
 
 
 class opened:

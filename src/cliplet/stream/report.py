@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cliplet.data.images import ImageInput
+from cliplet.data.photos import PhotoIndex
 from cliplet.encoders.card import ModelCard
-from cliplet.errors import InputError
+from cliplet.errors import ClipletError, InputError
 from cliplet.files import write_atomically
 from cliplet.metrics.clipscore import find_preset
 from cliplet.reports.score import score_page
@@ -19,6 +20,7 @@ from cliplet.stream.part import part_file
 from cliplet.stream.reader import PartReader
 from cliplet.stream.run import Finished
 from cliplet.stream.scores import SCORES, ScoreWork
+from cliplet.stream.source import without_query
 from cliplet.stream.summary import EXTREMES, Summary
 from cliplet.stream.wanted import Settled
 from cliplet.versions import versions
@@ -81,7 +83,7 @@ def _table(
     rows = [_report_row(row, preset.field) for _, _, row in shown]
     failed = [_report_row(row, preset.field) for row in summary.failed_rows()]
     rows += [row for row in failed if row not in rows]
-    photos = _photos(done, shown, work) + [None] * (len(rows) - len(shown))
+    photos = _photos(done, shown, work, settled.photos) + [None] * (len(rows) - len(shown))
     lost = (
         [f"{len(done.failed)} parts were given up: {next(iter(done.failed.values()))}"] if done.failed else []
     )
@@ -96,7 +98,7 @@ def _table(
         provenance=_provenance(work, card, summary)
         | {
             **where,
-            "images": work.images,
+            "images": work.images and without_query(work.images),
             "references": settled.named or work.extras.references or None,
         }
         | ({} if work.extras.tokenizer == "ptb" else {"tokenizer": work.extras.tokenizer}),
@@ -157,17 +159,19 @@ def _provenance(work: ScoreWork, card: ModelCard, summary: Summary) -> dict[str,
 
 
 def _photos(
-    done: Finished, shown: list[tuple[int, int, dict[str, Any]]], work: ScoreWork
+    done: Finished, shown: list[tuple[int, int, dict[str, Any]]], work: ScoreWork, index: PhotoIndex | None
 ) -> list[ImageInput | None]:
     """The photos of the lowest and highest of the shown rows, whose parts are read again; None for the others."""
     photos: list[ImageInput | None] = [None] * len(shown)
+    if work.images is not None and index is None:
+        return photos
     order = sorted((i for i, (_, _, row) in enumerate(shown) if row["score"] is not None),
                    key=lambda i: shown[i][2]["score"])  # fmt: skip
     wanted = {i for i in (*order[:EXTREMES], *order[-EXTREMES:])}
     by_part: dict[int, dict[int, int]] = {}
     for i in wanted:
         by_part.setdefault(shown[i][0], {})[shown[i][1]] = i
-    reader = PartReader(work.columns, work.several, work.images)
+    reader = PartReader(work.columns, work.several, work.images, index)
     for number, rows in sorted(by_part.items()):
         part = done.plan.part(number)
         if part.source.remote:
@@ -176,11 +180,21 @@ def _photos(
         for entries, found, _, _ in reader.blocks(part, lambda _: None):
             for row, i in rows.items():
                 if at <= row < at + len(entries):
-                    photos[i] = found[row - at]
+                    photos[i] = _here(found[row - at])
             at += len(entries)
             if at > max(rows):
                 break
     return photos
+
+
+def _here(photo: ImageInput | None) -> ImageInput | None:
+    """The photo; one of a store by its content, None where that cannot be had now."""
+    from cliplet.stream.remote_photos import RemotePhoto
+
+    try:
+        return photo.fetch() if isinstance(photo, RemotePhoto) else photo
+    except ClipletError:
+        return None
 
 
 def _write(done: Finished, summary: Summary, table: ScoreTable) -> None:

@@ -1,5 +1,6 @@
 """`cliplet score` as a stream: plan, parts, summary and report."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from cliplet.data.beside import photos_of
 from cliplet.data.captions import CaptionEntry
+from cliplet.data.photos import PhotoIndex
 from cliplet.encoders.base import BaseEncoder
 from cliplet.encoders.registry import load
 from cliplet.scoring.match import load_match
 from cliplet.scoring.rows import find_photos, none_found
 from cliplet.stream.part import need_pyarrow
 from cliplet.stream.plan import PART_ROWS, make_plan
-from cliplet.stream.reader import BLOCK
+from cliplet.stream.reader import BLOCK, images_known, open_images
 from cliplet.stream.run import begun, run
 from cliplet.stream.scores import ScoreWork, first_captions, located, other_columns
+from cliplet.stream.source import without_query
 from cliplet.stream.sources import Source, find_sources
 from cliplet.stream.wanted import Settled, Wanted, settle
 from cliplet.versions import versions
@@ -59,11 +62,15 @@ def score_stream(
     need_pyarrow()
     sources = find_sources(arguments)
     work = located(work)
+    if isinstance(work.cache, str):
+        work = replace(work, cache=os.path.abspath(work.cache))
     here = engine == "local"  # a driver on a cluster may lack the devices of its actors
     encoder = load(work.model, work.device, work.precision) if here else load(work.model)
     card, where = encoder.card, _where(encoder, work, here)
     if work.match is not None:
         load_match(work.match, card)
+    if here and work.device == "auto":
+        work = replace(work, device=encoder.device)
     settings, work, settled = prepared(work, sources, encoder, part_rows, Path(folder), wanted or Wanted())
     del encoder
     _free_memory()
@@ -110,16 +117,20 @@ def prepared(
         from cliplet.encoders.cache import kept_alone
 
         kept_alone(encoder, work.cache).cache.close()  # says why not, and is there before the workers are
-    if entries and not begun(folder):
-        _check_photos(entries, source, work.images)
+    tars = images_known(work.images)
+    if tars is None and work.images is not None:
+        settled.photos = open_images(work.images)  # tars at an address are fetched by the workers alone
+    if entries and tars is None and not begun(folder):
+        _check_photos(entries, source, settled.photos)
     settings = {
         "model": encoder.card.name,
         "fingerprint": encoder.card.fingerprint,
         "preset": work.preset,
-        "device": work.device,
+        "device": work.device or encoder.device,
         "precision": work.precision,
         "match": None if work.match is None else Path(work.match).read_text(encoding="utf-8"),
-        "images": work.images,
+        "images": work.images and without_query(work.images),
+        "tars of images": tars,
         "image column": work.columns.image,
         "caption column": work.columns.caption,
         "separator": work.columns.separator,
@@ -127,11 +138,18 @@ def prepared(
         "block": BLOCK,
         "batch size": encoder.batch_size,
         "other columns": [list(one) for one in work.others],
-        "cliplet": versions()["cliplet"],
+        **runtime(encoder),
         "kept embeddings": bool(work.cache),
         **settled.settings,
     }
     return settings, work, settled
+
+
+def runtime(encoder: BaseEncoder) -> dict[str, str | None]:
+    """Versions of what the last digits of a score depend on."""
+    known = versions()
+    torch = None if encoder.provider.endswith("ExecutionProvider") else known.get("torch")
+    return {"cliplet": known["cliplet"], "onnxruntime": known["onnxruntime"], "torch": torch}
 
 
 def _where(encoder: BaseEncoder, work: ScoreWork, here: bool) -> dict[str, str]:
@@ -153,9 +171,9 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _check_photos(entries: list[CaptionEntry], source: Source, images: str | None) -> None:
-    good = [entry for entry in entries if entry.reason is None]
-    found, index = photos_of(good, [Path(source.path)], images)
+def _check_photos(entries: list[CaptionEntry], source: Source, photos: PhotoIndex | None) -> None:
+    good: Sequence[CaptionEntry] = [entry for entry in entries if entry.reason is None]
+    found, index = photos_of(good, [Path(source.path)], None) if photos is None else (good, photos)
     names, _, reasons = find_photos(found, index)
     if not any(names):
         raise none_found([str(reason) for reason in reasons])

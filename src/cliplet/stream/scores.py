@@ -259,16 +259,11 @@ def _kind(value: Any) -> str | None:
 
 
 def located(work: W) -> W:
-    """The work with paths of model, match and photos that are good in any process of any machine.
-
-    Raises:
-        InputError: photos at an address.
-    """
-    if work.images is not None and is_remote(work.images):
-        raise InputError(f"--images {work.images}: photos beside a stream must be in a local folder or tar")
-    images = work.images and os.path.abspath(work.images)
-    cache = os.path.abspath(work.cache) if isinstance(work.cache, str) else work.cache
-    return replace(work, images=images, match=_absolute(work.match), model=_absolute(work.model), cache=cache)
+    """The work with paths of model, match and photos that are good in any process of any machine."""
+    images = work.images
+    if images is not None and not is_remote(images):
+        images = os.path.abspath(images.removeprefix("file://"))
+    return replace(work, images=images, match=_absolute(work.match), model=_absolute(work.model))
 
 
 def _absolute(name: str | None) -> str | None:

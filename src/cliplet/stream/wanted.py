@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cliplet.data.captions import CaptionEntry, stream_captions
+from cliplet.data.photos import PhotoIndex
 from cliplet.errors import InputError
 from cliplet.files import whole, write_atomically
 from cliplet.stream.extras import BESIDE, FREQUENCIES, REFERENCES, TRAINING, Extras, Layout, compared, layout
@@ -69,6 +70,8 @@ class Settled:
     """The first captions, some of which should have references."""
     named: str | None = None
     """The references as they were given."""
+    photos: PhotoIndex | None = None
+    """Those in ``--images``, where this process has opened them."""
 
     @property
     def folder(self) -> Path:
