@@ -241,8 +241,11 @@ def test_a_store_that_gives_no_photo_ends_the_part_and_a_missing_photo_its_row(
 
 def test_no_photo_at_the_address_ends_the_run_before_any_part(here, memory, tmp_path):
     memory.pipe("/p/other.jpg", b"x")
-    for images, why in (("memory://p", "none of the 100 images was found"),
-                        ("memory://nothing", "there are no photos"), ("memory://p/other.jpg", "neither a folder")):  # fmt: skip
+    for images, why in (
+        ("memory://p", "none of the 100 images was found"),
+        ("memory://nothing", "there are no photos"),
+        ("memory://p/other.jpg", "neither a folder"),
+    ):
         with pytest.raises(InputError, match=why):
             score_stream([str(here / "captions.csv")], tmp_path, ScoreWork(str(here / "tiny"), images=images),
                          workers=0, quiet=True)  # fmt: skip
