@@ -302,6 +302,15 @@ def test_captions_as_a_set_are_measured_as_in_one_file(here, work, plain, tmp_pa
     )
 
 
+def test_an_image_of_many_captions_costs_no_more_than_its_first():
+    captions = [[f"w{i}", "a", "dog", "runs", f"v{i % 9}"] for i in range(500)]
+    whole, first = CaptionSet(), CaptionSet()
+    whole.add_block(captions, [0] * 500)
+    first.add_block(captions[: caption_set.ALIKE], [0] * caption_set.ALIKE)
+    assert whole.measures(False)["mutual BLEU-4"] == first.measures(False)["mutual BLEU-4"]
+    assert whole.mutual[4] == 5 * caption_set.ALIKE, "words of the captions compared"
+
+
 def test_many_different_words_are_estimated_and_said_to_be(monkeypatch):
     monkeypatch.setattr(caption_set, "KEPT", 1000)
     whole = CaptionSet()

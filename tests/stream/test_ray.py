@@ -56,14 +56,18 @@ def test_one_actor_writes_the_bytes_of_a_run_without_ray(here, whole, work, clus
 
 
 def test_references_and_diversity_on_ray_are_those_of_a_run_without_it(here, work, cluster, tmp_path):
-    (tmp_path / "refs.json").write_text(json.dumps({f"{i}.jpg": [caption(i), "a dog runs"] for i in range(7)}))
+    (tmp_path / "refs.json").write_text(
+        json.dumps({f"{i}.jpg": [caption(i), "a dog runs"] for i in range(7)})
+    )
     more = {"part_rows": 20, "quiet": True, "wanted": Wanted(str(tmp_path / "refs.json"), diversity=True)}
     given = [str(here / "captions.csv")]
     done = score_stream(given, tmp_path / "ray", work, engine="ray", workers=1, **more)
     assert not done.run.failed
     score_stream(given, tmp_path / "local", work, workers=0, **more)
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
-    assert (tmp_path / "ray" / "summary.json").read_text() == (tmp_path / "local" / "summary.json").read_text()
+    assert (tmp_path / "ray" / "summary.json").read_text() == (
+        tmp_path / "local" / "summary.json"
+    ).read_text()
 
 
 def test_a_killed_node_loses_and_repeats_nothing(here, whole, work, cluster, tmp_path):  # noqa: F811

@@ -23,6 +23,8 @@ KEPT = 16_384
 POOL = 1_000
 """Photos of a block, at most, among which each caption's own is looked for: those whose names have the smallest
 hashes."""
+ALIKE, TOGETHER = 20, 100
+"""Captions of an image that are compared with each other, at most, the first of a block; and images at a time."""
 _SUMS = ("captions", "words", "bigrams", "novel", "hits", "asked")
 
 Hashes = NDArray[np.uint64]
@@ -104,10 +106,11 @@ class CaptionSet:
         by_image: dict[Any, list[int]] = {}
         for place, image in enumerate(images):
             by_image.setdefault(image, []).append(place)
-        several = [[captions[i] for i in places] for places in by_image.values() if len(places) > 1]
-        if several:
-            candidates = [caption for group in several for caption in group]
-            others = [[*group[:k], *group[k + 1 :]] for group in several for k in range(len(group))]
+        several = [[captions[i] for i in places[:ALIKE]] for places in by_image.values() if len(places) > 1]
+        for start in range(0, len(several), TOGETHER):
+            groups = several[start : start + TOGETHER]
+            candidates = [caption for group in groups for caption in group]
+            others = [[*group[:k], *group[k + 1 :]] for group in groups for k in range(len(group))]
             self.mutual += bleu(candidates, others).statistics.addends().sum(axis=0)
 
     def add_found(self, images: NDArray[Any], captions: NDArray[Any], names: Sequence[str]) -> None:
@@ -188,7 +191,9 @@ class CaptionSet:
         ]
         said = [f"{' and '.join(cut)} are estimates from {KEPT} hashes, good to about 0.8 %"] if cut else []
         if self.mutual.any():
-            said.append("mutual BLEU compares the captions of an image that stand in one block of a part")
+            said.append(
+                f"mutual BLEU compares the captions of an image that stand in one block of a part, the first {ALIKE}"
+            )
         if self.sums[5]:
             said.append(
                 f"self-retrieval looks for each caption's photo among at most {POOL} photos of its block"

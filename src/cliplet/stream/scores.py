@@ -189,6 +189,8 @@ class _Computing:
                 captions, references, told, self.work.embeddings or self.work.extras.diversity,
             )  # fmt: skip
             why = [own or failure for own, failure in zip(reasons, scored.failures, strict=True)]
+            if self.extras is not None:
+                say(f"comparing, {done}{total} rows")
             compared = {} if self.extras is None else self.extras.columns(entries, references)
             yield self._table(Block(part, entries, photos, names, why, scored), compared)
             if self.extras is not None:
