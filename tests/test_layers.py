@@ -22,7 +22,16 @@ TORCH = (
     "regions.ultralytics", "cli.doctor",
 )  # fmt: skip
 """Who may import PyTorch and the libraries that stand on it."""
-TORCH_LIBRARIES = {"torch", "torchvision", "timm", "open_clip", "transformers", "accelerate", "ultralytics"}
+TORCH_LIBRARIES = {
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip",
+    "transformers",
+    "accelerate",
+    "ultralytics",
+    "diffusers",
+}
 
 
 def modules(source: Path) -> dict[str, ast.Module]:

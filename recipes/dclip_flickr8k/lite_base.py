@@ -75,6 +75,9 @@ class LiteBase:
     anchoring: float = 3.0
     """Class-name anchoring: weight of a class name beside a photo in the fit that links the towers. With more the model
     names classes better and retrieves worse, which tuning mends."""
+    names_only: bool = False
+    """Link photos to class names alone: the captions shape the space of texts, and no photo is linked to its caption. A
+    start that has seen no pair."""
     text_teachers: tuple[SentenceModel, ...] = ()
     """Sentence encoders (``minilm-l3``, ``minilm-l6``, ``mpnet``) whose common space of captions the text tower learns
     first, from the training captions and the names of the ImageNet classes."""
@@ -106,10 +109,14 @@ class LiteBase:
         LateTower(body, 1, 1, 0.0).write_back(body, 1)
         file = kept / f"lite{self.size}-{fingerprint(pairs.photos)}.npy"
         x, mean, deviation = standardise(_photo_features(body, pairs.photos, file))
-        means = group_means(target, photo_of)[np.unique(photo_of, return_index=True)[1]]
         classes = unit_norm(classifier * deviation) * np.sqrt(np.float32(x.shape[1]))
         names = named - named.mean(axis=0)
-        weight = _link(x[np.unique(photo_of)], means, classes, names, self.anchoring)
+        if self.names_only:  # photos give their mean and deviation alone
+            seen, means = x[:0], target[:0]
+        else:
+            rows, first = np.unique(photo_of, return_index=True)
+            seen, means = x[rows], group_means(target, photo_of)[first]
+        weight = _link(seen, means, classes, names, self.anchoring)
 
         image = TimmConfig(
             "timm", f"tf_efficientnet_lite{self.size}", DIM, SIZE, (0.5,) * 3, (0.5,) * 3  # type: ignore[arg-type]

@@ -5,13 +5,22 @@ import re
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from cliplet.cli.evaluate import evaluate
 from cliplet.data.book import read_book
 from cliplet.data.photos import PhotoStore
 from cliplet.errors import InputError
-from cliplet.evaluation.hard_negatives import KINDS, hard_negatives, mentioned, swap_word
+from cliplet.evaluation.hard_negatives import KINDS, Swaps, hard_negatives, mentioned, swap_word
 from cliplet.evaluation.model_runs import run_pairs
-from cliplet.evaluation.pairs import CaptionPair, PairSet, blind_wins, evaluate_pairs, read_pair_files
+from cliplet.evaluation.pairs import (
+    CaptionPair,
+    PairSet,
+    blind_wins,
+    both_wins,
+    evaluate_pairs,
+    read_pair_files,
+)
 from tests.evaluation.colours import ColourEncoder, write_photos
 from tests.shared_data import shared_data
 
@@ -159,6 +168,42 @@ def test_blind_controls_find_what_gives_a_set_away():
     }
 
 
+# ---------------------------------------------------------------- two true captions
+def test_both_true_captions_must_win(store, tmp_path):
+    pairs = [
+        CaptionPair("r.jpg", "a red ball", "a blue ball", "c", "the red thing"),
+        CaptionPair("r.jpg", "a red ball", "a blue ball", "c", "a thing"),  # only one of them is nearer
+        CaptionPair("b.jpg", "a red ball", "a blue ball", "c", "the blue thing"),
+        CaptionPair("b.jpg", "a blue ball", "a red ball", "c"),  # has no second one
+    ]
+    result = evaluate_pairs(ColourEncoder(), PairSet(pairs), store, resamples=10)
+    values = {r.statistic: r for r in result.results if r.category == "all"}
+    assert values["accuracy"].interval.value == 3 / 4
+    both = values["both true captions"]
+    encoder = ColourEncoder()
+    wins = []
+    for p in pairs[:3]:
+        image = encoder.encode_images([store.photo(p.image)])[0]
+        true, also, false = encoder.encode_texts([p.true, p.also, p.false]) @ image
+        wins.append(true > false and also > false)
+    assert both.interval.value == pytest.approx(np.mean(wins))
+    assert (both.interval.n, both.chance) == (3, pytest.approx(1 / 3))
+    assert set(both.blind) == {"this model, average photo", "shorter", "longer", "commoner words"}
+    assert both.blind["shorter"] == pytest.approx(1 / 3)  # "a thing" and "a red ball" are the shorter ones
+    assert both.blind["longer"] == 0.0
+    rows = [{"image": "r.jpg", "caption": "red", "caption2": "a red one", "negative_caption": "blue"}]
+    (tmp_path / "swap.json").write_text(json.dumps(rows))
+    assert read_pair_files([tmp_path / "swap.json"]).pairs == [
+        CaptionPair("r.jpg", "red", "blue", "swap", "a red one")
+    ]
+
+
+def test_ties_of_two_true_captions():
+    first, second = np.array([1, 1, 0.5, 0.5, 0, np.nan]), np.array([1, 0, 1, 0.5, 0.5, 1])
+    expected = [1, 0, 1 / 2, 1 / 3, 0, np.nan]
+    np.testing.assert_allclose(both_wins(first, second), expected)
+
+
 # ---------------------------------------------------------------- captions made false
 def test_swaps_keep_form_case_and_article():
     rng = np.random.default_rng(0)
@@ -222,3 +267,32 @@ def test_run_from_captions(tmp_path):
     assert ("blind: shorter", "accuracy, colour") in values
     assert ("blind: this model, average photo", "accuracy, colour") in values
     assert any("photos are not there" in n for n in run.notes)
+
+
+def test_run_with_unseen_words_and_two_true_captions(tmp_path):
+    folder = write_photos(tmp_path / "photos", {"r.jpg": "red", "g.jpg": "green"})
+    (tmp_path / "c.csv").write_text(
+        "image,caption\nr.jpg,a red dog\nr.jpg,one red animal\ng.jpg,a green dog\ng.jpg,one green animal\n"
+    )
+    files = ([tmp_path / "c.csv"], [folder])
+    runs = {
+        words: run_pairs(
+            "made", ColourEncoder(), *files, from_captions=True, resamples=10, swaps=Swaps(words, two_true=True)
+        )
+        for words in ("all", "train", "test")
+    }  # fmt: skip
+    for words, run in runs.items():
+        values = {(e.metric, e.statistic): e.value for e in run.entries}
+        assert values["colours", "both true captions, colour"] == 100.0
+        assert ("blind: longer", "both true captions, colour") in values
+        assert (run.provenance["words"], run.provenance["two_true"]) == (words, True)
+    made = {words: {(p.true, p.false) for p in run.details[0].result.pairs} for words, run in runs.items()}
+    assert made["train"]
+    assert not made["train"] & made["test"]
+
+
+@pytest.mark.parametrize("option", [["--words", "test"], ["--fluent"], ["--balanced"], ["--two-true"]])
+def test_options_of_made_captions_need_them(option):
+    result = CliRunner().invoke(evaluate, ["pairs", "pairs.json", *option])
+    assert result.exit_code == 2
+    assert "go with --from-captions only" in result.output

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import math
 import sys
 
 import pytest
@@ -17,11 +18,13 @@ from cliplet.training.config import DistillStage, load_recipe
 from cliplet.training.distill.student import Student
 from tests.training import make
 
-MODULES = ("embedding", "regulator", "contrastive", "relation")
+MODULES = (
+    "embedding", "regulator", "contrastive", "denoising", "multi_text", "negatives", "relation", "regions", "sigmoid",
+)  # fmt: skip
 PUBLIC = [
     getattr(losses, name)
     for name in losses.__all__
-    if name not in ("gather", "LOSSES", "Loss", "feature_mse", "find_losses")
+    if name not in ("gather", "gather_ragged", "LOSSES", "Loss", "feature_mse", "find_losses")
 ]
 
 
@@ -258,7 +261,7 @@ def test_what_is_no_loss_is_refused_before_training(own, name, message):
 
 
 def test_a_loss_without_a_row_cannot_be_forgotten():
-    with pytest.raises(ImportError, match="no loss of relation is in LOSSES"):
+    with pytest.raises(ImportError, match="no loss of .*relation.* is in LOSSES"):
         losses._check_files(besides={"gather"})
 
 
@@ -297,3 +300,79 @@ def test_recipes_and_changes_name_them(own, tmp_path):
     }
     with pytest.raises(InputError, match=r"stages\[0\]\.losses\.l1='much' must be float"):
         load_recipe("r.toml", ["stages.0.losses.l1=much"])
+
+
+# ---------------------------------------------------------------- several texts a photo
+def several_texts(photos=4, texts=3, dim=5):
+    return doubles(photos, dim), doubles(photos, texts, dim)
+
+
+def test_multi_text_is_the_mean_of_the_plain_losses():
+    image, texts = several_texts()
+    expected = sum(losses.contrastive(image, texts[:, m], 3.0) for m in range(3)) / 3
+    torch.testing.assert_close(losses.multi_text(image, texts, 3.0), expected)
+
+
+@pytest.mark.parametrize("loss", [losses.multi_text, losses.multi_positive])
+def test_with_one_text_both_are_the_plain_loss(loss):
+    image, texts = several_texts(texts=1)
+    torch.testing.assert_close(loss(image, texts, 3.0), losses.contrastive(image, texts[:, 0], 3.0))
+
+
+def test_multi_positive_by_hand():
+    """Two photos, two texts each: the second text of photo 0 lies at photo 1."""
+    image = torch.eye(2, dtype=torch.float64)
+    texts = torch.stack([torch.eye(2), torch.tensor([[0.0, 1.0], [0.0, 1.0]])], 1).double()
+    e = torch.tensor(1.0).exp()
+    photo0 = (3 + e).log() - 0.5  # cosines 1 0 | 0 0 to the texts of 0 and 1, mean of the own ones 1/2
+    photo1 = (1 + 3 * e).log() - 1  # 0 1 | 1 1
+    right, wrong = (1 + 1 / e).log(), (1 + e).log()  # a text beside its photo; beside the other one
+    expected = ((photo0 + photo1) / 2 + (3 * right + wrong) / 4) / 2
+    found = losses.multi_positive(image, texts, 1.0)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_multi_positive_cannot_fall_below_half_the_log_of_the_texts():
+    x = torch.eye(3)
+    assert losses.multi_positive(x, torch.stack([x, x], 1), 100.0).item() == pytest.approx(
+        math.log(2) / 2, abs=1e-5
+    )
+    assert losses.multi_text(x, torch.stack([x, x], 1), 100.0).item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", [losses.multi_text, losses.multi_positive])
+def test_an_equal_text_is_no_negative(loss):
+    """Against plain loops: what photo i has among its texts is no negative of it, on neither side."""
+    image, texts = several_texts(photos=3, texts=2)
+    image, texts = F.normalize(image, dim=1), F.normalize(texts, dim=2)
+    ids = [[0, 1], [1, 2], [3, 3]]
+    mean = loss is losses.multi_text
+    forth, back = [], []
+    for i in range(3):
+        for m in range(2):
+            own = [(j, n) for j in range(3) for n in range(2) if j == i or ids[j][n] not in ids[i]]
+            own = [(j, n) for j, n in own if n == m or not mean]
+            rows = torch.stack([2.0 * image[i] @ texts[j, n] for j, n in own])
+            forth.append(rows.logsumexp(0) - rows[own.index((i, m))])
+            of = [j for j in range(3) if j == i or ids[i][m] not in ids[j]]
+            rows = torch.stack([2.0 * image[j] @ texts[i, m] for j in of])
+            back.append(rows.logsumexp(0) - rows[of.index(i)])
+    expected = (torch.stack(forth).mean() + torch.stack(back).mean()) / 2
+    torch.testing.assert_close(loss(image, texts, 2.0, torch.tensor(ids)), expected)
+
+
+def test_photos_that_share_their_text_by_hand():
+    image = torch.eye(3, dtype=torch.float64)
+    texts = image[:, None]
+    one = losses.multi_text(image, texts, 2.0, torch.tensor([[0], [0], [1]]))
+    # photos 0 and 1 share their text: each has photo 2's alone as a negative
+    two = math.log(1 + math.exp(-2))
+    three = math.log(1 + 2 * math.exp(-2))
+    assert one.item() == pytest.approx((two + two + three) / 3, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [losses.multi_text, losses.multi_positive])
+def test_multi_text_gradients(loss):
+    image, texts = several_texts(photos=3, texts=2, dim=4)
+    ids = torch.tensor([[0, 1], [1, 2], [3, 3]])
+    assert torch.autograd.gradcheck(lambda a, b: loss(a, b, 2.0, ids), (image, texts))

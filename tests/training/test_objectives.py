@@ -57,7 +57,7 @@ def test_a_weight_or_a_table() -> None:
 
 
 @pytest.mark.parametrize(
-    "wanted, message",
+    ("wanted", "message"),
     [
         ({"negclipp": 1.0}, "unknown objective 'negclipp'"),
         ({f"{__name__}:Distance": {"powr": 1.0}}, "did you mean power"),

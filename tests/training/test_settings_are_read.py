@@ -168,6 +168,7 @@ def run_dclip(folder: Path) -> None:
         "dev": pairs(folder, "dev"), "exclude_alike": False, "teacher_stage": stage, "student_stage": stage,
         "tests": [{"name": "test", **pairs(folder, "test")}], "zeroshot": {"photos": f"{folder}/classes"},
         "augment": {"views": 2}, "student": student, "resamples": 20,
+        "rewrites": {"sources": ["rules", "eda", "retrieved"], "captions": 1},
     }  # fmt: skip
     dclip(KINDS["dclip"].configuration(config))
 

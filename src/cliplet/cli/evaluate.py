@@ -318,23 +318,53 @@ def fewshot(train: str, test: str | None, labels: Any, shots: str, draws: int, a
     help="What an equal score counts: a loss, half a win, or nothing.",
 )
 @click.option("--prefix", default="", help="Text to put before every caption; default: none.")
+@click.option(
+    "--words",
+    type=click.Choice(["all", "train", "test"]),
+    default="all",
+    show_default=True,
+    help='Of --from-captions: the word pairs to swap; test has none that training with words = "train" has seen.',
+)
+@click.option("--words-seed", default=0, show_default=True, help="Seed of the split of --words.")
+@click.option(
+    "--fluent", is_flag=True, help="Of --from-captions: false captions that sound like the true ones."
+)
+@click.option(
+    "--balanced",
+    is_flag=True,
+    help="Of --from-captions: leave out so many that no guesser can tell them unseen.",
+)
+@click.option(
+    "--two-true",
+    is_flag=True,
+    help="Of --from-captions: also ask whether another caption of the photo scores above the false one "
+    "(SugarCrepe++; tables say it by a column caption2).",
+)
 @click.option("--name", help="Name of the set in results; default: the first file's name.")
 @_common
 def pairs(files: tuple[str, ...], from_captions: bool, near_nouns: Any, detector: str | None, split: str | None,
-          ties: Any, prefix: str, name: str | None, **common: Any) -> None:  # fmt: skip
+          ties: Any, prefix: str, words: Any, words_seed: int, fluent: bool, balanced: bool, two_true: bool,
+          name: str | None, **common: Any) -> None:  # fmt: skip
     """Does the true caption score above a false one that differs in a word?
 
     \b
     cliplet evaluate pairs sugarcrepe/*.json --images val2017/
     cliplet evaluate pairs captions.json --from-captions --images photos/
+    cliplet evaluate pairs captions.json --from-captions --words test --balanced --two-true --images photos/
     cliplet evaluate pairs captions.json --near-nouns captions --images photos/
     cliplet evaluate pairs imagenet.tar --near-nouns names
 
-    FILES are SugarCrepe, VALSE, FOIL-it or Winoground files, or tables of image, caption and false caption.
+    FILES are SugarCrepe (++), VALSE, FOIL-it or Winoground files, or tables of image, caption and false caption.
     """
+    from cliplet.evaluation.hard_negatives import Swaps
     from cliplet.evaluation.model_runs import run_pairs
 
     _check_files(common)
+    swaps = Swaps(words, words_seed, fluent, balanced, two_true)
+    if swaps != Swaps() and not from_captions:
+        raise click.UsageError(
+            "--words, --words-seed, --fluent, --balanced and --two-true go with --from-captions only"
+        )
     if near_nouns or detector:
         if from_captions or (near_nouns == "detector") != bool(detector):
             raise click.UsageError(
@@ -356,6 +386,7 @@ def pairs(files: tuple[str, ...], from_captions: bool, near_nouns: Any, detector
             common["resamples"],
             common["seed"],
             progress,
+            swaps,
         )
     _finish(run, common)
 

@@ -16,7 +16,7 @@ def _words(text: str) -> frozenset[str]:
 
 _WORD = re.compile(r"[A-Za-z0-9]+(?:['’-][A-Za-z0-9]+)*|[^\sA-Za-z0-9]")
 
-_ENDERS = _words(
+ENDERS = _words(
     """
     about above across after against ahead along alongside amid among amongst around as aside at atop away back before
     behind below beneath beside besides between beyond by down during for from in inside into like near nearby next of
@@ -28,6 +28,7 @@ _ENDERS = _words(
     appears seems gets got not very just also only too still apart each
     """
 )
+"""Words that end a noun phrase and are no verbs that tell, besides forms of to be, to have and the like."""
 _STARTERS = _words(
     """
     a an the this these those some any another both several many few all every no his her their our two three four
@@ -108,7 +109,7 @@ def noun_phrases(caption: str) -> list[Span]:
             phrase.append((word, start, end))
         elif (
             not word[0].isalnum()
-            or lower in _ENDERS
+            or lower in ENDERS
             or _is_verb([p[0].lower() for p in phrase], lower, following)
         ):
             close()
@@ -134,7 +135,7 @@ def _is_verb(phrase: list[str], word: str, following: str) -> bool:
     """Whether ``word`` after the words of ``phrase`` is a verb, which ends the phrase."""
     starters = [w for w in phrase if w in _STARTERS or w in _POSSESSIVE]
     content = len(phrase) - len(starters)
-    ends = not following or not following[0].isalnum() or following in _ENDERS or following in _STARTERS
+    ends = not following or not following[0].isalnum() or following in ENDERS or following in _STARTERS
     if word.endswith("ing") and word not in _ING_NOUNS:
         # "a running dog" describes, "a dog running" tells
         return content > 0 or not phrase or ends

@@ -1,5 +1,7 @@
 """Any model of open_clip as an Encoder: the library's own weights, transform and tokeniser."""
 
+import copy
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,6 +166,10 @@ class OpenClipEncoder(TorchModelEncoder):
             features = self.towers.encode_text(torch.stack(list(tokens)).to(self.device))
             return features.float().cpu().numpy()  # type: ignore[no-any-return]
 
+    def lengthen(self, context_length: int) -> None:
+        """Read texts of more tokens; the model must have positions for them."""
+        self._context_length = self.tokenizer.context_length = context_length
+
     def _token_rows(self, texts: list[str], length: int | None = None) -> "torch.Tensor":
         return self.tokenizer(texts, context_length=length or self._context_length)
 
@@ -179,6 +185,34 @@ def _import_open_clip() -> Any:
             f"open_clip cannot be imported: {error}; torch and torchvision must be builds that fit each other"
         ) from error
     return open_clip
+
+
+def stretched_config(model: Any, architecture: str, context_length: int) -> dict[str, Any]:
+    """The content of an ``open_clip_config.json`` for a model whose texts have more tokens than its architecture's.
+
+    Args:
+        model: of that architecture.
+        architecture: a name that open_clip knows, or a folder with such a file.
+        context_length: tokens of a text.
+
+    Raises:
+        ModelError: its configuration is not known.
+    """
+    open_clip = _import_open_clip()
+    folder = Path(architecture.removeprefix("local-dir:"))
+    if (folder / "open_clip_config.json").is_file():
+        known = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+    else:
+        known = open_clip.get_model_config(architecture)
+    if not known:
+        raise ModelError(
+            f"open_clip has no configuration of {architecture}, so its positions cannot be stretched"
+        )
+    known = copy.deepcopy(known)
+    known["text_cfg"]["context_length"] = context_length
+    if any(type(m).__name__ == "QuickGELU" for m in model.modules()):
+        known["quick_gelu"] = True
+    return {"model_cfg": known, "preprocess_cfg": dict(model.visual.preprocess_cfg)}
 
 
 def _parse(open_clip: Any, name: str) -> tuple[str, str | None]:

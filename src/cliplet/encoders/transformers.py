@@ -77,6 +77,7 @@ class TransformersEncoder(TorchModelEncoder):
         if getattr(processor, "image_processor", None) is None:
             raise ModelError(f"{name} has no image processor: is preprocessor_config.json missing?")
         self.settle(model.float().eval(), device, precision, batch_size, 32)
+        self.processor = processor
         self.image_processor = processor.image_processor
         self._takes_any_mode = _takes_any_mode(self.image_processor)
         self.tokenizer = processor.tokenizer
@@ -175,16 +176,20 @@ class TransformersEncoder(TorchModelEncoder):
         return ids, truncated
 
     def embed_tokens(self, tokens: Sequence[Sequence[int]]) -> NDArray[Any]:
-        """Pad token ids to ``[n, t]`` as the model was trained, and run the text tower: ``[n, d]``."""
-        batch = self.tokenizer.pad(
+        """Pad token ids as :meth:`pad` does, and run the text tower: ``[n, d]``."""
+        batch = self.pad(tokens)
+        with self.computing():
+            return _features(self.towers.get_text_features(**batch.to(self.device)))
+
+    def pad(self, tokens: Sequence[Sequence[int]]) -> Any:
+        """What the library's tokeniser makes of token ids, padded to ``[n, t]`` as the model was trained."""
+        return self.tokenizer.pad(
             {"input_ids": list(tokens)},
             padding="max_length" if self._pad_to_context else True,
             max_length=self._context_length,
             return_tensors="pt",
             verbose=False,
         )
-        with self.computing():
-            return _features(self.towers.get_text_features(**batch.to(self.device)))
 
 
 def _import_auto_classes() -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ from cliplet.encoders.embed import Progress, embed_photos, embed_texts
 from cliplet.errors import InputError
 from cliplet.evaluation.calibration import Mix, mix_captions
 from cliplet.evaluation.fewshot import BASELINE, FewShotData, evaluate_fewshot
-from cliplet.evaluation.hard_negatives import KINDS, hard_negatives
+from cliplet.evaluation.hard_negatives import Swaps
 from cliplet.evaluation.near_nouns import (
     NounLabels,
     NounPhoto,
@@ -379,7 +379,11 @@ class PairsDetail:
 
 
 def made_pairs(
-    captions: Sequence[Path], split: str | None, seed: int, images: PhotoStore | None = None
+    captions: Sequence[Path],
+    split: str | None,
+    seed: int,
+    images: PhotoStore | None = None,
+    swaps: Swaps = Swaps(),  # noqa: B008 (frozen)
 ) -> PairSet:
     """False captions made from true ones (see :mod:`cliplet.evaluation.hard_negatives`); photos must be there."""
     book = chosen_captions(captions, split)
@@ -388,8 +392,7 @@ def made_pairs(
         images.extra |= book.photos
         found, _ = images.photos(names)
         names = [name for name, photo in zip(names, found, strict=True) if photo is not None]
-    negatives = hard_negatives({name: book.images[name] for name in names}, KINDS, seed)
-    out = PairSet([n.pair() for n in negatives])
+    out = PairSet(swaps.make({name: book.images[name] for name in names}, seed))
     if len(names) < len(book.images):
         out.notes["captioned images left out: their photos are not there"] += len(book.images) - len(names)
     leave_out(out.notes, book.failures)
@@ -408,10 +411,11 @@ def run_pairs(
     resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
+    swaps: Swaps = Swaps(),  # noqa: B008 (frozen)
 ) -> Evaluation:
     """Hard negatives as named numbers: the model, and beside it what blind models get."""
     store = PhotoStore(images, beside=files[0].parent)
-    data = made_pairs(files, split, seed, store) if from_captions else read_pair_files(files)
+    data = made_pairs(files, split, seed, store, swaps) if from_captions else read_pair_files(files)
     result = evaluate_pairs(encoder, data, store, ties, prefix, resamples, seed, progress)
     out = Evaluation("Hard negatives", [], {"versions": versions(), **model_facts(encoder, prefix)})
     for r in result.results:
@@ -428,6 +432,7 @@ def run_pairs(
         "pairs": len(result.pairs),
         "failures": result.failures,
         "made_from_captions": from_captions,
+        **(dataclasses.asdict(swaps) if from_captions else {}),
         "ties": ties,
         "resamples": resamples,
         "seed": seed,

@@ -9,7 +9,7 @@ looking, a good score on it says little.
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class CaptionPair:
     """The caption that does not."""
     category: str = ""
     """What was changed."""
+    also: str = ""
+    """Another caption that fits, in other words; nothing where there is none."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class PairResult:
     category: str
     """The category, or "all"."""
     statistic: str
-    """accuracy, or Winoground's text, image and group score."""
+    """accuracy, both true captions, or Winoground's text, image and group score."""
     interval: Interval
     """The model's value in [0, 1]."""
     blind: dict[str, float]
@@ -100,10 +102,10 @@ class PairsResult:
 def read_pair_files(paths: Iterable[str | Path]) -> PairSet:
     """Hard-negative files, told apart by their fields.
 
-    SugarCrepe (``{id: {filename, caption, negative_caption}}``, the file's name is the category), VALSE and FOIL-it
-    (``{id: {image_file, caption, foil, mturk, linguistic_phenomena}}``), Winoground's ``examples.jsonl``, and your own
-    CSV, TSV, JSON list, JSONL or Parquet with columns image, caption, and ``false`` (or ``negative_caption``,
-    ``foil``), and ``category`` if you like.
+    SugarCrepe (``{id: {filename, caption, negative_caption}}``, the file's name is the category) and SugarCrepe++ (with
+    ``caption2``), VALSE and FOIL-it (``{id: {image_file, caption, foil, mturk, linguistic_phenomena}}``), Winoground's
+    ``examples.jsonl``, and your own CSV, TSV, JSON list, JSONL or Parquet with columns image, caption, and ``false``
+    (or ``negative_caption``, ``foil``), and if you like ``category`` and ``caption2``, another caption that fits.
     """
     out = PairSet([])
     for path in map(Path, paths):
@@ -118,6 +120,7 @@ def read_pair_files(paths: Iterable[str | Path]) -> PairSet:
 
 
 _TRUE = ("caption", "true", "true_caption", "positive_caption", "positive")
+_ALSO = ("caption2", "caption_2", "also", "second_caption", "true2", "positive2")
 _FALSE = ("negative_caption", "false", "false_caption", "foil", "negative", "hard_negative")
 
 
@@ -126,14 +129,18 @@ def _generic(path: Path, rows: Sequence[Row], out: PairSet) -> None:
     true = column(rows, _TRUE, path, "true caption")
     false = column(rows, _FALSE, path, "false caption")
     category = find_column(rows[0], ("category", "type", "kind", "linguistic_phenomena"))
+    also = find_column(rows[0], _ALSO)
     bad = []
     for row in rows:
         reason = caption_problem(row.get(true)) or caption_problem(row.get(false))
+        second = row.get(also) if also else ""
+        if second:
+            reason = reason or caption_problem(second)
         if reason is not None:
             bad.append(f"{row.where}: {reason}")
             continue
         name = str(row[category]) if category else path.stem
-        out.pairs.append(CaptionPair(str(row[image]), row[true], row[false], name))
+        out.pairs.append(CaptionPair(str(row[image]), row[true], row[false], name, second or ""))
     leave_out(out.notes, bad)
 
 
@@ -169,7 +176,8 @@ def _winoground(path: Path, rows: Sequence[Row], out: PairSet) -> None:
 
 
 # ---------------------------------------------------------------- blind controls
-def _words(caption: str) -> list[str]:
+def words_of(caption: str) -> list[str]:
+    """The words of a caption in lower case, without punctuation."""
     return "".join(c if c.isalnum() or c in "'-" else " " for c in caption.lower()).split()
 
 
@@ -185,11 +193,11 @@ def blind_wins(pairs: Sequence[CaptionPair]) -> dict[str, Floats]:
     """
     counts: Counter[str] = Counter()
     for p in pairs:
-        counts.update(set(_words(p.true)) | set(_words(p.false)))
+        counts.update(set(words_of(p.true)) | set(words_of(p.false)))
 
     def usual(caption: str, other: str) -> float:
-        here = set(_words(caption)) | set(_words(other))  # the pair itself does not count
-        return _mean([math.log(counts[w] - (w in here) + 0.1) for w in _words(caption)])
+        here = set(words_of(caption)) | set(words_of(other))  # the pair itself does not count
+        return _mean([math.log(counts[w] - (w in here) + 0.1) for w in words_of(caption)])
 
     true_length, false_length = (
         np.array([len(getattr(p, k)) for p in pairs], dtype=float) for k in ("true", "false")
@@ -201,6 +209,17 @@ def blind_wins(pairs: Sequence[CaptionPair]) -> dict[str, Floats]:
         "longer": pairwise_wins(true_length, false_length),
         "commoner words": pairwise_wins(usual_true, usual_false),
     }
+
+
+def both_wins(first: Floats, second: Floats) -> Floats:
+    """[pairs] wins in which both of two true captions score above the false one.
+
+    Args:
+        first: of the one, as :func:`~cliplet.statistics.resampling.pairwise_wins` gives them; 0.5 for a tie.
+        second: of the other. Of captions that tie with the false one each is the lowest as often as it.
+    """
+    share = 1 / (1 + (first == 0.5) + (second == 0.5))
+    return np.where(np.isnan(first + second), np.nan, np.where((first == 0) | (second == 0), 0.0, share))
 
 
 # ---------------------------------------------------------------- evaluation
@@ -216,7 +235,11 @@ def evaluate_pairs(
 ) -> PairsResult:
     """Share of pairs in which the true caption has the larger cosine, overall and by category.
 
-    ``prefix`` goes before every caption; default the model's own. A tie is not a win unless asked otherwise.
+    ``prefix`` goes before every caption; default the model's own. A tie is not a win unless asked otherwise. Pairs with
+    a second true caption also give ``both true captions``, the share in which both have a larger cosine than the false
+    one: a model that takes the very words of one caption for the truth fails there.
+
+    Source: SugarCrepe++ (arXiv 2406.11171) for the score of both.
     """
     if not data.pairs:
         raise InputError("no pairs to evaluate")
@@ -229,19 +252,43 @@ def evaluate_pairs(
     if len(pairs) < len(data.pairs):
         notes["pairs left out: the photo is missing or cannot be read"] += len(data.pairs) - len(pairs)
     prefix = encoder.card.text.prompt_prefix if prefix is None else prefix
-    texts = embed_texts(encoder, [p.true for p in pairs] + [p.false for p in pairs], prefix)  # [2 pairs, d]
+    rows = np.array([i for i, p in enumerate(pairs) if p.also], dtype=np.int64)
+    two = [pairs[i] for i in rows]
+    captions = [*(p.true for p in pairs), *(p.false for p in pairs), *(p.also for p in two)]
+    own, wrong, also = np.split(
+        embed_texts(encoder, captions, prefix), [len(pairs), 2 * len(pairs)]
+    )  # [n, d]
     images = embedded.embeddings[[at[p.image] for p in pairs]]
-    true = np.einsum("nd,nd->n", images, texts[: len(pairs)], dtype=np.float64)
-    false = np.einsum("nd,nd->n", images, texts[len(pairs) :], dtype=np.float64)
+    true, false = (np.einsum("nd,nd->n", images, texts, dtype=np.float64) for texts in (own, wrong))
     wins = pairwise_wins(true, false, ties)
     average = embedded.embeddings.mean(axis=0)  # [d]: the model without a photo to look at
-    unseen = pairwise_wins(texts[: len(pairs)] @ average, texts[len(pairs) :] @ average)
+    unseen = pairwise_wins(own @ average, wrong @ average)
     blind = {"this model, average photo": unseen, **blind_wins(pairs)}
     results = _by_category(pairs, wins, "accuracy", 0.5, blind, resamples, seed)
+    if two:
+        second = pairwise_wins(np.einsum("nd,nd->n", images[rows], also, dtype=np.float64), false[rows], ties)
+        both_unseen = both_wins(unseen[rows], pairwise_wins(also @ average, wrong[rows] @ average))
+        results += _both_results(two, wins[rows], second, both_unseen, resamples, seed)
     if data.quartets:
         cosines = {(p.image, p.true): (t, f) for p, t, f in zip(pairs, true, false, strict=True)}
         results += _quartet_results(data.quartets, cosines, resamples, seed)
     return PairsResult(results, pairs, true - false, notes, list(embedded.failures.values()))
+
+
+def _both_results(
+    two: Sequence[CaptionPair],
+    first: Floats,
+    second: Floats,
+    unseen: Floats,
+    resamples: int,
+    seed: int,
+) -> list[PairResult]:
+    """Both true captions above the false one: wins of the first and of the second, those of both unseen."""
+    other = blind_wins([replace(p, true=p.also) for p in two])
+    blind = {"this model, average photo": unseen} | {
+        name: both_wins(one, other[name]) for name, one in blind_wins(two).items()
+    }
+    return _by_category(two, both_wins(first, second), "both true captions", 1 / 3, blind, resamples, seed)
 
 
 def _by_category(

@@ -43,6 +43,18 @@ class TransformerConfig:
     activation: Literal["gelu", "relu"] = "gelu"
     """Between the products of the MLP: the exact GELU, or a ReLU and no bias in front of it, which computes sooner in
     8 bits."""
+    attention: Literal["standard", "differential"] = "standard"
+    """``differential``: the difference of two softmax maps, the second times a learnt lambda (DiffCLIP, arXiv
+    2503.06626); needs ``mixers = false``, and starts from random weights."""
+    differential: Literal["coded", "written"] = "coded"
+    """Which of the two published forms. ``coded``: neighbouring heads are paired, so ``heads`` maps give half as many
+    differences, whose values are twice as wide, each through an RMSNorm and times 1 - lambda0. ``written``: each head's
+    queries and keys are cut in halves, with neither."""
+    lambda_start: Literal["fixed", "depth"] = "fixed"
+    """lambda0, where lambda starts: 0.8 in all layers, or 0.8 - 0.6 exp(-0.3 l) in layer l = 0, 1, ..."""
+    head_norm: bool = False
+    """Of standard attention: each head's output through an RMSNorm and times 1 - lambda0, as in the ``coded`` form; the
+    control that tells this from the difference."""
     GONE: ClassVar[dict[str, Any]] = {"gates": False}
     """Settings of earlier ``model.json`` files, which are read where they have this value."""
 
@@ -52,11 +64,56 @@ class TransformerConfig:
         for name in ("width", "heads", "blocks", "repeats"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
+        self._check_attention()
+
+    def _check_attention(self) -> None:
+        """Raise an InputError where the settings of attention do not go together."""
+        differential = self.attention == "differential"
+        if self.mixers and (differential or self.head_norm):
+            what = 'attention="differential"' if differential else "head_norm"
+            raise InputError(f"{what} has no head mixers: set mixers=false")
+        if differential and self.head_norm:
+            raise InputError(
+                "head_norm is of standard attention; the coded form of differential attention has it, the written form "
+                "has none"
+            )
+        if differential and self.differential == "coded" and self.heads % 2:
+            raise InputError(f"differential attention pairs heads: heads={self.heads} must be even")
+        if differential and self.differential == "written" and self.width // self.heads % 2:
+            raise InputError(
+                f"differential attention cuts heads in halves: width / heads = {self.width // self.heads} must be even"
+            )
 
     @property
     def depth(self) -> int:
         """Executed layers."""
         return self.blocks * self.repeats
+
+    @property
+    def map_heads(self) -> int:
+        """Softmax maps of a layer."""
+        return (
+            self.heads * 2
+            if self.attention == "differential" and self.differential == "written"
+            else self.heads
+        )
+
+    @property
+    def value_heads(self) -> int:
+        """Heads of the values: half the maps where two of them make a difference."""
+        return self.map_heads // 2 if self.attention == "differential" else self.heads
+
+    @property
+    def attention_in_words(self) -> str:
+        """For cards; empty for standard attention as published."""
+        start = "lambda0 0.8" if self.lambda_start == "fixed" else "lambda0 by depth"
+        if self.attention == "differential":
+            return f"differential attention as {self.differential}, {start}"
+        return (
+            f"standard attention, each head through an RMSNorm times 1 - lambda0 ({start})"
+            if self.head_norm
+            else ""
+        )
 
 
 @dataclass(frozen=True)

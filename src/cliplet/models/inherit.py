@@ -203,7 +203,8 @@ def inherit_layers(
     identity in a new model). A student without qkv bias drops the teacher's.
 
     Raises:
-        InputError: another number of layers than blocks, a layer that does not exist, or other widths.
+        InputError: another number of layers than blocks, a layer that does not exist, other widths, or a student
+            whose attention is not the standard one.
     """
     if len(chosen) != len(blocks):
         raise InputError(f"{len(chosen)} teacher layers for {len(blocks)} stored blocks; choose one for each")
@@ -211,6 +212,11 @@ def inherit_layers(
         if not 0 <= index < len(layers):
             raise InputError(f"the teacher has layers 0 to {len(layers) - 1}, not {index}")
         assert isinstance(block, MultiplexedBlock)
+        if block.attention_in_words:
+            raise InputError(
+                f"a tower with {block.attention_in_words} cannot inherit the layers of one with standard attention: "
+                "leave image_layers or text_layers empty (patch, positions and embedding can be inherited)"
+            )
         layer = layers[index]
         _copy_module(block.attention.qkv, layer.qkv, f"qkv of layer {index}")
         _copy_module(block.attention.proj, layer.proj, f"attention output of layer {index}")

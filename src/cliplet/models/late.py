@@ -89,15 +89,21 @@ class LateTower(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, dim)
 
-    def features(self, maps: Tensor) -> Tensor:
-        """Kept maps ``[n, C, h, w]`` -> pooled features ``[n, width]``."""
+    def last_map(self, maps: Tensor) -> Tensor:
+        """Kept maps ``[n, C, h, w]`` -> the last feature map ``[n, h', w', width]``."""
         x = maps.float().permute(0, 2, 3, 1).contiguous()  # [n, h, w, C]
         for block in self.blocks:
             x = block(x)
-        return F.relu6(_product(x, self.last)).float().mean(dim=(1, 2))
+        return F.relu6(_product(x, self.last)).float()
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """``[n, C, h, w] -> [n, dim]``."""
+    def features(self, maps: Tensor) -> Tensor:
+        """Kept maps ``[n, C, h, w]`` -> pooled features ``[n, width]``."""
+        return self.last_map(maps).mean(dim=(1, 2))
+
+    def forward(self, maps: Tensor, pooled: bool = True) -> Tensor:
+        """``[n, C, h, w] -> [n, dim]``; the last feature map ``[n, width, h', w']`` where it is not to be pooled."""
+        if not pooled:
+            return self.last_map(maps).permute(0, 3, 1, 2)
         return self.head(self.dropout((self.features(maps) - self.mean) / self.deviation))  # type: ignore[no-any-return]
 
     @torch.no_grad()
@@ -138,8 +144,14 @@ class LateStages:
             return maps
         if quick and self.tower is not None and maps.device.type == "cpu":
             return functional_call(self.tower, self._folded_weights(), (maps,))  # type: ignore[no-any-return]
+        return self.last_map(maps).mean(dim=(2, 3))
+
+    def last_map(self, maps: Tensor, quick: bool = False) -> Tensor:
+        """Kept maps ``[n, C, h, w]`` -> the last feature map ``[n, D, h', w']``, whose mean are the pooled features."""
+        if quick and self.tower is not None and maps.device.type == "cpu":
+            return functional_call(self.tower, self._folded_weights(), (maps, False))  # type: ignore[no-any-return]
         x = self.body.blocks[self.first :](maps.contiguous(memory_format=torch.channels_last))
-        return self.body.bn2(self.body.conv_head(x)).mean(dim=(2, 3))  # type: ignore[no-any-return]
+        return self.body.bn2(self.body.conv_head(x))  # type: ignore[no-any-return]
 
     def _folded_weights(self) -> dict[str, Tensor]:
         """The tower's weights from the network's present ones."""

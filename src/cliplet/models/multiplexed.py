@@ -5,6 +5,8 @@ projections of the attention and the MLP; private to each of its repeats are two
 heads and, as an option for images, a depth-wise convolution before the MLP.
 """
 
+from math import exp
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,16 +30,47 @@ class HeadMixer(nn.Module):
         return mixed.view_as(maps)
 
 
+class Difference(nn.Module):
+    """The learnt weight of the second map in differential attention, one for all heads of a layer.
+
+    ``lambda = exp(q1 . k1) - exp(q2 . k2) + lambda0``, four vectors of as many channels as a query; they start as
+    normal numbers of deviation 0.1.
+
+    Source: Differential Transformer (arXiv 2410.05258), equation 2.
+    """
+
+    def __init__(self, dim: int, start: float) -> None:
+        super().__init__()
+        self.start = start
+        self.q1, self.k1, self.q2, self.k2 = (nn.Parameter(0.1 * torch.randn(dim)) for _ in range(4))
+
+    def forward(self) -> Tensor:
+        """lambda, a scalar."""
+        return (self.q1 @ self.k1).exp() - (self.q2 @ self.k2).exp() + self.start
+
+
+def rms_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """``x`` over the root of its mean square along the last axis; no gain, which the product after it has."""
+    return x * (x.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
+
+
 class Attention(nn.Module):
     """Multi-head self-attention whose weights all repeats of a block share.
 
-    The mixers come with each call, because they are private to the repeat. Without them this is ordinary
-    scaled dot-product attention.
+    The mixers and the weight of a difference come with each call, because they are private to the repeat. Without them
+    this is ordinary scaled dot-product attention.
+
+    Args:
+        width: channels ``D``.
+        heads: softmax maps ``h``; queries and keys have ``D / h`` channels.
+        qkv_bias: bias in the projections.
+        value_heads: heads ``v`` of the values, of ``D / v`` channels; half of ``heads`` for differential attention, and
+            as many when left out.
     """
 
-    def __init__(self, width: int, heads: int, qkv_bias: bool) -> None:
+    def __init__(self, width: int, heads: int, qkv_bias: bool, value_heads: int = 0) -> None:
         super().__init__()
-        self.width, self.heads = width, heads
+        self.width, self.heads, self.value_heads = width, heads, value_heads or heads
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
 
@@ -47,6 +80,8 @@ class Attention(nn.Module):
         visible: Tensor | None = None,
         before: HeadMixer | None = None,
         after: HeadMixer | None = None,
+        difference: Difference | None = None,
+        gain: float | None = None,
     ) -> Tensor:
         """Attend.
 
@@ -54,12 +89,15 @@ class Attention(nn.Module):
             x: ``[B, N, D]``.
             visible: broadcastable to ``[B, 1, N, N]``: bool, False hides a key from a query; or what to add.
             before: mixer F of the logits; after: mixer G of the probabilities.
+            difference: lambda; of two neighbouring maps the second is taken from the first, lambda times.
+            gain: each head's output goes through an RMSNorm and is multiplied by it; None for neither.
 
         Returns:
             ``[B, N, D]``.
         """
         q, k, v = self._projected(x)
-        fused = before is None and after is None and not torch.onnx.is_in_onnx_export()
+        plain = before is None and after is None and difference is None
+        fused = plain and not torch.onnx.is_in_onnx_export()
         if fused and not (torch.is_grad_enabled() and x.device.type == "cpu"):  # its way back is slow there
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         else:
@@ -71,19 +109,27 @@ class Attention(nn.Module):
             maps = logits.softmax(dim=-1).to(v.dtype)
             if after is not None:
                 maps = after(maps)
+            if difference is not None:
+                maps = maps[:, 0::2] - difference().to(v.dtype) * maps[:, 1::2]  # [B, v, N, N]
             out = maps @ v
+        if gain is not None:
+            out = gain * rms_norm(out)
         out = out.transpose(1, 2)  # [B, N, h, d]
         return self.proj(out.reshape(*out.shape[:2], self.width))  # type: ignore[no-any-return]
 
     def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of ``[B, N, D]``, each ``[B, h, N, d]``."""
+        """Of ``[B, N, D]`` queries and keys ``[B, h, N, D / h]`` and values ``[B, v, N, D / v]``."""
         if torch.onnx.is_in_onnx_export():  # ONNX Runtime would split one product's result by copying it
             weights = self.qkv.weight.chunk(3)
             biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
             parts = [F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
         else:
             parts = list(self.qkv(x).chunk(3, dim=-1))
-        q, k, v = (p.view(*p.shape[:2], self.heads, self.width // self.heads).transpose(1, 2) for p in parts)
+        heads = self.heads, self.heads, self.value_heads
+        q, k, v = (
+            p.view(*p.shape[:2], h, self.width // h).transpose(1, 2)
+            for p, h in zip(parts, heads, strict=True)
+        )
         return q, k, v
 
 
@@ -128,13 +174,17 @@ class PatchConv(nn.Module):
 class Repeat(nn.Module):
     """The private parts of one execution of a stored block."""
 
-    def __init__(self, config: TransformerConfig, grid: int | None) -> None:
+    def __init__(self, config: TransformerConfig, grid: int | None, layer: int = 0) -> None:
         super().__init__()
+        differential, coded = config.attention == "differential", config.differential == "coded"
+        start = 0.8 if config.lambda_start == "fixed" else 0.8 - 0.6 * exp(-0.3 * layer)  # lambda0
+        self.gain = 1 - start if config.head_norm or (differential and coded) else None
         self.norm1 = nn.LayerNorm(config.width)
         self.norm2 = nn.LayerNorm(config.width)
         self.before = HeadMixer(config.heads) if config.mixers else None
         self.after = HeadMixer(config.heads) if config.mixers else None
         self.transform = PatchConv(config.width, grid) if grid is not None else None
+        self.difference = Difference(config.width // config.map_heads, start) if differential else None
 
 
 class MultiplexedBlock(nn.Module):
@@ -142,21 +192,29 @@ class MultiplexedBlock(nn.Module):
 
     For repeat r: ``x = x + Attn(LN1_r(x); F_r, G_r)``, then ``x = x + MLP(C_r(LN2_r(x)))`` where C_r is the
     optional convolution. With ``norm="post"``: ``x = LN1_r(x + Attn(x))``, then ``x = LN2_r(x + MLP(C_r(x)))``.
+
+    Args:
+        config: sizes.
+        grid: see :class:`MultiplexedTransformer`.
+        first: number of the first executed layer.
     """
 
-    def __init__(self, config: TransformerConfig, grid: int | None = None) -> None:
+    def __init__(self, config: TransformerConfig, grid: int | None = None, first: int = 0) -> None:
         super().__init__()
         self.post = config.norm == "post"
-        self.attention = Attention(config.width, config.heads, config.qkv_bias)
+        self.attention_in_words = config.attention_in_words
+        self.attention = Attention(config.width, config.map_heads, config.qkv_bias, config.value_heads)
         self.mlp = MLP(config.width, int(config.width * config.mlp_ratio), config.activation)
-        self.repeats = nn.ModuleList(Repeat(config, grid) for _ in range(config.repeats))
+        self.repeats = nn.ModuleList(Repeat(config, grid, first + r) for r in range(config.repeats))
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """``[B, N, D] -> [B, N, D]``."""
         for repeat in self.repeats:
             assert isinstance(repeat, Repeat)
             hidden = x if self.post else repeat.norm1(x)
-            x = x + self.attention(hidden, visible, repeat.before, repeat.after)
+            x = x + self.attention(
+                hidden, visible, repeat.before, repeat.after, repeat.difference, repeat.gain
+            )
             x = repeat.norm1(x) if self.post else x
             hidden = x if self.post else repeat.norm2(x)
             if repeat.transform is not None:
@@ -176,7 +234,9 @@ class MultiplexedTransformer(nn.Module):
 
     def __init__(self, config: TransformerConfig, grid: int | None = None) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(MultiplexedBlock(config, grid) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(
+            MultiplexedBlock(config, grid, block * config.repeats) for block in range(config.blocks)
+        )
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """``[B, N, D] -> [B, N, D]``; ``visible`` as in :class:`Attention`."""

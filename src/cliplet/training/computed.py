@@ -48,7 +48,7 @@ def computed(
         raise InputError(f"{what}: there is nothing to compute")
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists():
-        with _alone(file.with_suffix(".lock"), what):
+        with alone(file.with_suffix(".lock"), what):
             if not file.exists():
                 _compute(file, rows, compute, step, dtype, Progress(what, rows, silent))
     try:
@@ -93,7 +93,7 @@ def _rows_done(part: Path, state: Path) -> int:
 
 
 @contextmanager
-def _alone(path: Path, what: str) -> Iterator[None]:
+def alone(path: Path, what: str) -> Iterator[None]:
     """One process at a time is inside the block; the system frees the lock when a process dies."""
     while True:
         stream = path.open("ab")

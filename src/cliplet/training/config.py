@@ -241,6 +241,14 @@ class DistillConfig:
         for stage in self.stages:
             if not stage.losses:
                 raise InputError(f"stage {stage.name} has no loss; give at least one a weight")
+        towers = ((self.model.image, self.inherit.image_layers), (self.model.text, self.inherit.text_layers))
+        for tower, layers in towers:
+            words = getattr(tower, "attention_in_words", "")
+            if layers and words:
+                raise InputError(
+                    f"a tower with {words} cannot inherit a teacher's layers: leave inherit.image_layers and "
+                    "inherit.text_layers empty"
+                )
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> DistillConfig:

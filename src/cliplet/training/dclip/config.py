@@ -11,13 +11,14 @@ from cliplet.models.config import CrossModalConfig, from_dict, to_dict
 from cliplet.regions.store import RegionSettings
 from cliplet.training.config import AugmentConfig, DataConfig, Schedule
 from cliplet.training.recipe_file import apply_changes, read_settings
+from cliplet.training.rewriting import RewriteSettings
 
 if TYPE_CHECKING:
     from cliplet.training.objectives import Chosen
 
 MAY_VARY = (
     "base", "base_options", "spans", "regions", "augment", "teacher", "student", "teacher_stage", "student_stage",
-    "objectives",
+    "objectives", "rewrites",
 )  # fmt: skip
 """Settings that a variant may change; the others, such as data and seeds, are those of the whole run."""
 RENAMED = {
@@ -120,12 +121,32 @@ class StudentWeights:
 
 
 @dataclass(frozen=True)
+class LowRankSettings:
+    """Low-rank adapters (LoRA, Hu et al. 2022) in place of the whole matrices, for a base model too large for these."""
+
+    rank: int = 0
+    """Rank of each adapter, such as 8; 0 lets the parameters themselves learn."""
+    alpha: float = 16.0
+    """Weight of the adapters, times the rank. They need a learning rate about ten times higher than whole matrices."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or not self.alpha > 0:
+            raise InputError(
+                f"student.low_rank has rank={self.rank} and alpha={self.alpha}: give a rank of at least 0 and an alpha "
+                "above 0"
+            )
+
+
+@dataclass(frozen=True)
 class StudentSettings:
     """What of the base model learns, and from what."""
 
     train: tuple[str, ...] = ("released",)
     """Parameters that learn, as patterns with ``*`` of the model's parameter names; ``released`` stands for the image
     tower's attention projections and its last projection."""
+    low_rank: LowRankSettings = field(default_factory=LowRankSettings)
+    """With a ``rank``, only adapters of the matrices that ``train`` names learn; all else stays as it is. They are
+    added to the matrices when the model is measured and saved, so the result is a model like the base."""
     weights: StudentWeights = field(default_factory=StudentWeights)
     """Loss weights."""
     temperature: float = 0.05
@@ -152,6 +173,10 @@ class StudentSettings:
     prototypes: bool = False
     """Count the base model's class prototypes as such photos: its pooled features of a typical photo of each ImageNet
     class, where it has them (that of recipes/dclip_flickr8k has). Only ``image.head.*`` learns from them."""
+    context_length: int = 0
+    """Tokens that the text tower reads, where that shall be more than the base model's: its learnt positions are
+    stretched (77 to 248 as Long-CLIP does), so texts beyond the first 20 tokens change a little before any training; 0
+    leaves them."""
     average: float = 1.0
     """WiSE-FT: share of the tuned weights in the result, the rest are the base model's. 1 is plain tuning."""
 
@@ -204,8 +229,9 @@ class DclipConfig:
     license: str = ""
     """Licence of the weights, for the model card."""
     base: str = "open_clip:ViT-B-32/openai"
-    """The model to tune: ``open_clip:ARCHITECTURE/TAG``, a model folder with PyTorch weights, or ``module:attribute``
-    that makes one from the training data (:class:`~cliplet.training.dclip.base.BaseMaker`)."""
+    """The model to tune: ``open_clip:ARCHITECTURE/TAG``, ``hf:OWNER/NAME`` (CLIP and SigLIP of Transformers, also a
+    folder in the hub's layout), a model folder with PyTorch weights, or ``module:attribute`` that makes one from the
+    training data (:class:`~cliplet.training.dclip.base.BaseMaker`)."""
     base_options: dict[str, Any] = field(default_factory=dict)
     """Settings of a base of the form ``module:attribute``."""
     seeds: tuple[int, ...] = (0,)
@@ -246,6 +272,8 @@ class DclipConfig:
     objectives: dict[str, Any] = field(default_factory=dict, metadata={"entries": _objectives_help})
     """What the student learns from beside its ``student.weights``: a weight each, or a table of ``weight`` and
     settings. Your own is named as ``"module:attribute"``."""
+    rewrites: RewriteSettings = field(default_factory=RewriteSettings)
+    """Further wordings of the training captions, for the student."""
     exclude_alike: bool = True
     """Compare photos by their looks as well (a 256-bit difference hash), which finds copies of another size or format;
     else by name and content alone."""
@@ -280,6 +308,8 @@ class DclipConfig:
         for stage in (self.teacher_stage, self.student_stage):
             stage.refuse_below("epochs", 1)
         student = self.student
+        if student.context_length < 0:
+            raise InputError(f"student.context_length={student.context_length} must be at least 0")
         if not 0 <= student.average <= 1:
             raise InputError(f"student.average={student.average} must be in 0..1")
         if not any(vars(student.weights).values()) and not self.objectives:

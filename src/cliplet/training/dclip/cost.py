@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -11,12 +12,15 @@ from cliplet.errors import InputError
 from cliplet.training.cost import Rows, pairs_row
 from cliplet.training.dclip.base import base_maker, base_name
 from cliplet.training.dclip.config import DclipConfig, variant_config
+from cliplet.training.dclip.data import bare_photos, divided
 from cliplet.training.dclip.finetuning import run_folder
 from cliplet.training.dclip.inputs import Learner
+from cliplet.training.dclip.low_rank import adapter_size
 from cliplet.training.dclip.teacher import teacher_folder
 from cliplet.training.dclip.trainable import open_trainable
 from cliplet.training.logs import duration
 from cliplet.training.pairs import PairSet, read_pairs
+from cliplet.training.rewriting import RewriteSettings, offers
 
 
 def describe(config: DclipConfig) -> Rows:
@@ -49,12 +53,70 @@ def describe(config: DclipConfig) -> Rows:
     if photos:
         rows.append(("zero-shot photos", photos if Path(photos).exists() else f"not found: {photos}"))
     variants = [variant_config(config, v) for v in config.trained]
+    if train.photos:
+        rows += offered(config, train)
+        train, _, _ = divided(train, config)
     with_captions = sum(len(rows) > 0 for rows in train.captions_of())
     return [
         *rows,
         *_base_rows({"base": config} | {c.variants[0].name: c for c in variants}, len(train.photos)),
         *_training_rows(config, variants, with_captions),
     ]
+
+
+def offered(config: DclipConfig, train: PairSet | None = None) -> Rows:
+    """How a recipe divides its training photos, and what they offer its variants' rewriting and objectives.
+
+    Args:
+        config: the recipe.
+        train: its training pairs; read when left out.
+    """
+    train, held_out, rest = divided(read_pairs(config.train) if train is None else train, config)
+    bare = bare_photos(config, rest, [], train)
+    variants = [variant_config(config, v) for v in config.trained]
+    return [
+        *_division_rows(train, held_out, bare),
+        *_rewrite_rows(variants, train),
+        *_objective_rows(variants, train, bare),
+    ]
+
+
+def _division_rows(train: PairSet, held_out: PairSet | None, bare: PairSet) -> Rows:
+    """How the training photos are divided, where they are."""
+    if held_out is None and not bare.photos:
+        return []
+    back = 0 if held_out is None else len(held_out.photos)
+    return [
+        (
+            "divided",
+            f"{len(train.photos)} with captions to train on, {back} kept back, {len(bare.photos)} bare",
+        )
+    ]
+
+
+def _rewrite_rows(variants: list[DclipConfig], train: PairSet) -> Iterator[tuple[str, str]]:
+    """What each way of rewriting gives, of the training photos whose captions are used."""
+    known: dict[RewriteSettings, list[str]] = {}
+    for one in variants:
+        if one.rewrites.on:
+            known.setdefault(one.rewrites, []).append(one.variants[0].name)
+    for settings, names in known.items():
+        yield from ((f"{what} (of {', '.join(names)})", much) for what, much in offers(settings, train))
+
+
+def _objective_rows(variants: list[DclipConfig], train: PairSet, bare: PairSet) -> Iterator[tuple[str, str]]:
+    """What the data offers each objective, or why one cannot learn from it."""
+    known: dict[tuple[str, Any, Any], list[str]] = {}
+    for one in variants:
+        for name, chosen in one.chosen_objectives().items():
+            known.setdefault((name, chosen, one.regions), []).append(one.variants[0].name)
+    for (name, chosen, regions), names in known.items():
+        of = f"{name} (of {', '.join(names)})"
+        try:
+            found = chosen.kind.offers(chosen.settings, train, bare, regions)
+        except InputError as error:
+            found = [("not possible", str(error))]
+        yield from ((f"{of}: {what}", much) for what, much in found)
 
 
 def _base_rows(configs: dict[str, DclipConfig], photos: int) -> Iterator[tuple[str, str]]:
@@ -66,10 +128,24 @@ def _base_rows(configs: dict[str, DclipConfig], photos: int) -> Iterator[tuple[s
         if base_maker(one) is not None and not Path(name).exists():
             yield "base model", f"{what}: to be made by {one.base}"
             continue
-        learner = Learner(open_trainable(name), one.student.train)
-        sizes = {n: p.numel() for n, p in learner.clip.model.named_parameters()}
-        learn = sum(sizes[n] for n in learner.names)
-        yield "base model", f"{what}: {sum(sizes.values()):,} parameters, {learn:,} of them learn"
+        learner = Learner(open_trainable(name), one.student.train, bool(one.student.low_rank.rank))
+        own = dict(learner.clip.model.named_parameters())
+        size, learn = sum(p.numel() for p in own.values()), sum(own[n].numel() for n in learner.names)
+        rank = one.student.low_rank.rank
+        if rank:
+            adapters = sum(adapter_size(n, own[n], rank) for n in learner.names)
+            yield (
+                "base model",
+                f"{what}: {size:,} parameters, none of them learn; adapters of rank {rank} with {adapters:,} do, on "
+                f"{len(learner.names)} matrices of {learn:,}",
+            )
+            yield (
+                "memory of learning",
+                f"{_megabytes(adapters)} for gradients and AdamW's moments ({_megabytes(learn)} for the matrices "
+                f"themselves), and {4 * learn / 1e6:.1f} MB for the matrices with their adapters",
+            )
+        else:
+            yield "base model", f"{what}: {size:,} parameters, {learn:,} of them learn"
         views = f"{one.augment.views} views of each training photo"
         if learner.early is None:
             yield "views", f"{views}, encoded anew in every epoch"
@@ -82,6 +158,11 @@ def _base_rows(configs: dict[str, DclipConfig], photos: int) -> Iterator[tuple[s
             "views",
             f"{views}, encoded once up to the part that learns: {numbers} each, {size / 1e9:.2f} GB on disk",
         )
+
+
+def _megabytes(parameters: int) -> str:
+    """Of the gradient and AdamW's two moments, in fp32."""
+    return f"{3 * 4 * parameters / 1e6:.1f} MB"
 
 
 def _training_rows(

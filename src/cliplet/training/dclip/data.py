@@ -165,7 +165,7 @@ def divided(train: PairSet, config: DclipConfig) -> tuple[PairSet, PairSet | Non
     masks = np.zeros((2, len(train.photos)), dtype=bool)
     masks[0, order[:back]], masks[1, order[back : back + used]] = True, True
     held_out = train.keep(masks[0]) if back else None
-    return train.keep(masks[1]), held_out, train.keep(~masks.any(axis=0))
+    return train.keep(masks[1]), held_out, train.keep(~(masks[0] | masks[1]))
 
 
 def bare_photos(config: DclipConfig, rest: PairSet, others: Iterable[PairSet], train: PairSet) -> PairSet:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,23 @@ from cliplet.models.config import to_dict
 from cliplet.models.late import POOLED
 from cliplet.models.tensors import write_tensors
 from cliplet.training.checkpoint import read_weights
-from cliplet.training.computed import computed
 from cliplet.training.config import AugmentConfig
 from cliplet.training.dclip.base import features_folder
-from cliplet.training.dclip.config import MAY_VARY, DclipConfig
+from cliplet.training.dclip.config import MAY_VARY, DclipConfig, LowRankSettings
 from cliplet.training.dclip.data import RunData
-from cliplet.training.dclip.inputs import Captions, Floats, Kept, Learner, Photos
+from cliplet.training.dclip.inputs import Captions, Floats, Ints, Kept, Learner, Photos
 from cliplet.training.dclip.student import Anchors, DclipStudent, StudentBatches, StudentData, average_weights
 from cliplet.training.dclip.teacher import Teachers
 from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.fit import BEST
 from cliplet.training.objectives.base import Objective, Setup
-from cliplet.training.pairs import fingerprint, read_pairs, readable
+from cliplet.training.pairs import PairSet, read_pairs, readable
+from cliplet.training.rewriting import RewriteSettings, Rewriting, used_captions
 from cliplet.training.run_folder import claim_folder
 from cliplet.training.teacher_space import group_means
+
+NEW_SETTINGS = {"objectives": {}, "rewrites": to_dict(RewriteSettings())}
+"""Settings of a student that runs of earlier versions do not have, as they are where left out."""
 
 
 def run_folder(config: DclipConfig, seed: int) -> Path:
@@ -57,7 +59,9 @@ class FineTuning:
         self, config: DclipConfig, base: TrainableClip, data: RunData, fit: Any, device: Any
     ) -> None:
         self.base, self.data, self.fit, self.folder = base, data, fit, features_folder(config)
-        self.learner = Learner(base, config.student.train)
+        if config.student.context_length:
+            base.lengthen(config.student.context_length)
+        self.learner = Learner(base, config.student.train, bool(config.student.low_rank.rank))
         _check(config, self.learner)
         base.encoder.model.to(device)
         self.start = {k: v.detach().clone() for k, v in base.model.state_dict().items()}
@@ -65,6 +69,7 @@ class FineTuning:
         dev = data.sets.get(data.chooses)
         self.teachers = Teachers(self.learner, self.captions, data.train, dev, self.folder, fit)
         self._sets: dict[str, tuple[Photos, Captions]] = {}
+        self._rewritten: dict[RewriteSettings, tuple[PairSet, Captions, Ints]] = {}
 
     # ------------------------------------------------------------ student
     def target(self, config: DclipConfig, seed: int) -> Floats | None:
@@ -75,13 +80,18 @@ class FineTuning:
         by_text = config.student.teacher == "text"
         target = self.captions.base if by_text else self.teachers.target(config, seed)
         if config.student.target == "photo":
-            target = unit_norm(group_means(target, self.data.train.photo_of))
+            photo_of, used = (
+                self.data.train.photo_of,
+                used_captions(self.data.train, config.rewrites.captions),
+            )
+            target = target.copy()
+            target[used] = unit_norm(group_means(target[used], photo_of[used]))
         return target
 
     def student(self, config: DclipConfig, seed: int) -> Path:
         """Train one student; its folder holds the tuned parameters."""
         folder = run_folder(config, seed)
-        claim_folder(folder, _trained_with(config), known_as=lambda known: {"objectives": {}, **known})
+        claim_folder(folder, _trained_with(config), known_as=_complete)
         if (folder / BEST).exists():
             return folder
         target = self.target(config, seed)
@@ -92,31 +102,38 @@ class FineTuning:
         data = dataclasses.replace(data, objectives={name: one for name, (_, one) in objectives.items()})
         student = DclipStudent(self.learner, config.student, prompts, objectives)
         batches = StudentBatches(data, config.student_stage.batch_size, seed)
-        self.fit(folder, student, config.student_stage, batches, self.dev_score)
+
+        def score() -> dict[str, float]:
+            student.weights()  # with adapters, the model has them only then
+            return self.dev_score()
+
+        self.fit(folder, student, config.student_stage, batches, score)
         return folder
 
     def student_data(self, config: DclipConfig, target: Floats | None) -> StudentData:
         """What one student learns from; the model must have the base model's weights."""
-        train = self.data.train
-        photos = Photos.compute(self.learner, train.photos, self.folder, config.augment)
+        photos = Photos.compute(self.learner, self.data.train.photos, self.folder, config.augment)
+        pairs, captions, source = self.student_captions(config)
         if self.learner.text_mode == "head":
-            _ = self.captions.states  # from which the embeddings follow
-        data = StudentData(train, photos, self.captions, self.captions.base, target)
+            _ = captions.states  # from which the embeddings follow
+        target = target if target is None or not config.rewrites.on else target[source]
+        data = StudentData(pairs, photos, captions, captions.base, target)
         if not config.student.weights.keeps:
             return data
-        key = f"{self.captions.name.partition('-')[0]}-{photos.key}"
-        crops = fingerprint([dataclasses.replace(config.augment, views=0), photos.kept is None])
-        base = [
-            unit_norm(
-                computed(
-                    self.folder / f"images-{key}-{crops}-{view}.npy", len(photos.photos),
-                    partial(photos.embed, view=view, quick=True), 64, np.float16, f"base model, view {view + 1}",
-                )
-            )
-            for view in range(config.augment.views)
-        ]  # fmt: skip
+        base = photos.base(self.captions.model, self.folder)
         classes = self.classes(config).base if config.student.weights.names else None
         return dataclasses.replace(data, base_image=base, classes=classes, anchors=self.anchors(config))
+
+    def student_captions(self, config: DclipConfig) -> tuple[PairSet, Captions, Ints]:
+        """The pairs with their rewrites, the captions as the model reads them, and whose teacher's target is theirs."""
+        train, settings = self.data.train, config.rewrites
+        if not settings.on:
+            return train, self.captions, np.arange(len(train.captions))
+        if settings not in self._rewritten:
+            rewriting = Rewriting(settings, Path(config.out), self.folder, lambda: self.captions.base)
+            pairs, source = rewriting(train)
+            self._rewritten[settings] = pairs, Captions(self.learner, pairs.captions, self.folder), source
+        return self._rewritten[settings]
 
     def objectives(
         self, config: DclipConfig, data: StudentData, seed: int
@@ -285,6 +302,12 @@ def _check(config: DclipConfig, learner: Learner) -> None:
         raise InputError(
             "student.weights.anchoring needs all classes in every batch: of the text tower, only text.head.* may learn"
         )
+
+
+def _complete(known: dict[str, Any]) -> dict[str, Any]:
+    """What a run was trained with, and for settings that are newer than the run their defaults."""
+    student = {"low_rank": to_dict(LowRankSettings()), **known.get("student", {})}
+    return {**NEW_SETTINGS, **known, "student": student}
 
 
 def _trained_with(config: DclipConfig) -> dict[str, Any]:

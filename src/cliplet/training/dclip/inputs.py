@@ -1,7 +1,7 @@
 """Photos and captions of a set as the part of a model that learns reads them; what stays before it is computed once."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch import distributed as dist
 
 from cliplet.encoders.base import unit_norm
+from cliplet.errors import InputError
 from cliplet.export.frozen import frozen
 from cliplet.models.fingerprint import state_fingerprint
 from cliplet.training.computed import computed
@@ -32,14 +34,23 @@ class Learner:
     Args:
         clip: the model.
         patterns: which parameters, as in ``student.train``.
+        matrices: of these only the matrices, for low-rank adapters.
 
     Raises:
-        InputError: a pattern matches nothing.
+        InputError: a pattern matches nothing, or no matrix where these are wanted.
     """
 
-    def __init__(self, clip: TrainableClip, patterns: Sequence[str]) -> None:
+    def __init__(self, clip: TrainableClip, patterns: Sequence[str], matrices: bool = False) -> None:
         self.clip = clip
         self.names = clip.named(patterns)
+        if matrices:
+            own = dict(clip.model.named_parameters())
+            self.names = [name for name in self.names if own[name].ndim == 2]
+            if not self.names:
+                raise InputError(
+                    f"student.low_rank needs matrices; student.train={list(patterns)} names none, name such as those "
+                    f"of released ({', '.join(clip.released)})"
+                )
         self.early, self.first = clip.early(self.names)
         text = {n for n in self.names if not n.startswith(clip.image_prefix)}
         self.text_mode = "frozen" if not text else "head" if text <= set(clip.head) else "all"
@@ -50,6 +61,22 @@ class Learner:
         if "maps" in batch:
             return self.clip.encode_late(batch["maps"].float(), self.first, dropout, quick).float()
         return self.clip.encode_image(batch["pixels"]).float()
+
+    def encode_regions(
+        self, batch: Mapping[str, Tensor], owner: Tensor, boxes: Tensor, quick: bool = False
+    ) -> Tensor:
+        """Embeddings of boxes on the photos that :meth:`Photos.batch` gave ``[N, d]``, unnormalised.
+
+        Args:
+            batch: the photos.
+            owner: which of them each box is on ``[N]``.
+            boxes: ``[N, 4]``: left, top, right, bottom as shares of the sides of the tower's input.
+            quick: products may be rounded as bf16 does.
+
+        Raises:
+            InputError: this image tower has no maps.
+        """
+        return self.clip.region_features(batch, owner, boxes, self.first, quick)
 
     def encode_texts(self, batch: dict[str, Tensor]) -> Tensor:
         """Embeddings of what :meth:`Captions.batch` gave ``[B, d]``, unnormalised."""
@@ -126,6 +153,25 @@ class Photos:
             blocks.append(self.learner.encode_images({"maps": maps}, quick=quick).cpu().numpy())
         return unit_norm(np.concatenate(blocks))
 
+    def base(self, model: str, folder: Path) -> list[Floats]:
+        """The base model's embeddings of each view ``[photos, d]``, unit norm; it must have its own weights when first
+        asked.
+
+        Args:
+            model: what names the base model in files.
+            folder: where to keep them.
+        """
+        crops = fingerprint([dataclasses.replace(self.augment, views=0), self.kept is None])
+        return [
+            unit_norm(
+                computed(
+                    folder / f"images-{model}-{self.key}-{crops}-{view}.npy", len(self.photos),
+                    partial(self.embed, view=view, quick=True), 64, np.float16, f"base model, view {view + 1}",
+                )
+            )
+            for view in range(self.augment.views)
+        ]  # fmt: skip
+
     def embeddings(self) -> Floats:
         """Embeddings of all photos as they are by the present weights ``[photos, d]``, unit norm."""
         return self.embed(0, len(self.photos) if self.kept is None else len(self.kept[0]))
@@ -142,7 +188,9 @@ class Captions:
 
     def __init__(self, learner: Learner, captions: Sequence[str], folder: Path) -> None:
         self.learner, self.captions, self.folder = learner, captions, folder
-        self.name = f"{fingerprint([learner.clip.encoder.card.fingerprint])}-{fingerprint(captions)}.npy"
+        self.model = fingerprint([learner.clip.encoder.card.fingerprint])
+        """What names the base model in files."""
+        self.name = f"{self.model}-{fingerprint(captions)}.npy"
 
     def _computed(self, kind: str, compute: Any, what: str) -> Kept:
         return computed(
@@ -202,9 +250,11 @@ class Captions:
 class PhotoBatches:
     """Batches of photos with captions, in an order that depends on seed and epoch alone; subclasses fill them.
 
+    Of several processes each has its own part of every batch of ``size`` photos times their number.
+
     Args:
         pairs: training pairs.
-        size: photos a batch.
+        size: photos a batch, in each process.
         seed: of order and choices.
     """
 
@@ -212,14 +262,18 @@ class PhotoBatches:
         self.size, self.seed = size, seed
         self.captions_of = pairs.captions_of()
         self.photos = np.array([i for i, rows in enumerate(self.captions_of) if len(rows)], dtype=np.int64)
-        self.batches = len(self.photos) // size
+        together = dist.is_available() and dist.is_initialized()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        self.batches = len(self.photos) // (size * self.world)
 
     def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
         """The batches of an epoch from number ``first`` on."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.photos)
+        own = [self.rank] if self.rank else []  # the first process draws as a single one does
         for number in range(first, self.batches):
-            rng = np.random.default_rng([self.seed, epoch, number])
-            yield self.batch(order[number * self.size : (number + 1) * self.size], rng)
+            rng = np.random.default_rng([self.seed, epoch, number, *own])
+            start = (number * self.world + self.rank) * self.size
+            yield self.batch(order[start : start + self.size], rng)
 
     def batch(self, photos: Ints, rng: np.random.Generator) -> dict[str, Tensor]:
         """What the task reads of some photos."""

@@ -65,6 +65,8 @@ class DclipRun:
         self.config, self.out = config, Path(config.out)
         self.variants = [variant_config(config, v) for v in config.trained]
         base_maker(config)  # what is wrong with it is said before anything begins
+        for one in self.variants:
+            one.rewrites.check()
         claim(self.out, config, restart)
         accelerator = make_accelerator(config.cpu, config.precision)
         self.device = accelerator.device
@@ -79,7 +81,8 @@ class DclipRun:
     def fine_tuning(self, config: DclipConfig) -> FineTuning:
         """Where students of a variant begin; variants that begin alike share it."""
         name = base_name(config)
-        key = (name, config.student.train)
+        student = config.student
+        key = (name, student.train, student.context_length, bool(student.low_rank.rank))
         if key not in self._tunings:
             base = self._given.get(name) or open_base(config, self.data.train, self.fit)
             self._tunings[key] = FineTuning(config, base, self.data, self.fit, self.device)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from cliplet.training import losses
 from cliplet.training.dclip.config import StudentSettings
 from cliplet.training.dclip.inputs import Captions, Floats, Ints, Learner, PhotoBatches, Photos
+from cliplet.training.dclip.low_rank import LowRank
 from cliplet.training.objectives.base import Drawn, Objective, Step, of, under
 from cliplet.training.pairs import PairSet
 from cliplet.training.task import Task
@@ -51,11 +52,17 @@ class DclipStudent(Task):
         )
         self.learner, self.settings, self.prompts = learner, settings, prompts or {}
         own = dict(learner.clip.model.named_parameters())
+        rank, alpha = settings.low_rank.rank, settings.low_rank.alpha
+        self.adapters = LowRank(learner.clip.model, learner.names, rank, alpha) if rank else None
+        learning = [] if rank else learner.names
         for name, parameter in own.items():
-            parameter.requires_grad_(name in set(learner.names))
+            parameter.requires_grad_(name in set(learning))
         # Only what learns is this module's: checkpoints and moving averages leave the frozen rest alone.
-        self.model = nn.ParameterDict({name.replace(".", "/"): own[name] for name in learner.names})
-        self.start = {name: own[name].detach().clone() for name in learner.names}
+        self.model = nn.ParameterDict({_key(name): own[name] for name in learning})
+        self.start = (
+            self.adapters.base if self.adapters else {n: own[n].detach().clone() for n in learner.names}
+        )
+        self._merged = False
 
     def train(self, mode: bool = True) -> "DclipStudent":
         """The model itself stays in evaluation mode: batch statistics and dropout as they were in the base model."""
@@ -65,8 +72,15 @@ class DclipStudent(Task):
         return self
 
     def weights(self) -> dict[str, Tensor]:
-        """The parameters that learn, by the model's own names."""
-        return {name.replace("/", "."): value for name, value in self.model.items()}
+        """The parameters that learn, by the model's own names; with adapters the matrices that these are added to."""
+        if self.adapters is None:
+            return {name.replace("/", "."): value for name, value in self.model.items()}
+        if (
+            not self._merged
+        ):  # once after a step: what is put into them later, such as a moving average, stays
+            self.adapters.merge()
+            self._merged = True
+        return dict(self.adapters.parameter)
 
     def images(self, batch: dict[str, Tensor]) -> Tensor:
         """The batch's photos ``[B, d]``, unit norm."""
@@ -101,6 +115,15 @@ class DclipStudent(Task):
         ids and mask where the text tower learns; ``base_image`` ``[B, d]`` for the anchors; ``base_classes``
         ``[B, K]``, the base model's cosines to the classes, for ``prompts``.
         """
+        if self.adapters is None:
+            return self._terms(batch, self.weights())
+        self._merged = False
+        current = self.adapters.merged()
+        with self.adapters.in_place(current):
+            return self._terms(batch, current)
+
+    def _terms(self, batch: dict[str, Tensor], current: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The loss and its terms, of a model with the current weights."""
         w, terms = self.settings.weights, {}
         image, text = self.images(batch), self.texts(batch)
         if w.image:
@@ -117,7 +140,7 @@ class DclipStudent(Task):
         if w.keeps:
             terms |= self._anchor_terms(image, batch)
         if w.l2_sp:
-            terms["l2_sp"] = self._distance()
+            terms["l2_sp"] = self._distance(current)
         parts = [getattr(w, name) * value for name, value in terms.items()]
         for name, weight in self.weight_of.items():
             found = self._objective(name, image, text, batch)
@@ -170,15 +193,15 @@ class DclipStudent(Task):
             )
         return terms
 
-    def _distance(self) -> Tensor:
+    def _distance(self, current: Mapping[str, Tensor]) -> Tensor:
         """How far the learning weights are from the base model's, relative and squared."""
-        moved = [(p - self.start[n]).square().sum() for n, p in self.weights().items()]
+        moved = [(p - self.start[n]).square().sum() for n, p in current.items()]
         length = torch.stack([s.square().sum() for s in self.start.values()]).sum()
         return torch.stack(moved).sum() / length
 
 
 def _key(name: str) -> str:
-    """An objective's name as a module's: ``module:attribute`` has dots."""
+    """A name as a module's, without the dots of ``module:attribute`` and of parameters."""
     return name.replace(".", "/")
 
 

@@ -151,9 +151,16 @@ class Run:
                 "captions": max(len(p.captions) for p in self.pairs.values()),
                 "stages": [to_dict(s) for s in c.stages],
                 "seed": c.seed,
+                **self._attention(),
             },
             results=results,
         )
+
+    def _attention(self) -> dict[str, Any]:
+        """For the card: which towers have an attention of another kind, and which."""
+        towers = {"image": self.config.model.image, "text": self.config.model.text}
+        words = {name: getattr(tower, "attention_in_words", "") for name, tower in towers.items()}
+        return {"attention": {k: v for k, v in words.items() if v}} if any(words.values()) else {}
 
     def targets(self, data: DataConfig, pairs: PairSet, views: int, texts: bool) -> Targets:
         """The teacher's embeddings of a set: computed by the first process, then memory-mapped by all."""

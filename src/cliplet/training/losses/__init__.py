@@ -17,11 +17,18 @@ from torch import Tensor
 
 from cliplet.data.plugins import known_or_own
 from cliplet.errors import InputError
+from cliplet.training.losses.clusters import cluster_agreement, cluster_confidence, cluster_spread
 from cliplet.training.losses.contrastive import affinity_mimicking, contrastive, interactive_contrastive
+from cliplet.training.losses.denoising import denoising, flow
 from cliplet.training.losses.embedding import FeatureMSE, cosine, feature_mse, l1
-from cliplet.training.losses.gather import gather
+from cliplet.training.losses.gather import gather, gather_ragged
+from cliplet.training.losses.multi_text import multi_positive, multi_text
+from cliplet.training.losses.negatives import negclip, triplet, union
+from cliplet.training.losses.regions import hard_phrases, region_phrases
 from cliplet.training.losses.regulator import similarity_regulator
 from cliplet.training.losses.relation import attention_distillation, hidden_distillation
+from cliplet.training.losses.semi import bare_contrastive, caption_labels, keyword_labels
+from cliplet.training.losses.sigmoid import sigmoid
 
 __all__ = [
     "LOSSES",
@@ -29,15 +36,32 @@ __all__ = [
     "Loss",
     "affinity_mimicking",
     "attention_distillation",
+    "bare_contrastive",
+    "caption_labels",
+    "cluster_agreement",
+    "cluster_confidence",
+    "cluster_spread",
     "contrastive",
     "cosine",
+    "denoising",
     "feature_mse",
     "find_losses",
+    "flow",
     "gather",
+    "gather_ragged",
+    "hard_phrases",
     "hidden_distillation",
     "interactive_contrastive",
+    "keyword_labels",
     "l1",
+    "multi_positive",
+    "multi_text",
+    "negclip",
+    "region_phrases",
+    "sigmoid",
     "similarity_regulator",
+    "triplet",
+    "union",
 ]
 
 TOWER = ("student", "teacher")
@@ -124,9 +148,20 @@ def _check_files(besides: set[str]) -> None:
         raise ImportError(f"no loss of {', '.join(sorted(forgotten))} is in LOSSES: add a row")
 
 
+# Those of relation are of token states, which stages do not have; the others are turned on as objectives.
 _check_files(
-    besides={"gather", "relation"}
-)  # relation's losses are of token states, which stages do not have
+    besides={
+        "clusters",
+        "denoising",
+        "gather",
+        "multi_text",
+        "negatives",
+        "regions",
+        "relation",
+        "semi",
+        "sigmoid",
+    }
+)
 
 
 def find_losses(weights: Mapping[str, float]) -> dict[str, Loss]:

@@ -44,3 +44,28 @@ def gather(x: Tensor) -> Tensor:
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return x
     return _Gather.apply(x)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def gather_ragged(x: Tensor) -> Tensor:
+    """The rows of all processes, of which each may have another number, with gradients as :func:`gather` gives them.
+
+    Every process must call it in the same place, one without rows too, and where one's rows need gradients all must.
+
+    Args:
+        x: ``[b, ...]``, any ``b`` in each process.
+
+    Returns:
+        ``[sum of b, ...]``, in the order of ranks; ``x`` itself when there is one process.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return x
+    own = torch.tensor([x.shape[0]], device=x.device)
+    counts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, own)
+    numbers = [int(c) for c in counts]
+    most = max(numbers)
+    if not most:
+        return x
+    padded = torch.cat([x, x.new_zeros((most - x.shape[0], *x.shape[1:]))])
+    there = torch.cat([torch.arange(most, device=x.device) < n for n in numbers])
+    return gather(padded)[there]

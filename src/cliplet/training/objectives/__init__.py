@@ -14,6 +14,7 @@ from torch import Tensor
 from cliplet.data.plugins import known_or_own
 from cliplet.errors import InputError
 from cliplet.models.config import from_dict
+from cliplet.training.objectives.bare import Pseudo, Sclip
 from cliplet.training.objectives.base import (
     Columns,
     Drawn,
@@ -25,13 +26,33 @@ from cliplet.training.objectives.base import (
     of,
     under,
 )
+from cliplet.training.objectives.clusters import Nclip
+from cliplet.training.objectives.long_texts import LongTexts
+from cliplet.training.objectives.multi_text import MultiText
+from cliplet.training.objectives.negatives import Negclip, Triplet
+from cliplet.training.objectives.regions import Regions
+from cliplet.training.objectives.regulator import Regulator
+from cliplet.training.objectives.sigmoid import Sigmoid
+from cliplet.training.objectives.un2clip import Un2Clip
 
 __all__ = [
     "OBJECTIVES", "Chosen", "Columns", "Drawn", "NoSettings", "Objective", "Rows", "Setup", "Step", "chosen_objectives",
     "of", "under",
 ]  # fmt: skip
 
-OBJECTIVES: dict[str, type[Objective]] = {}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "sr": Regulator,
+    "negclip": Negclip,
+    "triplet": Triplet,
+    "sclip": Sclip,
+    "pseudo": Pseudo,
+    "nclip": Nclip,
+    "un2clip": Un2Clip,
+    "sigmoid": Sigmoid,
+    "multi_text": MultiText,
+    "regions": Regions,
+    "long_texts": LongTexts,
+}
 """Name in recipes to objective, in the order of logs."""
 PLAIN = ("image", "text", "scale")
 """What a function of a user's own may be called with: the batch's unit embeddings ``[B, d]`` and the logit scale."""
@@ -68,7 +89,7 @@ def chosen_objectives(wanted: Mapping[str, Any]) -> dict[str, Chosen]:
                 f"{where} is {weight!r}: give a weight of at least 0, or a table with weight and settings"
             )
         kind = _find(name)
-        settings = from_dict(kind.settings_type, table, f"{where}.")
+        settings: Any = from_dict(kind.settings_type, table, f"{where}.")
         if weight:
             found[name] = Chosen(kind, float(weight), settings)
     return found

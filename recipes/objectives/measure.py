@@ -1,0 +1,253 @@
+"""What the bench measures of a tuned model: one value a question, so that arms are compared question by question."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cliplet.encoders.base import unit_norm
+from cliplet.evaluation.comparison import Columns
+from cliplet.evaluation.hard_negatives import KINDS, hard_negatives
+from cliplet.evaluation.pairs import blind_wins, both_wins
+from cliplet.evaluation.phrases import PhraseQuestion, phrase_questions
+from cliplet.statistics.resampling import pairwise_wins
+from cliplet.training.dclip.data import Labelled
+from cliplet.training.objectives.phrases import BoxPhrases
+from cliplet.training.pairs import PairSet
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+class Model(Protocol):
+    """A model as the bench sees it."""
+
+    def images(self, photos: Sequence[Any]) -> Floats:
+        """``[n, d]``, unit norm."""
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        """``[n, d]``, unit norm."""
+
+    def boxes(self, photos: Sequence[Any], rows: Ints, boxes: Floats) -> Floats:
+        """Embeddings of boxes, given with the photo of each and its sides as shares ``[n, d]``, unit norm."""
+
+
+LEAST = 20
+"""Questions of a kind without which it has no column."""
+PROMPTS = {"flickr8k": "a photo of a {}.", "ucm": "an aerial photo of a {}."}
+
+
+def equal_texts(texts: Sequence[str]) -> Ints:
+    """A number for each text that equal texts share, capitals and full stops apart."""
+    return np.unique([t.lower().strip(" .") for t in texts], return_inverse=True)[1].astype(np.int64)
+
+
+def retrieval(images: Floats, texts: Floats, photo_of: Ints, text: Ints) -> Columns:
+    """R@1 and average precision of each query, both ways, where captions of equal words count as the same.
+
+    Args:
+        images: ``[n, d]``, unit norm.
+        texts: ``[m, d]``, unit norm.
+        photo_of: photo of each caption ``[m]``.
+        text: number of its words ``[m]``, see :func:`equal_texts`.
+    """
+    right = np.zeros((len(images), text.max() + 1), dtype=bool)
+    right[photo_of, text] = True
+    relevant = right[:, text].T  # [m, n]: caption i's words are among photo j's captions
+    cosines = texts @ images.T
+    first = np.unique(text, return_index=True)[1]
+    forth, back = _ranked(cosines, relevant), _ranked(cosines.T, relevant.T)
+    found: Columns = {
+        "T2I|R@1": forth[0], "T2I|mAP": forth[1], "T2I|photo": photo_of, "I2T|R@1": back[0], "I2T|mAP": back[1],
+        "I2T|photo": np.arange(len(images)),
+    }  # fmt: skip
+    if len(first) < len(text):
+        found |= {"T2I distinct|R@1": forth[0][first], "T2I distinct|photo": photo_of[first]}
+    return found
+
+
+def _ranked(cosines: Floats, relevant: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Whether the best answer to each query is right, and the average precision ``[queries]``; ties count as wrong."""
+    order = np.lexsort((relevant, -cosines), axis=1)
+    hits = np.take_along_axis(relevant, order, axis=1)
+    precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
+    ap = (precision * hits).sum(axis=1) / np.maximum(hits.sum(axis=1), 1)
+    return hits[:, 0].astype(np.float32), ap.astype(np.float32)
+
+
+@dataclass
+class Bench:
+    """The questions of one domain."""
+
+    domain: str
+    """Its name."""
+    test: PairSet
+    """Photos and captions that are reported on."""
+    labelled: Labelled | None
+    """Photos of ImageNet classes."""
+    classes: dict[str, str] = field(default_factory=dict)
+    """Prefix of a photo's name to the class's name."""
+    probe: PairSet | None = None
+    """Photos that the linear probe learns from; their captions are not used."""
+    kinds: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None
+    """Which of the detector's kinds are on the probe's photos and on the test's ``[photos, kinds]``."""
+    words_seed: int = 0
+    """Of the split of word pairs, as in training."""
+    phrases: BoxPhrases | None = None
+    """Boxes of the test's photos that their captions name."""
+
+    def columns(self, model: Model) -> Columns:
+        """Everything about a model."""
+        images, texts = model.images(self.test.photos), model.texts(self.test.captions)
+        found = retrieval(images, texts, self.test.photo_of, equal_texts(self.test.captions))
+        found |= self._wrong_words(model, images)
+        if self.classes:
+            found |= self._named(model, images)
+        if self.labelled is not None:
+            known = self.labelled
+            photos, prompts = model.images(known.photos), model.texts(known.prompts)
+            guess = (
+                photos @ unit_norm(prompts.reshape(known.classes, -1, prompts.shape[1]).mean(axis=1)).T
+            ).argmax(1)
+            found["imagenet500|top-1"] = (guess == known.labels).astype(np.float32)
+        if self.probe is not None:
+            found |= self._probed(model.images(self.probe.photos), images)
+        if self.phrases is not None and self.questions[1]:
+            found |= self._phrases(model)
+        return found
+
+    # ------------------------------------------------------------ wrong words
+    @cached_property
+    def wrong(self) -> list[Any]:
+        """Captions with one wrong word, of word pairs that training does not use, as likely as the true ones."""
+        of: dict[str, list[str]] = {}
+        for caption, photo in zip(self.test.captions, self.test.photo_of, strict=True):
+            of.setdefault(self.test.names[photo], []).append(caption)
+        return hard_negatives(of, words="test", words_seed=self.words_seed, fluent=True, balanced=True)
+
+    @cached_property
+    def also(self) -> list[str]:
+        """Another true caption of each one's photo, in other words; nothing where there is none."""
+        of: dict[str, list[str]] = {}
+        for caption, photo in zip(self.test.captions, self.test.photo_of, strict=True):
+            of.setdefault(self.test.names[photo], []).append(caption)
+        found = []
+        for one in self.wrong:
+            others = [c for c in of[one.image] if c != one.true and c != one.false]
+            found.append(
+                others[zlib.crc32(one.true.encode("utf-8", "replace")) % len(others)] if others else ""
+            )
+        return found
+
+    def blind(self) -> dict[str, float]:
+        """How often guessers that see no photo tell the caption with the wrong word."""
+        return {
+            name: float(np.mean(wins)) for name, wins in blind_wins([w.pair() for w in self.wrong]).items()
+        }
+
+    def _wrong_words(self, model: Model, images: Floats) -> Columns:
+        photo = {name: i for i, name in enumerate(self.test.names)}
+        rows = np.array([photo[w.image] for w in self.wrong], dtype=np.int64)
+        if not len(rows):
+            return {}
+        texts = model.texts([t for w in self.wrong for t in (w.true, w.false)]).reshape(len(rows), 2, -1)
+        cosines = np.einsum("nd,nkd->nk", images[rows], texts)
+        right = pairwise_wins(cosines[:, 0], cosines[:, 1]).astype(np.float32)
+        found: Columns = {"wrong word|all": right, "wrong word|photo": rows}
+        for kind in KINDS:
+            of = np.array([w.category == kind for w in self.wrong])
+            if of.sum() >= LEAST:
+                found |= {f"wrong {kind}|right": right[of], f"wrong {kind}|photo": rows[of]}
+        two = np.flatnonzero([bool(also) for also in self.also])
+        if len(two) >= LEAST:
+            second = np.einsum("nd,nd->n", images[rows[two]], model.texts([self.also[i] for i in two]))
+            both = both_wins(right[two].astype(np.float64), pairwise_wins(second, cosines[two, 1]))
+            found |= {"both true|right": both.astype(np.float32), "both true|photo": rows[two]}
+        return found
+
+    # ------------------------------------------------------------ phrases of boxes
+    @cached_property
+    def questions(self) -> tuple[list[int], list[PhraseQuestion]]:
+        """Boxes whose phrase can be edited by a word of the test's half, and the candidates."""
+        assert self.phrases is not None
+        named, own = self.phrases.named, self.test.captions_of()
+        said = [[self.test.captions[i] for i in own[row]] for row, _ in named]
+        photos = [self.test.names[row] for row, _ in named]
+        return phrase_questions(
+            [box.phrase for _, box in named], photos, said, words="test", words_seed=self.words_seed
+        )
+
+    def _phrases(self, model: Model) -> Columns:
+        """Whether the true phrase is nearer to its box than every edited one."""
+        assert self.phrases is not None
+        rows, questions = self.questions
+        named = [self.phrases.named[i] for i in rows]
+        photo = np.array([row for row, _ in named], dtype=np.int64)
+        boxes = model.boxes(
+            self.test.photos, photo, np.array([one.box for _, one in named], dtype=np.float32)
+        )
+        texts = list(dict.fromkeys(t for q in questions for t in (q.true, *q.false)))
+        place, embedded = {text: i for i, text in enumerate(texts)}, model.texts(texts)
+        right = []
+        for box, question in zip(boxes, questions, strict=True):
+            cosines = embedded[[place[t] for t in (question.true, *question.false)]] @ box
+            right.append(float(cosines[0] > cosines[1:].max()))
+        return {"phrases|right": np.array(right, dtype=np.float32), "phrases|photo": photo}
+
+    # ------------------------------------------------------------ classes
+    @cached_property
+    def class_names(self) -> list[str]:
+        """The classes, in the order of their numbers."""
+        return list(dict.fromkeys(self.classes.values()))
+
+    def labels(self, pairs: PairSet) -> Ints:
+        """The class of each photo, by the longest prefix of its name."""
+        number = {prefix: self.class_names.index(name) for prefix, name in self.classes.items()}
+        longest = sorted(number, key=len, reverse=True)
+        stems = [Path(name).name for name in pairs.names]
+        return np.array([next(number[p] for p in longest if s.startswith(p)) for s in stems], dtype=np.int64)
+
+    def _named(self, model: Model, images: Floats) -> Columns:
+        template = PROMPTS.get(self.domain, "a photo of a {}.")
+        texts = model.texts([template.format(n) for n in self.class_names])
+        return {
+            "class by name|top-1": ((images @ texts.T).argmax(1) == self.labels(self.test)).astype(np.float32)
+        }
+
+    # ------------------------------------------------------------ linear probe
+    def _probed(self, seen: Floats, images: Floats) -> Columns:
+        """A ridge on the embeddings: the class where photos have one, else average precision of the kinds on them."""
+        assert self.probe is not None
+        if self.classes:
+            labels = self.labels(self.probe)
+            scores = linear_probe(seen, np.eye(len(self.class_names), dtype=np.float32)[labels], images)
+            return {"probe|top-1": (scores.argmax(1) == self.labels(self.test)).astype(np.float32)}
+        if self.kinds is None:
+            return {}
+        there, wanted = self.kinds
+        often = (there.sum(0) >= 10) & (wanted.sum(0) >= 5)
+        scores = linear_probe(seen, there[:, often].astype(np.float32), images)
+        _, precision = _ranked(scores.T, wanted[:, often].T)
+        return {"probe of kinds|mAP": precision}
+
+
+def linear_probe(seen: Floats, target: Floats, images: Floats, penalty: float = 1.0) -> Floats:
+    """Scores of photos by a ridge regression from embeddings to targets, both centred: ``[n, targets]``.
+
+    Args:
+        seen: embeddings that it is fitted on ``[m, d]``, unit norm.
+        target: ``[m, targets]``.
+        images: ``[n, d]``.
+        penalty: of the squared weights.
+    """
+    mean, middle = seen.mean(0), target.mean(0)
+    x = seen - mean
+    weight = np.linalg.solve(
+        x.T @ x + penalty * np.eye(x.shape[1], dtype=np.float32), x.T @ (target - middle)
+    )
+    return ((images - mean) @ weight + middle).astype(np.float32)
