@@ -61,6 +61,13 @@ def test_a_stream_needs_a_folder(here):
     assert done.exit_code != 0
 
 
+@pytest.mark.parametrize("option", ["--images", "--refs"])
+def test_photos_or_references_at_an_address_make_it_a_stream(here, option):
+    done = call(here / "captions.csv", option, "memory://somewhere")
+    assert done.exit_code == 2
+    assert "--out DIR" in done.output
+
+
 def test_a_folder_of_shards_is_a_stream_by_itself(here, tmp_path):
     (tmp_path / "shards").mkdir()
     for i in range(2):

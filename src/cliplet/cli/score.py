@@ -104,7 +104,7 @@ def score(
     Metrics on references need no photos: where --metrics names them, --images is not given and the images have no
     photo, no model is loaded. --model none leaves it out always.
     """
-    if streaming.wanted([target, *captions]):
+    if streaming.wanted([target, *captions], [images, refs]):
         if safe_csv:
             raise click.UsageError("--safe-csv is for rows.csv, which a stream of parts does not write")
         from cliplet.data.captions import Columns

@@ -31,8 +31,8 @@ class Streaming:
     retry_failed: bool
     """Whether parts that were given up are tried again."""
 
-    def wanted(self, arguments: Sequence[str]) -> bool:
-        """Whether the options or the arguments ask for a stream."""
+    def wanted(self, arguments: Sequence[str], beside: Sequence[str | None] = ()) -> bool:
+        """Whether the options or the arguments ask for a stream; ``beside``: what else may be at an address."""
         if any((self.parts, self.engine, self.workers, self.threads, self.part_rows, self.retry_failed)):
             return True
         from cliplet.data.names import is_photo_path
@@ -41,7 +41,8 @@ class Streaming:
             return False
         from cliplet.stream.sources import holds_shards, is_remote
 
-        return any(is_remote(text) or holds_shards(text) for text in arguments)
+        remote = any(text is not None and is_remote(text) for text in beside)
+        return remote or any(is_remote(text) or holds_shards(text) for text in arguments)
 
     def shared_out(self) -> tuple[str, int, int]:
         """Engine, workers and threads of each, with what holds where they are not given."""
