@@ -150,6 +150,27 @@ def test_references_of_other_images_are_refused_before_any_part(here, work, tmp_
     assert not list((tmp_path / "out" / "parts").iterdir())
 
 
+def test_metrics_without_a_model_need_no_photos(here, refs, tmp_path):
+    given = [str(here / "captions.csv")]
+    done = score_stream(given, tmp_path / "a", ScoreWork("none"), workers=0, part_rows=30, quiet=True,
+                        wanted=Wanted(str(refs), METRICS, diversity=True))  # fmt: skip
+    other = score_file(here / "captions.csv", None, None, refs, METRICS)
+    for row, plain_row in zip(rows(tmp_path / "a"), other.rows, strict=True):
+        assert row["cider_d"] == pytest.approx(plain_row["cider_d"], abs=1e-6)
+        assert row["reason"] == plain_row["reason"]
+        assert row["score"] is None
+    for name, interval in other.intervals.items():
+        assert done.table.intervals[name].value == pytest.approx(interval.value, abs=1e-6)
+    assert list(done.table.intervals) == list(other.intervals)
+    assert done.table.diversity["vocabulary"] == caption_diversity(other, None)["vocabulary"]
+    assert "self-retrieval" not in " ".join(done.table.diversity)
+    assert done.table.provenance["model"] is None
+    assert "BLEU-1" in (tmp_path / "a" / "report.html").read_text()
+    score_stream(given, tmp_path / "b", ScoreWork("none"), workers=2, part_rows=30, quiet=True,
+                 wanted=Wanted(str(refs), METRICS, diversity=True))  # fmt: skip
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
 # ---------------------------------------------------------------- document frequencies
 def test_a_file_of_document_frequencies_weighs_every_row(here, refs, work, tmp_path):
     df = tmp_path / "df.npz"

@@ -108,8 +108,6 @@ def score_parts(
     """Score as a stream and print what came of it; ``wanted``: what is computed beside the model's scores."""
     if out is None:
         raise click.UsageError("a stream writes its parts: name their folder with --out DIR")
-    if model == "none":
-        raise click.UsageError("--model none is for one captions file with references, not for a stream")
     from cliplet.stream.plan import PART_ROWS
     from cliplet.stream.score import score_stream
     from cliplet.stream.scores import ScoreWork

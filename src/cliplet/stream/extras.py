@@ -24,7 +24,7 @@ from cliplet.statistics.corpus import CorpusStatistic, Value
 if TYPE_CHECKING:
     from cliplet.metrics.base import ReferenceMetric, ReferenceScores
     from cliplet.metrics.cider import DocumentFrequencies
-    from cliplet.scoring.scorer import Scorer, ScoreResult
+    from cliplet.scoring.scorer import ScoreResult
     from cliplet.stream.caption_set import CaptionSet
     from cliplet.stream.plan import Part
 
@@ -134,20 +134,21 @@ class Computing:
             self._add([str(entries[i].image) for i in rows], scores.statistics)
         return found
 
-    def see(self, entries: Sequence[CaptionEntry], scored: "ScoreResult", scorer: "Scorer") -> None:
-        """Measure the scored captions of a block as a set."""
+    def see(self, entries: Sequence[CaptionEntry], rows: Sequence[int], scored: "ScoreResult | None") -> None:
+        """Measure some captions of a block as a set; without scores no photo is looked for."""
         if self.captions is None:
             return
         from cliplet.metrics.tokenizer.ptb import tokenize_many
 
-        rows = [i for i, reason in enumerate(scored.failures) if reason is None]
         words = tokenize_many(
             [entries[i].caption for i in rows], joined=False, tokenizer=self.extras.tokenizer
         )
         images = [image_name(entries[i].image) for i in rows]
         self.captions.add_block(words, images, self.known)
-        if rows and scored.image_embeddings is not None and scored.text_embeddings is not None:
-            self.captions.add_found(scored.image_embeddings[rows], scored.text_embeddings[rows], images)
+        if rows and scored is not None and scored.image_embeddings is not None:
+            assert scored.text_embeddings is not None
+            chosen = list(rows)
+            self.captions.add_found(scored.image_embeddings[chosen], scored.text_embeddings[chosen], images)
 
     def finish(self, part: "Part") -> None:
         """Write the part's sums, whole or not at all."""

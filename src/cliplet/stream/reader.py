@@ -23,9 +23,15 @@ class PartReader:
     """Reads parts: captions with their photos, in blocks; stays where it is in a file that is read from the start."""
 
     def __init__(
-        self, columns: Columns, several: bool, images: str | None, index: PhotoIndex | None = None
+        self,
+        columns: Columns,
+        several: bool,
+        images: str | None,
+        index: PhotoIndex | None = None,
+        photos: bool = True,
     ) -> None:
-        """Read with these columns; ``index``: the photos in ``images`` where they are known already."""
+        """Read with these columns; ``index``: the photos in ``images`` where known already; ``photos``: find them."""
+        self.photos = photos
         self.columns, self.several, self.images = columns, several, images
         if index is not None:
             self._index = index
@@ -49,6 +55,15 @@ class PartReader:
             entries = self._entries(part, path)
             while block := list(islice(entries, BLOCK)):
                 rows += len(block)
+                if not self.photos:
+                    nothing: list[Any] = [None] * len(block)
+                    yield (
+                        [self._named(e, source.name) for e in block],
+                        nothing,
+                        nothing,
+                        [e.problem for e in block],
+                    )
+                    continue
                 found, index = (
                     (block, self._index) if self.images is not None else photos_of(block, [path], None)
                 )

@@ -39,7 +39,7 @@ class StreamScores:
 
 
 def reported(
-    done: Finished, work: ScoreWork, card: ModelCard, where: Mapping[str, str], settled: Settled
+    done: Finished, work: ScoreWork, card: ModelCard | None, where: Mapping[str, str], settled: Settled
 ) -> StreamScores:
     """Go through the parts once, and write the summary and the report.
 
@@ -69,7 +69,7 @@ def _table(
     done: Finished,
     summary: Summary,
     work: ScoreWork,
-    card: ModelCard,
+    card: ModelCard | None,
     where: Mapping[str, str],
     settled: Settled,
 ) -> ScoreTable:
@@ -87,7 +87,8 @@ def _table(
     lost = (
         [f"{len(done.failed)} parts were given up: {next(iter(done.failed.values()))}"] if done.failed else []
     )
-    cut = f"{summary.truncated} captions were longer than {card.text.context_length} tokens and were cut"
+    length = card.text.context_length if card is not None else 0
+    cut = f"{summary.truncated} captions were longer than {length} tokens and were cut"
     return ScoreTable(
         rows=rows,
         photos=photos,
@@ -120,7 +121,8 @@ def _table(
 
 def _said(summary: Summary, work: ScoreWork, settled: Settled) -> list[str]:
     """Notes on what was computed beside the model's scores: what is exact, and what estimated."""
-    said = settled.said() if work.extras else []
+    said = ["no model was used: these are metrics on references alone"] * work.alone
+    said += settled.said() if work.extras else []
     if summary.without_references:
         said.append(f"{summary.without_references} of {summary.rows} captions have no references")
     if summary.word_for_word:
@@ -138,8 +140,11 @@ def _report_row(row: dict[str, Any], field: str) -> dict[str, Any]:
     return renamed if field != "cosine" else {**row, "cosine": row["score"]}
 
 
-def _provenance(work: ScoreWork, card: ModelCard, summary: Summary) -> dict[str, Any]:
+def _provenance(work: ScoreWork, card: ModelCard | None, summary: Summary) -> dict[str, Any]:
     preset = find_preset(work.preset)
+    counts = {"rows": summary.rows, "failed": summary.failed, "truncated": summary.truncated}
+    if card is None:
+        return {"model": None, "versions": versions(), **counts}
     return {
         "model": card.name,
         "fingerprint": card.fingerprint,
@@ -152,9 +157,7 @@ def _provenance(work: ScoreWork, card: ModelCard, summary: Summary) -> dict[str,
             "context_length": card.text.context_length,
         },
         "versions": versions(),
-        "rows": summary.rows,
-        "failed": summary.failed,
-        "truncated": summary.truncated,
+        **counts,
     }
 
 
@@ -163,7 +166,7 @@ def _photos(
 ) -> list[ImageInput | None]:
     """The photos of the lowest and highest of the shown rows, whose parts are read again; None for the others."""
     photos: list[ImageInput | None] = [None] * len(shown)
-    if work.images is not None and index is None:
+    if work.alone or (work.images is not None and index is None):
         return photos
     order = sorted((i for i, (_, _, row) in enumerate(shown) if row["score"] is not None),
                    key=lambda i: shown[i][2]["score"])  # fmt: skip

@@ -12,6 +12,7 @@ from cliplet.data.captions import CaptionEntry
 from cliplet.data.photos import PhotoIndex
 from cliplet.encoders.base import BaseEncoder
 from cliplet.encoders.registry import load
+from cliplet.errors import InputError
 from cliplet.scoring.match import load_match
 from cliplet.scoring.rows import find_photos, none_found
 from cliplet.stream.part import need_pyarrow
@@ -65,12 +66,14 @@ def score_stream(
     if isinstance(work.cache, str):
         work = replace(work, cache=os.path.abspath(work.cache))
     here = engine == "local"  # a driver on a cluster may lack the devices of its actors
-    encoder = load(work.model, work.device, work.precision) if here else load(work.model)
-    card, where = encoder.card, _where(encoder, work, here)
-    if work.match is not None:
-        load_match(work.match, card)
-    if here and work.device == "auto":
-        work = replace(work, device=encoder.device)
+    encoder, card, where = None, None, {}
+    if not work.alone:
+        encoder = load(work.model, work.device, work.precision) if here else load(work.model)
+        card, where = encoder.card, _where(encoder, work, here)
+        if work.match is not None:
+            load_match(work.match, card)
+        if here and work.device == "auto":
+            work = replace(work, device=encoder.device)
     settings, work, settled = prepared(work, sources, encoder, part_rows, Path(folder), wanted or Wanted())
     del encoder
     _free_memory()
@@ -95,7 +98,7 @@ def score_stream(
 def prepared(
     work: ScoreWork,
     sources: Sequence[Source],
-    encoder: BaseEncoder,
+    encoder: BaseEncoder | None,
     part_rows: int,
     folder: Path,
     wanted: Wanted,
@@ -107,26 +110,30 @@ def prepared(
     """
     entries, source = first_captions(sources, work.columns)
     settled = settle(wanted, entries, source, folder)
-    scores = ["aCLIPScore"] * bool(encoder.card.alignment)
-    if settled.extras.references:
-        scores += ["RefCLIPScore", "RefMixScore", "reference cosine"]
-        scores += ["RefaCLIPScore"] * bool(encoder.card.alignment)
+    scores = []
+    if encoder is not None:
+        scores = ["aCLIPScore"] * bool(encoder.card.alignment)
+        if settled.extras.references:
+            scores += ["RefCLIPScore", "RefMixScore", "reference cosine"]
+            scores += ["RefaCLIPScore"] * bool(encoder.card.alignment)
+    elif not settled.extras.columns:
+        raise InputError("without a model there are only metrics on references: give references and metrics")
     work = replace(work, several=len(sources) > 1, extras=settled.extras, scores=tuple(scores))
     work = replace(work, others=other_columns(entries, work.measured().values()))
-    if work.cache:
+    if work.cache and encoder is not None:
         from cliplet.encoders.cache import kept_alone
 
         kept_alone(encoder, work.cache).cache.close()  # says why not, and is there before the workers are
-    tars = images_known(work.images)
-    if tars is None and work.images is not None:
+    tars = None if encoder is None else images_known(work.images)
+    if tars is None and work.images is not None and encoder is not None:
         settled.photos = open_images(work.images)  # tars at an address are fetched by the workers alone
-    if entries and tars is None and not begun(folder):
+    if entries and tars is None and encoder is not None and not begun(folder):
         _check_photos(entries, source, settled.photos)
     settings = {
-        "model": encoder.card.name,
-        "fingerprint": encoder.card.fingerprint,
+        "model": encoder and encoder.card.name,
+        "fingerprint": encoder and encoder.card.fingerprint,
         "preset": work.preset,
-        "device": work.device or encoder.device,
+        "device": encoder and (work.device or encoder.device),
         "precision": work.precision,
         "match": None if work.match is None else Path(work.match).read_text(encoding="utf-8"),
         "images": work.images and without_query(work.images),
@@ -136,7 +143,7 @@ def prepared(
         "separator": work.columns.separator,
         "part rows": part_rows,
         "block": BLOCK,
-        "batch size": encoder.batch_size,
+        "batch size": encoder and encoder.batch_size,
         "other columns": [list(one) for one in work.others],
         **runtime(encoder),
         "kept embeddings": bool(work.cache),
@@ -145,9 +152,11 @@ def prepared(
     return settings, work, settled
 
 
-def runtime(encoder: BaseEncoder) -> dict[str, str | None]:
+def runtime(encoder: BaseEncoder | None) -> dict[str, str | None]:
     """Versions of what the last digits of a score depend on."""
     known = versions()
+    if encoder is None:
+        return {"cliplet": known["cliplet"], "onnxruntime": None, "torch": None}
     torch = None if encoder.provider.endswith("ExecutionProvider") else known.get("torch")
     return {"cliplet": known["cliplet"], "onnxruntime": known["onnxruntime"], "torch": torch}
 

@@ -29,6 +29,8 @@ SCORES = ("score", "match", "cosine")
 """Columns of scores that all parts have."""
 TYPES = {"bool": bool, "int64": int, "double": float, "string": str}
 """Types of other columns by pyarrow's name, and Python's."""
+NO_REFERENCES = "no references were found for the image"
+"""Why a row has no score where there is no model."""
 PEEKED = 200
 """Rows of the first source that say which other columns there are."""
 LOOKED = 8
@@ -64,8 +66,8 @@ class Block(NamedTuple):
     """Each row's photo by its name."""
     reasons: Sequence[str | None]
     """Why a row has no score."""
-    scored: "ScoreResult"
-    """The scores."""
+    scored: "ScoreResult | None"
+    """The scores; None without a model."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class ScoreWork:
     """
 
     model: str | None = None
-    """As :func:`cliplet.load` takes it."""
+    """As :func:`cliplet.load` takes it; ``none``: without a model, for metrics on references alone."""
     preset: str = "paper"
     """Scale of the score."""
     match: str | None = None
@@ -132,6 +134,11 @@ class ScoreWork:
         """The values of :meth:`more_fields` for a block, one a row."""
         return {}
 
+    @property
+    def alone(self) -> bool:
+        """Whether there are only metrics on references."""
+        return self.model == "none"
+
     def begin(self) -> Compute:
         """Load the model."""
         return _Computing(self)
@@ -153,6 +160,8 @@ class ScoreWork:
 
     def measured(self) -> dict[str, str]:
         """Name of each score in outputs, and its column."""
+        if self.alone:
+            return dict(self.extras.columns)
         preset = find_preset(self.preset)
         found = {preset.column: "score", "match": "match", "cosine": "cosine"}
         if preset.field == "cosine":
@@ -165,8 +174,8 @@ class _Computing:
 
     def __init__(self, work: ScoreWork) -> None:
         self.work = work
-        self.reader = PartReader(work.columns, work.several, work.images)
-        self.scorer = work.scorer()
+        self.reader = PartReader(work.columns, work.several, work.images, photos=not work.alone)
+        self.scorer = None if work.alone else work.scorer()
         self.extras = Computing(work.extras) if work.extras else None
 
     def __call__(self, part: Part, say: Say) -> Iterator[Any]:
@@ -184,17 +193,25 @@ class _Computing:
                 entry.caption if why is None else None for entry, why in zip(entries, reasons, strict=True)
             ]
             references = None if self.extras is None else self.extras.references(entries, names)
-            scored = self.scorer.score(
-                [photo if photo is not None else b"" for photo in photos],
-                captions, references, told, self.work.embeddings or self.work.extras.diversity,
-            )  # fmt: skip
-            why = [own or failure for own, failure in zip(reasons, scored.failures, strict=True)]
+            scored, why = None, reasons
+            if self.scorer is not None:
+                scored = self.scorer.score(
+                    [photo if photo is not None else b"" for photo in photos],
+                    captions, references, told, self.work.embeddings or self.work.extras.diversity,
+                )  # fmt: skip
+                why = [own or failure for own, failure in zip(reasons, scored.failures, strict=True)]
+            elif references is not None:
+                why = [
+                    own or (None if refs else NO_REFERENCES)
+                    for own, refs in zip(reasons, references, strict=True)
+                ]
             if self.extras is not None:
                 say(f"comparing, {done}{total} rows")
             compared = {} if self.extras is None else self.extras.columns(entries, references)
             yield self._table(Block(part, entries, photos, names, why, scored), compared)
             if self.extras is not None:
-                self.extras.see(entries, scored, self.scorer)
+                seen = reasons if scored is None else why  # a caption without references is one of the set
+                self.extras.see(entries, [i for i, reason in enumerate(seen) if reason is None], scored)
             done += len(entries)
         if self.extras is not None:
             self.extras.finish(part)
@@ -202,25 +219,28 @@ class _Computing:
     def _table(self, block: Block, compared: Mapping[str, Any]) -> Any:
         import pyarrow as pa
 
-        scored, schema = block.scored, self.work.schema()
+        scored, schema, n = block.scored, self.work.schema(), len(block.entries)
+        none = pa.nulls(n, pa.float32())
         columns: dict[str, Any] = {
             "image": [_text(str(entry.image)) for entry in block.entries],
             "caption": [_text(e.caption) if isinstance(e.caption, str) else None for e in block.entries],
-            "score": _column(scored.score),
-            "match": None if scored.match is None else _column(scored.match),
-            "cosine": _column(scored.cosine),
-            "truncated": pa.array(scored.truncated),
+            "score": none if scored is None else _column(scored.score),
+            "match": none if scored is None or scored.match is None else _column(scored.match),
+            "cosine": none if scored is None else _column(scored.cosine),
+            "truncated": pa.array(np.zeros(n, dtype=bool) if scored is None else scored.truncated),
             "reason": [None if why is None else _text(why) for why in block.reasons],
             "where": [_text(entry.where) for entry in block.entries],
-            "source": [block.part.source.name] * len(block.entries),
+            "source": [block.part.source.name] * n,
             "member": [photo.name if isinstance(photo, TarPhoto) else None for photo in block.photos],
-            **{MODEL_SCORES[name]: _column(scored.columns()[name]) for name in self.work.scores},
+            **{
+                MODEL_SCORES[name]: _column(v)
+                for name, v in (scored.columns() if scored else {}).items()
+                if name in self.work.scores
+            },
             **{name: _column(values, values.dtype) for name, values in compared.items()},
             **_others(block.entries, self.work.others),
             **self.work.more(block),
         }
-        if columns["match"] is None:
-            columns["match"] = pa.nulls(len(block.entries), pa.float32())
         return pa.table([pa.array(columns[f.name], f.type) if isinstance(columns[f.name], list) else columns[f.name]
                          for f in schema], schema=schema)  # fmt: skip
 
