@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.images import load_rgb
+from cliplet.errors import ClipletError
 from cliplet.evaluation.comparison import Columns, load_columns, save_columns
 from cliplet.files import write_atomically
 from cliplet.models.config import to_dict
@@ -204,15 +205,18 @@ def run_bench(settings: Settings, restart: bool) -> str:
     out = Path(settings.out)
     claim_folder(out, settings, FREE, restart)
     _make_start(settings)
+    failed: list[str] = []
     for name in settings.settings or settings.known:
         for seed in settings.seeds:
-            _run_setting(settings, name, seed)
+            _run_setting(settings, name, seed, failed)
     text = tables(settings)
+    if failed:
+        text += "\nNot done:\n\n" + "".join(f"- {line}\n" for line in failed)
     write_atomically(out / "table.md", text)
     return text
 
 
-def _run_setting(settings: Settings, name: str, seed: int) -> None:
+def _run_setting(settings: Settings, name: str, seed: int, failed: list[str]) -> None:
     arms = settings.chosen_arms(name)
     root = Path(settings.out) / f"{name}-draw{seed}"
     if (
@@ -226,9 +230,9 @@ def _run_setting(settings: Settings, name: str, seed: int) -> None:
         print(f"{name}, seed {seed}: {arm.name}", flush=True)
         try:
             place.do(arm, seed)
-        except Exception as error:  # one arm that cannot run here does not end the bench; it is named
-            print(f"{name}, seed {seed}: {arm.name} failed: {error}", file=sys.stderr, flush=True)
-            raise
+        except ClipletError as error:  # the other arms go on; the tables name it
+            failed.append(f"{name}, seed {seed}: {arm.name}: {error}")
+            print(f"{failed[-1]}", file=sys.stderr, flush=True)
 
 
 def _make_start(settings: Settings) -> None:
