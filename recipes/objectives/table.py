@@ -23,6 +23,8 @@ SHOWN = {
 }  # fmt: skip
 """Columns of the first table of a setting, and their heads."""
 DECIDING = "T2I|R@1"
+LEAST = 100
+"""Questions without which a column is not shown."""
 
 
 def tables(settings: Settings) -> str:
@@ -49,7 +51,8 @@ def _head(cells: Sequence[str]) -> list[str]:
 
 def _setting(settings: Settings, name: str, found: dict[str, list[Columns]]) -> str:
     rows = make_rows(found, "contrastive", settings.resamples)
-    keys = [k for k in SHOWN if any(k in r.values for r in rows)]
+    base = found["contrastive"][0]
+    keys = [k for k in SHOWN if len(base.get(k, ())) >= (1 if k.endswith("of kinds|mAP") else LEAST)]
     facts = _facts(settings, name)
     lines = [f"## {name}", "", *_head(["arm", "seeds", *[SHOWN[k] for k in keys], "s a step", "minutes"])]
     for row in rows:
@@ -83,7 +86,11 @@ def _facts(settings: Settings, name: str) -> dict[str, list[dict[str, Any]]]:
 def _differences(settings: Settings, name: str, found: dict[str, list[Columns]]) -> list[str]:
     """What each arm has more than the one that it is compared with, corrected for the number of arms (Holm)."""
     arms = [a for a in settings.arms if a.name in found and a.against in found and a.against != a.name]
-    keys = [k for k in (DECIDING, "imagenet500|top-1", "wrong word|all") if k in found["contrastive"][0]]
+    keys = [
+        k
+        for k in (DECIDING, "imagenet500|top-1", "wrong word|all")
+        if len(found["contrastive"][0].get(k, ())) >= LEAST
+    ]
     tests = {
         (a.name, key): _test(found[a.name], found[a.against], key, settings.resamples)
         for a in arms
