@@ -20,6 +20,9 @@ SHOWN = {
     "probe|top-1": "21 classes, probe",
     "probe of kinds|mAP": "80 kinds, probe mAP", "imagenet500|top-1": "imagenet500", "wrong word|all": "wrong word",
     "both true|right": "both true", "phrases|right": "phrases",
+    "long T2I|R@1": "long T2I R@1", "drawn pairs|all|both right": "drawn pairs",
+    "drawn pairs|all|both right, bias-corrected": "drawn, corrected",
+    "natural quartets|all|both right": "quartets", "natural quartets|all|both right, bias-corrected": "quartets, corrected",
 }  # fmt: skip
 """Columns of the first table of a setting, and their heads."""
 DECIDING = "T2I|R@1"
@@ -122,7 +125,7 @@ def _paired(found: dict[str, list[Columns]], one: str, other: str) -> tuple[list
 def _test(one: list[Columns], other: list[Columns], key: str, resamples: int) -> PairedTest:
     """Mean over the seeds that both have, questions paired, photos resampled."""
     count = min(len(one), len(other))
-    group = one[0].get(key.split("|")[0] + "|photo")
+    group = one[0].get(key.rsplit("|", 1)[0] + "|photo")
     a, b = (np.mean([c[key] for c in runs[:count]], axis=0) for runs in (one, other))
     return paired_mean_test(a, b, group, resamples)
 
