@@ -94,6 +94,13 @@ class Detail:
     bank: Sequence[str]
     """Other texts of this kind, which tell what a model makes of a picture whatever is said."""
 
+    def columns(self, model: Model) -> Columns:
+        """Whether both statements find their picture, with and without the model's preference of one picture."""
+        names, texts = quartet_inputs(self.quartets)
+        seen = dict(zip(names, model.images([self.photos[n] for n in names]), strict=True))
+        said = dict(zip(texts, model.texts(texts), strict=True))
+        return quartet_columns(self.name, self.quartets, seen, said, model.texts(self.bank))
+
 
 @dataclass
 class Bench:
@@ -137,10 +144,7 @@ class Bench:
         if self.phrases is not None and self.questions[1]:
             found |= self._phrases(model)
         for detail in self.details:
-            names, texts = quartet_inputs(detail.quartets)
-            seen = dict(zip(names, model.images([detail.photos[n] for n in names]), strict=True))
-            said = dict(zip(texts, model.texts(texts), strict=True))
-            found |= quartet_columns(detail.name, detail.quartets, seen, said, model.texts(detail.bank))
+            found |= detail.columns(model)
         found |= self._long(model, images)
         return found
 

@@ -145,7 +145,7 @@ class Place:
         return bench
 
     def _details(self, test: PairSet) -> tuple[Detail, ...]:
-        """Drawn pairs, and pairs of photos that the start finds alike and whose captions name other colours, numbers."""
+        """Drawn pairs, and pairs of photos that the start finds alike whose captions name other colours or numbers."""
         folder = features(self.settings) / f"drawn-{DRAWN}-{fingerprint(test.photos)}"
         drawn = write_drawn_pairs(folder, drawn_pairs(test.photos, DRAWN))
         texts = quartet_inputs(drawn)[1]

@@ -22,7 +22,8 @@ SHOWN = {
     "both true|right": "both true", "phrases|right": "phrases",
     "long T2I|R@1": "long T2I R@1", "drawn pairs|all|both right": "drawn pairs",
     "drawn pairs|all|both right, bias-corrected": "drawn, corrected",
-    "natural quartets|all|both right": "quartets", "natural quartets|all|both right, bias-corrected": "quartets, corrected",
+    "natural quartets|all|both right": "quartets",
+    "natural quartets|all|both right, bias-corrected": "quartets, corrected",
 }  # fmt: skip
 """Columns of the first table of a setting, and their heads."""
 DECIDING = "T2I|R@1"
