@@ -1,7 +1,7 @@
 """The tables of the bench, from what lies in its folder: values with intervals, and what each arm adds."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -55,8 +55,7 @@ def _head(cells: Sequence[str]) -> list[str]:
 
 def _setting(settings: Settings, name: str, found: dict[str, list[Columns]]) -> str:
     rows = make_rows(found, "contrastive", settings.resamples)
-    base = found["contrastive"][0]
-    keys = [k for k in SHOWN if len(base.get(k, ())) >= (1 if k.endswith("of kinds|mAP") else LEAST)]
+    keys = _enough(SHOWN, found)
     facts = _facts(settings, name)
     lines = [f"## {name}", "", *_head(["arm", "seeds", *[SHOWN[k] for k in keys], "s a step", "minutes"])]
     for row in rows:
@@ -67,6 +66,13 @@ def _setting(settings: Settings, name: str, found: dict[str, list[Columns]]) -> 
         cells.append(f"{mean(f['processor_seconds'] for f in own) / 60:.1f}" if own else "")
         lines.append(_line(cells))
     return "\n".join([*lines, "", *_differences(settings, name, found)])
+
+
+def _enough(keys: Iterable[str], found: dict[str, list[Columns]]) -> list[str]:
+    """Those of some columns that rest on enough questions."""
+    base = found["contrastive"][0]
+    few = (DECIDING, "probe of kinds|mAP")
+    return [k for k in keys if k in base and (k in few or len(base[k]) >= LEAST)]
 
 
 def _value(row: Row, key: str) -> str:
@@ -90,11 +96,7 @@ def _facts(settings: Settings, name: str) -> dict[str, list[dict[str, Any]]]:
 def _differences(settings: Settings, name: str, found: dict[str, list[Columns]]) -> list[str]:
     """What each arm has more than the one that it is compared with, corrected for the number of arms (Holm)."""
     arms = [a for a in settings.arms if a.name in found and a.against in found and a.against != a.name]
-    keys = [
-        k
-        for k in (DECIDING, "imagenet500|top-1", "wrong word|all")
-        if len(found["contrastive"][0].get(k, ())) >= LEAST
-    ]
+    keys = _enough((DECIDING, "imagenet500|top-1", "wrong word|all"), found)
     tests = {
         (a.name, key): _test(found[a.name], found[a.against], key, settings.resamples)
         for a in arms
@@ -112,7 +114,7 @@ def _differences(settings: Settings, name: str, found: dict[str, list[Columns]])
             cells.append(f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]")
             cells.append(f"{corrected[key][arm.name]:.3f}")
         before = float(np.mean([c[DECIDING].mean() for c in _paired(found, arm.name, arm.against)[1]]))
-        cells.append(f"{100 * tests[arm.name, DECIDING].difference / before:+.0f} %")
+        cells.append(f"{100 * tests[arm.name, DECIDING].difference / before:+.0f} %" if before else "")
         lines.append(_line(cells))
     return lines
 
