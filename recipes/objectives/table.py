@@ -148,7 +148,6 @@ def _way(settings: Settings, domain: str) -> str:
     for arm in settings.arms:
         if arm.name in few and arm.name != "contrastive":
             value = float(np.mean([c[DECIDING].mean() for c in few[arm.name]]))
-            lines.append(
-                _line([arm.name, f"{100 * value:.1f}", f"{100 * (value - start) / (end - start):+.0f} %"])
-            )
+            share = f"{100 * (value - start) / (end - start):+.0f} %" if end > start else ""
+            lines.append(_line([arm.name, f"{100 * value:.1f}", share]))
     return "\n".join(lines)
