@@ -61,7 +61,7 @@ def configuration(settings: Settings, name: str, seed: int) -> DclipConfig:
     """The tuning run of a setting with all its arms as variants."""
     domain, few = setting_of(settings, name)
     out = Path(settings.out)
-    arms = [a for a in settings.arms if not a.only or name in a.only]
+    arms = [a for a in settings.arms if a.fits(name)]
     run = str(out / f"{name}-draw{seed}")
 
     def placed(change: str) -> str:
