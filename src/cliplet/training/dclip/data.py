@@ -1,6 +1,5 @@
 """The data of a DCLIP run, without photos that cannot be read and training photos that another set holds."""
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from cliplet.errors import InputError
 from cliplet.files import write_atomically
 from cliplet.training.dclip.config import DclipConfig, ZeroShotConfig
 from cliplet.training.pairs import PairSet, read_pairs, readable, unreadable
+from cliplet.training.processes import say
 
 
 def file_name(name: str) -> str:
@@ -122,10 +122,9 @@ class RunData:
         if skipped:
             file = Path(config.out) / "skipped.txt"
             write_atomically(file, "".join(line + "\n" for line in skipped))
-            print(
+            say(
                 f"{len(skipped)} photos or captions left out, {len(left_out)} of them because they are in dev, tests "
-                f"or exclude; see {file}",
-                file=sys.stderr,
+                f"or exclude; see {file}"
             )
         if not any(len(rows) for rows in self.train.captions_of()):
             raise InputError("no training photo has a caption")

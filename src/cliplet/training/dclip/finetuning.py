@@ -31,6 +31,7 @@ from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.fit import BEST
 from cliplet.training.objectives.base import Objective, Setup
 from cliplet.training.pairs import PairSet, read_pairs, readable
+from cliplet.training.processes import first_alone
 from cliplet.training.rewriting import RewriteSettings, Rewriting, used_captions
 from cliplet.training.run_folder import claim_folder
 from cliplet.training.teacher_space import group_means
@@ -91,7 +92,8 @@ class FineTuning:
     def student(self, config: DclipConfig, seed: int) -> Path:
         """Train one student; its folder holds the tuned parameters."""
         folder = run_folder(config, seed)
-        claim_folder(folder, _trained_with(config), known_as=_complete)
+        with first_alone():
+            claim_folder(folder, _trained_with(config), known_as=_complete)
         if (folder / BEST).exists():
             return folder
         target = self.target(config, seed)
