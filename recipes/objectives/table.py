@@ -1,7 +1,7 @@
 """The tables of the bench, from what lies in its folder: values with intervals, and what each arm adds."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -20,9 +20,15 @@ SHOWN = {
     "probe|top-1": "21 classes, probe",
     "probe of kinds|mAP": "80 kinds, probe mAP", "imagenet500|top-1": "imagenet500", "wrong word|all": "wrong word",
     "both true|right": "both true", "phrases|right": "phrases",
+    "long T2I|R@1": "long T2I R@1", "drawn pairs|all|both right": "drawn pairs",
+    "drawn pairs|all|both right, bias-corrected": "drawn, corrected",
+    "natural quartets|all|both right": "quartets",
+    "natural quartets|all|both right, bias-corrected": "quartets, corrected",
 }  # fmt: skip
 """Columns of the first table of a setting, and their heads."""
 DECIDING = "T2I|R@1"
+LEAST = 100
+"""Questions without which a column is not shown."""
 
 
 def tables(settings: Settings) -> str:
@@ -49,7 +55,7 @@ def _head(cells: Sequence[str]) -> list[str]:
 
 def _setting(settings: Settings, name: str, found: dict[str, list[Columns]]) -> str:
     rows = make_rows(found, "contrastive", settings.resamples)
-    keys = [k for k in SHOWN if any(k in r.values for r in rows)]
+    keys = _enough(SHOWN, found)
     facts = _facts(settings, name)
     lines = [f"## {name}", "", *_head(["arm", "seeds", *[SHOWN[k] for k in keys], "s a step", "minutes"])]
     for row in rows:
@@ -60,6 +66,13 @@ def _setting(settings: Settings, name: str, found: dict[str, list[Columns]]) -> 
         cells.append(f"{mean(f['processor_seconds'] for f in own) / 60:.1f}" if own else "")
         lines.append(_line(cells))
     return "\n".join([*lines, "", *_differences(settings, name, found)])
+
+
+def _enough(keys: Iterable[str], found: dict[str, list[Columns]]) -> list[str]:
+    """Those of some columns that rest on enough questions."""
+    base = found["contrastive"][0]
+    few = (DECIDING, "probe of kinds|mAP")
+    return [k for k in keys if k in base and (k in few or len(base[k]) >= LEAST)]
 
 
 def _value(row: Row, key: str) -> str:
@@ -83,7 +96,7 @@ def _facts(settings: Settings, name: str) -> dict[str, list[dict[str, Any]]]:
 def _differences(settings: Settings, name: str, found: dict[str, list[Columns]]) -> list[str]:
     """What each arm has more than the one that it is compared with, corrected for the number of arms (Holm)."""
     arms = [a for a in settings.arms if a.name in found and a.against in found and a.against != a.name]
-    keys = [k for k in (DECIDING, "imagenet500|top-1", "wrong word|all") if k in found["contrastive"][0]]
+    keys = _enough((DECIDING, "imagenet500|top-1", "wrong word|all"), found)
     tests = {
         (a.name, key): _test(found[a.name], found[a.against], key, settings.resamples)
         for a in arms
@@ -101,7 +114,7 @@ def _differences(settings: Settings, name: str, found: dict[str, list[Columns]])
             cells.append(f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]")
             cells.append(f"{corrected[key][arm.name]:.3f}")
         before = float(np.mean([c[DECIDING].mean() for c in _paired(found, arm.name, arm.against)[1]]))
-        cells.append(f"{100 * tests[arm.name, DECIDING].difference / before:+.0f} %")
+        cells.append(f"{100 * tests[arm.name, DECIDING].difference / before:+.0f} %" if before else "")
         lines.append(_line(cells))
     return lines
 
@@ -115,7 +128,7 @@ def _paired(found: dict[str, list[Columns]], one: str, other: str) -> tuple[list
 def _test(one: list[Columns], other: list[Columns], key: str, resamples: int) -> PairedTest:
     """Mean over the seeds that both have, questions paired, photos resampled."""
     count = min(len(one), len(other))
-    group = one[0].get(key.split("|")[0] + "|photo")
+    group = one[0].get(key.rsplit("|", 1)[0] + "|photo")
     a, b = (np.mean([c[key] for c in runs[:count]], axis=0) for runs in (one, other))
     return paired_mean_test(a, b, group, resamples)
 
@@ -135,7 +148,6 @@ def _way(settings: Settings, domain: str) -> str:
     for arm in settings.arms:
         if arm.name in few and arm.name != "contrastive":
             value = float(np.mean([c[DECIDING].mean() for c in few[arm.name]]))
-            lines.append(
-                _line([arm.name, f"{100 * value:.1f}", f"{100 * (value - start) / (end - start):+.0f} %"])
-            )
+            share = f"{100 * (value - start) / (end - start):+.0f} %" if end > start else ""
+            lines.append(_line([arm.name, f"{100 * value:.1f}", share]))
     return "\n".join(lines)

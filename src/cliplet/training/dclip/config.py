@@ -274,6 +274,8 @@ class DclipConfig:
     settings. Your own is named as ``"module:attribute"``."""
     rewrites: RewriteSettings = field(default_factory=RewriteSettings)
     """Further wordings of the training captions, for the student."""
+    equal_captions: bool = False
+    """In measurements a caption fits every photo of its set that has it, for collections whose captions repeat."""
     exclude_alike: bool = True
     """Compare photos by their looks as well (a 256-bit difference hash), which finds copies of another size or format;
     else by name and content alone."""

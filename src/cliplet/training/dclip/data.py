@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cliplet.classification.labelled import read_class_names, read_labelled_photos
 from cliplet.data.duplicates import near_any, signatures
 from cliplet.errors import InputError
+from cliplet.evaluation.retrieval import equal_caption_pairs
 from cliplet.files import write_atomically
 from cliplet.training.dclip.config import DclipConfig, ZeroShotConfig
 from cliplet.training.pairs import PairSet, read_pairs, readable, unreadable
@@ -133,6 +134,12 @@ class RunData:
             self.sets[HELD_OUT] = held_out
         self.chooses = "dev" if "dev" in self.sets else HELD_OUT
         self.bare = bare_photos(config, rest, others, self.train)
+        self.equal_captions = config.equal_captions
+
+    def right(self, name: str) -> NDArray[np.int64]:
+        """Which photos each caption of a set fits: its own ``[captions]``, or (photo, caption) ``[pairs, 2]``."""
+        pairs = self.sets[name]
+        return equal_caption_pairs(pairs.captions, pairs.photo_of) if self.equal_captions else pairs.photo_of
 
 
 HELD_OUT = "held-out"

@@ -198,7 +198,7 @@ class FineTuning:
         dev = self.data.sets.get(name)
         if dev is None:
             return {}
-        values = recall_at_k(*self.embedded(name, dev.photos, dev.captions), dev.photo_of, ks=(1,))
+        values = recall_at_k(*self.embedded(name, dev.photos, dev.captions), self.data.right(name), ks=(1,))
         return {**values, "score": float(np.mean(list(values.values())))}
 
     def load_tuned(self, folder: Path, share: float) -> None:
@@ -226,7 +226,8 @@ class FineTuning:
         columns: Columns = {}
         for name, pairs in self.data.sets.items():
             embedded = self.embedded(name, pairs.photos, pairs.captions)
-            columns |= retrieval_columns(name, *embedded, pairs.photo_of)
+            right = self.data.right(name) if self.data.equal_captions else None
+            columns |= retrieval_columns(name, *embedded, pairs.photo_of, right)
         known = self.data.labelled
         if known is None:
             return columns

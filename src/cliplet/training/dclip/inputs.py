@@ -17,6 +17,7 @@ from cliplet.export.frozen import frozen
 from cliplet.models.fingerprint import state_fingerprint
 from cliplet.training.computed import computed
 from cliplet.training.config import AugmentConfig
+from cliplet.training.dclip.low_rank import is_matrix
 from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.pairs import PairSet, fingerprint
 from cliplet.training.processes import rank, world
@@ -45,7 +46,7 @@ class Learner:
         self.names = clip.named(patterns)
         if matrices:
             own = dict(clip.model.named_parameters())
-            self.names = [name for name in self.names if own[name].ndim == 2]
+            self.names = [name for name in self.names if is_matrix(own[name])]
             if not self.names:
                 raise InputError(
                     f"student.low_rank needs matrices; student.train={list(patterns)} names none, name such as those "
