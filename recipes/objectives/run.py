@@ -259,15 +259,15 @@ def _make_start(settings: Settings) -> None:
     start(features(settings), make_accelerator(cpu=True))
 
 
-def results(settings: Settings, name: str) -> dict[str, list[Columns]]:
-    """What is done in a setting: columns of the start and of each arm, one a seed."""
-    found: dict[str, list[Columns]] = {}
-    for root in sorted(Path(settings.out).glob(f"{name}-draw*")):
-        seed = root.name.removeprefix(f"{name}-draw")
-        for arm in (START, *(a.name for a in settings.arms)):
+def results(settings: Settings, name: str) -> dict[str, dict[int, Columns]]:
+    """What is done in a setting: columns of the start and of each arm, by seed."""
+    found: dict[str, dict[int, Columns]] = {}
+    roots = {int(r.name.rpartition("-draw")[2]): r for r in Path(settings.out).glob(f"{name}-draw*")}
+    for arm in (START, *(a.name for a in settings.arms)):
+        for seed, root in sorted(roots.items()):
             file = root / (START if arm == START else f"{arm}-seed{seed}") / RESULT
             if file.exists() and (arm == START or (file.parent / FACTS).exists()):
-                found.setdefault(arm, []).append(load_columns(file))
+                found.setdefault(arm, {})[seed] = load_columns(file)
     return found
 
 
