@@ -12,7 +12,7 @@ U+2029) shift all later captions there; here they separate words like a space.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import chain
 
@@ -30,6 +30,7 @@ Tokens = tuple[str, ...]
 
 _REMEMBERED_CHUNKS = 1 << 17  # entries in a memo before it starts afresh
 _REMEMBERED_LENGTH = 32  # longer chunks are rare and not worth the memory
+_TOGETHER = 1 << 12  # captions whose plain lines are found in one go
 _CONTEXT = 256  # characters of the following captions that a caption's end is first read with
 _FARTHEST = 1 << 20  # characters after which an unclosed tag is given up
 
@@ -63,17 +64,19 @@ def tokenize_many(captions: Iterable[str], *, joined: bool = True, tokenizer: st
     tables = _tables(check_tokenizer(tokenizer))
     if not joined or not lines:
         return [_alone(line, tables) for line in lines]
-    result: list[list[str]] = []
-    at, last, quick = 0, len(lines) - 1, tables.quick
-    while at < last:
-        tokens = quick(lines[at], False)
-        if tokens is None:
-            result.extend(_with_following(lines, at, tables))
-            at = len(result)
-        else:
-            result.append(tokens)
-            at += 1
-    return result if len(result) == len(lines) else [*result, _alone(lines[-1], tables)]
+    result = list(chain.from_iterable(map(tables.plain, _batches(lines[:-1]))))
+    done = 0
+    for at in [i for i, words in enumerate(result) if words is None]:
+        if at >= done:  # else a tag of a line before runs on into it
+            tokens = tables.by_words(lines[at], alone=False)
+            found = _with_following(lines, at, tables) if tokens is None else [tokens]
+            done = at + len(found)
+            result[at:done] = found
+    return result if len(result) == len(lines) else [*result, _alone(lines[-1], tables)]  # type: ignore[return-value]
+
+
+def _batches(lines: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (lines[first : first + _TOGETHER] for first in range(0, len(lines), _TOGETHER))
 
 
 def _lines(captions: Iterable[str]) -> list[str]:
@@ -81,12 +84,12 @@ def _lines(captions: Iterable[str]) -> list[str]:
     lines = list(captions)
     if set(map(type, lines)) <= {str} and "\n" not in "".join(lines):
         return lines
-    return [_one_line(caption) for caption in lines]
+    return [_one_line(line) if type(line) is not str or "\n" in line else line for line in lines]
 
 
 def _alone(line: str, tables: "_Tables") -> list[str]:
     """Tokens of a line with nothing after it."""
-    tokens = tables.quick(line, alone=True)
+    tokens = tables.plain([line])[0] or tables.by_words(line, alone=True)
     if tokens is not None:
         return tokens
     text = _utf16(line)
@@ -288,8 +291,13 @@ _ACTIONS: dict[str, Action] = {
 # Plain words that the grammar splits; every other run of two or more ASCII letters is one word.
 _SPLIT_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
 
-# Words of letters, the last of two or more, and perhaps a full stop, after it or apart.
-_PLAIN = re.compile(r"([A-Za-z ]*[A-Za-z]{2})(?:( ?)\.)? ?").fullmatch
+# Words that a full stop may belong to.
+_BEFORE_STOP = ABBREVIATED.union("abcdefghijklmnopqrstuvwxyz")
+
+# A line of words of letters and perhaps a full stop; or another line.
+_PLAIN = re.compile(r"([a-z ]*)\.? ?\n|.*\n").findall
+# A comma that is a token of its own whatever else the line holds.
+_COMMA = re.compile(r",(?<=[a-z]{2},)(?=[ \n])").sub
 
 
 class _Memo(dict[str, Tokens | None]):
@@ -356,14 +364,27 @@ class _Tables:
         self._alone = _Memo(self.lexer, "", dropped, at_end=True)
         self._before_blank = _Memo(self.lexer, " ", dropped, at_end=True)
 
-    def quick(self, line: str, alone: bool) -> list[str] | None:
+    def plain(self, lines: Sequence[str]) -> list[list[str] | None]:
+        """Tokens of each line of letters, spaces, common commas and perhaps a full stop; None for any other line."""
+        text = (
+            "\n".join([*lines, ""]).encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
+        )
+        text = _COMMA("" if "," in self._dropped else " ,", text)
+        result = [
+            words if words and words[-1] not in _BEFORE_STOP else None
+            for words in map(str.split, _PLAIN(text))
+        ]
+        if "." not in self._dropped:
+            result = [
+                [*words, "."] if words and "." in line else words
+                for words, line in zip(result, lines, strict=True)
+            ]
+        if not _SPLIT_WORDS.isdisjoint(chain.from_iterable(filter(None, result))):
+            return [words if words and _SPLIT_WORDS.isdisjoint(words) else None for words in result]
+        return result
+
+    def by_words(self, line: str, alone: bool) -> list[str] | None:
         """Tokens of a line from the memos; None when only reading it whole (or what comes after it) can tell."""
-        plain = _PLAIN(line)
-        if plain is not None:
-            letters, apart = plain.groups()
-            words = letters.lower().split()
-            if (apart != "" or words[-1] not in ABBREVIATED) and _SPLIT_WORDS.isdisjoint(words):
-                return words if apart is None or "." in self._dropped else [*words, "."]
         memo = self._alone if alone else self._before_line
         body = line
         if line[-1:] == " ":
