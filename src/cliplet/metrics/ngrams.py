@@ -113,12 +113,13 @@ def _numbered(
 ) -> Iterator[tuple[Ints, Ints, DistinctGrams]]:
     """For n = 1..max_order all n-grams, caption by caption: whose each is, its number, and what the numbers mean."""
     caption = np.repeat(np.arange(len(lengths)), lengths)  # [words] whose word it is
-    ends = np.repeat(np.cumsum(lengths), lengths)  # [words] where its caption ends
-    gram, here = flat, np.arange(len(flat))
+    here = np.arange(len(flat))
+    left = np.repeat(np.cumsum(lengths), lengths) - here  # [words] of its caption, from it on
+    gram = flat
     yield caption, gram, DistinctGrams(np.zeros(words, np.int64), np.arange(words))
     for n in range(2, max_order + 1):
-        keep = here + n <= ends[here]  # n-grams that still fit into their caption
-        gram, here = gram[keep], here[keep]
+        keep = left >= n  # n-grams that still fit into their caption
+        gram, here, left = gram[keep], here[keep], left[keep]
         different, gram = number(gram * words + flat[here + n - 1])
         yield caption[here], gram, DistinctGrams(*np.divmod(different, max(words, 1)))
 
@@ -173,7 +174,8 @@ class ReferenceOrder:
     keys: Ints  # [keys] image * width + gram, sorted, distinct
     starts: Ints  # [keys + 1] its rows in the arrays below
     reference: Ints  # [rows] which reference caption
-    count: Ints  # [rows] how often it has the n-gram
+    gram: Ints  # [rows] which n-gram
+    count: Ints  # [rows] how often the caption has it
     width: int  # number of n-grams that keys can tell apart
 
     @classmethod
@@ -182,7 +184,8 @@ class ReferenceOrder:
         keys = image * width + gram
         keys, order = sort(keys)
         starts = runs(keys)
-        return cls(keys[starts], np.append(starts, len(keys)), reference[order], count[order], width)
+        ends = np.append(starts, len(keys))
+        return cls(keys[starts], ends, reference[order], gram[order], count[order], width)
 
 
 @dataclass(frozen=True)
@@ -232,15 +235,21 @@ def _block(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]
         starts = runs(keys)
         count = np.diff(starts, append=len(keys))
         keys, where = np.divmod(keys[starts], most)
+        whose, gram = np.divmod(keys, width)
         mine = where == 0
-        of_candidate = np.divmod(keys[mine], width)
-        candidate_orders.append(Order(made_of.prefix, made_of.last, *of_candidate, count[mine]))
+        candidate_orders.append(Order(made_of.prefix, made_of.last, whose[mine], gram[mine], count[mine]))
         theirs = ~mine
         keys = keys[theirs]
         starts = runs(keys)
-        reference = first[keys // width] + where[theirs] - 1
         reference_orders.append(
-            ReferenceOrder(keys[starts], np.append(starts, len(keys)), reference, count[theirs], width)
+            ReferenceOrder(
+                keys=keys[starts],
+                starts=np.append(starts, len(keys)),
+                reference=(first[whose] + where)[theirs] - 1,
+                gram=gram[theirs],
+                count=count[theirs],
+                width=width,
+            )
         )
         all_orders.append(made_of)
     return Block(
