@@ -5,7 +5,6 @@ per order counts everything. Captions are taken in blocks of images, so the memo
 number of captions, only with the number of distinct n-grams where these must be kept (document frequencies).
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.errors import InputError
+from cliplet.metrics.numbered import GroupedCaptions, Ints, NumberedCaptions
 
-Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Caption = Sequence[str]  # the words of one caption
 
@@ -62,13 +61,8 @@ def encode(captions: Sequence[Caption]) -> tuple[Ints, Ints, list[str], list[int
     A token with white space inside counts as several words, as it does for the reference's ``str.split``; white space
     around one does not count.
     """
-    vocabulary: defaultdict[str, int] = defaultdict()
-    vocabulary.default_factory = vocabulary.__len__
-    lengths = np.fromiter(map(len, captions), np.int64, len(captions))
-    flat = np.fromiter(
-        map(vocabulary.__getitem__, chain.from_iterable(captions)), np.int64, int(lengths.sum())
-    )  # [words]
-    words = list(vocabulary)
+    numbered = captions if isinstance(captions, NumberedCaptions) else NumberedCaptions.of(captions)
+    flat, lengths, words = numbered.flat, numbered.lengths, numbered.words
     if " ".join(words).split() != words:
         return _part(flat, lengths, words)
     return flat, lengths, words, []
@@ -218,8 +212,12 @@ def blocks(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]
 
 def _block(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> Block:
     images = len(candidates)
-    flat, lengths, words, split = encode([*candidates, *chain.from_iterable(references)])
-    per_image = np.fromiter(map(len, references), np.int64, images)
+    if isinstance(candidates, NumberedCaptions) and isinstance(references, GroupedCaptions):
+        flat, lengths, words, split = encode(candidates.followed_by(references.captions))
+        per_image = references.sizes
+    else:
+        flat, lengths, words, split = encode([*candidates, *chain.from_iterable(references)])
+        per_image = np.fromiter(map(len, references), np.int64, images)
     first = np.cumsum(per_image) - per_image  # [images] the first reference
     image_of_reference = np.repeat(np.arange(images), per_image)
     image = np.append(np.arange(images), image_of_reference)  # [captions]
@@ -274,9 +272,12 @@ def check_captions(candidates: Sequence[Caption], references: Sequence[Sequence[
         )
     if not len(candidates):
         raise InputError("there are no captions to score")
-    if 0 in map(len, references):
-        index = [len(captions) for captions in references].index(0)
+    sizes = references.sizes.tolist() if isinstance(references, GroupedCaptions) else [*map(len, references)]
+    if 0 in sizes:
+        index = sizes.index(0)
         raise InputError(f"image {index} has no reference caption; leave it out or give it one")
+    if isinstance(candidates, NumberedCaptions) and isinstance(references, GroupedCaptions):
+        return
     if str in set(map(type, chain(candidates, chain.from_iterable(references)))):
         raise InputError(
             "captions must be lists of words; tokenise them first (cliplet.metrics.tokenizer.ptb.tokenize_many)"

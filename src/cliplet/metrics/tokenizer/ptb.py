@@ -49,7 +49,7 @@ def tokenize(caption: str, tokenizer: str = "ptb") -> list[str]:
     Any text is accepted; one without words gives an empty list. With ``ptb-punctuation`` punctuation stays, each mark
     as a token. Raises `InputError` if the caption is not a string or the tokeniser unknown.
     """
-    return _alone(_one_line(caption), _tables(check_tokenizer(tokenizer)))
+    return tokenize_many([caption], joined=False, tokenizer=tokenizer)[0]
 
 
 def tokenize_many(captions: Iterable[str], *, joined: bool = True, tokenizer: str = "ptb") -> list[list[str]]:
@@ -60,36 +60,44 @@ def tokenize_many(captions: Iterable[str], *, joined: bool = True, tokenizer: st
     With ``joined`` (the default) the result is the same as there. With ``joined=False`` every caption is read on
     its own, as by `tokenize`, whatever stands beside it. ``tokenizer`` as there.
     """
-    lines = _lines(captions)
-    tables = _tables(check_tokenizer(tokenizer))
-    if not joined or not lines:
-        return [_alone(line, tables) for line in lines]
-    result = list(chain.from_iterable(map(tables.plain, _batches(lines[:-1]))))
-    done = 0
-    for at in [i for i, words in enumerate(result) if words is None]:
-        if at >= done:  # else a tag of a line before runs on into it
+    lines, tables = lines_of(captions), tables_of(tokenizer)
+    result = list(chain.from_iterable(map(tables.plain, _batches(lines))))
+    odd = [i for i, words in enumerate(result) if words is None]
+    for i, words in read_odd(lines, odd, tables, joined).items():
+        result[i] = words
+    return result  # type: ignore[return-value]
+
+
+def read_odd(
+    lines: Sequence[str], odd: Iterable[int], tables: "_Tables", joined: bool
+) -> dict[int, list[str]]:
+    """The words of lines that are not plain, and of those into which a tag of such a line runs on."""
+    found: dict[int, list[str]] = {}
+    last = len(lines) - 1
+    for at in odd:
+        if not joined or at == last:
+            found.setdefault(at, _alone(lines[at], tables))
+        elif at not in found:
             tokens = tables.by_words(lines[at], alone=False)
-            found = _with_following(lines, at, tables) if tokens is None else [tokens]
-            done = at + len(found)
-            result[at:done] = found
-    return result if len(result) == len(lines) else [*result, _alone(lines[-1], tables)]  # type: ignore[return-value]
+            found.update(
+                enumerate(_with_following(lines, at, tables) if tokens is None else [tokens], start=at)
+            )
+    return found
 
 
 def _batches(lines: Sequence[str]) -> Iterator[Sequence[str]]:
     return (lines[first : first + _TOGETHER] for first in range(0, len(lines), _TOGETHER))
 
 
-def _lines(captions: Iterable[str]) -> list[str]:
+def lines_of(captions: Iterable[str]) -> list[str]:
     """The captions, each without line ends inside."""
     lines = list(captions)
-    if set(map(type, lines)) <= {str} and "\n" not in "".join(lines):
-        return lines
     return [_one_line(line) if type(line) is not str or "\n" in line else line for line in lines]
 
 
 def _alone(line: str, tables: "_Tables") -> list[str]:
     """Tokens of a line with nothing after it."""
-    tokens = tables.plain([line])[0] or tables.by_words(line, alone=True)
+    tokens = tables.by_words(line, alone=True)
     if tokens is not None:
         return tokens
     text = _utf16(line)
@@ -296,10 +304,10 @@ _ACTIONS: dict[str, Action] = {
 }
 
 # Plain words that the grammar splits; every other run of two or more ASCII letters is one word.
-_SPLIT_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
+SPLIT_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
 
 # Words that a full stop may belong to.
-_BEFORE_STOP = ABBREVIATED.union("abcdefghijklmnopqrstuvwxyz")
+BEFORE_STOP = ABBREVIATED.union("abcdefghijklmnopqrstuvwxyz")
 
 # A line of words of letters and perhaps a full stop; or another line.
 _PLAIN = re.compile(r"([a-z ]*)\.? ?\n|.*\n").findall
@@ -334,7 +342,7 @@ class _Memo(dict[str, Tokens | None]):
         word, mark = (chunk[:-1], chunk[-1]) if chunk[-1:] in self._marks else (chunk, "")
         if len(word) > 1 and word.isascii() and word.isalpha():
             word = word.lower()
-            if word not in _SPLIT_WORDS and not (mark == "." and word in ABBREVIATED):
+            if word not in SPLIT_WORDS and not (mark == "." and word in ABBREVIATED):
                 return self._keep(chunk, (word, mark) if mark and mark not in self._dropped else (word,))
         return self._keep(chunk, self._read(chunk, self._follower))
 
@@ -387,7 +395,7 @@ class _Tables:
         known = _Known()
         one_for_all = known.__getitem__
         result = [
-            [*map(one_for_all, words)] if words and words[-1] not in _BEFORE_STOP else None
+            [*map(one_for_all, words)] if words and words[-1] not in BEFORE_STOP else None
             for words in map(str.split, _PLAIN(text))
         ]
         if "." not in self._dropped:
@@ -395,8 +403,8 @@ class _Tables:
                 [*words, "."] if words and "." in line else words
                 for words, line in zip(result, lines, strict=True)
             ]
-        if not _SPLIT_WORDS.isdisjoint(known):
-            return [words if words and _SPLIT_WORDS.isdisjoint(words) else None for words in result]
+        if not SPLIT_WORDS.isdisjoint(known):
+            return [words if words and SPLIT_WORDS.isdisjoint(words) else None for words in result]
         return result
 
     def by_words(self, line: str, alone: bool) -> list[str] | None:
@@ -410,7 +418,7 @@ class _Tables:
         if last and head.isascii() and head.replace(" ", "").isalpha():  # words of letters, then anything
             words = head.lower().split()
             final = memo[last]
-            if final is not None and _SPLIT_WORDS.isdisjoint(words):
+            if final is not None and SPLIT_WORDS.isdisjoint(words):
                 words.extend(final)
                 return words
         return self._by_chunks(line, alone)
@@ -444,3 +452,8 @@ def _lexer() -> _Lexer:
 @cache
 def _tables(tokenizer: str = "ptb") -> _Tables:
     return _Tables(PUNCTUATION if tokenizer == "ptb" else frozenset())
+
+
+def tables_of(tokenizer: str) -> _Tables:
+    """The tables of a tokeniser; raises InputError if it is unknown."""
+    return _tables(check_tokenizer(tokenizer))
