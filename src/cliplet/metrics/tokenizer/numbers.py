@@ -102,6 +102,6 @@ def _numbers(raw: _Bytes, start: Ints, size: Ints) -> tuple[Ints, list[str]]:
 
 
 def _among(number: Ints, known: dict[str, int], words: frozenset[str]) -> _Flags:
-    flags = np.zeros(len(known), bool)
+    flags = np.zeros(max(len(known), 1), bool)  # one even where there is no word: no one asks for it
     flags[[known[word] for word in words if word in known]] = True
     return flags[number]
