@@ -26,8 +26,9 @@ PIECES = [
 
 @pytest.fixture(autouse=True)
 def however_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path of many captions, also for one."""
+    """The path of many captions, also for one, and in several parts."""
     monkeypatch.setattr(numbers, "_FEWEST", 1)
+    monkeypatch.setattr(numbers, "_TOGETHER", 50)
 
 
 def assert_same_words(captions: list[str]) -> None:
@@ -49,7 +50,6 @@ def test_words_are_those_of_lists(kind: str) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(PIECES), max_size=8).map("".join), min_size=1, max_size=8))
 def test_words_of_any_captions_are_those_of_lists(captions: list[str]) -> None:
-    numbers._FEWEST = 1
     assert_same_words(captions)
 
 

@@ -13,6 +13,7 @@ from cliplet.metrics.numbered import Ints, NumberedCaptions, in_order, numbering
 from cliplet.metrics.tokenizer import ptb
 
 _LONGEST = 16  # letters of a word that two integers hold
+_TOGETHER = 1 << 15  # captions whose bytes are in memory at once
 _FEWEST = 64  # captions below which lists are quicker
 _Bytes = NDArray[np.uint8]
 _Flags = NDArray[np.bool_]
@@ -23,9 +24,10 @@ def number_many(captions: Iterable[str], *, joined: bool = True, tokenizer: str 
     lines, tables = ptb.lines_of(captions), ptb.tables_of(tokenizer)
     if tokenizer != "ptb" or len(lines) < _FEWEST:
         return NumberedCaptions.of(ptb.tokenize_many(lines, joined=joined, tokenizer=tokenizer))
-    flat, lengths, words, plain = _plain(lines)
+    known = numbering()
+    parts = [_plain(lines[i : i + _TOGETHER], known) for i in range(0, len(lines), _TOGETHER)]
+    flat, lengths, plain = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     odd = ptb.read_odd(lines, np.flatnonzero(~plain).tolist(), tables, joined)
-    known = numbering(words)
     if odd:
         at = sorted(odd)
         plain[at] = False  # a tag may run on into a plain caption
@@ -40,12 +42,14 @@ def number_many(captions: Iterable[str], *, joined: bool = True, tokenizer: str 
     return NumberedCaptions(flat, lengths, words)
 
 
-def _plain(lines: Sequence[str]) -> tuple[Ints, Ints, list[str], _Flags]:
-    """Numbers of words, how many each line has, words by number, and which lines are plain: of others none is right."""
+def _plain(lines: Sequence[str], known: dict[str, int]) -> tuple[Ints, Ints, _Flags]:
+    """Numbers of the lines' words, how many each line has, and which lines are plain: of the others nothing is right.
+
+    ``known`` are the numbers of words, which grow.
+    """
     text = "\n".join(lines).encode("utf-8", "surrogatepass").lower()
-    raw = np.frombuffer(
-        b"\n\n%b\n%b" % (text, bytes(_LONGEST)), np.uint8
-    )  # a line's end is two bytes or more away
+    # bytes around the text spare all looks before and after a place the question whether it is there
+    raw = np.frombuffer(b"\n\n%b\n%b" % (text, bytes(_LONGEST)), np.uint8)
     inner = raw[2:-_LONGEST]
     letter = raw - np.uint8(97) < 26
     ends = np.flatnonzero(inner == 10) + 2
@@ -60,14 +64,14 @@ def _plain(lines: Sequence[str]) -> tuple[Ints, Ints, list[str], _Flags]:
     plain &= lengths > 0
 
     keep, stops = plain[line], raw[start + size] == 46
-    number = np.zeros(len(start), np.int64)  # of words in lines that are not plain no one asks
+    number = np.zeros(len(start), np.int64)
     start, size = start[keep], size[keep]
-    number[keep], words = _numbers(raw, start, size)
-    known = {word: i for i, word in enumerate(words)}
+    own, words = _numbers(raw, start, size)
+    number[keep] = np.array([known[word] for word in words], np.int64)[own]
     last = np.cumsum(lengths)[plain] - 1
     plain[np.flatnonzero(plain)[stops[last] & _among(number[last], known, ptb.BEFORE_STOP)]] = False
     plain[line[keep & _among(number, known, ptb.SPLIT_WORDS)]] = False
-    return number, lengths, words, plain
+    return number, lengths, plain
 
 
 def _not_plain(raw: _Bytes, letter: _Flags) -> Ints:
@@ -92,11 +96,8 @@ def _numbers(raw: _Bytes, start: Ints, size: Ints) -> tuple[Ints, list[str]]:
     place = np.full(len(heads) + len(longs), -1)
     place[number] = np.arange(len(number))  # any place of each word
     used = place >= 0  # else only the beginning of a longer word
-    text, first, end = (
-        raw.tobytes().decode("ascii", "replace"),
-        start[place[used]],
-        (start + size)[place[used]],
-    )
+    first, end = start[place[used]], (start + size)[place[used]]
+    text = raw.tobytes().decode("ascii", "replace")
     words = [text[a:b] for a, b in zip(first.tolist(), end.tolist(), strict=True)]
     return (np.cumsum(used) - 1)[number], words
 
