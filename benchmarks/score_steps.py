@@ -15,7 +15,7 @@ import json
 import tarfile
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,10 +128,10 @@ def show_operators(encoder: OnnxEncoder, photos: list[bytes], repeat: int) -> No
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             node = event["args"]["op_name"], event["name"]
             least[node] = min(least.get(node, float("inf")), event["dur"])
-    by_operator: Counter[str] = Counter()
+    by_operator: defaultdict[str, float] = defaultdict(float)
     for (operator, _), microseconds in least.items():
         by_operator[operator] += microseconds / 8000
-    for operator, milliseconds in by_operator.most_common(5):
+    for operator, milliseconds in sorted(by_operator.items(), key=lambda item: -item[1])[:5]:
         print(f"    {operator:<18} {milliseconds:7.3f} ms")
 
 

@@ -13,7 +13,7 @@ from cliplet.metrics.numbered import Ints, NumberedCaptions, in_order, numbering
 from cliplet.metrics.tokenizer import ptb
 
 _LONGEST = 16  # letters of a word that two integers hold
-_TOGETHER = 1 << 15  # captions whose bytes are in memory at once
+_TOGETHER = 1 << 13  # captions whose bytes are in memory at once; few enough to stay in the cache
 _FEWEST = 64  # captions below which lists are quicker
 _Bytes = NDArray[np.uint8]
 _Flags = NDArray[np.bool_]
