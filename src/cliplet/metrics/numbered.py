@@ -1,7 +1,7 @@
 """Tokenised captions kept as numbers, which is all that counting takes; lists of words are made when asked for."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain, count
 from typing import Any
@@ -55,6 +55,9 @@ class NumberedCaptions(Sequence[list[str]]):
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def __iter__(self) -> Iterator[list[str]]:
+        return iter(self.lists)
+
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return self if _everything(index, len(self)) else self.lists[index]
@@ -83,6 +86,9 @@ class GroupedCaptions(Sequence[list[list[str]]]):
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+    def __iter__(self) -> Iterator[list[list[str]]]:
+        return iter(self.lists)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
