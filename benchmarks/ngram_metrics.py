@@ -30,7 +30,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 from tests.shared_data import data_root
 
-from cliplet.metrics.registry import word_scores
+from cliplet.metrics.registry import reference_scores
 from cliplet.metrics.tokenizer import ptb as ptb_tokenizer
 from cliplet.rewards import CiderReward
 
@@ -74,20 +74,13 @@ def theirs(references: dict[int, list[str]], results: dict[int, str]) -> tuple[S
 
 
 def ours(references: dict[int, list[str]], results: dict[int, str]) -> tuple[Steps, dict[str, Any]]:
-    """cliplet, as from a cold start."""
+    """cliplet as `cliplet score` runs it, from a cold start."""
     ptb_tokenizer._tables.cache_clear()
     steps: Steps = {}
-
-    def tokenise() -> tuple[list, list]:
-        words = iter(ptb_tokenizer.tokenize_many([c for group in references.values() for c in group]))
-        grouped = [list(islice(words, len(group))) for group in references.values()]
-        return ptb_tokenizer.tokenize_many(list(results.values())), grouped
-
-    candidates, grouped = timed(steps, "tokenise", tokenise)
-    names = ("bleu", "rouge", "cider")
-    scores = timed(steps, "BLEU + ROUGE-L + CIDEr-D", lambda: word_scores(candidates, grouped, names))
+    said, groups, names = list(results.values()), list(references.values()), ("bleu", "rouge", "cider")
+    scores = timed(steps, "all together", lambda: reference_scores(said, groups, None, names))
     bleu = [f"BLEU-{n}" for n in range(1, 5)]
-    corpus = {name: statistic.corpus() for name, statistic in scores.statistics.items()}
+    corpus = timed(steps, "corpus", lambda: {n: s.corpus() for n, s in scores.statistics.items()})
     return steps, {
         "bleu": ([corpus[name] for name in bleu], np.stack([scores.per_caption[name] for name in bleu])),
         "rouge_l": (corpus["ROUGE-L"], scores.per_caption["ROUGE-L"]),

@@ -1,8 +1,10 @@
 """Where a model computes and in which precision: names, the choice, errors before work, halved batches."""
 
 import os
+import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -283,8 +285,21 @@ def test_versions_name_the_wheel_that_replaces_onnxruntime(monkeypatch):
         return "1.31.1" if name == "onnxruntime-gpu" else real(name)
 
     real = metadata.version
+    facts = "onnxruntime.capi.build_and_package_info"
     monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.delitem(sys.modules, facts, raising=False)
     assert versions()["onnxruntime"] == "1.31.1 (onnxruntime-gpu)"
+    monkeypatch.setitem(
+        sys.modules, facts, SimpleNamespace(__version__="1.31.2", package_name="onnxruntime-gpu")
+    )
+    assert versions()["onnxruntime"] == "1.31.2 (onnxruntime-gpu)"
+
+
+def test_versions_of_what_is_in_use_are_those_installed():
+    assert {"numpy", "PIL", "onnxruntime", "tokenizers"} <= set(sys.modules)
+    found = versions()
+    for name in ("cliplet", "numpy", "pillow", "onnxruntime", "tokenizers"):
+        assert found[name] == metadata.version(name)
 
 
 BY_OPENVINO = """

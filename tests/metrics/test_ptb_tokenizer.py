@@ -132,7 +132,7 @@ def go(state: int, symbol: int) -> int:
 
 def states_after_letters() -> set[tuple[int, str]]:
     """Every state of the grammar after two or more letters, with the letters while they can be a special word."""
-    special = {word[:k] for word in ABBREVIATED | ptb_tokenizer._SPLIT_WORDS for k in range(len(word) + 1)}
+    special = {word[:k] for word in ABBREVIATED | ptb_tokenizer.SPLIT_WORDS for k in range(len(word) + 1)}
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
     symbols = GRAMMAR.lexer.symbols(letters)
     todo = {(go(0, symbol), letter.lower()) for letter, symbol in zip(letters, symbols, strict=True)}
@@ -159,7 +159,7 @@ def test_a_run_of_letters_is_one_word_before_a_blank_a_comma_or_a_last_period() 
     split = set()
     for state, text in states_after_letters():
         action = actions[scanner.accepts[state]]
-        if text in ptb_tokenizer._SPLIT_WORDS:
+        if text in ptb_tokenizer.SPLIT_WORDS:
             split.add(action)
             continue
         assert action in {"keep", "word"}
@@ -173,7 +173,7 @@ def test_a_run_of_letters_is_one_word_before_a_blank_a_comma_or_a_last_period() 
     assert split == {"split2", "split3"}
 
 
-@pytest.mark.parametrize("word", sorted(ABBREVIATED | ptb_tokenizer._SPLIT_WORDS))
+@pytest.mark.parametrize("word", sorted(ABBREVIATED | ptb_tokenizer.SPLIT_WORDS))
 def test_special_words_are_left_to_the_grammar(word: str) -> None:
     for spelt in (word, word.upper(), word.capitalize()):
         for text in (f"a {spelt}. ", f"a {spelt}.", f"the {spelt}, x", f"{spelt}. A", spelt, f"{spelt}. 5"):
@@ -184,8 +184,8 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ptb_tokenizer, "_REMEMBERED_CHUNKS", 50)
     tables = ptb_tokenizer._Tables()
     for number in range(500):
-        tables.quick(f"w{number} x{number}. y{number}z. end", alone=False)
-        tables.quick("long" * 100 + f"{number}", alone=False)
+        tables.by_words(f"w{number} x{number}. y{number}z. end", alone=False)
+        tables.by_words("long" * 100 + f"{number}", alone=False)
     assert max(len(memo) for memo in vars(tables).values() if isinstance(memo, dict)) <= 50
 
 

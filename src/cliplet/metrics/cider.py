@@ -131,9 +131,9 @@ def cider_of_block(
 
 def _idf_of(block: Block) -> list[Floats]:
     """The weights of a block's n-grams if its references are the whole corpus."""
+    weights = np.log(float(block.images)) - np.log(np.maximum(np.arange(block.images + 1), 1))
     return [
-        np.log(float(block.images))
-        - np.log(np.maximum(np.bincount(order.keys % order.width, minlength=order.width), 1))
+        weights[np.bincount(order.gram[order.starts[:-1]], minlength=order.width)]
         for order in block.references
     ]
 
@@ -161,8 +161,7 @@ class VectorOrder:
     @classmethod
     def build(cls, order: ReferenceOrder, weights: Floats, references: int) -> "VectorOrder":
         """Weigh the counts; ``weights`` [width] are those of the n-grams."""
-        gram = np.repeat(order.keys % order.width, np.diff(order.starts))  # [rows]
-        value = order.count * weights[gram] if len(gram) else np.zeros(0)
+        value = order.count * weights[order.gram] if len(order.gram) else np.zeros(0)
         return cls(
             order.keys,
             order.starts,

@@ -5,7 +5,6 @@ per order counts everything. Captions are taken in blocks of images, so the memo
 number of captions, only with the number of distinct n-grams where these must be kept (document frequencies).
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.errors import InputError
+from cliplet.metrics.numbered import GroupedCaptions, Ints, NumberedCaptions
 
-Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Caption = Sequence[str]  # the words of one caption
 
@@ -24,12 +23,9 @@ BLOCK_IMAGES = 20_000  # images whose n-grams are in memory at once
 
 
 @dataclass(frozen=True)
-class Order:
-    """Counts of the n-grams of one length n: one row per caption and distinct n-gram, sorted by both."""
+class DistinctGrams:
+    """The different n-grams of one length n, by their numbers."""
 
-    caption: Ints  # [rows]
-    gram: Ints  # [rows] which n-gram, 0..distinct-1
-    count: Ints  # [rows] how often the caption has it
     prefix: Ints  # [distinct] the (n-1)-gram it begins with; 0 for n = 1
     last: Ints  # [distinct] its last word
 
@@ -37,6 +33,15 @@ class Order:
     def distinct(self) -> int:
         """Number of different n-grams."""
         return len(self.last)
+
+
+@dataclass(frozen=True)
+class Order(DistinctGrams):
+    """Counts of the n-grams of one length n: one row per caption and distinct n-gram, sorted by both."""
+
+    caption: Ints  # [rows]
+    gram: Ints  # [rows] which n-gram, 0..distinct-1
+    count: Ints  # [rows] how often the caption has it
 
 
 @dataclass(frozen=True)
@@ -53,49 +58,64 @@ class NgramCounts:
 def encode(captions: Sequence[Caption]) -> tuple[Ints, Ints, list[str], list[int]]:
     """Captions as one run of word numbers, the length of each, the vocabulary, and which captions had a token split.
 
-    A token with white space inside counts as several words, as it does for the reference's ``str.split``.
+    A token with white space inside counts as several words, as it does for the reference's ``str.split``; white space
+    around one does not count.
     """
-    vocabulary: defaultdict[str, int] = defaultdict()
-    vocabulary.default_factory = vocabulary.__len__
-    lengths = np.fromiter(map(len, captions), np.int64, len(captions))
-    flat = np.fromiter(
-        map(vocabulary.__getitem__, chain.from_iterable(captions)), np.int64, int(lengths.sum())
-    )  # [words]
-    words = list(vocabulary)
-    if len(" ".join(words).split()) != len(words):
-        several = [number for number, word in enumerate(words) if len(word.split()) != 1]
-        owner = np.repeat(np.arange(len(lengths)), lengths)[np.isin(flat, several)]
-        parted = list(captions)
-        split = sorted(set(owner.tolist()))
-        for index in split:
-            parted[index] = " ".join(parted[index]).split()
-        return *encode(parted)[:3], split
+    numbered = captions if isinstance(captions, NumberedCaptions) else NumberedCaptions.of(captions)
+    flat, lengths, words = numbered.flat, numbered.lengths, numbered.words
+    if " ".join(words).split() != words:
+        return _part(flat, lengths, words)
     return flat, lengths, words, []
+
+
+def _part(flat: Ints, lengths: Ints, words: list[str]) -> tuple[Ints, Ints, list[str], list[int]]:
+    """As `encode`, with words parted at white space, numbered by where they come first."""
+    found = " ".join(words).split()
+    vocabulary = {part: i for i, part in enumerate(dict.fromkeys(found))}
+    parts, changed = np.ones(len(words), np.int64), np.zeros(len(words), bool)
+    for i, word in enumerate(words):
+        if word not in vocabulary:
+            parts[i], changed[i] = len(word.split()), True
+    many = parts[flat]
+    first = (np.cumsum(parts) - parts)[flat] - (np.cumsum(many) - many)
+    caption = np.repeat(np.arange(len(lengths)), lengths)
+    return (
+        np.array([vocabulary[part] for part in found], np.int64)[
+            np.repeat(first, many) + np.arange(int(many.sum()))
+        ],
+        np.bincount(np.repeat(caption, many), minlength=len(lengths)),
+        list(vocabulary),
+        distinct(caption[changed[flat]]).tolist(),
+    )
 
 
 def count_ngrams(captions: Sequence[Caption], max_order: int = MAX_ORDER) -> NgramCounts:
     """Count the n-grams of every caption, n = 1..max_order."""
     flat, lengths, words, split = encode(captions)
-    caption = np.repeat(np.arange(len(lengths)), lengths)  # [words] whose word it is
-    ends = np.repeat(np.cumsum(lengths), lengths)  # [words] where its caption ends
-    place = np.arange(len(flat))
-    gram, here = flat, place
-    orders = [_order(caption, gram, np.zeros(len(words), np.int64), np.arange(len(words)))]
-    for n in range(2, max_order + 1):
-        keep = here + n <= ends[here]  # n-grams that still fit into their caption
-        gram, here = gram[keep], here[keep]
-        keys = gram * len(words) + flat[here + n - 1]
-        different, gram = number(keys)
-        prefix, last = np.divmod(different, max(len(words), 1))
-        orders.append(_order(caption[here], gram, prefix, last))
+    orders = []
+    for caption, gram, made_of in _numbered(flat, lengths, len(words), max_order):
+        width = max(made_of.distinct, 1)
+        keys = np.sort(caption * width + gram)
+        starts = runs(keys)
+        caption, gram = np.divmod(keys[starts], width)
+        orders.append(Order(made_of.prefix, made_of.last, caption, gram, np.diff(starts, append=len(keys))))
     return NgramCounts(words, flat, lengths, tuple(orders), split)
 
 
-def _order(caption: Ints, gram: Ints, prefix: Ints, last: Ints) -> Order:
-    width = max(len(last), 1)
-    keys = np.sort(caption * width + gram)
-    starts = runs(keys)
-    return Order(*np.divmod(keys[starts], width), np.diff(starts, append=len(keys)), prefix, last)
+def _numbered(
+    flat: Ints, lengths: Ints, words: int, max_order: int
+) -> Iterator[tuple[Ints, Ints, DistinctGrams]]:
+    """For n = 1..max_order all n-grams, caption by caption: whose each is, its number, and what the numbers mean."""
+    caption = np.repeat(np.arange(len(lengths)), lengths)  # [words] whose word it is
+    here = np.arange(len(flat))
+    left = np.repeat(np.cumsum(lengths), lengths) - here  # [words] of its caption, from it on
+    gram = flat
+    yield caption, gram, DistinctGrams(np.zeros(words, np.int64), np.arange(words))
+    for n in range(2, max_order + 1):
+        keep = left >= n  # n-grams that still fit into their caption
+        gram, here, left = gram[keep], here[keep], left[keep]
+        different, gram = number(gram * words + flat[here + n - 1])
+        yield caption[here], gram, DistinctGrams(*np.divmod(different, max(words, 1)))
 
 
 def runs(sorted_keys: Ints) -> Ints:
@@ -148,7 +168,8 @@ class ReferenceOrder:
     keys: Ints  # [keys] image * width + gram, sorted, distinct
     starts: Ints  # [keys + 1] its rows in the arrays below
     reference: Ints  # [rows] which reference caption
-    count: Ints  # [rows] how often it has the n-gram
+    gram: Ints  # [rows] which n-gram
+    count: Ints  # [rows] how often the caption has it
     width: int  # number of n-grams that keys can tell apart
 
     @classmethod
@@ -157,7 +178,8 @@ class ReferenceOrder:
         keys = image * width + gram
         keys, order = sort(keys)
         starts = runs(keys)
-        return cls(keys[starts], np.append(starts, len(keys)), reference[order], count[order], width)
+        ends = np.append(starts, len(keys))
+        return cls(keys[starts], ends, reference[order], gram[order], count[order], width)
 
 
 @dataclass(frozen=True)
@@ -171,7 +193,7 @@ class Block:
     image_of_reference: Ints  # [references]
     references_of_image: Ints  # [images] how many
     split: list[int]  # images of which a caption's token with white space inside counts as several words
-    all_orders: tuple[Order, ...]  # candidates and references; gram numbers are shared
+    all_orders: tuple[DistinctGrams, ...]  # of candidates and references; gram numbers are shared
     candidates: tuple[Order, ...]
     references: tuple[ReferenceOrder, ...]
 
@@ -190,31 +212,53 @@ def blocks(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]
 
 def _block(candidates: Sequence[Caption], references: Sequence[Sequence[Caption]]) -> Block:
     images = len(candidates)
-    counts = count_ngrams([*candidates, *chain.from_iterable(references)])
-    per_image = np.fromiter(map(len, references), np.int64, images)
+    if isinstance(candidates, NumberedCaptions) and isinstance(references, GroupedCaptions):
+        flat, lengths, words, split = encode(candidates.followed_by(references.captions))
+        per_image = references.sizes
+    else:
+        flat, lengths, words, split = encode([*candidates, *chain.from_iterable(references)])
+        per_image = np.fromiter(map(len, references), np.int64, images)
+    first = np.cumsum(per_image) - per_image  # [images] the first reference
     image_of_reference = np.repeat(np.arange(images), per_image)
-    candidate_orders, reference_orders = [], []
-    for order in counts.orders:
-        cut = int(np.searchsorted(order.caption, images))
-        candidate_orders.append(
-            Order(order.caption[:cut], order.gram[:cut], order.count[:cut], order.prefix, order.last)
-        )
-        reference = order.caption[cut:] - images
-        image = image_of_reference[reference]
+    image = np.append(np.arange(images), image_of_reference)  # [captions]
+    place = np.append(
+        np.zeros(images, np.int64), 1 + np.arange(len(image_of_reference)) - first[image_of_reference]
+    )
+    most = int(per_image.max()) + 1
+    all_orders, candidate_orders, reference_orders = [], [], []
+    for caption, gram, made_of in _numbered(flat, lengths, len(words), MAX_ORDER):
+        width = max(made_of.distinct, 1)
+        # one sort by image, n-gram and place in the image: its candidate, then its references
+        keys = np.sort((image * (width * most) + place)[caption] + gram * most)
+        starts = runs(keys)
+        count = np.diff(starts, append=len(keys))
+        keys, where = np.divmod(keys[starts], most)
+        whose, gram = np.divmod(keys, width)
+        mine = where == 0
+        candidate_orders.append(Order(made_of.prefix, made_of.last, whose[mine], gram[mine], count[mine]))
+        theirs = ~mine
+        keys = keys[theirs]
+        starts = runs(keys)
         reference_orders.append(
-            ReferenceOrder.build(
-                image, order.gram[cut:], reference, order.count[cut:], max(order.distinct, 1)
+            ReferenceOrder(
+                keys=keys[starts],
+                starts=np.append(starts, len(keys)),
+                reference=(first[whose] + where)[theirs] - 1,
+                gram=gram[theirs],
+                count=count[theirs],
+                width=width,
             )
         )
+        all_orders.append(made_of)
     return Block(
-        words=counts.words,
-        flat=counts.flat,
-        split=[i if i < images else int(image_of_reference[i - images]) for i in counts.split],
-        candidate_lengths=counts.lengths[:images],
-        reference_lengths=counts.lengths[images:],
+        words=words,
+        flat=flat,
+        split=[int(i) for i in image[split]],
+        candidate_lengths=lengths[:images],
+        reference_lengths=lengths[images:],
         image_of_reference=image_of_reference,
         references_of_image=per_image,
-        all_orders=counts.orders,
+        all_orders=tuple(all_orders),
         candidates=tuple(candidate_orders),
         references=tuple(reference_orders),
     )
@@ -228,9 +272,12 @@ def check_captions(candidates: Sequence[Caption], references: Sequence[Sequence[
         )
     if not len(candidates):
         raise InputError("there are no captions to score")
-    if 0 in map(len, references):
-        index = [len(captions) for captions in references].index(0)
+    sizes = references.sizes.tolist() if isinstance(references, GroupedCaptions) else [*map(len, references)]
+    if 0 in sizes:
+        index = sizes.index(0)
         raise InputError(f"image {index} has no reference caption; leave it out or give it one")
+    if isinstance(candidates, NumberedCaptions) and isinstance(references, GroupedCaptions):
+        return
     if str in set(map(type, chain(candidates, chain.from_iterable(references)))):
         raise InputError(
             "captions must be lists of words; tokenise them first (cliplet.metrics.tokenizer.ptb.tokenize_many)"

@@ -17,7 +17,9 @@ from cliplet.metrics._document_frequencies import DocumentFrequencies
 from cliplet.metrics.base import Corpus, ReferenceMetric, ReferenceScores, check_distinct
 from cliplet.metrics.clipscore import MODEL_SCORES
 from cliplet.metrics.ngrams import BLOCK_IMAGES, Caption, blocks, check_captions
-from cliplet.metrics.tokenizer.ptb import PUNCTUATION, check_tokenizer, tokenize_many
+from cliplet.metrics.numbered import GroupedCaptions
+from cliplet.metrics.tokenizer.numbers import number_many
+from cliplet.metrics.tokenizer.ptb import PUNCTUATION, check_tokenizer
 
 __all__ = [
     "METRICS",
@@ -129,9 +131,9 @@ def reference_scores(
     check_tokenizer(tokenizer)
     if not captions or not chosen:
         return ReferenceScores()
-    words = _tokens(captions, joined, tokenizer)
-    flat = iter(_tokens(list(chain.from_iterable(references)), joined, tokenizer))
-    reference_words = [[next(flat) for _ in group] for group in references]
+    words = number_many(captions, joined=joined, tokenizer=tokenizer)
+    flat = number_many(chain.from_iterable(references), joined=joined, tokenizer=tokenizer)
+    reference_words = GroupedCaptions(flat, map(len, references))
     frequencies = cache(partial(_frequencies, reference_words, images, document_frequencies))
     corpus = Corpus(
         captions, references, words, reference_words, frequencies, images is not None, tokenizer=tokenizer
@@ -190,15 +192,6 @@ def _compute(corpus: Corpus, metrics: Sequence[ReferenceMetric]) -> ReferenceSco
         result.statistics.update(found.statistics)
         result.notes.extend(found.notes)
     return result
-
-
-def _tokens(captions: Sequence[str], joined: bool, tokenizer: str) -> list[list[str]]:
-    """The words of each caption; alone, equal ones are read once."""
-    if joined:
-        return tokenize_many(captions, tokenizer=tokenizer)
-    distinct = list(dict.fromkeys(captions))
-    words = dict(zip(distinct, tokenize_many(distinct, joined=False, tokenizer=tokenizer), strict=True))
-    return [words[caption] for caption in captions]
 
 
 def _frequencies(

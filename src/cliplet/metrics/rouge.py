@@ -78,10 +78,10 @@ def _places(block: Block, candidates: Ints, references: Ints) -> _Bits:
     of_reference = np.repeat(block.image_of_reference, block.reference_lengths)
     table = np.zeros(_TOGETHER * width, np.uint64)  # [image, word]
     found = np.zeros(len(references), np.uint64)
-    for start in range(0, images, _TOGETHER):
-        own, asked = (
-            slice(*np.searchsorted(whose, (start, start + _TOGETHER))) for whose in (image, of_reference)
-        )
+    firsts = np.arange(0, images + _TOGETHER, _TOGETHER)
+    bounds = [np.searchsorted(whose, firsts).tolist() for whose in (image, of_reference)]
+    for i, start in enumerate(range(0, images, _TOGETHER)):
+        own, asked = (slice(bound[i], bound[i + 1]) for bound in bounds)
         cells = (image[own] - start) * width + candidates[own]
         np.add.at(table, cells, bits[own])  # no two places of a candidate share a bit
         found[asked] = table[(of_reference[asked] - start) * width + references[asked]]

@@ -12,11 +12,12 @@ U+2029) shift all later captions there; here they separate words like a space.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import chain
 
 from cliplet.errors import InputError
+from cliplet.metrics.tokenizer.actions import ACTIONS
 from cliplet.metrics.tokenizer.automaton import Alphabet, Scanner
 from cliplet.metrics.tokenizer.grammar import ABBREVIATED, rules
 from cliplet.metrics.tokenizer.names import TOKENIZERS
@@ -30,6 +31,7 @@ Tokens = tuple[str, ...]
 
 _REMEMBERED_CHUNKS = 1 << 17  # entries in a memo before it starts afresh
 _REMEMBERED_LENGTH = 32  # longer chunks are rare and not worth the memory
+_TOGETHER = 1 << 12  # captions whose plain lines are found in one go
 _CONTEXT = 256  # characters of the following captions that a caption's end is first read with
 _FARTHEST = 1 << 20  # characters after which an unclosed tag is given up
 
@@ -48,7 +50,7 @@ def tokenize(caption: str, tokenizer: str = "ptb") -> list[str]:
     Any text is accepted; one without words gives an empty list. With ``ptb-punctuation`` punctuation stays, each mark
     as a token. Raises `InputError` if the caption is not a string or the tokeniser unknown.
     """
-    return _alone(_one_line(caption), _tables(check_tokenizer(tokenizer)))
+    return tokenize_many([caption], joined=False, tokenizer=tokenizer)[0]
 
 
 def tokenize_many(captions: Iterable[str], *, joined: bool = True, tokenizer: str = "ptb") -> list[list[str]]:
@@ -59,34 +61,44 @@ def tokenize_many(captions: Iterable[str], *, joined: bool = True, tokenizer: st
     With ``joined`` (the default) the result is the same as there. With ``joined=False`` every caption is read on
     its own, as by `tokenize`, whatever stands beside it. ``tokenizer`` as there.
     """
-    lines = _lines(captions)
-    tables = _tables(check_tokenizer(tokenizer))
-    if not joined or not lines:
-        return [_alone(line, tables) for line in lines]
-    result: list[list[str]] = []
-    at, last, quick = 0, len(lines) - 1, tables.quick
-    while at < last:
-        tokens = quick(lines[at], False)
-        if tokens is None:
-            result.extend(_with_following(lines, at, tables))
-            at = len(result)
-        else:
-            result.append(tokens)
-            at += 1
-    return result if len(result) == len(lines) else [*result, _alone(lines[-1], tables)]
+    lines, tables = lines_of(captions), tables_of(tokenizer)
+    result = list(chain.from_iterable(map(tables.plain, _batches(lines))))
+    odd = [i for i, words in enumerate(result) if words is None]
+    for i, words in read_odd(lines, odd, tables, joined).items():
+        result[i] = words
+    return result  # type: ignore[return-value]
 
 
-def _lines(captions: Iterable[str]) -> list[str]:
+def read_odd(
+    lines: Sequence[str], odd: Iterable[int], tables: "_Tables", joined: bool
+) -> dict[int, list[str]]:
+    """The words of lines that are not plain, and of those into which a tag of such a line runs on."""
+    found: dict[int, list[str]] = {}
+    last = len(lines) - 1
+    for at in odd:
+        if not joined or at == last:
+            found.setdefault(at, _alone(lines[at], tables))
+        elif at not in found:
+            tokens = tables.by_words(lines[at], alone=False)
+            found.update(
+                enumerate(_with_following(lines, at, tables) if tokens is None else [tokens], start=at)
+            )
+    return found
+
+
+def _batches(lines: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (lines[first : first + _TOGETHER] for first in range(0, len(lines), _TOGETHER))
+
+
+def lines_of(captions: Iterable[str]) -> list[str]:
     """The captions, each without line ends inside."""
     lines = list(captions)
-    if set(map(type, lines)) <= {str} and "\n" not in "".join(lines):
-        return lines
-    return [_one_line(caption) for caption in lines]
+    return [_one_line(line) if type(line) is not str or "\n" in line else line for line in lines]
 
 
 def _alone(line: str, tables: "_Tables") -> list[str]:
     """Tokens of a line with nothing after it."""
-    tokens = tables.quick(line, alone=True)
+    tokens = tables.by_words(line, alone=True)
     if tokens is not None:
         return tokens
     text = _utf16(line)
@@ -185,7 +197,7 @@ class _Lexer:
                 if "\u00ad" in token:
                     token = token.replace("\u00ad", "") or "-"
             elif action != "keep":
-                token, back = _ACTIONS[action](token)
+                token, back = ACTIONS[action](token)
                 end -= back
             if token:
                 tokens.append(_lower(token))
@@ -217,79 +229,31 @@ def _lower(token: str) -> str:
     return token.lower()
 
 
-# ---- what becomes of a matched stretch: (token, how many characters are given back) --------------------------------
+def _lower_ascii(text: str) -> str:
+    """The text with small letters for A to Z, and nothing else changed."""
+    if text.isascii():
+        return text.lower()
+    return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
-_CLOSING = {"'": "'", '"': "''", "&apos;": "'", "&quot;": "''"}
-_OPENING = {"'": "`", '"': "``", "&apos;": "`", "&quot;": "``"}
-_CURLY = {
-    **dict.fromkeys("\u0091\u2018\u201b\u2039", "`"),
-    **dict.fromkeys("\u0092\u2019\u203a", "'"),
-    **dict.fromkeys("\u0093\u201c\u00ab", "``"),
-    **dict.fromkeys("\u0094\u201d\u00bb", "''"),
-}
-_CURLY_TABLE = str.maketrans(_CURLY)
-_FRACTIONS = {"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"}
-_CURRENCIES = {"\u00a2": "cents", "\u00a3": "#", **dict.fromkeys("\u0080\u00a4\u20a0\u20ac", "$")}
-_STRAIGHT = re.compile("&apos;|&quot;|['\"]")
-_AMP = re.compile("&amp;", re.IGNORECASE | re.ASCII)
-
-Action = Callable[[str], tuple[str, int]]
-
-
-def _quote(token: str) -> tuple[str, int]:
-    return _STRAIGHT.sub(lambda m: _CLOSING[m[0]], token).translate(_CURLY_TABLE), 0
-
-
-def _open_quote(token: str) -> tuple[str, int]:
-    return _STRAIGHT.sub(lambda m: _OPENING[m[0]], token).translate(_CURLY_TABLE), 0
-
-
-def _brackets(token: str) -> str:
-    return token.replace("(", "-lrb-").replace(")", "-rrb-")
-
-
-def _acronym(token: str) -> tuple[str, int]:
-    """Before a sentence start: a lone letter loses its period; a longer acronym keeps it and it comes again."""
-    return (token[:-1] if len(token) == 2 else token), 1
-
-
-def _always(token: str) -> Action:
-    return lambda _: (token, 0)
-
-
-_ACTIONS: dict[str, Action] = {
-    "skip": _always(""),
-    "newline": _always(""),
-    "split3": lambda token: (token[:-3], 3),
-    "split2": lambda token: (token[:-2], 2),
-    "spaces": lambda token: (token.replace(" ", "\u00a0"), 0),
-    "dash": _always("--"),
-    "ampersand": lambda token: (_AMP.sub("&", token), 0),
-    "quote": _quote,
-    "open_quote": _open_quote,
-    "fraction": lambda token: (_FRACTIONS.get(token, token), 0),
-    "currency": lambda token: (_CURRENCIES.get(token, token), 0),
-    "acronym": _acronym,
-    "sentence_end": lambda token: (token, 1),
-    "phone": lambda token: (_brackets(token.replace(" ", "\u00a0")), 0),
-    "parentheses": lambda token: (_brackets(token), 0),
-    "less": _always("<"),
-    "greater": _always(">"),
-    "{": _always("-lcb-"),
-    "}": _always("-rcb-"),
-    "[": _always("-lsb-"),
-    "]": _always("-rsb-"),
-    "(": _always("-lrb-"),
-    ")": _always("-rrb-"),
-    "hyphens": lambda token: ("--" if len(token) in (3, 4) else token, 0),
-    "ellipsis": _always("..."),
-}
 
 # Plain words that the grammar splits; every other run of two or more ASCII letters is one word.
-_SPLIT_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
+SPLIT_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
 
-# Words of letters, the last of two or more, and perhaps a full stop, after it or apart.
-_PLAIN = re.compile(r"([A-Za-z ]*[A-Za-z]{2})(?:( ?)\.)? ?").fullmatch
+# Words that a full stop may belong to.
+BEFORE_STOP = ABBREVIATED.union("abcdefghijklmnopqrstuvwxyz")
+
+# A line of words of letters and perhaps a full stop; or another line.
+_PLAIN = re.compile(r"([a-z ]*)\.? ?\n|.*\n").findall
+# A comma that is a token of its own whatever else the line holds.
+_COMMA = re.compile(r",(?<=[a-z]{2},)(?=[ \n])").sub
+
+
+class _Known(dict[str, str]):
+    """One string for all that are equal: less memory, and quicker to count."""
+
+    def __missing__(self, word: str) -> str:
+        self[word] = word
+        return word
 
 
 class _Memo(dict[str, Tokens | None]):
@@ -311,7 +275,7 @@ class _Memo(dict[str, Tokens | None]):
         word, mark = (chunk[:-1], chunk[-1]) if chunk[-1:] in self._marks else (chunk, "")
         if len(word) > 1 and word.isascii() and word.isalpha():
             word = word.lower()
-            if word not in _SPLIT_WORDS and not (mark == "." and word in ABBREVIATED):
+            if word not in SPLIT_WORDS and not (mark == "." and word in ABBREVIATED):
                 return self._keep(chunk, (word, mark) if mark and mark not in self._dropped else (word,))
         return self._keep(chunk, self._read(chunk, self._follower))
 
@@ -356,14 +320,28 @@ class _Tables:
         self._alone = _Memo(self.lexer, "", dropped, at_end=True)
         self._before_blank = _Memo(self.lexer, " ", dropped, at_end=True)
 
-    def quick(self, line: str, alone: bool) -> list[str] | None:
+    def plain(self, lines: Sequence[str]) -> list[list[str] | None]:
+        """Tokens of each line of letters, spaces, common commas and perhaps a full stop; None for any other line."""
+        text = _lower_ascii("\n".join([*lines, ""]))
+        if "," in self._dropped:
+            text = _COMMA("", text)
+        known = _Known()
+        one_for_all = known.__getitem__
+        result = [
+            [*map(one_for_all, words)] if words and words[-1] not in BEFORE_STOP else None
+            for words in map(str.split, _PLAIN(text))
+        ]
+        if "." not in self._dropped:
+            result = [
+                [*words, "."] if words and "." in line else words
+                for words, line in zip(result, lines, strict=True)
+            ]
+        if not SPLIT_WORDS.isdisjoint(known):
+            return [words if words and SPLIT_WORDS.isdisjoint(words) else None for words in result]
+        return result
+
+    def by_words(self, line: str, alone: bool) -> list[str] | None:
         """Tokens of a line from the memos; None when only reading it whole (or what comes after it) can tell."""
-        plain = _PLAIN(line)
-        if plain is not None:
-            letters, apart = plain.groups()
-            words = letters.lower().split()
-            if (apart != "" or words[-1] not in ABBREVIATED) and _SPLIT_WORDS.isdisjoint(words):
-                return words if apart is None or "." in self._dropped else [*words, "."]
         memo = self._alone if alone else self._before_line
         body = line
         if line[-1:] == " ":
@@ -373,7 +351,7 @@ class _Tables:
         if last and head.isascii() and head.replace(" ", "").isalpha():  # words of letters, then anything
             words = head.lower().split()
             final = memo[last]
-            if final is not None and _SPLIT_WORDS.isdisjoint(words):
+            if final is not None and SPLIT_WORDS.isdisjoint(words):
                 words.extend(final)
                 return words
         return self._by_chunks(line, alone)
@@ -407,3 +385,8 @@ def _lexer() -> _Lexer:
 @cache
 def _tables(tokenizer: str = "ptb") -> _Tables:
     return _Tables(PUNCTUATION if tokenizer == "ptb" else frozenset())
+
+
+def tables_of(tokenizer: str) -> _Tables:
+    """The tables of a tokeniser; raises InputError if it is unknown."""
+    return _tables(check_tokenizer(tokenizer))
