@@ -5,7 +5,7 @@
 
 Recipes: ``dclip`` tunes the last stage of BASE (a model folder whose image tower is an EfficientNet-Lite0, such as the
 one that recipes/dclip_flickr8k makes) on kept maps, two views a photo, batches of 128. ``distill`` teaches both towers
-of an L-CLIP of half the published width from pixels and captions, batches of 64, with the packaged model as the teacher.
+of an L-CLIP of half the published width from pixels and captions, batches of 64, taught by the packaged model.
 Each run is a process of its own with one thread; the time of a step is from the beginning of a step of the second epoch
 to that of the next, data included. Wall and processor time, medians over the turns.
 """
