@@ -99,6 +99,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``torch.nn.functional.linear``: by oneDNN where it can, else PyTorch's way."""
     if not _suits(x, weight) or x.numel() * weight.shape[0] < LEAST or x.shape[-1] != weight.shape[1]:
         return _linear(x, weight, bias)
+    x = x.contiguous()
     if torch.is_grad_enabled():
         return _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call, no-any-return]
     return _product(x, weight, bias)
@@ -157,6 +158,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """``[..., n] -> [..., k], [n, k], [n]``, as far as they are wanted."""
         x, weight = ctx.saved_tensors
+        grad = grad.contiguous()  # that of a mean repeats one number
         rows = grad.reshape(-1, grad.shape[-1])
         return (
             _product(grad, weight.t()) if ctx.needs_input_grad[0] else None,

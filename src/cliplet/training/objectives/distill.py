@@ -1,5 +1,6 @@
 """What a larger CLIP, or several, see in the batch: turned on by ``[objectives.distill]`` with ``teacher.names``."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,7 @@ class Distill(Objective):
                 '["open_clip:ViT-B-32/openai"]'
             )
         self.rows = _Rows(setup, settings)
+        gc.collect()  # a card and its encoder name each other, so the teacher would stay
         width = setup.learner.clip.encoder.card.embedding_dim
         mapped = width != self.rows.dim and any(loss.mapped for loss in self.losses.values())
         self.map = nn.Linear(width, self.rows.dim, bias=False) if mapped else nn.Identity()
