@@ -82,7 +82,7 @@ def _enter() -> None:
     with _lock:
         _inside.append(torch.backends.mha.get_fastpath_enabled())
         if len(_inside) == 1:
-            F.linear, F.conv2d = linear, conv2d
+            F.linear, F.conv2d = linear, conv2d  # type: ignore[assignment]
             torch.backends.mha.set_fastpath_enabled(False)
 
 
