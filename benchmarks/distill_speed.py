@@ -2,12 +2,13 @@
 
     python -m benchmarks.distill_speed OUT PHOTOS CAPTIONS [--photos 128] [--turns 3]
 
-Needs ``pip install open_clip_torch``, whose ``open_clip_train`` is the other side (``--distill-model``). Teacher
-ViT-B/32, student ViT-S-32, both with random weights that both sides read from the same files; fp32; batches of 32;
-each photo with its first caption. The photos are cut to the towers' 224 pixels beforehand and neither side crops, so
-both see the same fixed views. Both losses are those of open_clip's trainer: contrastive, and cross-entropy from the
-teacher's similarities to the student's. Each side is a process of its own from its start to its end, with one thread
-of PyTorch and one worker for data, checkpoints after each epoch and the model at the end; the sides take turns.
+Needs ``pip install 'open_clip_torch[training]'``, whose ``open_clip_train`` is the other side (``--distill-model``;
+without the extra it lacks braceexpand and webdataset). Teacher ViT-B/32, student ViT-S-32, both with random weights
+that both sides read from the same files; fp32; batches of 32; each photo with its first caption. The photos are cut to
+the towers' 224 pixels beforehand and neither side crops, so both see the same fixed views. Both losses are those of
+open_clip's trainer: contrastive, and cross-entropy from the teacher's similarities to the student's. Each side is a
+process of its own from its start to its end, with one thread of PyTorch and one worker for data, checkpoints after each
+epoch and the model at the end; the sides take turns.
 
 Sides: ``open_clip``; ``cliplet``; ``anew``, which asks the teacher in every epoch instead of keeping its rows; and
 ``plain``, which multiplies as PyTorch does.
