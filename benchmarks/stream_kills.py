@@ -11,6 +11,7 @@ it was killed three times is run again by --retry-failed and counted.
 
 import argparse
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -24,12 +25,31 @@ from pathlib import Path
 
 from benchmarks.stream_workers import shards
 
+from cliplet.data.captions import stream_captions
+
 SIZE, ROWS = 250, 25
 
 
 def command(folder: Path, out: Path, engine: str) -> list[str]:
+    refs = folder.parent / "refs.json"
+    more = ["--refs", str(refs), "--metrics", "bleu,rouge,cider", "--diversity"] if refs.exists() else []
     return [sys.executable, "-m", "cliplet", "score", str(folder), "--out", str(out), "--engine", engine,
-            "--workers", "2", "--threads", "1", "--part-rows", str(ROWS)]  # fmt: skip
+            "--workers", "2", "--threads", "1", "--part-rows", str(ROWS), *more]  # fmt: skip
+
+
+def write_references(path: Path, folder: Path) -> None:
+    """Two references of each photo: the captions of the next two."""
+    found: dict[str, str] = {}
+    for shard in sorted(folder.glob("*.tar")):
+        found |= {f"{e.image}": e.caption for e in stream_captions(shard)}
+    names, texts = list(found), list(found.values())
+    refs = {name: [texts[(i + k) % len(texts)] for k in (1, 2)] for i, name in enumerate(names)}
+    path.write_text(json.dumps(refs), encoding="utf-8")
+
+
+def summary_of(out: Path) -> object:
+    """All that is said of all rows together, but for the folder's own name."""
+    return json.loads((out / "summary.json").read_text(encoding="utf-8"))["summary"]
 
 
 def workers_of(pid: int, engine: str) -> list[int]:
@@ -101,6 +121,9 @@ def main() -> None:
     parser.add_argument("--engine", choices=["local", "ray"], default="local")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--pairs", type=int, default=1_000)
+    parser.add_argument(
+        "--references", action="store_true", help="with metrics on references and --diversity"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--longest", type=float, default=6.0, help="seconds between two kills, at most")
     parser.add_argument(
@@ -113,10 +136,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder, out = Path(scratch) / "shards", Path(scratch) / "out"
         shards(given.data, folder, given.pairs, SIZE)
+        if given.references:
+            write_references(Path(scratch) / "refs.json", folder)
         subprocess.run(
             command(folder, out, "local"), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        whole = rows_of(out)
+        whole, said = rows_of(out), summary_of(out)
         assert len(whole) == len(set(whole)) == given.pairs
         shutil.rmtree(out)
         while sum(kills.values()) < given.kills and time.monotonic() - start < given.seconds:
@@ -127,7 +152,8 @@ def main() -> None:
             lost += sum(row not in counted for row in whole)
             repeated += sum(n - 1 for n in counted.values())
             changed += sum(row not in set(whole) for row in counted)
-            print(f"run {runs}: {dict(kills)} so far, {len(rows)} rows, equal: {rows == whole}", flush=True)
+            print(f"run {runs}: {dict(kills)} so far, {len(rows)} rows, equal: {rows == whole}, "
+                  f"summary equal: {summary_of(out) == said}", flush=True)  # fmt: skip
             shutil.rmtree(out)
     killed = (
         f"{kills['driver']} drivers and {kills['worker']} workers killed in {runs} runs of {given.pairs} rows"

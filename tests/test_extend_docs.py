@@ -16,7 +16,9 @@ from cliplet.rewards import build_reward
 from tests.tiny_model import DIM, build_tiny_model
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs/extend.md").read_text(encoding="utf-8")
-MODULE = "\n\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.S))
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+OBJECTIVE = next(block for block in BLOCKS if "class Backwards" in block)
+MODULE = "\n\n".join(block for block in BLOCKS if block != OBJECTIVE)
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
 REFERENCES = {f"{i}.png": ["a brown dog runs", "the dog"] for i in range(3)}
 
@@ -25,6 +27,7 @@ REFERENCES = {f"{i}.png": ["a brown dog runs", "the dog"] for i in range(3)}
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("extend")
     (root / "mine.py").write_text(MODULE)
+    (root / "backwards.py").write_text(OBJECTIVE)
     (root / "photos").mkdir()
     for i in range(3):
         Image.fromarray(np.full((12, 12, 3), 80 * i, dtype=np.uint8)).save(root / "photos" / f"{i}.png")
@@ -73,3 +76,26 @@ def test_the_shown_loss_works(workplace: Path, monkeypatch: pytest.MonkeyPatch) 
     assert loss.pairs
     same = torch.eye(2)
     assert loss.function(same, same, same, same.flip(0)).item() == 1
+
+
+def test_the_shown_objectives_work(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from cliplet.training.dclip.cost import describe
+    from cliplet.training.dclip.run import dclip
+    from tests.training import tuning
+
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    data = tuning.write_data(workplace / "tuning")
+    ways = {
+        "gap": 'objectives."mine:gap"={weight = 0.5, margin = 0.1}',
+        "backwards": 'objectives."backwards:Backwards"={margin = 0.2}',
+    }
+    for name, line in ways.items():
+        monkeypatch.setitem(tuning.WAYS, name, line)
+        config = tuning.recipe(data, workplace / name, name, "student_stage.epochs=1")
+        rows = dict(describe(config))
+        dclip(config)
+        log = (workplace / name / f"{name}-seed0" / "log.jsonl").read_text().splitlines()
+        assert line.split('"')[1] in json.loads(log[0])
+    assert rows["backwards:Backwards (of backwards): captions to read backwards"] == "32"

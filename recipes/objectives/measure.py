@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from cliplet.encoders.base import unit_norm
 from cliplet.evaluation.comparison import Columns
 from cliplet.evaluation.hard_negatives import KINDS, hard_negatives
-from cliplet.evaluation.pairs import blind_wins, both_wins
+from cliplet.evaluation.pairs import Quartet, blind_wins, both_wins
 from cliplet.evaluation.phrases import PhraseQuestion, phrase_questions
+from cliplet.evaluation.quartets import quartet_columns, quartet_inputs
 from cliplet.statistics.resampling import pairwise_wins
 from cliplet.training.dclip.data import Labelled
 from cliplet.training.objectives.phrases import BoxPhrases
@@ -80,6 +81,27 @@ def _ranked(cosines: Floats, relevant: NDArray[np.bool_]) -> tuple[Floats, Float
     return hits[:, 0].astype(np.float32), ap.astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Detail:
+    """Pairs of pictures with a statement each that fits one of them alone."""
+
+    name: str
+    """Of the set."""
+    quartets: Sequence[Quartet]
+    """The pairs."""
+    photos: dict[str, Any]
+    """Where to read each picture, by its name in the quartets."""
+    bank: Sequence[str]
+    """Other texts of this kind, which tell what a model makes of a picture whatever is said."""
+
+    def columns(self, model: Model) -> Columns:
+        """Whether both statements find their picture, with and without the model's preference of one picture."""
+        names, texts = quartet_inputs(self.quartets)
+        seen = dict(zip(names, model.images([self.photos[n] for n in names]), strict=True))
+        said = dict(zip(texts, model.texts(texts), strict=True))
+        return quartet_columns(self.name, self.quartets, seen, said, model.texts(self.bank))
+
+
 @dataclass
 class Bench:
     """The questions of one domain."""
@@ -100,6 +122,8 @@ class Bench:
     """Of the split of word pairs, as in training."""
     phrases: BoxPhrases | None = None
     """Boxes of the test's photos that their captions name."""
+    details: tuple[Detail, ...] = ()
+    """Pairs of pictures that differ in one thing."""
 
     def columns(self, model: Model) -> Columns:
         """Everything about a model."""
@@ -119,7 +143,22 @@ class Bench:
             found |= self._probed(model.images(self.probe.photos), images)
         if self.phrases is not None and self.questions[1]:
             found |= self._phrases(model)
+        for detail in self.details:
+            found |= detail.columns(model)
+        found |= self._long(model, images)
         return found
+
+    def _long(self, model: Model, images: Floats) -> Columns:
+        """R@1 of each photo's captions joined to one long text."""
+        own = self.test.captions_of()
+        rows = np.array([i for i, several in enumerate(own) if len(several) > 1], dtype=np.int64)
+        if not len(rows):
+            return {}
+        texts = model.texts([" ".join(self.test.captions[c] for c in own[i]) for i in rows])
+        return {
+            "long T2I|R@1": ((texts @ images.T).argmax(1) == rows).astype(np.float32),
+            "long T2I|photo": rows,
+        }
 
     # ------------------------------------------------------------ wrong words
     @cached_property

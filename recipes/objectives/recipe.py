@@ -40,7 +40,11 @@ class Arm:
     against: str = "contrastive"
     """The arm that it is compared with: what it adds to, or the one whose control it is."""
     only: tuple[str, ...] = ()
-    """Settings in which it makes sense; all when left out."""
+    """Settings in which it makes sense, by name, or ``few`` or ``all`` for those of every domain; all when left out."""
+
+    def fits(self, setting: str) -> bool:
+        """Whether it makes sense in a setting."""
+        return not self.only or bool({setting, setting.rpartition("-")[2]} & set(self.only))
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Settings:
     def chosen_arms(self, setting: str) -> list[Arm]:
         """The arms of this call in a setting."""
         wanted = [a for a in self.arms if not self.only or a.name in self.only]
-        return [a for a in wanted if not a.only or setting in a.only]
+        return [a for a in wanted if a.fits(setting)]
 
 
 def run(settings: Settings, restart: bool) -> str:

@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.data.images import load_rgb
+from cliplet.errors import ClipletError
 from cliplet.evaluation.comparison import Columns, load_columns, save_columns
+from cliplet.evaluation.drawn_pairs import drawn_pairs, write_drawn_pairs
+from cliplet.evaluation.quartets import natural_quartets, quartet_inputs
 from cliplet.files import write_atomically
 from cliplet.models.config import to_dict
 from cliplet.regions.registry import make_proposer
@@ -31,7 +34,7 @@ from cliplet.training.objectives.phrases import embed_boxes, find_phrases
 from cliplet.training.pairs import PairSet, fingerprint, read_pairs
 from cliplet.training.run_folder import claim_folder
 
-from .measure import Bench
+from .measure import Bench, Detail
 from .recipe import Arm, Domain, Rows, Settings
 from .start import make_start
 
@@ -42,6 +45,8 @@ KEPT_BACK = 0.1
 """Share of the training photos that choose."""
 SURE, KINDS = 0.35, 80
 """Least score of a box that counts as seen, and the detector's kinds."""
+DRAWN, NEAR, BANK = 50, 0.02, 200
+"""Drawn pairs of each pattern, the share of pairs of photos that are near, and texts of a bank."""
 PROBE = 2_000
 """Photos that the linear probe learns from, at most."""
 
@@ -56,7 +61,7 @@ def configuration(settings: Settings, name: str, seed: int) -> DclipConfig:
     """The tuning run of a setting with all its arms as variants."""
     domain, few = setting_of(settings, name)
     out = Path(settings.out)
-    arms = [a for a in settings.arms if not a.only or name in a.only]
+    arms = [a for a in settings.arms if a.fits(name)]
     run = str(out / f"{name}-draw{seed}")
 
     def placed(change: str) -> str:
@@ -136,7 +141,22 @@ class Place:
         if settings.detector and not classes:
             bench.kinds = self._kinds(probe), self._kinds(bench.test)
             bench.phrases = find_phrases(bench.test, self.config.regions, features(settings))
+            bench.details = self._details(bench.test)
         return bench
+
+    def _details(self, test: PairSet) -> tuple[Detail, ...]:
+        """Drawn pairs, and pairs of photos that the start finds alike whose captions name other colours or numbers."""
+        folder = features(self.settings) / f"drawn-{DRAWN}-{fingerprint(test.photos)}"
+        drawn = write_drawn_pairs(folder, drawn_pairs(test.photos, DRAWN))
+        texts = quartet_inputs(drawn)[1]
+        start = Measured(self.run.fine_tuning(self.config)).images(test.photos)
+        natural = natural_quartets(test.names, test.captions, test.photo_of, start, near=NEAR)
+        files = {name: folder / name for q in drawn for name in q.images}
+        photos = dict(zip(test.names, test.photos, strict=True))
+        return (
+            Detail("drawn pairs", drawn, files, texts[:BANK]),
+            Detail("natural quartets", natural, photos, test.captions[::5][:BANK]),
+        )
 
     def _kinds(self, pairs: PairSet) -> NDArray[np.bool_]:
         """Which of the detector's kinds it sees on each photo ``[photos, 80]``; kept."""
@@ -204,15 +224,18 @@ def run_bench(settings: Settings, restart: bool) -> str:
     out = Path(settings.out)
     claim_folder(out, settings, FREE, restart)
     _make_start(settings)
+    failed: list[str] = []
     for name in settings.settings or settings.known:
         for seed in settings.seeds:
-            _run_setting(settings, name, seed)
+            _run_setting(settings, name, seed, failed)
     text = tables(settings)
+    if failed:
+        text += "\nNot done:\n\n" + "".join(f"- {line}\n" for line in failed)
     write_atomically(out / "table.md", text)
     return text
 
 
-def _run_setting(settings: Settings, name: str, seed: int) -> None:
+def _run_setting(settings: Settings, name: str, seed: int, failed: list[str]) -> None:
     arms = settings.chosen_arms(name)
     root = Path(settings.out) / f"{name}-draw{seed}"
     if (
@@ -226,9 +249,9 @@ def _run_setting(settings: Settings, name: str, seed: int) -> None:
         print(f"{name}, seed {seed}: {arm.name}", flush=True)
         try:
             place.do(arm, seed)
-        except Exception as error:  # one arm that cannot run here does not end the bench; it is named
-            print(f"{name}, seed {seed}: {arm.name} failed: {error}", file=sys.stderr, flush=True)
-            raise
+        except ClipletError as error:  # the other arms go on; the tables name it
+            failed.append(f"{name}, seed {seed}: {arm.name}: {error}")
+            print(f"{failed[-1]}", file=sys.stderr, flush=True)
 
 
 def _make_start(settings: Settings) -> None:
@@ -236,15 +259,15 @@ def _make_start(settings: Settings) -> None:
     start(features(settings), make_accelerator(cpu=True))
 
 
-def results(settings: Settings, name: str) -> dict[str, list[Columns]]:
-    """What is done in a setting: columns of the start and of each arm, one a seed."""
-    found: dict[str, list[Columns]] = {}
-    for root in sorted(Path(settings.out).glob(f"{name}-draw*")):
-        seed = root.name.removeprefix(f"{name}-draw")
-        for arm in (START, *(a.name for a in settings.arms)):
+def results(settings: Settings, name: str) -> dict[str, dict[int, Columns]]:
+    """What is done in a setting: columns of the start and of each arm, by seed."""
+    found: dict[str, dict[int, Columns]] = {}
+    roots = {int(r.name.rpartition("-draw")[2]): r for r in Path(settings.out).glob(f"{name}-draw*")}
+    for arm in (START, *(a.name for a in settings.arms)):
+        for seed, root in sorted(roots.items()):
             file = root / (START if arm == START else f"{arm}-seed{seed}") / RESULT
             if file.exists() and (arm == START or (file.parent / FACTS).exists()):
-                found.setdefault(arm, []).append(load_columns(file))
+                found.setdefault(arm, {})[seed] = load_columns(file)
     return found
 
 

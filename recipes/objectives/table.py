@@ -1,15 +1,16 @@
 """The tables of the bench, from what lies in its folder: values with intervals, and what each arm adds."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cliplet.evaluation.comparison import Columns, Row, make_rows
-from cliplet.statistics.resampling import PairedTest, holm, paired_mean_test
+from cliplet.evaluation.comparison import Columns
+from cliplet.statistics.resampling import PairedTest, bootstrap_mean, holm, paired_mean_test
 
 from .recipe import Settings
 from .run import FACTS, results
@@ -17,12 +18,20 @@ from .run import FACTS, results
 SHOWN = {
     "T2I|R@1": "T2I R@1", "T2I|mAP": "T2I mAP", "I2T|R@1": "I2T R@1", "I2T|mAP": "I2T mAP",
     "T2I distinct|R@1": "T2I R@1 distinct", "class by name|top-1": "21 classes by name",
-    "probe|top-1": "21 classes, probe",
-    "probe of kinds|mAP": "80 kinds, probe mAP", "imagenet500|top-1": "imagenet500", "wrong word|all": "wrong word",
-    "both true|right": "both true", "phrases|right": "phrases",
+    "probe|top-1": "21 classes, probe", "probe of kinds|mAP": "80 kinds, probe mAP",
+    "imagenet500|top-1": "imagenet500", "wrong word|all": "wrong word", "wrong object|right": "object",
+    "wrong colour|right": "colour", "wrong number|right": "number", "wrong action|right": "action",
+    "both true|right": "both true", "phrases|right": "phrases", "long T2I|R@1": "long T2I R@1",
+    "drawn pairs|all|both right": "drawn pairs", "drawn pairs|all|both right, bias-corrected": "drawn, corrected",
+    "natural quartets|all|both right": "quartets",
+    "natural quartets|all|both right, bias-corrected": "quartets, corrected",
 }  # fmt: skip
 """Columns of the first table of a setting, and their heads."""
 DECIDING = "T2I|R@1"
+LEAST = 50
+"""Questions without which a column is not shown."""
+Found = dict[str, dict[int, Columns]]
+"""Columns of each arm and seed."""
 
 
 def tables(settings: Settings) -> str:
@@ -32,10 +41,7 @@ def tables(settings: Settings) -> str:
         found = results(settings, name)
         if "contrastive" in found:
             parts.append(_setting(settings, name, found))
-    for domain in settings.domains:
-        text = _way(settings, domain.name)
-        if text:
-            parts.append(text)
+    parts += [text for domain in settings.domains if (text := _way(settings, domain.name))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -47,29 +53,45 @@ def _head(cells: Sequence[str]) -> list[str]:
     return [_line(cells), "|" + "---|" * len(cells)]
 
 
-def _setting(settings: Settings, name: str, found: dict[str, list[Columns]]) -> str:
-    rows = make_rows(found, "contrastive", settings.resamples)
-    keys = [k for k in SHOWN if any(k in r.values for r in rows)]
+def _setting(settings: Settings, name: str, found: Found) -> str:
+    keys = _enough(SHOWN, found)
     facts = _facts(settings, name)
     lines = [f"## {name}", "", *_head(["arm", "seeds", *[SHOWN[k] for k in keys], "s a step", "minutes"])]
-    for row in rows:
-        cells = [row.name, str(len(found[row.name]))]
-        cells += [_value(row, key) for key in keys]
-        own = facts.get(row.name, [])
+    for arm, runs in found.items():
+        cells = [arm, str(len(runs)), *[_value(settings, runs, key) for key in keys]]
+        own = facts.get(arm, [])
         cells.append(f"{mean(f['step_seconds'] for f in own):.2f}" if own else "")
         cells.append(f"{mean(f['processor_seconds'] for f in own) / 60:.1f}" if own else "")
         lines.append(_line(cells))
-    return "\n".join([*lines, "", *_differences(settings, name, found)])
+    asked = [f"{SHOWN[k]} {len(next(iter(found['contrastive'].values()))[k]):,}" for k in keys]
+    return "\n".join([*lines, "", f"Questions: {', '.join(asked)}.", "", *_differences(settings, found)])
 
 
-def _value(row: Row, key: str) -> str:
-    value = row.values.get(key)
-    if value is None:
+def _enough(keys: Iterable[str], found: Found) -> list[str]:
+    """Those of some columns that rest on enough questions."""
+    base = next(iter(found["contrastive"].values()))
+    few = (DECIDING, "probe of kinds|mAP")
+    return [k for k in keys if k in base and (k in few or len(base[k]) >= LEAST)]
+
+
+def _value(settings: Settings, runs: dict[int, Columns], key: str) -> str:
+    """Mean over seeds; the deciding column with its interval over photos and its spread over seeds."""
+    there = [columns[key] for columns in runs.values() if key in columns]
+    if not there:
         return ""
-    text = f"{100 * value.value:.1f}"
+    text = f"{100 * np.mean([c.mean() for c in there]):.1f}"
     if key == DECIDING:
-        text += f" [{100 * value.low:.1f}, {100 * value.high:.1f}]"
-    return text + (f" ±{100 * row.spread[key]:.1f}" if key in row.spread else "")
+        group = _photo(next(iter(runs.values())), key)
+        interval = bootstrap_mean(np.mean(there, axis=0), group, settings.resamples)
+        text += f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+        if len(there) > 1:
+            text += f" ±{100 * np.std([c.mean() for c in there], ddof=1):.1f}"
+    return text
+
+
+def _photo(columns: Columns, key: str) -> NDArray[Any] | None:
+    """The photo that each question of a column was asked about."""
+    return columns.get(key.rsplit("|", 1)[0] + "|photo")
 
 
 def _facts(settings: Settings, name: str) -> dict[str, list[dict[str, Any]]]:
@@ -80,18 +102,21 @@ def _facts(settings: Settings, name: str) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _differences(settings: Settings, name: str, found: dict[str, list[Columns]]) -> list[str]:
+def _differences(settings: Settings, found: Found) -> list[str]:
     """What each arm has more than the one that it is compared with, corrected for the number of arms (Holm)."""
-    arms = [a for a in settings.arms if a.name in found and a.against in found and a.against != a.name]
-    keys = [k for k in (DECIDING, "imagenet500|top-1", "wrong word|all") if k in found["contrastive"][0]]
+    arms = [
+        a for a in settings.arms
+        if a.against != a.name and set(found.get(a.name, ())) & set(found.get(a.against, ()))
+    ]  # fmt: skip
+    keys = _enough((DECIDING, "imagenet500|top-1", "wrong word|all"), found)
+    names = [a.name for a in arms]
     tests = {
         (a.name, key): _test(found[a.name], found[a.against], key, settings.resamples)
         for a in arms
         for key in keys
     }
     corrected = {
-        key: dict(zip([a.name for a in arms], holm([tests[a.name, key].p_value for a in arms]), strict=True))
-        for key in keys
+        key: dict(zip(names, holm([tests[name, key].p_value for name in names]), strict=True)) for key in keys
     }
     lines = _head(["arm", "against", *[h for k in keys for h in (SHOWN[k], "p (Holm)")], "T2I R@1, relative"])
     for arm in arms:
@@ -100,24 +125,28 @@ def _differences(settings: Settings, name: str, found: dict[str, list[Columns]])
             test = tests[arm.name, key]
             cells.append(f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]")
             cells.append(f"{corrected[key][arm.name]:.3f}")
-        before = float(np.mean([c[DECIDING].mean() for c in _paired(found, arm.name, arm.against)[1]]))
-        cells.append(f"{100 * tests[arm.name, DECIDING].difference / before:+.0f} %")
+        before = _mean(_paired(found[arm.name], found[arm.against])[1])
+        cells.append(f"{100 * tests[arm.name, DECIDING].difference / before:+.0f} %" if before else "")
         lines.append(_line(cells))
     return lines
 
 
-def _paired(found: dict[str, list[Columns]], one: str, other: str) -> tuple[list[Columns], list[Columns]]:
-    """The seeds that both have: the first ones, in order."""
-    count = min(len(found[one]), len(found[other]))
-    return found[one][:count], found[other][:count]
+def _paired(one: dict[int, Columns], other: dict[int, Columns]) -> tuple[list[Columns], list[Columns]]:
+    """Both at the seeds that both have."""
+    seeds = [seed for seed in one if seed in other]
+    return [one[s] for s in seeds], [other[s] for s in seeds]
 
 
-def _test(one: list[Columns], other: list[Columns], key: str, resamples: int) -> PairedTest:
+def _mean(runs: Iterable[Columns]) -> float:
+    """The deciding column."""
+    return float(np.mean([columns[DECIDING].mean() for columns in runs]))
+
+
+def _test(one: dict[int, Columns], other: dict[int, Columns], key: str, resamples: int) -> PairedTest:
     """Mean over the seeds that both have, questions paired, photos resampled."""
-    count = min(len(one), len(other))
-    group = one[0].get(key.split("|")[0] + "|photo")
-    a, b = (np.mean([c[key] for c in runs[:count]], axis=0) for runs in (one, other))
-    return paired_mean_test(a, b, group, resamples)
+    pair = _paired(one, other)
+    a, b = (np.mean([columns[key] for columns in runs], axis=0) for runs in pair)
+    return paired_mean_test(a, b, _photo(pair[0][0], key), resamples)
 
 
 def _way(settings: Settings, domain: str) -> str:
@@ -125,8 +154,7 @@ def _way(settings: Settings, domain: str) -> str:
     few, every = results(settings, f"{domain}-few"), results(settings, f"{domain}-all")
     if "contrastive" not in few or "contrastive" not in every:
         return ""
-    start = float(np.mean([c[DECIDING].mean() for c in few["contrastive"]]))
-    end = float(np.mean([c[DECIDING].mean() for c in every["contrastive"]]))
+    start, end = _mean(few["contrastive"].values()), _mean(every["contrastive"].values())
     lines = [
         f"**{domain}, T2I R@1: the way from few captions ({100 * start:.1f}) to all ({100 * end:.1f}) of plain "
         "contrastive tuning**",
@@ -134,8 +162,7 @@ def _way(settings: Settings, domain: str) -> str:
     ]  # fmt: skip
     for arm in settings.arms:
         if arm.name in few and arm.name != "contrastive":
-            value = float(np.mean([c[DECIDING].mean() for c in few[arm.name]]))
-            lines.append(
-                _line([arm.name, f"{100 * value:.1f}", f"{100 * (value - start) / (end - start):+.0f} %"])
-            )
+            value = _mean(few[arm.name].values())
+            share = f"{100 * (value - start) / (end - start):+.0f} %" if end > start else ""
+            lines.append(_line([arm.name, f"{100 * value:.1f}", share]))
     return "\n".join(lines)

@@ -17,6 +17,10 @@ class DeviceMemoryError(ModelError):
     """A batch does not fit the memory of its device; a smaller one may."""
 
 
+class StoreError(ClipletError):
+    """A store does not give what it lists: no fault of an input, and over some time later."""
+
+
 class MissingExtraError(ClipletError):
     """An optional dependency is needed; the message says which extra installs it."""
 

@@ -407,7 +407,9 @@ def test_a_library_that_happens_to_be_imported_makes_no_other_run(tmp_path, mode
 
 
 def test_paths_are_whole_for_the_processes_of_other_machines(tmp_path, model, monkeypatch):
+    from cliplet.curate.work import CurateWork
     from cliplet.stream import run
+    from cliplet.stream.scores import located
 
     (tmp_path / "photos").mkdir()
     for i, (photo, _) in enumerate(good_rows(3)):
@@ -426,5 +428,5 @@ def test_paths_are_whole_for_the_processes_of_other_machines(tmp_path, model, mo
     Path("m").symlink_to(model)
     curate("a.csv", "--images", "photos", "--model", "m", "--out", "out", *RULES)
     assert (given[0].images, given[0].model) == (str(tmp_path / "photos"), str(tmp_path / "m"))
-    with pytest.raises(InputError, match="must be in a local folder"):
-        curate("a.csv", "--images", "s3://photos", "--model", "m", "--out", "other", *RULES)
+    for images, path in (("s3://photos/a", "s3://photos/a"), ("file://photos", str(tmp_path / "photos"))):
+        assert located(CurateWork(images=images)).images == path

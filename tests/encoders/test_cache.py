@@ -261,3 +261,21 @@ def test_what_cannot_be_opened_is_closed(tmp_path, monkeypatch):
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         first.execute("SELECT 1")
     assert cache._connection is second
+
+
+def test_a_file_that_another_process_is_making_is_waited_for(tmp_path, monkeypatch):
+    """Going over to write-ahead mode finds the file locked where two processes do so at once, without waiting."""
+
+    tries = []
+    real = EmbeddingCache._open
+
+    def open_after_two(cache):
+        tries.append(1)
+        if len(tries) < 3:
+            raise sqlite3.OperationalError("database is locked")
+        real(cache)
+
+    monkeypatch.setattr(EmbeddingCache, "_open", open_after_two)
+    cache = EmbeddingCache(tmp_path)
+    cache.put({b"k": b"v"})
+    assert cache.get([b"k"]) == {b"k": b"v"}

@@ -7,7 +7,13 @@ import pytest
 
 from cliplet.errors import InputError
 from cliplet.evaluation.ranking import Positives, positive_ranks, ranking_metrics, unit_rows
-from cliplet.evaluation.retrieval import RetrievalProtocol, evaluate_retrieval, load_embeddings, recall_at_k
+from cliplet.evaluation.retrieval import (
+    RetrievalProtocol,
+    equal_caption_pairs,
+    evaluate_retrieval,
+    load_embeddings,
+    recall_at_k,
+)
 from cliplet.statistics.resampling import bootstrap_mean
 
 
@@ -188,3 +194,15 @@ def test_bad_input_is_named(tmp_path):
     np.testing.assert_array_equal(load_embeddings(str(tmp_path / "e.npz"), "texts"), y)
     with pytest.raises(InputError, match="say which array"):
         load_embeddings(str(tmp_path / "e.npz"))
+
+
+def test_equal_captions_fit_every_photo_that_has_them():
+    captions = ["A field.", "a  field", "a river", "a river"]
+    found = equal_caption_pairs(captions, [0, 1, 1, 1])
+    assert found.tolist() == [[0, 0], [1, 0], [0, 1], [1, 1], [1, 2], [1, 3]]
+    images = np.eye(2)
+    texts = images[[1, 0, 1, 1]]  # the first two find each other's photo, which says the same
+    plain, equal = (evaluate_retrieval(images, texts, right)[1] for right in ([0, 1, 1, 1], found))
+    assert plain.values["R@1"].value == 0.5
+    assert equal.values["R@1"].value == 1
+    assert equal_caption_pairs([], []).shape == (0, 2)

@@ -2,7 +2,10 @@
 
 import http.client
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 
 class FailingProxy:
@@ -62,3 +65,27 @@ class FailingProxy:
         """Stop listening."""
         self.server.shutdown()
         self.server.server_close()
+
+
+@contextmanager
+def failing_store(monkeypatch: Any, bucket: str) -> Iterator[tuple[Any, FailingProxy]]:
+    """A local S3 server with a bucket: a client that reaches it straight, and the proxy that everything else meets."""
+    import boto3
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    port = moto.get_host_and_port()[1]
+    proxy = FailingProxy(port)
+    try:
+        for name, value in (("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"),
+                            ("AWS_DEFAULT_REGION", "us-east-1"), ("AWS_ENDPOINT_URL", proxy.address)):  # fmt: skip
+            monkeypatch.setenv(name, value)
+        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
+        client.create_bucket(Bucket=bucket)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield client, proxy
+    finally:
+        proxy.close()
+        moto.stop()

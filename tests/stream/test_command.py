@@ -45,23 +45,27 @@ def test_the_command_writes_parts_summary_and_report_and_goes_on(given, tmp_path
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        (["--refs", "r.json"], "--refs is not for a stream"),
-        (["--metrics", "bleu"], "--metrics is not for a stream"),
-        (["--cache"], "--cache is not for a stream"),
-        (["--diversity"], "--diversity is not for a stream"),
-        (["--model", "none"], "--model none"),
+        (["--safe-csv"], "--safe-csv is for rows.csv"),
+        (["--model", "none"], "only metrics on references: give references and metrics"),
     ],
 )
 def test_options_that_a_stream_does_not_have_are_refused(given, more, why):
     done = call(*given, "--parts", "jsonl", *more)
     assert done.exit_code != 0
-    assert why in done.output.replace("\n", " ")
+    assert why in f"{done.output} {done.exception}".replace("\n", " ")
 
 
 def test_a_stream_needs_a_folder(here):
     done = call(here / "captions.csv", "--images", here / "photos", "--parts", "parquet")
     assert "--out DIR" in done.output
     assert done.exit_code != 0
+
+
+@pytest.mark.parametrize("option", ["--images", "--refs"])
+def test_photos_or_references_at_an_address_make_it_a_stream(here, option):
+    done = call(here / "captions.csv", option, "memory://somewhere")
+    assert done.exit_code == 2
+    assert "--out DIR" in done.output
 
 
 def test_a_folder_of_shards_is_a_stream_by_itself(here, tmp_path):

@@ -12,7 +12,7 @@ from pyarrow import ipc, parquet
 from cliplet.data.captions import Columns, stream_captions
 from cliplet.errors import InputError
 from cliplet.stream import plan as plans
-from cliplet.stream import scores
+from cliplet.stream import reader
 from cliplet.stream.plan import make_plan
 from cliplet.stream.score import score_stream
 from cliplet.stream.scores import ScoreWork
@@ -186,7 +186,7 @@ def test_other_columns_have_types_and_what_does_not_fit_is_kept_as_json(here, wo
 
 
 def test_blocks_bound_the_memory_of_a_long_part(here, in_shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(scores, "BLOCK", 7)
+    monkeypatch.setattr(reader, "BLOCK", 7)
     path = shard(tmp_path / "a.tar", 0, 20)
     score_stream([str(path)], tmp_path / "out", in_shards, workers=0, quiet=True)
     file = parquet.ParquetFile(tmp_path / "out" / "parts" / "part-00000.parquet")

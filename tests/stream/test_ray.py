@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("ray")
 
 from cliplet.stream.score import score_stream
-from tests.stream.conftest import contents, rows
+from cliplet.stream.wanted import Wanted
+from tests.stream.conftest import caption, contents, rows
 from tests.stream.test_run import drive, wait_for_parts, whole  # noqa: F401
 from tests.stream.works import SlowWork
 
@@ -52,6 +53,21 @@ def test_one_actor_writes_the_bytes_of_a_run_without_ray(here, whole, work, clus
     assert not done.run.failed
     assert contents(tmp_path) == contents(whole)
     assert (tmp_path / "summary.json").read_text() == (whole / "summary.json").read_text()
+
+
+def test_references_and_diversity_on_ray_are_those_of_a_run_without_it(here, work, cluster, tmp_path):
+    (tmp_path / "refs.json").write_text(
+        json.dumps({f"{i}.jpg": [caption(i), "a dog runs"] for i in range(7)})
+    )
+    more = {"part_rows": 20, "quiet": True, "wanted": Wanted(str(tmp_path / "refs.json"), diversity=True)}
+    given = [str(here / "captions.csv")]
+    done = score_stream(given, tmp_path / "ray", work, engine="ray", workers=1, **more)
+    assert not done.run.failed
+    score_stream(given, tmp_path / "local", work, workers=0, **more)
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+    assert (tmp_path / "ray" / "summary.json").read_text() == (
+        tmp_path / "local" / "summary.json"
+    ).read_text()
 
 
 def test_a_killed_node_loses_and_repeats_nothing(here, whole, work, cluster, tmp_path):  # noqa: F811

@@ -214,3 +214,50 @@ def test_the_precision_of_a_stream_is_that_which_was_asked_for(here, tmp_path):
     score_stream([str(here / "captions.csv")], tmp_path, work, workers=0, part_rows=50, quiet=True)
     facts = json.loads((tmp_path / "summary.json").read_text())["provenance"]
     assert (facts["device"], facts["precision"]) == ("cpu", "bf16")
+
+
+def test_another_onnxruntime_is_another_run(here, work, tmp_path, monkeypatch):
+    from cliplet.stream import score
+
+    arguments = [str(here / "captions.csv")]
+    score_stream(arguments, tmp_path, work, workers=0, part_rows=50, quiet=True)
+    plan = json.loads((tmp_path / "plan.json").read_text())["settings"]
+    assert plan["onnxruntime"] == score.versions()["onnxruntime"]
+    other = score.versions() | {"onnxruntime": "0.9"}
+    monkeypatch.setattr(score, "versions", lambda: other)
+    with pytest.raises(InputError, match="onnxruntime was .* and is .0.9.. Give the command that began it"):
+        score_stream(arguments, tmp_path, work, workers=0, part_rows=50, quiet=True)
+    (tmp_path / "parts" / "part-00000.parquet").unlink()
+    (tmp_path / "parts" / "part-00001.parquet").unlink()
+    done = score_stream(arguments, tmp_path, work, workers=0, part_rows=50, quiet=True)
+    assert not done.run.before, "where no part is there it begins anew"
+    assert json.loads((tmp_path / "plan.json").read_text())["settings"]["onnxruntime"] == "0.9"
+
+
+def test_the_plan_says_which_device_auto_is(here, work, tmp_path):
+    arguments = [str(here / "captions.csv")]
+    score_stream(arguments, tmp_path, replace(work, device="auto"), workers=0, part_rows=50, quiet=True)
+    assert json.loads((tmp_path / "plan.json").read_text())["settings"]["device"] == "cpu"
+    done = score_stream(arguments, tmp_path, work, workers=0, part_rows=50, quiet=True)
+    assert done.run.before == 2, "the default device is the same one"
+
+
+def test_a_machine_with_another_version_says_so():
+    from cliplet.stream.ray import _other_version
+    from cliplet.versions import versions
+
+    known = versions()["onnxruntime"]
+    assert _other_version({"onnxruntime": known, "cliplet": versions()["cliplet"], "torch": None}) is None
+    assert _other_version({"onnxruntime": "0.9"}) == f"onnxruntime {known}, and the run was planned with 0.9"
+    assert (
+        _other_version({"versions": {"onnxruntime": "0.9"}})
+        == f"onnxruntime {known}, and the run was planned with 0.9"
+    )
+
+
+def test_a_difference_inside_a_setting_is_named(tmp_path):
+    from cliplet.stream.plan import Plan, check_same
+
+    plan = Plan([], [], {"versions": {"numpy": "1", "onnxruntime": "2"}})
+    with pytest.raises(InputError, match='onnxruntime of versions was "2" and is "3"'):
+        check_same(plan, [], {"versions": {"numpy": "1", "onnxruntime": "3"}}, tmp_path)

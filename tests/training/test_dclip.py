@@ -20,7 +20,7 @@ from cliplet.training.dclip.config import DclipConfig, StudentWeights, load_dcli
 from cliplet.training.dclip.cost import describe
 from cliplet.training.dclip.data import without_overlap
 from cliplet.training.dclip.inputs import Learner, Photos
-from cliplet.training.dclip.run import dclip
+from cliplet.training.dclip.run import DclipRun, dclip
 from cliplet.training.dclip.student import DclipStudent, average_weights
 from cliplet.training.dclip.teacher import photo_regions, teacher_folder
 from cliplet.training.dclip.trace import follow, trace_text
@@ -651,3 +651,17 @@ def test_the_flickr8k_recipe_on_a_few_photos(tmp_path, torchvision, monkeypatch)
     assert 0.5 < (start @ tuned.T).item() < 0.99999
     student = load(tmp_path / "run/no_distillation-seed0/model").encode_texts(["a dog"])
     assert 0.5 < (base @ student.T).item() < 0.99999  # starts from the base model
+
+
+def test_equal_captions_may_count_as_right(data, tmp_path):
+    changes = ('only=["infonce"]', "zeroshot.photos=''", "student.weights.prompts=0.0")
+    run = DclipRun(recipe(data, tmp_path / "run", *changes))
+    equal = DclipRun(recipe(data, tmp_path / "equal", *changes, "equal_captions=true"))
+    plain, right = (r.data.right("dev") for r in (run, equal))
+    assert plain.tolist() == run.data.sets["dev"].photo_of.tolist()
+    assert len(right) >= len(plain)
+    dev = equal.data.sets["dev"]
+    dev.captions[2] = dev.captions[0].upper() + " ."  # of another photo
+    assert len(equal.data.right("dev")) == len(right) + 2
+    known, more = (r.fine_tuning(r.config).measure()["dev|text-to-image|R@1"].mean() for r in (run, equal))
+    assert more >= known

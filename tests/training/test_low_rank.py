@@ -15,7 +15,7 @@ from cliplet.training.checkpoint import read_weights
 from cliplet.training.dclip.config import LowRankSettings, StudentSettings, StudentWeights
 from cliplet.training.dclip.cost import describe
 from cliplet.training.dclip.inputs import Learner
-from cliplet.training.dclip.low_rank import LowRank, adapter_size
+from cliplet.training.dclip.low_rank import LowRank, adapter_size, is_matrix
 from cliplet.training.dclip.run import dclip
 from cliplet.training.dclip.student import DclipStudent
 from cliplet.training.dclip.trainable import TrainableDual, TrainableOpenClip, TrainableTransformers
@@ -227,3 +227,17 @@ def test_a_dry_run_says_what_adapters_take(data, tmp_path):
     adapters = sum(adapter_size(n, own_parameters[n], 2) for n in names)
     assert f"adapters of rank 2 with {adapters:,} do, on {len(names)} matrices" in rows["base model"]
     assert f"{12 * adapters / 1e6:.1f} MB" in rows["memory of learning"]
+
+
+def test_a_convolution_over_single_places_is_a_matrix():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 6, 1), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 6, 1, groups=6))
+    assert [is_matrix(layer.weight) for layer in model] == [True, False, False]
+    adapters = LowRank(model, ["0.weight"], 2, 4.0)
+    with torch.no_grad():
+        adapters.b["0/weight"].normal_()
+    x = torch.randn(2, 4, 5, 5)
+    with adapters.in_place(adapters.merged()):
+        wanted = model(x)
+    adapters.merge()
+    assert torch.allclose(model(x), wanted, atol=1e-5)

@@ -76,8 +76,10 @@ def test_every_shipped_recipe_says_its_kind_and_reads():
         "caption_flickr8k": "captioner", "caption_recap": "captioner", "caption_rewards": "captioner",
         "dclip_clip_vit_b32": "dclip",
         "dclip_flickr8k": "dclip", "diffclip_houston": "diffclip_houston.recipe:RECIPE",
+        "few_pairs": "tune",
         "lclip_clip_vit_b32": "distill",
         "lclip_everyday": "lclip_everyday.recipe:RECIPE",
+        "objectives": "objectives.recipe:RECIPE",
     }  # fmt: skip
 
 
@@ -89,7 +91,7 @@ def test_without_kind_it_is_a_distillation_or_what_the_command_says(tmp_path):
     with pytest.raises(InputError, match="of kind 'dclip', not 'distill'"):
         load_recipe(ROOT / "recipes" / "dclip_clip_vit_b32.toml")
     with pytest.raises(
-        InputError, match=r"unknown kind of recipe 'clip': choose from distill, dclip, captioner"
+        InputError, match=r"unknown kind of recipe 'clip': choose from distill, dclip, tune, captioner"
     ):
         open_recipe(tmp_path / "r.toml", ["kind=clip"])
     with pytest.raises(InputError, match=r"is a dict, no cliplet\.training\.recipes\.Recipe"):
@@ -127,12 +129,17 @@ def test_a_folders_name_must_be_importable_and_free(own, tmp_path):
 
 
 def test_settings_of_a_kind_need_no_recipe():
-    for kind, settings in (("distill", DistillConfig), ("dclip", DclipConfig), ("captioner", CaptionRecipe)):
+    for kind, settings in (
+        ("distill", DistillConfig),
+        ("dclip", DclipConfig),
+        ("tune", DclipConfig),
+        ("captioner", CaptionRecipe),
+    ):
         assert KINDS[kind].settings is settings
         shown = call("distill", "--settings", kind)
         assert shown.output.startswith(f"kind = '{kind}'\n    Which kind of recipe: this one.\ndata = ''\n")
     assert call("caption", "train", "--settings").output == shown.output
-    assert call("distill", "--settings").output.endswith("--settings dclip or captioner\n")
+    assert call("distill", "--settings").output.endswith("--settings dclip or tune or captioner\n")
     assert "there is no recipe clip" in str(call("distill", "--settings", "clip").exception)
     assert "name a RECIPE" in call("distill").output
     assert (

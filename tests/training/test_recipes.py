@@ -61,7 +61,7 @@ def test_published_recipe_runs_with_a_teacher_of_random_weights(tmp_path, torchv
         ("model.image.widht=1", r"model\.image\.widht; did you mean width"),
         ("stages.7.lr=1", "no entry of a list of 3"),
         ("epochs", "not key=value"),
-        ("name.first=x", "no settings below"),
+        ("name.first=x", "which holds no settings"),
         ("stages.0.losses={}", "has no loss"),
         ("stages.0.towers=['audio']", "not one of image, text"),
         ("export=int4", "not one of none, fp32, fp16, int8"),

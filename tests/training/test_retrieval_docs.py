@@ -7,6 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from cliplet.cli.main import cli
+from cliplet.training.dclip.config import load_dclip
+from cliplet.training.objectives import OBJECTIVES
 from tests.shared_data import ROOT
 from tests.training import make
 
@@ -25,7 +27,7 @@ def test_commands(tmp_path, monkeypatch):
         make.drawing(colour, "square", 7).save(tmp_path / "w" / "classes" / colour / "0.png")
     make.model_folder(tmp_path / "w" / "base")
     monkeypatch.chdir(tmp_path / "w")
-    (recipe,) = re.findall(r"```toml\n(.*?)```", GUIDE, re.DOTALL)
+    recipe, _ = re.findall(r"```toml\n(.*?)```", GUIDE, re.DOTALL)
     (tmp_path / "w" / "tune.toml").write_text(recipe)
     (tmp_path / "w" / "names.txt").write_text("\n".join(make.COLOURS))
     (block,) = re.findall(r"```sh\n(cliplet regions photos.*?)```", GUIDE, re.DOTALL)
@@ -47,6 +49,26 @@ def test_commands(tmp_path, monkeypatch):
     assert (tmp_path / "w" / "boxes.jpg").is_file()
     assert "square" in result.output
     assert "photo, tuned - caption, tuned" in result.output
+
+
+def test_what_turns_objectives_on_is_understood(tmp_path):
+    base = 'kind = "tune"\n'
+    _, shown = re.findall(r"```toml\n(.*?)```", GUIDE, re.DOTALL)
+    (tmp_path / "shown.toml").write_text(base + shown)
+    config = load_dclip(tmp_path / "shown.toml")
+    assert {name: one.weight for name, one in config.chosen_objectives().items()} == {
+        "sclip": 1,
+        "negclip": 0.5,
+    }
+    (tmp_path / "tune.toml").write_text(base)
+    rows = [line.split("|") for line in GUIDE.splitlines() if line.startswith(("| `", "| contrastive"))]
+    table = {cells[1].strip(" `"): cells[2:] for cells in rows if "student.weights.contrastive" in cells[2]
+             or "objectives." in cells[2]}  # fmt: skip
+    assert set(table) == {"contrastive", *OBJECTIVES}
+    for name, cells in table.items():
+        for change in re.findall(r"`((?:objectives|student)[^`]*=[^`]*)`", "|".join(cells)):
+            chosen = load_dclip(tmp_path / "tune.toml", [change]).chosen_objectives()
+            assert not change.startswith("objectives") or set(chosen) <= {name, "multi_text"}, change
 
 
 @pytest.mark.parametrize(

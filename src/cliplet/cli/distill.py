@@ -1,5 +1,6 @@
 """``cliplet distill``: run a recipe, describe it, or list its settings."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,8 +32,8 @@ def distill(
 ) -> None:
     """Train a model from RECIPE, a TOML file or a folder with recipe.toml; settings change with KEY=VALUE.
 
-    Its kind says what is trained: "distill" (a small CLIP from a teacher; also when none is given), "dclip" (a CLIP
-    tuned for retrieval), "captioner", or your own as module:attribute.
+    Its kind says what is trained: "distill" (a small CLIP from a teacher; also when none is given), "tune" (a CLIP made
+    better on your pairs; also called "dclip"), "captioner", or your own as module:attribute.
     Examples of changes: data=flickr8k, out=runs/second, seed=1, stages.0.epochs=2, stages.*.lr=1e-4.
     A run that was interrupted goes on where it stopped when the same command is given again. Several processes:
     accelerate launch -m cliplet distill RECIPE.
@@ -84,9 +85,20 @@ def run_recipe(
         if dry_run:
             print_rows(how.describe(config))
         else:
-            click.echo(how.run(config, restart))
+            said = how.run(config, restart)
+            if _first_process():
+                click.echo(said)
     except ImportError as error:
         raise MissingExtraError(f"{command} ({error})", "train") from error
+
+
+def _first_process() -> bool:
+    """Whether this process is the one that speaks, of those that ``accelerate launch`` started."""
+    if "torch.distributed" not in sys.modules:
+        return True
+    from cliplet.training.processes import rank
+
+    return rank() == 0
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:

@@ -134,11 +134,14 @@ def human(benchmarks: tuple[str, ...], data: str, references: tuple[str, ...], m
 )
 @click.option("--ties", type=click.Choice(["pessimistic", "optimistic"]), default="pessimistic", show_default=True,
               help="Place of a wrong item with an equal score: before the right one, or after it.")  # fmt: skip
+@click.option("--equal-captions", is_flag=True,
+              help="A caption fits every photo that has it, word by word: for sets whose captions repeat.")  # fmt: skip
 @click.option("--prefix", default="", help="Text to put before every caption; default: none.")
 @click.option("--name", help="Name of the set in results; default: from the file's name.")
 @_common
 def retrieval(captions: tuple[str, ...], split: str | None, embeddings: str | None, save_embeddings: str | None,
-              folds: int, ties: Any, prefix: str, name: str | None, **common: Any) -> None:  # fmt: skip
+              folds: int, ties: Any, equal_captions: bool, prefix: str, name: str | None,
+              **common: Any) -> None:  # fmt: skip
     """Does the right caption, or the right photo, come first?
 
     \b
@@ -157,11 +160,15 @@ def retrieval(captions: tuple[str, ...], split: str | None, embeddings: str | No
     from cliplet.evaluation.model_runs import (
         save_embeddings as save,
     )
-    from cliplet.evaluation.retrieval import RetrievalProtocol
+    from cliplet.evaluation.retrieval import RetrievalProtocol, equal_caption_pairs
 
     if bool(captions) == bool(embeddings):
         raise click.UsageError("give either caption files or --embeddings")
     _check_files(common)
+    if equal_captions and embeddings:
+        raise click.UsageError(
+            "--equal-captions needs the captions; saved embeddings may have a table of pairs"
+        )
     protocol = RetrievalProtocol(ties=ties, folds=folds, resamples=common["resamples"], seed=common["seed"])
     if embeddings:
         data = load_embedding_folder(Path(embeddings))
@@ -172,10 +179,14 @@ def retrieval(captions: tuple[str, ...], split: str | None, embeddings: str | No
             files = [Path(c) for c in captions]
             data = embed_captioned_photos(encoder, files, common["images"], split, prefix, progress)
         facts = {**model_facts(encoder, prefix), "files": list(captions), "split": split}
+    right = None
+    if equal_captions:
+        right = equal_caption_pairs(data.captions, data.caption_image)
+        facts["equal captions"] = "right"
     if save_embeddings:
         save(Path(save_embeddings), data)
     name = name or _set_name(split, embeddings or captions[0])
-    _finish(run_retrieval(name, data, protocol, facts), common)
+    _finish(run_retrieval(name, data, protocol, facts, right), common)
 
 
 @evaluate.command()

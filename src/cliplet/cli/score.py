@@ -104,15 +104,16 @@ def score(
     Metrics on references need no photos: where --metrics names them, --images is not given and the images have no
     photo, no model is loaded. --model none leaves it out always.
     """
-    if streaming.wanted([target, *captions]):
+    if streaming.wanted([target, *captions], [images, refs]):
+        if safe_csv:
+            raise click.UsageError("--safe-csv is for rows.csv, which a stream of parts does not write")
         from cliplet.data.captions import Columns
+        from cliplet.stream.wanted import Wanted
 
-        refused = {"--refs": refs, "--metrics": metrics, "--df": df, "--diversity": diversity,
-                   "--train-captions": train_captions, "--cache": cache or cache_dir, "--safe-csv": safe_csv,
-                   "--tokenizer": tokenizer != "ptb"}  # fmt: skip
+        wanted = Wanted(refs, options.metric_names(metrics), df, tokenizer, diversity, train_captions)
         stream.score_parts(
             streaming, [target, *captions], out, model, preset, match, images,
-            Columns(image_column, caption_column, separator), {o: bool(v) for o, v in refused.items()}, as_json, strict,
+            Columns(image_column, caption_column, separator), wanted, cache_dir or cache, as_json, strict,
             device, precision,
         )  # fmt: skip
         return

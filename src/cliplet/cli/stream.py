@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from cliplet.data.captions import Columns
     from cliplet.stream.report import StreamScores
+    from cliplet.stream.wanted import Wanted
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Streaming:
     retry_failed: bool
     """Whether parts that were given up are tried again."""
 
-    def wanted(self, arguments: Sequence[str]) -> bool:
-        """Whether the options or the arguments ask for a stream."""
+    def wanted(self, arguments: Sequence[str], beside: Sequence[str | None] = ()) -> bool:
+        """Whether the options or the arguments ask for a stream; ``beside``: what else may be at an address."""
         if any((self.parts, self.engine, self.workers, self.threads, self.part_rows, self.retry_failed)):
             return True
         from cliplet.data.names import is_photo_path
@@ -40,7 +41,8 @@ class Streaming:
             return False
         from cliplet.stream.sources import holds_shards, is_remote
 
-        return any(is_remote(text) or holds_shards(text) for text in arguments)
+        remote = any(text is not None and is_remote(text) for text in beside)
+        return remote or any(is_remote(text) or holds_shards(text) for text in arguments)
 
     def shared_out(self) -> tuple[str, int, int]:
         """Engine, workers and threads of each, with what holds where they are not given."""
@@ -96,29 +98,31 @@ def score_parts(
     match: str | None,
     images: str | None,
     columns: "Columns",
-    refused: dict[str, bool],
+    wanted: "Wanted",
+    cache: bool | str,
     as_json: bool,
     strict: bool,
     device: str | None = None,
     precision: str | None = None,
 ) -> None:
-    """Score as a stream and print what came of it; ``refused``: options that a stream does not have, if given."""
-    for option, given in refused.items():
-        if given:
-            raise click.UsageError(
-                f"{option} is not for a stream of parts, which scores photos and captions row by row"
-            )
+    """Score as a stream and print what came of it; ``wanted``: what is computed beside the model's scores."""
     if out is None:
         raise click.UsageError("a stream writes its parts: name their folder with --out DIR")
-    if model == "none":
-        raise click.UsageError("--model none is for one captions file with references, not for a stream")
     from cliplet.stream.plan import PART_ROWS
     from cliplet.stream.score import score_stream
     from cliplet.stream.scores import ScoreWork
 
     engine, workers, threads = streaming.shared_out()
     work = ScoreWork(
-        model, preset, match, images, columns, threads=threads, device=device, precision=precision
+        model,
+        preset,
+        match,
+        images,
+        columns,
+        threads=threads,
+        device=device,
+        precision=precision,
+        cache=cache,
     )
     done = score_stream(
         arguments,
@@ -129,9 +133,10 @@ def score_parts(
         workers=workers,
         part_rows=streaming.part_rows or PART_ROWS,
         retry_failed=streaming.retry_failed,
+        wanted=wanted,
     )
     _show(done, as_json)
-    if done.run.failed or (strict and done.table.failed):
+    if done.run.failed or (strict and (done.table.failed or done.table.without_references)):
         sys.exit(1)
 
 

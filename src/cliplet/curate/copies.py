@@ -6,14 +6,14 @@ estimation techniques from rounding algorithms"), and two that agree on all plan
 their difference hashes, then by the cosine of their embeddings.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.curate.near import Vectors, near_pairs
+from cliplet.curate.near import EDGE, Vectors, near_pairs
 from cliplet.curate.rules import Rules
 from cliplet.curate.spill import Spill
 
@@ -37,8 +37,10 @@ REP = np.dtype(
 """A representative: its first row, where its rows are listed, its best row, and what ranks it."""
 
 
-BATCH = 4096
-"""Verdicts written together."""
+BATCH = 1 << 16
+"""Pairs of near copies that are looked at together."""
+SPLITS = 1 << 16
+"""Representatives whose ranks say how pairs are parted to be sorted."""
 
 
 class Parts(Protocol):
@@ -96,8 +98,9 @@ def find_copies(
             tell("copies", i + 1, records.files)
     records.close()
     if rules.near_duplicates and rules.applies("near"):
-        moved = _near_copies(measured, reps, rules, scratch, verdicts, notes, tell)
-        return _followed(verdicts, moved, scratch)
+        moved = Spill(scratch / "moved", VERDICT, measured.total)
+        _near_copies(measured, reps, rules, scratch, verdicts, moved, notes, tell)
+        return _followed(verdicts, moved, scratch, measured.total)
     return verdicts
 
 
@@ -165,10 +168,11 @@ def _near_copies(
     rules: Rules,
     scratch: Path,
     verdicts: Spill,
+    moved: Spill,
     notes: list[str],
     tell: Callable[[str, int, int], None],
-) -> NDArray[Any]:
-    """Verdicts on the rows of representatives that are near better ones; returns one for each by its best row."""
+) -> None:
+    """Verdicts on rows of representatives that are near better ones; ``moved`` gets one for each, by its best row."""
     n = 0
     with open(scratch / "sorted", "wb") as file:
         for records in spilled:
@@ -177,40 +181,44 @@ def _near_copies(
             n += len(records)
     spilled.close()
     if n < 2:
-        return np.empty(0, VERDICT)
+        return
     reps = np.memmap(scratch / "sorted", REP, "r", shape=(n,))
     vectors = _vectors(measured, reps, scratch, tell)
     edges = near_pairs(reps, vectors, rules, scratch, notes, tell)
     listed = np.memmap(scratch / "rows", np.int64, "r")
-    settled = settle(reps, edges)
-    moved = np.zeros(len(settled), VERDICT)
-    gone: list[NDArray[Any]] = []
-    for i, (worse, better, cosine, bits) in enumerate(settled):
-        rows = listed[reps["start"][worse] : reps["start"][worse] + reps["count"][worse]]
-        found = np.zeros(len(rows), VERDICT)
-        found["row"], found["of"], found["kind"] = rows, reps["best"][better], NEAR
-        found["cosine"], found["bits"] = cosine, bits
-        gone.append(found)
-        moved[i] = (reps["best"][worse], reps["best"][better], NEAR, cosine, bits)
-        if len(gone) == BATCH or i + 1 == len(settled):
-            together = np.concatenate(gone)
-            verdicts.by_hash(together["row"].astype(np.uint64), together)
-            gone = []
-    return moved
+    for settled in settle(reps, edges, scratch):
+        worse, better = reps[settled["a"]], reps[settled["b"]]
+        of_each = np.zeros(len(settled), VERDICT)
+        of_each["row"], of_each["of"], of_each["kind"] = worse["best"], better["best"], NEAR
+        of_each["cosine"], of_each["bits"] = settled["cosine"], settled["bits"]
+        moved.by_hash(of_each["row"].astype(np.uint64), of_each)
+        found = np.repeat(of_each, worse["count"])
+        found["row"] = np.concatenate(
+            [
+                listed[start : start + count]
+                for start, count in zip(worse["start"], worse["count"], strict=True)
+            ]
+        )
+        verdicts.by_hash(found["row"].astype(np.uint64), found)
 
 
-def _followed(verdicts: Spill, moved: NDArray[Any], scratch: Path) -> Spill:
+def _followed(verdicts: Spill, moved: Spill, scratch: Path, total: int) -> Spill:
     """The verdicts, where a copy of a photo that gave way to a near one gives way to that too."""
-    moved.sort(order="row")
-    followed = Spill(scratch / "followed", VERDICT, verdicts.count)
+    by_kept = Spill(scratch / "by_moved", VERDICT, total)  # parted as ``moved`` is, so that both meet
     for records in verdicts:
-        if len(moved):
-            at = np.minimum(np.searchsorted(moved["row"], records["of"]), len(moved) - 1)
-            hit = (moved["row"][at] == records["of"]) & (records["kind"] != SAME_PAIR)
-            for name in ("of", "kind", "cosine", "bits"):
-                records[name][hit] = moved[name][at[hit]]
-        followed.by_hash(records["row"].astype(np.uint64), records)
+        by_kept.by_hash(records["of"].astype(np.uint64), records)
     verdicts.close()
+    followed = Spill(scratch / "followed", VERDICT, by_kept.count)
+    for place in range(by_kept.files):
+        records, gone = by_kept.read(place), np.sort(moved.read(place), order="row")
+        if len(gone) and len(records):
+            at = np.minimum(np.searchsorted(gone["row"], records["of"]), len(gone) - 1)
+            hit = (gone["row"][at] == records["of"]) & (records["kind"] != SAME_PAIR)
+            for name in ("of", "kind", "cosine", "bits"):
+                records[name][hit] = gone[name][at[hit]]
+        followed.by_hash(records["row"].astype(np.uint64), records)
+    by_kept.close()
+    moved.close()
     return followed
 
 
@@ -236,25 +244,50 @@ def _vectors(
     return Vectors(scratch / "vectors", at, width // 2)
 
 
-def settle(reps: NDArray[Any], edges: NDArray[Any]) -> list[tuple[int, int, float, int]]:
-    """Who gives way to whom: the best are kept first, and what is near a kept one goes.
+def settle(reps: NDArray[Any], edges: Spill, scratch: Path) -> Iterator[NDArray[Any]]:
+    """Who gives way to whom: the best are kept first, and what is near a kept one goes; removes ``edges``.
 
-    Returns:
-        (representative that goes, the one kept in its place, cosine, bits), both by position.
+    Yields:
+        :data:`EDGE` with ``a`` the representative that goes and ``b`` the one kept in its place, by position.
     """
-    if not len(edges):
-        return []
-    a, b = reps[edges["a"]], reps[edges["b"]]
-    swap = _before(b, a)
-    better, worse = np.where(swap, edges["b"], edges["a"]), np.where(swap, edges["a"], edges["b"])
-    ranks = reps[worse]
-    order = np.lexsort((-edges["cosine"], ranks["row"], -ranks["cosine"], 1 - ranks["good"]))
-    gone: dict[int, tuple[int, int, float, int]] = {}
-    for i in order.tolist():
-        w, k = int(worse[i]), int(better[i])
-        if w not in gone and k not in gone:
-            gone[w] = (w, k, float(edges["cosine"][i]), int(edges["bits"][i]))
-    return list(gone.values())
+    ranked = Spill(scratch / "ranked", EDGE, edges.count)
+    some = np.sort(_rank(reps[:: max(1, len(reps) // SPLITS)]))
+    splits = some[[len(some) * i // ranked.files for i in range(1, ranked.files)]]
+    for found in edges:
+        found = np.unique(found)
+        for start in range(0, len(found), BATCH):
+            block = found[start : start + BATCH]
+            a, b = reps[block["a"]], reps[block["b"]]
+            swap = _before(a, b)
+            block["a"], block["b"] = (
+                np.where(swap, block["b"], block["a"]),
+                np.where(swap, block["a"], block["b"]),
+            )
+            ranked.add(np.searchsorted(splits, _rank(np.where(swap, b, a)), side="right"), block)
+    edges.close()
+    gone = np.memmap(scratch / "gone", np.bool_, "w+", shape=(len(reps),))
+    for records in ranked:  # those of the best that may go first
+        ranks = np.concatenate(
+            [_rank(reps[records["a"][i : i + BATCH]]) for i in range(0, len(records), BATCH)]
+        )
+        order = np.lexsort((records["b"], -records["cosine"], records["a"], ranks))
+        settled = []
+        for i, worse, better in zip(
+            order.tolist(), records["a"][order].tolist(), records["b"][order].tolist(), strict=True
+        ):
+            if not gone[worse] and not gone[better]:
+                gone[worse] = True
+                settled.append(i)
+        for start in range(0, len(settled), BATCH):
+            yield records[settled[start : start + BATCH]]
+    ranked.close()
+
+
+def _rank(reps: NDArray[Any]) -> NDArray[np.uint64]:
+    """A number that is the smaller the better a representative is, but for equals, of which the first is better."""
+    bits = np.ascontiguousarray(reps["cosine"]).view(np.uint32)
+    growing = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    return ((1 - reps["good"].astype(np.uint64)) << np.uint64(32)) | (~growing).astype(np.uint64)
 
 
 def _before(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:

@@ -2,9 +2,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from cliplet.curate.measure import Pair
@@ -59,22 +59,25 @@ def estimate(sources: Sequence[Source], rules: Rules, work: CurateWork, part_row
         InputError: a source cannot be used.
     """
     plan = make_plan(sources, {}, part_rows, work.columns)
-    pairs, exact = _count(plan)
     measurer, reader = work.measurer(), work.reader()
     places = (
         [len(plan) * i // PLACES for i in range(PLACES)] if len(plan) >= PLACES else list(range(len(plan)))
     )
     found: list[dict[str, object]] = []
+    counted: dict[int, int] = {}
     seconds = 0.0
     for i, number in enumerate(places):
-        wanted = SAMPLE // len(places)
-        some = _some(reader, plan.part(number), wanted)
-        if i == 0 and some:
-            list(measurer.tables(some[:1], set()))  # loads the model
-        start = time.monotonic()
-        for table in measurer.tables(some, set()):
-            found += table.to_pylist()
-        seconds += time.monotonic() - start
+        part, taken = plan.part(number), 0
+        with suppress(InputError):  # its source is broken, which the run itself says
+            for some in _some(reader, part, SAMPLE // len(places), counted):
+                if i == 0 and not taken:
+                    list(measurer.tables(some[:1], set()))  # loads the model
+                start = time.monotonic()
+                for table in measurer.tables(some, set()):
+                    found += table.to_pylist()
+                seconds += time.monotonic() - start
+                taken += len(some)
+    pairs, exact = _count(plan, counted)
     reasons = [{reason.rule for reason in own_reasons(row, rules)} for row in found]
     return Estimate(
         sources=len(sources),
@@ -89,12 +92,17 @@ def estimate(sources: Sequence[Source], rules: Rules, work: CurateWork, part_row
     )
 
 
-def _some(reader: Reader, part: Part, wanted: int) -> list[Pair]:
-    """The first pairs of a part; none where its source is broken, which the run itself says."""
-    try:
-        return list(islice((pair for block in reader.pairs(part) for pair in block), wanted))
-    except InputError:
-        return []
+def _some(reader: Reader, part: Part, wanted: int, counted: dict[int, int]) -> Iterator[list[Pair]]:
+    """The first pairs of a part, while its source is open; what was fetched for them is counted to its end."""
+    seen = 0
+    for block in reader.pairs(part):
+        if seen < wanted:
+            yield block[: wanted - seen]
+        seen += len(block)
+        if seen >= wanted and not part.source.remote:
+            return
+    if part.source.remote:
+        counted[part.number] = seen
 
 
 def _bytes(source: Source) -> int:
@@ -103,15 +111,16 @@ def _bytes(source: Source) -> int:
     return sum(file.stat().st_size for file in Path(source.path).rglob("*") if file.is_file())
 
 
-def _count(plan: Plan) -> tuple[int, bool]:
-    """Pairs of a plan, and whether each was counted."""
+def _count(plan: Plan, counted: dict[int, int]) -> tuple[int, bool]:
+    """Pairs of a plan, and whether each was counted; ``counted``: pairs of parts at addresses, by number."""
     known = sum(part.stop - part.start for part in plan if part.stop is not None)
     unknown = [part for part in plan if part.stop is None]
     local = [part for part in unknown if not part.source.remote and part.source.kind == "tar"]
     if not unknown:
         return known, True
     listed = local if len(local) <= LISTED else [local[len(local) * i // LISTED] for i in range(LISTED)]
-    samples = {part.number: _samples(part) for part in listed}
+    listed += [part for part in unknown if part.number in counted]
+    samples = {part.number: counted.get(part.number) or _samples(part) for part in listed}
     size = sum(part.source.size for part in listed)
     a_byte = sum(samples.values()) / size if size else 0.0
     rest = sum(max(part.source.size, 0) * a_byte for part in unknown if part.number not in samples)
@@ -120,6 +129,8 @@ def _count(plan: Plan) -> tuple[int, bool]:
 
 def _samples(part: Part) -> int:
     """Samples of a tar with captions, from a part's first on."""
+    if part.source.remote:
+        return 0
     try:
         tar = PhotoTar(part.source.path)
     except InputError:  # its part will say so

@@ -43,9 +43,14 @@ class Vectors:
         return found.reshape(rows, self.width).astype(np.float32)
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Some rows; the file is mapped for this call alone."""
-        mapped = np.memmap(self.path, np.float16, "r", shape=(self.count, self.width))
-        return np.asarray(mapped[numbers], dtype=np.float32)
+        """Some rows, each read by itself: a mapped file would count, with all that lies around them, as memory."""
+        distinct, at = np.unique(numbers, return_inverse=True)
+        found = np.empty((len(distinct), self.width), np.float16)
+        with open(self.path, "rb", buffering=0) as file:
+            for row, number in zip(found, distinct.tolist(), strict=True):
+                file.seek(2 * number * self.width)
+                file.readinto(row.view(np.uint8).data)
+        return found[at.reshape(-1)].astype(np.float32)
 
 
 def near_pairs(
@@ -55,8 +60,8 @@ def near_pairs(
     scratch: Path,
     notes: list[str],
     tell: Callable[[str, int, int], None],
-) -> NDArray[Any]:
-    """Pairs of near copies, as :data:`EDGE`, each once.
+) -> Spill:
+    """Pairs of near copies, as :data:`EDGE`, parted by both; those that met in several cells stand there several times.
 
     Args:
         reps: ``[n]`` with ``look`` and ``caption``.
@@ -67,9 +72,15 @@ def near_pairs(
         tell: progress.
     """
     n = len(reps)
+    pairs = Spill(scratch / "edges", EDGE, n)
+
+    def keep(edges: NDArray[Any]) -> None:
+        near = _verified(edges, vectors, rules.near_cosine)
+        pairs.by_hash(_mixed(near["a"].astype(np.uint64) * np.uint64(n) + near["b"].astype(np.uint64)), near)
+
     if n <= MOST:  # so few are compared all with all
-        cell = np.sort(_records(reps, 0, np.zeros((n, 1), np.uint64)), order=["rank", "rep"])
-        return _verified(_alike(cell, rules), vectors, rules.near_cosine)
+        keep(_alike(np.sort(_records(reps, 0, np.zeros((n, 1), np.uint64)), order=["rank", "rep"]), rules))
+        return pairs
     bits = int(np.clip(np.ceil(np.log2(max(n / MEET, 1))), 4, 32))
     cells = Spill(scratch / "cells", _CELL, n * BANDS)
     centre = vectors.take(np.arange(0, n, max(1, n // ROWS))[:ROWS]).mean(axis=0)
@@ -79,7 +90,7 @@ def near_pairs(
         records = _records(reps[start : start + ROWS], start, _keys(rows @ planes > 0, bits))
         cells.by_hash(_mixed(records["key"]), records)
         tell("near copies: cells", start + len(rows), n)
-    found, crowded = [], 0
+    crowded = 0
     for i, records in enumerate(cells):
         records = records[np.lexsort((records["rep"], records["rank"], records["key"]))]
         small = np.ones(len(records), dtype=bool)
@@ -87,15 +98,13 @@ def near_pairs(
             small[low:high] = False
             crowded += max(0, high - low - MOST)
             for first in range(low, high, MOST):
-                pairs = _alike(records[first : min(first + MOST, high)], rules)
-                found.append(_verified(pairs, vectors, rules.near_cosine))
-        found.append(_verified(_alike_in_small(records[small], rules), vectors, rules.near_cosine))
-        found = [np.unique(np.concatenate(found))]
+                keep(_alike(records[first : min(first + MOST, high)], rules))
+        keep(_alike_in_small(records[small], rules))
         tell("near copies: pairs", i + 1, cells.files)
     cells.close()
     if crowded:
         notes.append(f"near copies: {crowded} photos of crowded cells were compared with {MOST} others alone")
-    return found[0] if found else np.empty(0, EDGE)
+    return pairs
 
 
 def _records(reps: NDArray[Any], start: int, keys: NDArray[np.uint64]) -> NDArray[Any]:

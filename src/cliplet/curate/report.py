@@ -11,7 +11,7 @@ from cliplet.curate.decide import Counts, Measured, pair_name
 from cliplet.curate.result import Curated
 from cliplet.curate.rules import RULES, Rules
 from cliplet.curate.work import CurateWork
-from cliplet.errors import InputError
+from cliplet.errors import ClipletError
 from cliplet.reports.page import breakable, escape, page, thumbnail
 from cliplet.reports.svg import histogram
 from cliplet.stream.plan import Plan
@@ -236,7 +236,7 @@ def _thumbnails(
     reader = work.reader()
     for number, rows in sorted(by_part.items()):
         at = 0
-        with suppress(InputError):  # a source that is gone by now has no photos to show
+        with suppress(ClipletError):  # a source that is gone by now has no photos to show
             for pairs in reader.pairs(plan.part(number)):
                 for inside, row in rows.items():
                     if at <= inside < at + len(pairs):

@@ -16,14 +16,17 @@ from cliplet.curate.shards import save_json
 from cliplet.curate.work import CurateWork
 from cliplet.curate.write import Written, check_form, stale_notes, write_kept, write_lists
 from cliplet.data.beside import photos_of
+from cliplet.data.captions import CaptionEntry
 from cliplet.encoders.card import ModelCard
 from cliplet.errors import InputError
 from cliplet.files import writable_folder, write_atomically
 from cliplet.scoring.rows import find_photos
 from cliplet.stream.part import need_pyarrow
 from cliplet.stream.plan import PART_ROWS, make_plan
+from cliplet.stream.reader import images_known, open_images
 from cliplet.stream.run import Finished, alone, run
 from cliplet.stream.scores import first_captions, located
+from cliplet.stream.source import is_remote, without_query
 from cliplet.stream.sources import Source
 from cliplet.versions import versions
 
@@ -73,6 +76,8 @@ def curate(
     check_form(form, sources)
     work = located(work)
     settings, card, has_match = settings_of(work)
+    if work.device == "auto" and engine == "local":
+        work = replace(work, device=settings["device"])
     rules = with_threshold(rules, has_match, card)
     check_photos(sources, work)
     folder = writable_folder(folder)
@@ -122,10 +127,16 @@ def curate(
 def check_photos(sources: Sequence[Source], work: CurateWork) -> None:
     """Raise InputError where none of the first pairs has a photo: --images was forgotten, most likely."""
     entries, source = first_captions(sources, work.columns)
-    good = [entry for entry in entries if entry.reason is None]
+    good: Sequence[CaptionEntry] = [entry for entry in entries if entry.reason is None]
     if not good:  # remote
         return
-    names, _, reasons = find_photos(*photos_of(good, [Path(source.path)], work.images))
+    if work.images is not None and is_remote(work.images):
+        if images_known(work.images) is not None:  # tars are fetched by the workers alone
+            return
+        found, index = good, open_images(work.images)
+    else:
+        found, index = photos_of(good, [Path(source.path)], work.images)
+    names, _, reasons = find_photos(found, index)
     if not any(names):
         raise InputError(f"no photo was found for the first {len(good)} captions of {source.name}: {reasons[0]}. "
                          "Give the folder or tar of the photos with --images")  # fmt: skip
@@ -147,7 +158,8 @@ def settings_of(work: CurateWork) -> tuple[dict[str, Any], ModelCard, bool]:
         "device": scorer.encoder.device,
         "precision": work.precision,
         "match": hashlib.blake2b(repr(scorer.match).encode(), digest_size=8).hexdigest(),
-        "images": work.images,
+        "images": work.images and without_query(work.images),
+        "tars of images": images_known(work.images),
         "columns": asdict(work.columns),
         "versions": {k: v for k, v in versions().items() if k in libraries},
     }

@@ -201,7 +201,13 @@ def _stem(name: str) -> str:
 
 
 def _is_sidecar(name: str, stem: str) -> bool:
-    return name in (f"{stem}.parquet", f"{stem}_stats.json", f"{stem}.json")
+    return name in sidecar_names(stem)
+
+
+def sidecar_names(shard: str) -> tuple[str, ...]:
+    """What files beside a shard of this name would be called."""
+    stem = _stem(shard)
+    return f"{stem}.parquet", f"{stem}_stats.json", f"{stem}.json"
 
 
 def _filtered(source: Path, target: Path, keys: set[str]) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-HELD = 64 << 20
+HELD = 16 << 20
 """Bytes of records that are read together."""
-MOST = 512
+MOST = 2048
 """Files, at most."""
 
 Records = NDArray[Any]

@@ -11,7 +11,7 @@ from cliplet.data.images import ImageInput
 from cliplet.data.parquet import TablePhoto
 from cliplet.stream.part import Compute, Say
 from cliplet.stream.plan import Part
-from cliplet.stream.scores import PartReader
+from cliplet.stream.reader import PartReader
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Reader:
         self.inner = PartReader(columns, False, images)
 
     def pairs(self, part: Part, say: Say = lambda doing: None) -> Iterator[list[Pair]]:
-        """Pairs, some thousands at a time; raises InputError as :class:`~cliplet.stream.scores.PartReader`."""
+        """Pairs, some thousands at a time; raises InputError as :class:`~cliplet.stream.reader.PartReader`."""
         source = part.source.name
         for entries, photos, names, reasons in self.inner.blocks(part, say):
             entries = [_in_its_row(entry) for entry in entries]

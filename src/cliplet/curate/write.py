@@ -15,7 +15,7 @@ import pyarrow
 from pyarrow import parquet
 
 from cliplet.curate.decide import Measured, part_name
-from cliplet.curate.shards import copy_sidecars, rewrite_shard, save_json
+from cliplet.curate.shards import copy_sidecars, rewrite_shard, save_json, sidecar_names
 from cliplet.errors import InputError
 from cliplet.files import whole
 from cliplet.stream.plan import Plan
@@ -142,8 +142,8 @@ def write_kept(
     whole_sources = _whole_sources(plan, measured)
     for i, parts in _by_source(plan, measured, decided):
         source, new = plan.sources[i], target / names[i]
-        note = target / f".{names[i].replace('/', '-')}.json"
-        if form == "parquet" and not source.path.lower().endswith(".parquet"):
+        note = target / note_name(names[i])
+        if form == "parquet" and not source.file_name.lower().endswith(".parquet"):
             new = new.with_name(new.name + ".parquet")
         if not (new.exists() and note.exists()):
             new.parent.mkdir(parents=True, exist_ok=True)
@@ -151,6 +151,11 @@ def write_kept(
         written.files.append(str(new.relative_to(folder)))
         written.notes += json.loads(note.read_text())
     return written
+
+
+def note_name(name: str) -> str:
+    """The file that says a source is done; no two names share one."""
+    return f".{name.replace('%', '%25').replace('/', '%2F')}.json"
 
 
 def target_names(names: Sequence[str]) -> list[str]:
@@ -196,7 +201,7 @@ def _write_source(
     if form == "shards":
         with local_file(source) as path:
             return _write_shard(source, path, new, parts, all_known)
-    if source.kind == "table" and source.path.lower().endswith(".parquet"):
+    if source.kind == "table" and source.file_name.lower().endswith(".parquet"):
         with local_file(source) as path:
             _filter_parquet(path, new, parts)
         return []
@@ -233,7 +238,10 @@ def _write_shard(
     if found.unknown:
         notes.append(f"{source.name}: {found.unknown} samples of parts that were given up are left out")
     if source.remote:
-        return notes
+        from cliplet.stream.remote import beside, fetch
+
+        for sidecar in beside(source, sidecar_names(path.name)):
+            fetch(sidecar, path.parent / sidecar.file_name, lambda doing: None)
     return notes + [f"{source.name}: {line}" for line in copy_sidecars(path, new, found.keys)]
 
 

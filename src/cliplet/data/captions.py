@@ -74,23 +74,27 @@ def stream_captions(
     notes: list[str] | None = None,
     start: int = 0,
     stop: int | None = None,
+    *,
+    plain_lines: bool = False,
+    as_references: bool = False,
 ) -> Iterator[CaptionEntry]:
     """The captions of a file one by one, in memory that does not grow with it, from a place on.
 
     ``start`` and ``stop`` count rows of Parquet and Arrow files, which are found without reading what is before, and
-    entries of all others, which are read and passed over. A JSON document of one value is read whole.
+    entries of all others, which are read and passed over. A JSON document of one value is read whole. The rest is as in
+    :func:`read_captions`.
 
     Raises:
         InputError: as :func:`read_captions`, but for a file without a usable caption.
     """
     path = Path(path)
-    records = Records(columns)
+    records = Records(columns, as_references)
     notes = [] if notes is None else notes
     if path.suffix.lower() in SLICED and path.is_file():
         for row in sliced_rows(path, start, stop):
             yield from records(row)
     else:
-        yield from islice(_reader(path, records, False)(path, records, notes), start, stop)
+        yield from islice(_reader(path, records, plain_lines)(path, records, notes), start, stop)
 
 
 def read_sources(

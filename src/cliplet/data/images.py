@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from cliplet.data.pixels import TWELVE_BIT, array_image, common_mode
-from cliplet.errors import InputError
+from cliplet.errors import InputError, StoreError
 
 
 @runtime_checkable
@@ -283,6 +283,8 @@ def _content_of(source: Any) -> bytes:
                 content = source.read(MAX_BYTES + 1)
                 if seekable:
                     source.seek(at)
+    except StoreError:  # it says nothing about the photo
+        raise
     except Exception as error:  # closed, gone, or another library's own error
         raise InputError(f"{source} cannot be read: {error}") from error
     if not isinstance(content, (bytes, bytearray)):

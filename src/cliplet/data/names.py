@@ -10,7 +10,7 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from cliplet.errors import InputError
 
@@ -72,6 +72,24 @@ def _agree(a: str, b: str) -> bool:
     (folder, a), (other, b) = (posixpath.split(_path(k).lower()) for k in (a, b))
     suffixes = {n.rpartition(".")[2].replace("jpeg", "jpg") for n in (a, b) if is_photo_path(n)}
     return (not folder or not other or _ends(folder, other)) and len(suffixes) < 2
+
+
+class NameKeys(NamedTuple):
+    """Under what a name may be looked for in an index of names that is larger than memory."""
+
+    stem: str
+    """The base name without case and suffix."""
+    tail: str
+    """That behind its folder's name, or behind an empty one."""
+    number: str | None
+    """COCO's number."""
+
+
+def name_keys(key: ImageKey) -> NameKeys:
+    """The keys of a name: two that :class:`NameIndex` brings together are equal, or share their stem or number."""
+    path = _path(str(key))
+    folder, _, stem = _plain(path).rpartition("/")
+    return NameKeys(stem, f"{posixpath.basename(folder)}/{stem}", _number(path))
 
 
 class NameIndex:

@@ -8,12 +8,13 @@ a failed row that names the files, never a guess.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cliplet.data.images import ImageInput
 from cliplet.data.names import PHOTO_SUFFIXES, is_photo_path
 from cliplet.data.photos import PhotoFolder, PhotoTar
-from cliplet.data.records import CaptionEntry, Records, entry
-from cliplet.data.tables import Row, parse_json
+from cliplet.data.records import REFERENCE_FIELDS, CaptionEntry, Records, entry, texts_of
+from cliplet.data.tables import Row, find_column, parse_json
 from cliplet.data.text import decode
 
 TEXTS = (".txt", ".caption", ".cap")
@@ -128,6 +129,20 @@ def _entries(
                 yield found._replace(reason=found.reason or reason)
 
 
+def _references(
+    read: Callable[[str], bytes], metadata: list[str], records: Records
+) -> tuple[Any, ...] | None:
+    """The reference captions in the JSON beside a caption; None where that has none, or is not to be read."""
+    if len(metadata) != 1 or records.as_references:
+        return None
+    try:
+        value = parse_json(decode(read(metadata[0])))
+        field = find_column(value, REFERENCE_FIELDS) if isinstance(value, Mapping) else None
+        return None if field is None else tuple(texts_of(value[field], split=True))
+    except (OSError, ValueError):
+        return None  # the caption is good without it
+
+
 def _captions_in(
     name: str, image: str, read: Callable[[str], bytes], metadata: list[str], records: Records, where: str
 ) -> Iterator[CaptionEntry]:
@@ -136,7 +151,8 @@ def _captions_in(
         text = decode(read(name))
         if not name.lower().endswith(".json"):
             if text.strip() or len(metadata) != 1:
-                yield entry(image, text.replace("\r\n", "\n").rstrip("\r\n"), where)
+                text = text.replace("\r\n", "\n").rstrip("\r\n")
+                yield entry(image, text, where, None, _references(read, metadata, records))
                 return
             text = decode(read(metadata[0]))
         value = parse_json(text)

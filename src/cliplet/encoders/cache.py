@@ -122,6 +122,17 @@ class EmbeddingCache:
         return int((pages - free) * size)
 
     def _connect(self) -> None:
+        """Open the file; another process that makes it at this moment is waited for, which SQLite does not do."""
+        for wait in (0.05, 0.2, 0.8, 3.0):
+            try:
+                return self._open()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    raise
+                time.sleep(wait)
+        self._open()
+
+    def _open(self) -> None:
         connection = sqlite3.connect(self.path, timeout=60, check_same_thread=False, isolation_level=None)
         try:
             connection.text_factory = bytes  # damage can turn a value into a text, which need not be UTF-8
@@ -314,6 +325,47 @@ class CachedEncoder(WrappedEncoder):
             )
         except (OSError, ValueError, TypeError, InputError):
             return None
+
+
+class Alone(WrappedEncoder):
+    """An Encoder that embeds each item alone: what it gives depends on the item, not on what stands beside it.
+
+    So it does not matter which of a file's photos a cache already has.
+    """
+
+    @property
+    def numerics(self) -> str:
+        """That of the inner encoder, apart from what it gives in batches."""
+        return f"{self.encoder.numerics} alone".strip()
+
+    def encode_images_safely(
+        self, images: Sequence[ImageInput], normalise: bool = True
+    ) -> tuple[Embeddings, dict[int, str]]:
+        """As the inner encoder, one by one."""
+        out = self.no_rows(len(images))
+        failures: dict[int, str] = {}
+        for i, image in enumerate(images):
+            out[i : i + 1], reasons = self.encoder.encode_images_safely([image], normalise)
+            failures.update((i, reason) for reason in reasons.values())
+        return out, failures
+
+    def encode_texts_safely(
+        self, texts: Sequence[str], normalise: bool = True
+    ) -> tuple[Embeddings, NDArray[np.bool_], dict[int, str]]:
+        """As the inner encoder, one by one."""
+        out, truncated = self.no_rows(len(texts)), np.zeros(len(texts), dtype=bool)
+        failures: dict[int, str] = {}
+        for i, text in enumerate(texts):
+            out[i : i + 1], truncated[i : i + 1], reasons = self.encoder.encode_texts_safely(
+                [text], normalise
+            )
+            failures.update((i, reason) for reason in reasons.values())
+        return out, truncated, failures
+
+
+def kept_alone(encoder: Encoder, cache: bool | str) -> CachedEncoder:
+    """The encoder behind a cache in the user's folder (True) or another, each item embedded alone."""
+    return CachedEncoder(Alone(encoder), EmbeddingCache(cache if isinstance(cache, str) else None))
 
 
 def _kind(what: str, normalise: bool) -> str:

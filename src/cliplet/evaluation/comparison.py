@@ -23,11 +23,24 @@ SHOWN = ("R@1", "R@5", "R@10", "mAP", "MRR")
 
 
 def retrieval_columns(
-    name: str, images: Embeddings, texts: Embeddings, photo_of: NDArray[np.int64]
+    name: str,
+    images: Embeddings,
+    texts: Embeddings,
+    photo_of: NDArray[np.int64],
+    pairs: NDArray[np.int64] | None = None,
 ) -> Columns:
-    """Per-query values of both directions over the whole gallery, and the photo that each query belongs to."""
+    """Per-query values of both directions over the whole gallery, and the photo that each query belongs to.
+
+    Args:
+        name: of the set.
+        images: ``[n, d]``.
+        texts: ``[m, d]``.
+        photo_of: photo of each caption ``[m]``.
+        pairs: (photo, caption) of all that is right ``[pairs, 2]``, where a caption fits several photos.
+    """
     found: Columns = {}
-    for direction in evaluate_retrieval(images, texts, photo_of, RetrievalProtocol(resamples=0)):
+    right = photo_of if pairs is None else pairs
+    for direction in evaluate_retrieval(images, texts, right, RetrievalProtocol(resamples=0)):
         metrics = direction.folds[0]
         columns = metrics.columns()
         for metric in SHOWN:

@@ -155,10 +155,23 @@ class RetrievalDetail:
 
 
 def run_retrieval(
-    name: str, data: RetrievalSet, protocol: RetrievalProtocol, facts: dict[str, Any]
+    name: str,
+    data: RetrievalSet,
+    protocol: RetrievalProtocol,
+    facts: dict[str, Any],
+    right: NDArray | None = None,
 ) -> Evaluation:
-    """Both directions of retrieval as named numbers."""
-    directions = evaluate_retrieval(data.images, data.texts, data.caption_image, protocol)
+    """Both directions of retrieval as named numbers.
+
+    Args:
+        name: the set's.
+        data: what is retrieved.
+        protocol: how.
+        facts: for the provenance.
+        right: (image, caption) of all that is right ``[pairs, 2]``; the captions' own images when left out.
+    """
+    right = data.caption_image if right is None else right
+    directions = evaluate_retrieval(data.images, data.texts, right, protocol)
     out = Evaluation("Image-text retrieval", [], {"versions": versions(), **facts})
     for d in directions:
         for statistic, interval in d.values.items():

@@ -84,6 +84,30 @@ def _pairs(caption_image: ArrayLike, n_texts: int) -> tuple[Ints, Ints]:
     )
 
 
+def equal_caption_pairs(captions: Sequence[str], caption_image: ArrayLike) -> Ints:
+    """Which captions belong to which images where captions of equal words do not tell their images apart.
+
+    In some collections (aerial photos, products) many photos have the same caption. A caption then belongs to every
+    image that has it, as ``caption_image`` of :func:`evaluate_retrieval` takes it.
+
+    Args:
+        captions: ``[m]``. Capitals, and full stops and spaces around them, do not matter.
+        caption_image: image of each ``[m]``.
+
+    Returns:
+        ``[pairs, 2]``, each pair (image, caption) once, by caption.
+    """
+    images = np.asarray(caption_image, dtype=np.int64)
+    words = np.unique([" ".join(c.lower().split()).strip(" .") for c in captions], return_inverse=True)[
+        1
+    ].ravel()
+    having: list[Ints] = [
+        np.unique(images[words == word]) for word in range(int(words.max()) + 1 if len(words) else 0)
+    ]
+    found = [np.stack([having[w], np.full(len(having[w]), i)], axis=1) for i, w in enumerate(words)]
+    return np.concatenate([np.zeros((0, 2), dtype=np.int64), *found])
+
+
 def _check_pairs(pair_images: Ints, pair_texts: Ints, n_images: int, n_texts: int) -> None:
     for what, numbers, size in (("image", pair_images, n_images), ("caption", pair_texts, n_texts)):
         if len(numbers) and (numbers.min() < 0 or numbers.max() >= size):

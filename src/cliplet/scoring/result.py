@@ -47,6 +47,8 @@ class ScoreResult:
     """RefMixScore, float32 ``[n]``."""
     image_embeddings: Floats | None = None
     """The images' unit vectors, float32 ``[n, d]``, NaN where a row failed; None unless asked for."""
+    text_embeddings: Floats | None = None
+    """The captions' unit vectors, likewise."""
     a_clip_score: Floats | None = None
     """aCLIPScore, float32 ``[n]``; None for a model that was not aligned."""
     ref_a_clip_score: Floats | None = None

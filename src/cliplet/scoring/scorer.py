@@ -100,7 +100,7 @@ class Scorer:
             references: for each row its reference captions (None or empty: it has none; a string: one). For one caption
                 a flat list of strings is its references.
             progress: called with (rows done, rows in all) now and then.
-            embeddings: keep those of the images in the result, one a row.
+            embeddings: keep those of images and captions in the result, one a row.
 
         Returns:
             A ScoreResult of n rows, in order. Bad rows are NaN with their reason; nothing is raised for them, not even
@@ -116,15 +116,17 @@ class Scorer:
         truncated = np.zeros(n, dtype=bool)
         failures: list[str | None] = [caption_problem(c) for c in given.captions]
         image_memory, text_memory = _Memory(), _Memory()
-        kept = np.full((n, self.encoder.card.embedding_dim), np.nan, np.float32) if embeddings else None
+        kept = None
+        if embeddings:
+            kept = np.full((2, n, self.encoder.card.embedding_dim), np.nan, np.float32)  # images, captions
         for start in range(0, n, CHUNK):
             chunk = range(start, min(start + CHUNK, n))
             photos = self._photos(given.images, chunk, failures, image_memory)
             rows = list(photos)
             if rows:
-                if kept is not None:
-                    kept[rows] = np.stack(list(photos.values()))
                 vectors, cut = self._texts([given.captions[i] for i in rows], text_memory)  # [rows, d]
+                if kept is not None:
+                    kept[0, rows], kept[1, rows] = np.stack(list(photos.values())), vectors
                 cosine[rows], truncated[rows] = pair_cosines(np.stack(list(photos.values())), vectors), cut
                 _fail_nan(rows, vectors, failures, cosine)
                 if given.references is not None:
@@ -140,7 +142,8 @@ class Scorer:
         notes += image_memory.heard()
         with_references = best if given.references is not None else None
         result = self._result(cosine, with_references, truncated, failures, notes)
-        result = replace(result, image_embeddings=kept)
+        if kept is not None:
+            result = replace(result, image_embeddings=kept[0], text_embeddings=kept[1])
         return self._with_match(result, given.captions)
 
     def text_similarity(self, first: str | Iterable[str], second: str | Iterable[str]) -> ScoreResult:

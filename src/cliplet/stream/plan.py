@@ -156,7 +156,8 @@ def write_plan(plan: Plan, folder: Path) -> None:
     content = {
         "format": FORMAT,
         "settings": plan.settings,
-        "sources": [asdict(source) for source in plan.sources],
+        # a remote one's path may hold a key in its query, and is not needed: a run that goes on names it again
+        "sources": [asdict(s) | ({"path": s.name} if s.remote else {}) for s in plan.sources],
         "parts": plan.cuts,
     }
     write_atomically(folder / NAME, json.dumps(content, indent=1) + "\n")
@@ -198,8 +199,12 @@ def check_same(plan: Plan, sources: Sequence[Source], settings: Mapping[str, Any
 def _difference(plan: Plan, sources: Sequence[Source], settings: Mapping[str, Any]) -> str | None:
     now = json.loads(json.dumps(dict(settings)))
     for name in dict.fromkeys([*plan.settings, *now]):
-        if plan.settings.get(name) != now.get(name):
-            return f"{name} was {_shown(plan.settings.get(name))} and is {_shown(now.get(name))}"
+        was, value = plan.settings.get(name), now.get(name)
+        if was != value and isinstance(was, dict) and isinstance(value, dict):
+            inner = next(key for key in (*was, *value) if was.get(key) != value.get(key))
+            name, was, value = f"{inner} of {name}", was.get(inner), value.get(inner)
+        if was != value:
+            return f"{name} was {_shown(was)} and is {_shown(value)}"
     before, after = ({s.name: (s.size, s.stamp) for s in some} for some in (plan.sources, sources))
     for name in after:
         if name not in before:

@@ -7,6 +7,7 @@ folder and the local sources must be there under the same paths on all machines.
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cliplet.stream.engines import ATTEMPTS, Event, outcome, set_threads
 from cliplet.stream.part import PARTS, Work
 from cliplet.stream.plan import Part, read_plan
 from cliplet.stream.source import unchanged
+from cliplet.versions import versions
 
 STORE = 200_000_000
 """Bytes of Ray's object store where cliplet starts Ray: what goes through it is tiny."""
@@ -39,6 +41,11 @@ class Actor:
             if not plan.sources[0].remote:
                 unchanged(plan.sources[0])
             self.compute = work.begin()
+            other = _other_version(plan.settings)
+            if other is not None:
+                return InputError(
+                    f"{host} has {other}: install the same on all machines, or name another --out"
+                )
         except ClipletError as error:
             return error
         return None
@@ -47,6 +54,15 @@ class Actor:
         """Run a part."""
         folder, form, work = self.arguments
         return outcome(part, folder, form, work, self.compute)
+
+
+def _other_version(settings: Mapping[str, Any]) -> str | None:
+    """Which library is here of another version than the plan was made with; None for none."""
+    planned, here = {**settings.get("versions", {}), **settings}, versions()
+    for name in ("cliplet", "onnxruntime", "torch"):
+        if planned.get(name) and here.get(name, planned[name]) != planned[name]:
+            return f"{name} {here[name]}, and the run was planned with {planned[name]}"
+    return None
 
 
 class RayPool:

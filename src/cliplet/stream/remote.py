@@ -4,20 +4,21 @@ A read that fails is tried again where it began, so nothing is skipped; the numb
 members' headers say, is checked at the end. What cannot be had whole is an error with its reason, never fewer rows.
 """
 
-import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cliplet.data.names import is_photo_path
 from cliplet.data.photos import TARS
 from cliplet.data.sources import braces
-from cliplet.errors import InputError, MissingExtraError
-from cliplet.stream.source import TABLES, Say, Source
+from cliplet.errors import InputError, MissingExtraError, StoreError
+from cliplet.stream.source import SHARDS, TABLES, Say, Source, without_query
 
 T = TypeVar("T")
 CHUNK = 8 * 1024 * 1024
@@ -26,6 +27,9 @@ TRIES = 6
 """How often a read is tried."""
 FIRST_WAIT, LONGEST_WAIT = 0.2, 20.0
 """Seconds before the second try, doubled with each, and at most."""
+READ = (*SHARDS, ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".token", ".txt")
+"""Suffixes of what is read."""
+_QUERY = re.compile(r"(https?://[^\s'\"?]+)\?[^\s'\")]*")
 
 
 def find_remote(text: str) -> list[Source]:
@@ -42,8 +46,24 @@ def find_remote(text: str) -> list[Source]:
         for info in _listed(system, path, address):
             if info["size"] is None:
                 raise InputError(f"{info['name']}: the store does not say how long it is: fetch it first")
-            name = _address(protocol, str(info["name"]))
-            found.append(Source(name, name, int(info["size"]), _stamp(info)))
+            path = _address(protocol, str(info["name"]))
+            found.append(Source(_shown(path), path, int(info["size"]), _stamp(info)))
+    return found
+
+
+def _shown(address: str) -> str:
+    """An address as outputs call it: a web file's own name is enough, and its query may hold a key."""
+    plain = without_query(address)
+    return plain if plain.lower().endswith(READ) else address
+
+
+def beside(source: Source, names: Iterable[str]) -> list[Source]:
+    """The files of these names in a remote file's folder, those that are there."""
+    plain = without_query(source.path)
+    found = []
+    for name in names:
+        with suppress(InputError):
+            found += find_remote(f"{plain.rpartition('/')[0]}/{name}{source.path[len(plain) :]}")
     return found
 
 
@@ -57,7 +77,7 @@ def _address(protocol: str, name: str) -> str:
 def _listed(system: Any, path: str, address: str) -> list[dict[str, Any]]:
     def look() -> list[dict[str, Any]]:
         system.invalidate_cache()
-        if any(sign in path for sign in "*?["):
+        if any(sign in without_query(path) for sign in "*?["):
             found = system.glob(path, detail=True)
             return [found[name] for name in sorted(found) if found[name]["type"] == "file"]
         info = system.info(path)
@@ -127,7 +147,7 @@ def fetched(source: Source, say: Say) -> Iterator[Path]:
     """
     folder = tempfile.mkdtemp(prefix="cliplet-")
     try:
-        path = Path(folder) / os.path.basename(source.path)
+        path = Path(folder) / source.file_name
         fetch(source, path, say)
         yield path
     finally:
@@ -149,6 +169,61 @@ def fetch(source: Source, path: Path, say: Say) -> None:
     got = path.stat().st_size
     if got != source.size:
         raise InputError(f"{source.name} gave {got} of its {source.size} bytes")
+
+
+def whole_file(address: str, size: int) -> bytes:
+    """A small file's content, by one read that is repeated until it has all its bytes.
+
+    Raises:
+        InputError: it is gone.
+        StoreError: the store does not give it.
+    """
+    system, path = _system(address)
+    try:
+        return _retried(partial(_range, system, path, 0, size), f"reading {address}", lambda _: None)
+    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        raise InputError(f"{address} cannot be read: {type(error).__name__}") from error
+    except InputError as error:
+        raise StoreError(str(error)) from error
+
+
+def listed_below(address: str) -> dict[str, int]:
+    """Photos below an address, by name relative to it, with their sizes.
+
+    Raises:
+        InputError: there are none, or the store does not list them.
+    """
+    system, path = _system(address)
+
+    def look() -> dict[str, Any]:
+        system.invalidate_cache()
+        found: dict[str, Any] = system.find(path, detail=True)
+        return found
+
+    try:
+        found = _retried(look, f"listing {address}", lambda _: None)
+    except FileNotFoundError:
+        found = {}
+    root = path.strip("/") + "/"
+    sizes = {
+        name.strip("/").removeprefix(root): int(info["size"])
+        for name, info in found.items()
+        if is_photo_path(name) and info.get("size") is not None
+    }
+    if not sizes:
+        raise InputError(f"{address}: there are no photos, or the store does not list them")
+    return sizes
+
+
+def file_of(address: str) -> bool:
+    """Whether an address is that of a file."""
+    system, path = _system(address)
+    try:
+        return bool(
+            _retried(lambda: _info(system, path), f"asking for {address}", lambda _: None)["type"] == "file"
+        )
+    except FileNotFoundError:
+        return False
 
 
 def _info(system: Any, path: str) -> dict[str, Any]:
@@ -175,7 +250,7 @@ def _retried(read: Callable[[], T], what: str, say: Say) -> T:
         except (FileNotFoundError, PermissionError, NotADirectoryError, MemoryError, InputError):
             raise
         except Exception as error:  # each store has its own errors
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            why = _QUERY.sub(r"\1?...", " ".join(f"{type(error).__name__}: {error}".split()))[:200]
             if attempt == TRIES:
                 raise InputError(f"{what} failed {TRIES} times: {why}") from error
             say(f"trying {what} again, {attempt + 1} of {TRIES}, after {why}")

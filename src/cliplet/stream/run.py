@@ -51,6 +51,7 @@ def run(
     workers: int = 1,
     retry_failed: bool = False,
     quiet: bool = False,
+    prepare: Callable[[], None] | None = None,
 ) -> Finished:
     """Do a work on all parts that are not done yet.
 
@@ -65,6 +66,7 @@ def run(
         workers: processes; 0 for this process alone (local) or for one a core (Ray).
         retry_failed: try parts again that an earlier run gave up.
         quiet: no progress.
+        prepare: called before parts are done, alone in the folder: makes what they share.
 
     Raises:
         InputError: the folder holds another run, or another process works in it.
@@ -94,6 +96,8 @@ def run(
         progress = Progress(known, sum(part_file(folder, p, form).exists() for p in known), folder, quiet)
         before = progress.done
         if left:
+            if prepare is not None:
+                prepare()
             pool = ENGINES[engine](workers, work, folder.absolute(), form, len(left))
             try:
                 schedule(left, pool, folder, progress.finished, progress.tell)

@@ -2,33 +2,35 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from cliplet.data.beside import photos_of
 from cliplet.data.captions import CaptionEntry, Columns, stream_captions
 from cliplet.data.images import ImageInput
-from cliplet.data.photos import PhotoIndex, TarPhoto
+from cliplet.data.photos import TarPhoto
 from cliplet.data.text import scrub
 from cliplet.errors import InputError
-from cliplet.scoring.rows import find_photos, finite
+from cliplet.metrics.clipscore import MODEL_SCORES, find_preset
+from cliplet.scoring.rows import finite
+from cliplet.stream.extras import COUNT, Computing, Extras
 from cliplet.stream.part import Compute, Say
 from cliplet.stream.plan import Part
-from cliplet.stream.source import Source, is_remote, unchanged
+from cliplet.stream.reader import PartReader
+from cliplet.stream.source import Source, is_remote
 
 if TYPE_CHECKING:
     from cliplet.scoring.scorer import Scorer, ScoreResult
 
-BLOCK = 10_000
-"""Rows of a part that are scored together; memory does not grow with the part beyond them."""
+SCORES = ("score", "match", "cosine")
+"""Columns of scores that all parts have."""
 TYPES = {"bool": bool, "int64": int, "double": float, "string": str}
 """Types of other columns by pyarrow's name, and Python's."""
+NO_REFERENCES = "no references were found for the image"
+"""Why a row has no score where there is no model."""
 PEEKED = 200
 """Rows of the first source that say which other columns there are."""
 LOOKED = 8
@@ -45,6 +47,7 @@ _OWN = (
     "source",
     "member",
     "extra",
+    "references",
 )
 
 W = TypeVar("W", bound=Any)
@@ -63,8 +66,8 @@ class Block(NamedTuple):
     """Each row's photo by its name."""
     reasons: Sequence[str | None]
     """Why a row has no score."""
-    scored: "ScoreResult"
-    """The scores."""
+    scored: "ScoreResult | None"
+    """The scores; None without a model."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class ScoreWork:
     """
 
     model: str | None = None
-    """As :func:`cliplet.load` takes it."""
+    """As :func:`cliplet.load` takes it; ``none``: without a model, for metrics on references alone."""
     preset: str = "paper"
     """Scale of the score."""
     match: str | None = None
@@ -98,16 +101,28 @@ class ScoreWork:
     precision: str | None = None
     """In which precision, likewise."""
     embeddings: bool = False
-    """Whether blocks keep the images' embeddings."""
+    """Whether blocks keep the embeddings of images and captions."""
+    scores: tuple[str, ...] = ()
+    """The model's other scores that parts have, by name (those of :data:`cliplet.metrics.clipscore.MODEL_SCORES`)."""
+    extras: Extras = field(default_factory=Extras)
+    """What is computed beside the model's scores."""
+    cache: bool | str = False
+    """Whether embeddings are kept on disk, or the folder where."""
 
     def schema(self) -> Any:
         """Image, caption, scores, reason and place, the other columns, and ``extra``: JSON of what has no column."""
         import pyarrow as pa
 
-        own = {name: pa.string() for name in _OWN} | {
-            "score": pa.float32(), "match": pa.float32(), "cosine": pa.float32(), "truncated": pa.bool_(),
-        }  # fmt: skip
-        extra = own.pop("extra")
+        own: dict[str, Any] = {}
+        for name in ("image", "caption", "score", "match", "cosine"):
+            own[name] = pa.float32() if name in SCORES else pa.string()
+        own |= {MODEL_SCORES[name]: pa.float32() for name in self.scores}
+        own |= {field: pa.float64() for _, field in self.extras.columns}
+        own |= {COUNT: pa.int32()} if self.extras.references else {}
+        own |= {"truncated": pa.bool_()} | {
+            name: pa.string() for name in ("reason", "where", "source", "member")
+        }
+        extra = pa.string()
         others = {name: pa.type_for_alias(kind) for name, kind in self.others}
         return pa.schema(list((own | others | self.more_fields() | {"extra": extra}).items()))
 
@@ -118,6 +133,11 @@ class ScoreWork:
     def more(self, block: Block) -> Mapping[str, Any]:
         """The values of :meth:`more_fields` for a block, one a row."""
         return {}
+
+    @property
+    def alone(self) -> bool:
+        """Whether there are only metrics on references."""
+        return self.model == "none"
 
     def begin(self) -> Compute:
         """Load the model."""
@@ -132,7 +152,21 @@ class ScoreWork:
             self.model, self.preset, match=self.match, device=self.device, precision=self.precision
         )
         limit_threads(scorer.encoder, self.threads)
+        if self.cache:
+            from cliplet.encoders.cache import kept_alone
+
+            scorer.encoder = kept_alone(scorer.encoder, self.cache)
         return scorer
+
+    def measured(self) -> dict[str, str]:
+        """Name of each score in outputs, and its column."""
+        if self.alone:
+            return dict(self.extras.columns)
+        preset = find_preset(self.preset)
+        found = {preset.column: "score", "match": "match", "cosine": "cosine"}
+        if preset.field == "cosine":
+            found = {"cosine": "score", "match": "match"}
+        return found | {name: MODEL_SCORES[name] for name in self.scores} | dict(self.extras.columns)
 
 
 class _Computing:
@@ -140,11 +174,14 @@ class _Computing:
 
     def __init__(self, work: ScoreWork) -> None:
         self.work = work
-        self.reader = PartReader(work.columns, work.several, work.images)
-        self.scorer = work.scorer()
+        self.reader = PartReader(work.columns, work.several, work.images, photos=not work.alone)
+        self.scorer = None if work.alone else work.scorer()
+        self.extras = Computing(work.extras) if work.extras else None
 
     def __call__(self, part: Part, say: Say) -> Iterator[Any]:
         done = 0
+        if self.extras is not None:
+            self.extras.begin()
         for entries, photos, names, reasons in self.reader.blocks(part, say):
             total = "" if part.stop is None else f" of {part.stop - part.start}"
 
@@ -155,122 +192,64 @@ class _Computing:
             captions: list[Any] = [
                 entry.caption if why is None else None for entry, why in zip(entries, reasons, strict=True)
             ]
-            scored = self.scorer.score(
-                [photo if photo is not None else b"" for photo in photos],
-                captions, progress=told, embeddings=self.work.embeddings,
-            )  # fmt: skip
-            why = [own or failure for own, failure in zip(reasons, scored.failures, strict=True)]
-            yield self._table(Block(part, entries, photos, names, why, scored))
+            references = None if self.extras is None else self.extras.references(entries, names)
+            scored, why = None, reasons
+            if self.scorer is not None:
+                scored = self.scorer.score(
+                    [photo if photo is not None else b"" for photo in photos],
+                    captions, references, told, self.work.embeddings or self.work.extras.diversity,
+                )  # fmt: skip
+                why = [own or failure for own, failure in zip(reasons, scored.failures, strict=True)]
+            elif references is not None:
+                why = [
+                    own or (None if refs else NO_REFERENCES)
+                    for own, refs in zip(reasons, references, strict=True)
+                ]
+            if self.extras is not None:
+                say(f"comparing, {done}{total} rows")
+            compared = {} if self.extras is None else self.extras.columns(entries, references)
+            yield self._table(Block(part, entries, photos, names, why, scored), compared)
+            if self.extras is not None:
+                seen = reasons if scored is None else why  # a caption without references is one of the set
+                self.extras.see(entries, [i for i, reason in enumerate(seen) if reason is None], scored)
             done += len(entries)
+        if self.extras is not None:
+            self.extras.finish(part)
 
-    def _table(self, block: Block) -> Any:
+    def _table(self, block: Block, compared: Mapping[str, Any]) -> Any:
         import pyarrow as pa
 
-        scored, schema = block.scored, self.work.schema()
+        scored, schema, n = block.scored, self.work.schema(), len(block.entries)
+        none = pa.nulls(n, pa.float32())
         columns: dict[str, Any] = {
             "image": [_text(str(entry.image)) for entry in block.entries],
             "caption": [_text(e.caption) if isinstance(e.caption, str) else None for e in block.entries],
-            "score": _column(scored.score),
-            "match": None if scored.match is None else _column(scored.match),
-            "cosine": _column(scored.cosine),
-            "truncated": pa.array(scored.truncated),
+            "score": none if scored is None else _column(scored.score),
+            "match": none if scored is None or scored.match is None else _column(scored.match),
+            "cosine": none if scored is None else _column(scored.cosine),
+            "truncated": pa.array(np.zeros(n, dtype=bool) if scored is None else scored.truncated),
             "reason": [None if why is None else _text(why) for why in block.reasons],
             "where": [_text(entry.where) for entry in block.entries],
-            "source": [block.part.source.name] * len(block.entries),
+            "source": [block.part.source.name] * n,
             "member": [photo.name if isinstance(photo, TarPhoto) else None for photo in block.photos],
+            **{
+                MODEL_SCORES[name]: _column(v)
+                for name, v in (scored.columns() if scored else {}).items()
+                if name in self.work.scores
+            },
+            **{name: _column(values, values.dtype) for name, values in compared.items()},
             **_others(block.entries, self.work.others),
             **self.work.more(block),
         }
-        if columns["match"] is None:
-            columns["match"] = pa.nulls(len(block.entries), pa.float32())
         return pa.table([pa.array(columns[f.name], f.type) if isinstance(columns[f.name], list) else columns[f.name]
                          for f in schema], schema=schema)  # fmt: skip
 
 
-class PartReader:
-    """Reads parts: captions with their photos, in blocks; stays where it is in a file that is read from the start."""
-
-    def __init__(self, columns: Columns, several: bool, images: str | None) -> None:
-        self.columns, self.several, self.images = columns, several, images
-        self._at: tuple[str, int, Iterator[CaptionEntry]] | None = None
-
-    @cached_property
-    def _index(self) -> PhotoIndex:
-        return photos_of([], [], self.images)[1]
-
-    def blocks(
-        self, part: Part, say: Say
-    ) -> Iterator[tuple[list[CaptionEntry], list[ImageInput | None], list[str | None], list[str | None]]]:
-        """Entries, photos, photo names and reasons, :data:`BLOCK` rows at a time.
-
-        Raises:
-            InputError: the source has changed, cannot be read whole, or holds fewer rows than planned.
-        """
-        source, rows = part.source, 0
-        with _opened(part, say) as path:
-            entries = self._entries(part, path)
-            while block := list(islice(entries, BLOCK)):
-                rows += len(block)
-                found, index = (
-                    (block, self._index) if self.images is not None else photos_of(block, [path], None)
-                )
-                names, photos, reasons = find_photos(found, index)
-                yield [self._named(e, source.name) for e in found], photos, names, reasons
-        if part.stop is not None and source.kind != "tar" and rows < part.stop - part.start:
-            raise InputError(f"{source.name} holds {rows} of the {part.stop - part.start} rows planned of it")
-
-    def _named(self, entry: CaptionEntry, name: str) -> CaptionEntry:
-        """The entry as outputs call it where there are several sources."""
-        if not self.several:
-            return entry
-        image = entry.image if entry.photo is None else f"{name}/{entry.image}"
-        return entry._replace(where=f"{name}, {entry.where}", image=image)
-
-    def _entries(self, part: Part, path: Path) -> Iterator[CaptionEntry]:
-        source = part.source
-        if source.kind == "table" or (part.start == 0 and part.stop is None):
-            return stream_captions(path, self.columns, None, part.start, part.stop)
-        at, entries = 0, None
-        if self._at is not None and self._at[0] == source.path and self._at[1] <= part.start:
-            _, at, entries = self._at
-        if entries is None:
-            entries = stream_captions(path, self.columns)
-        self._at = None  # until this part is read whole
-        return self._slice(part, entries, at)
-
-    def _slice(self, part: Part, entries: Iterator[CaptionEntry], at: int) -> Iterator[CaptionEntry]:
-        for _ in islice(entries, part.start - at):
-            pass
-        yield from islice(entries, None if part.stop is None else part.stop - part.start)
-        self._at = None if part.stop is None else (part.source.path, part.stop, entries)
-
-
-class _opened:
-    """A source as a local file: itself once it is known to be as planned, or a copy of what is remote."""
-
-    def __init__(self, part: Part, say: Say) -> None:
-        self.source, self.say = part.source, say
-        self.copy: Any = None
-
-    def __enter__(self) -> Path:
-        if not self.source.remote:
-            unchanged(self.source)
-            return Path(self.source.path)
-        from cliplet.stream.remote import fetched
-
-        self.copy = fetched(self.source, self.say)
-        return Path(self.copy.__enter__())
-
-    def __exit__(self, *error: Any) -> None:
-        if self.copy is not None:
-            self.copy.__exit__(*error)
-
-
-def _column(values: Any) -> Any:
+def _column(values: Any, kind: Any = np.float32) -> Any:
     """Scores as a pyarrow column, null where a row has none."""
     import pyarrow as pa
 
-    floats = np.asarray(values, dtype=np.float32)
+    floats = np.asarray(values, dtype=kind)
     return pa.array(floats, mask=np.isnan(floats))
 
 
@@ -302,14 +281,10 @@ def _kind(value: Any) -> str | None:
 
 
 def located(work: W) -> W:
-    """The work with paths of model, match and photos that are good in any process of any machine.
-
-    Raises:
-        InputError: photos at an address.
-    """
-    if work.images is not None and is_remote(work.images):
-        raise InputError(f"--images {work.images}: photos beside a stream must be in a local folder or tar")
-    images = work.images and os.path.abspath(work.images)
+    """The work with paths of model, match and photos that are good in any process of any machine."""
+    images = work.images
+    if images is not None and not is_remote(images):
+        images = os.path.abspath(images.removeprefix("file://"))
     return replace(work, images=images, match=_absolute(work.match), model=_absolute(work.model))
 
 
@@ -342,12 +317,17 @@ def first_captions(sources: Sequence[Source], columns: Columns) -> tuple[list[Ca
     raise wrong[0]
 
 
-def other_columns(entries: Sequence[CaptionEntry]) -> tuple[tuple[str, str], ...]:
-    """The other columns of the first entries with their types; one whose values are of several types has no column."""
+def other_columns(
+    entries: Sequence[CaptionEntry], taken: Collection[str] = ()
+) -> tuple[tuple[str, str], ...]:
+    """The other columns of the first entries with their types; one whose values are of several types has no column.
+
+    ``taken``: columns of scores.
+    """
     kinds: dict[str, set[str | None]] = {}
     for entry in entries:
         for name, value in entry.extra.items():
-            if name and name not in _OWN and value is not None:
+            if name and name not in _OWN and name not in taken and value is not None:
                 kinds.setdefault(name, set()).add(_kind(value))
     known = {name: found for name, found in kinds.items() if None not in found}
     chosen = {name: "double" if found == {"int64", "double"} else next(iter(found)) for name, found in known.items()

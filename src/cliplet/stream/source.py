@@ -21,7 +21,7 @@ class Source:
     """One file (or folder of photos beside texts) of captions."""
 
     name: str
-    """As outputs call it: the path or address as it was given."""
+    """As outputs call it: the path or address as it was given, without a query, which may hold a key."""
     path: str
     """Where it is opened: an absolute path, or an address."""
     size: int
@@ -35,17 +35,28 @@ class Source:
         return is_remote(self.path)
 
     @property
+    def file_name(self) -> str:
+        """Its base name, by whose suffix it is read."""
+        return os.path.basename(without_query(self.path).rstrip("/"))
+
+    @property
     def kind(self) -> str:
         """``tar``, ``table`` (any row is found at once), ``folder`` or ``rows`` (read from the start)."""
         if self.size < 0:
             return "folder"
-        lower = self.name.lower()
+        lower = self.file_name.lower()
         return "tar" if lower.endswith(TARS) else "table" if lower.endswith(TABLES) else "rows"
 
 
 def is_remote(text: str) -> bool:
     """Whether an argument is an address of fsspec rather than a path; ``file://`` is a path."""
     return "://" in text and not text.startswith("file://")
+
+
+def without_query(address: str) -> str:
+    """An address of the web without what follows ``?``; any other as it is, as a ``?`` may be part of a name."""
+    web = address.startswith(("http://", "https://"))
+    return address.partition("?")[0] if web else address
 
 
 def local_file(path: Path) -> Source:

@@ -1,6 +1,8 @@
 """What an argument names: shards, tables, folders of them and data sets on disk, each with its size and stamp."""
 
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from cliplet.data.arrow import is_arrow_folder, saved_files
@@ -40,7 +42,9 @@ def find_sources(arguments: Iterable[str]) -> list[Source]:
         if source.path in seen:
             raise InputError(f"{source.name} is named twice: name each file once")
         seen.add(source.path)
-    return found
+    names = Counter(source.name for source in found)
+    # several that only their queries tell apart
+    return [source if names[source.name] == 1 else replace(source, name=source.path) for source in found]
 
 
 def _local(path: Path) -> list[Source]:

@@ -6,7 +6,6 @@ from a random sample of rows, the same for the same parts. Intervals resample im
 guess (a k-minimum-values sketch, Bar-Yossef et al. 2002, RANDOM).
 """
 
-import hashlib
 import heapq
 import math
 import re
@@ -18,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cliplet.data.names import image_name
 from cliplet.statistics.corpus import CorpusStatistic, grouped_interval
 from cliplet.statistics.resampling import Interval
+from cliplet.stream.caption_set import CaptionSet
+from cliplet.stream.extras import COUNT, Layout, PartSums, image_hash
 from cliplet.stream.part import tables_of
+from cliplet.stream.scores import SCORES
 
-SCORES = ("score", "match", "cosine")
-"""Columns with numbers."""
 IMAGES = 10_000
 """Images whose sums are kept for the intervals."""
 SAMPLE = 50_000
@@ -45,14 +44,22 @@ Floats = NDArray[np.float64]
 class Summary:
     """Sketches of the rows seen so far; :meth:`add` takes a part's file."""
 
+    scores: tuple[str, ...] = SCORES
+    """Columns with numbers."""
+    layout: Layout = field(default_factory=dict)
+    """Of them those whose corpus value is no mean: where their sums stand in the parts' files of sums."""
     rows: int = 0
     """Rows seen."""
     failed: int = 0
     """Those without a score."""
     truncated: int = 0
     """Those whose caption was cut to the model's context."""
-    sums: Floats = field(default_factory=lambda: np.zeros((len(SCORES), 2)))
-    """Of each score: sum and number of rows that have it."""
+    without_references: int = 0
+    """Those whose image has no references, though references were given."""
+    word_for_word: int = 0
+    """Captions that stand among their own references."""
+    captions: CaptionSet | None = None
+    """The captions as a set, where they are measured so."""
     reasons: dict[str, list[Any]] = field(default_factory=dict)
     """Kinds of failures: how many, then the first rows."""
     lowest: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)
@@ -61,9 +68,13 @@ class Summary:
     """Heap of (score, -number, row)."""
 
     def __post_init__(self) -> None:
+        self.sums: Floats = np.zeros((len(self.scores), 2))
+        """Of each score: sum and number of rows that have it."""
+        self._width = max((place.stop for place, _ in self.layout.values()), default=0)
+        self._more: Floats = np.zeros(self._width)
         self._images: dict[int, Floats] = {}
         self._below = 2**64
-        self._keys, self._values = np.empty(0), np.empty((0, len(SCORES)))
+        self._keys, self._values = np.empty(0), np.empty((0, len(self.scores)))
         self._shown: list[tuple[float, int, dict[str, Any]]] = []
 
     def add_all(self, files: Iterable[tuple[int, Path]]) -> "Summary":
@@ -72,11 +83,13 @@ class Summary:
             self.add(number, file)
         return self
 
-    def add(self, number: int, file: Path) -> None:
-        """Add a part."""
+    def add(self, number: int, file: Path, beside: PartSums | None = None) -> None:
+        """Add a part, and what its file of sums holds."""
         at, rng = 0, np.random.default_rng([SEED, number])
+        if beside is not None:
+            self._add_sums(beside)
         for table in tables_of(file):
-            scores = np.stack([_floats(table, name) for name in SCORES])  # [scores, rows]
+            scores = np.stack([_floats(table, name) for name in self.scores])  # [scores, rows]
             keys = rng.random(table.num_rows)
             self._count(table, scores)
             self._by_image(table, scores)
@@ -90,6 +103,9 @@ class Summary:
         self.sums += np.stack([np.where(known, scores, 0).sum(axis=1), known.sum(axis=1)], axis=1)
         self.truncated += int(_values(table, "truncated").astype(bool).sum())
         reasons = table.column("reason")
+        if COUNT in table.column_names:
+            without = (_values(table, COUNT) == 0) & _values(reasons.is_null())
+            self.without_references += int(without.sum())
         if reasons.null_count < table.num_rows:
             for i, reason in enumerate(reasons.to_pylist()):
                 if reason is not None:
@@ -117,9 +133,32 @@ class Summary:
             for column in (np.where(has, values, 0), has.astype(float))
         ]
         for name, sums in zip(names, np.stack(added, axis=1), strict=True):
-            key = _hash(name)
-            if key < self._below and sums.any():
-                self._images[key] = self._images.get(key, 0) + sums
+            self._add_image(image_hash(name), slice(0, len(sums)), sums)
+        self._forget()
+
+    def _add_sums(self, beside: PartSums) -> None:
+        self.word_for_word += beside.word_for_word
+        if beside.captions is not None:
+            if self.captions is None:
+                self.captions = beside.captions
+            else:
+                self.captions.add(beside.captions)
+        if self._width and len(beside.images):
+            self._more += beside.sums.sum(axis=0)
+            place = slice(2 * len(self.scores), None)
+            for key, sums in zip(beside.images.tolist(), beside.sums, strict=True):
+                self._add_image(key, place, sums)
+            self._forget()
+
+    def _add_image(self, key: int, place: slice, sums: Floats) -> None:
+        """Add to some of the sums of an image, unless it is one of those forgotten."""
+        if key < self._below and sums.any():
+            if key not in self._images:
+                self._images[key] = np.zeros(2 * len(self.scores) + self._width)
+            self._images[key][place] += sums
+
+    def _forget(self) -> None:
+        """Of too many images keep those of the smallest hashes."""
         if len(self._images) > 2 * IMAGES:
             self._images = dict(heapq.nsmallest(IMAGES + 1, self._images.items()))
             self._below = max(self._images)
@@ -166,27 +205,32 @@ class Summary:
         return round((IMAGES - 1) * 2**64 / largest), False
 
     def intervals(self) -> dict[str, Interval]:
-        """The mean of each score with its 95 % interval over images."""
+        """The corpus value of each score, most often its mean, with its 95 % interval over images."""
         count, _ = self.images()
         kept = np.array([self._images[key] for key in heapq.nsmallest(IMAGES, self._images)])
         found = {}
-        for i, name in enumerate(SCORES):
-            total, n = self.sums[i]
-            if n:
-                sums = kept[:, 2 * i : 2 * i + 2]
-                sums = sums[sums[:, 1] > 0]
-                inner = grouped_interval(sums, CorpusStatistic.mean(np.zeros(0)).value, int(n))
-                narrow = math.sqrt(len(kept) / count)
-                low, high = ((end - inner.value) * narrow for end in (inner.low, inner.high))
-                mean = total / n
-                found[name] = Interval(float(mean), float(mean + low), float(mean + high), int(n))
+        for i, name in enumerate(self.scores):
+            n = int(self.sums[i, 1])
+            if not n:
+                continue
+            if name in self.layout:
+                place, value = self.layout[name]
+                sums, total = kept[:, 2 * len(self.scores) :][:, place], self._more[place]
+            else:
+                sums, total = kept[:, 2 * i : 2 * i + 2], self.sums[i]
+                value = CorpusStatistic.mean(np.zeros(0)).value
+            inner = grouped_interval(sums[sums.any(axis=1)], value, n)
+            narrow = math.sqrt(len(kept) / count)
+            low, high = ((end - inner.value) * narrow for end in (inner.low, inner.high))
+            whole = float(value(total))
+            found[name] = Interval(whole, whole + low, whole + high, n)
         return found
 
     def quantiles(self) -> dict[str, dict[str, float]]:
         """Quantiles of each score over the sampled rows."""
         order = np.argsort(self._keys, kind="stable")
         found = {}
-        for i, name in enumerate(SCORES):
+        for i, name in enumerate(self.scores):
             values = self._values[order, i]
             values = values[~np.isnan(values)]
             if len(values):
@@ -231,19 +275,14 @@ def _floats(table: Any, name: str) -> Floats:
     return _values(table, name).astype(np.float64)  # None becomes NaN
 
 
-def _values(table: Any, name: str) -> NDArray[Any]:
-    values: NDArray[Any] = table.column(name).to_numpy()
+def _values(table: Any, name: str | None = None) -> NDArray[Any]:
+    values: NDArray[Any] = (table if name is None else table.column(name)).to_numpy()
     return values
 
 
 def _row(table: Any, i: int) -> dict[str, Any]:
     row: Mapping[str, Any] = table.slice(i, 1).to_pylist()[0]
     return {name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()}
-
-
-def _hash(name: str) -> int:
-    text = image_name(name).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
 def _kind(reason: str, image: Any) -> str:

@@ -129,11 +129,11 @@ class Schedule:
             raise InputError(f"{name}={getattr(self, name)}{stage} must be {rule}")
 
 
-def _loss_help() -> dict[str, str]:
+def _loss_help() -> dict[str, tuple[str, None]]:
     """What ``--settings`` lists below ``losses``."""
     from cliplet.training.losses import LOSSES
 
-    return {name: loss.help for name, loss in LOSSES.items()}
+    return {name: (loss.help, None) for name, loss in LOSSES.items()}
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,19 @@ BEST = "best.safetensors"
 """What :func:`fit_part` leaves in its folder."""
 
 
-def make_accelerator(cpu: bool = False, precision: str = "no") -> Any:
+def make_accelerator(cpu: bool = False, precision: str = "no", some_unused: bool = False) -> Any:
     """Accelerate, as settings and ``accelerate launch`` say.
+
+    Args:
+        cpu: although there is an accelerator.
+        precision: mixed precision: ``no``, ``bf16`` or ``fp16``.
+        some_unused: a step need not use all parameters that learn; else several processes refuse that.
 
     Raises:
         MissingExtraError: it is not installed.
     """
     try:
-        from accelerate import Accelerator, InitProcessGroupKwargs
+        from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
         from accelerate.state import AcceleratorState
     except ImportError as error:
         raise MissingExtraError("training", "train") from error
@@ -38,7 +43,8 @@ def make_accelerator(cpu: bool = False, precision: str = "no") -> Any:
         )  # an earlier run here may have had other settings
     # the other processes wait while the first one computes the teacher's embeddings
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
-    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[patience])
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=some_unused)
+    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[patience, parallel])
 
 
 def fit(

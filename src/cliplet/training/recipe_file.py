@@ -67,6 +67,8 @@ def read_recipe(path: str | Path, changes: Sequence[str] = (), kind: str = DEFAU
     ``|``, the first that exists counts. A folder with code is imported, so that its ``kind`` and other
     ``module:attribute`` names are found.
 
+    Beside a TOML file, ``module:attribute`` names may stand for its neighbours.
+
     Args:
         path: a TOML file or a folder with ``recipe.toml``. Other relative paths in it are relative to the working
             directory.
@@ -89,6 +91,8 @@ def read_recipe(path: str | Path, changes: Sequence[str] = (), kind: str = DEFAU
     if file.name == FILE and (file.parent / "__init__.py").exists():
         package = _import_folder(file.parent.resolve())
         kind = package + kind if kind.startswith(".") else kind
+    elif any(file.parent.glob("*.py")):
+        _look_into(file.parent.resolve())
     missing: dict[str, list[str]] = {}
     values = _with_data(values, str(Path(data).expanduser()) if data else "", missing, "")
     if missing and not data:
@@ -97,16 +101,30 @@ def read_recipe(path: str | Path, changes: Sequence[str] = (), kind: str = DEFAU
     return RecipeFile(file, kind, values, data, lacking)
 
 
-def read_settings(path: str | Path, changes: Sequence[str] = (), kind: str = DEFAULT_KIND) -> dict[str, Any]:
+def read_settings(
+    path: str | Path, changes: Sequence[str] = (), kind: str = DEFAULT_KIND, alias: str = ""
+) -> dict[str, Any]:
     """A recipe's settings, before they become a configuration.
+
+    Args:
+        path: as of :func:`read_recipe`.
+        changes: as of :func:`read_recipe`.
+        kind: what the recipe must be, and is where it does not say its kind.
+        alias: another name of that kind.
 
     Raises:
         InputError: as :func:`read_recipe`, or the recipe is of another kind.
     """
     found = read_recipe(path, changes, kind)
-    if found.kind != kind:
+    if found.kind not in (kind, alias or kind):
         raise InputError(f"{path} is a recipe of kind {found.kind!r}, not {kind!r}")
     return found.settings
+
+
+def _look_into(folder: Path) -> None:
+    """Let modules be found in a folder, after all other places."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def _import_folder(folder: Path) -> str:
@@ -184,7 +202,10 @@ def _set(values: Any, keys: list[str], value: Any, change: str) -> None:
                 values[i] = value
         return
     if not isinstance(values, dict):
-        raise InputError(f"{change}: there are no settings below {key!r}")
+        raise InputError(
+            f"{change}: {key!r} stands below {values!r}, which holds no settings; give a table, such as "
+            f"{{weight = 1.0, {key} = ...}}"
+        )
     if rest:
         _set(values.setdefault(key, {}), rest, value, change)
     else:

@@ -6,7 +6,6 @@ teacher says of a caption holds for its rewrites.
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from cliplet.files import write_atomically
 from cliplet.training.computed import alone, computed
 from cliplet.training.logs import Progress
 from cliplet.training.pairs import PairSet, fingerprint
+from cliplet.training.processes import say
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -137,11 +137,11 @@ class Rewriting:
                 fresh = known.fresh(row, own, self.settings.per_caption)
                 texts += fresh
                 source.append(np.full(len(fresh), row, dtype=np.int64))
-            print(f"rewrites, {name}: {len(texts) - before:,} of {len(rows):,} captions", file=sys.stderr)
+            say(f"rewrites, {name}: {len(texts) - before:,} of {len(rows):,} captions")
         if self.skipped:
             file = self.out / "rewrites-skipped.txt"
             write_atomically(file, "".join(line + "\n" for line in self.skipped))
-            print(f"{len(self.skipped)} rewrites or lines left out; see {file}", file=sys.stderr)
+            say(f"{len(self.skipped)} rewrites or lines left out; see {file}")
         every = np.concatenate(source).astype(np.int64)
         return PairSet(pairs.names, pairs.photos, texts, pairs.photo_of[every], pairs.skipped), every
 

@@ -8,6 +8,9 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
+WIDTH = 80
+"""Columns of a terminal."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -38,14 +41,20 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def all_settings(cls: type, prefix: str = "") -> Iterator[Setting]:
-    """Every setting below a dataclass, tables before what they hold; of a choice of tables, each in turn."""
+    """Every setting below a dataclass, tables before what they hold; of a choice of tables, each in turn.
+
+    A field that holds weights by name has ``entries`` in its metadata: a function that gives, by name, a line of help
+    and a dataclass of further settings, or None.
+    """
     docs, hints = field_docs(cls), typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         name = prefix + field.name
         inner = list(_tables(hints[field.name]))
         yield Setting(name, "" if inner else _default(field), docs.get(field.name, ""))
-        for key, text in field.metadata.get("entries", dict)().items():
+        for key, (text, own) in field.metadata.get("entries", dict)().items():
             yield Setting(f"{name}.{key}", "0.0", text)
+            if own is not None:
+                yield from all_settings(own, f"{name}.{key}.")
         listed = typing.get_origin(hints[field.name]) is tuple
         for table in inner:
             kind = f" (kind {table.kind})" if len(inner) > 1 else ""  # type: ignore[attr-defined]
@@ -82,6 +91,8 @@ def settings_text(cls: type, kind: str) -> str:
     )
     lines = []
     for setting in (*common, *all_settings(cls)):
-        lines.append(setting.name + (f" = {setting.default}" if setting.default else ""))
-        lines.append(textwrap.indent(textwrap.fill(setting.help, 96), "    "))
+        first = setting.name + (f" = {setting.default}" if setting.default else "")
+        whole = {"width": WIDTH, "break_long_words": False, "break_on_hyphens": False}
+        lines.append(textwrap.fill(first, subsequent_indent=" " * 8, **whole))  # type: ignore[arg-type]
+        lines.append(textwrap.fill(setting.help, initial_indent=" " * 4, subsequent_indent=" " * 4, **whole))  # type: ignore[arg-type]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from cliplet.training.dclip.config import DclipConfig
 from cliplet.training.dclip.trainable import TrainableClip, open_trainable
 from cliplet.training.loop import Batches
 from cliplet.training.pairs import PairSet, fingerprint
+from cliplet.training.processes import first_alone, of_first, rank
 from cliplet.training.task import Task
 
 MADE_OF = "made_of.txt"
@@ -94,11 +96,16 @@ def open_base(config: DclipConfig, pairs: PairSet, fit: Fit) -> TrainableClip:
     maker, name = base_maker(config), base_name(config)
     if maker is not None:
         folder, made_of = Path(name), fingerprint([*pairs.names, *pairs.captions])
-        if not folder.exists():
+        if of_first(not folder.exists()):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with whole(folder) as part:
+            # they train together, so all make it; that of the first one stays
+            own = folder.with_name(f"{folder.name}.{rank()}") if rank() else folder
+            with whole(own) as part:
                 maker.make(pairs, part, features_folder(config), fit)
                 (part / MADE_OF).write_text(made_of)
+            with first_alone():
+                if own != folder:
+                    shutil.rmtree(own)
         elif (folder / MADE_OF).read_text() != made_of:
             raise InputError(f"{folder} was made from other training data; name another features folder")
     return open_trainable(name)

@@ -208,11 +208,11 @@ def _student_stage() -> Schedule:
     )
 
 
-def _objectives_help() -> dict[str, str]:
+def _objectives_help() -> dict[str, tuple[str, type]]:
     """What ``--settings`` lists below ``objectives``."""
     from cliplet.training.objectives import OBJECTIVES
 
-    return {name: kind.help for name, kind in OBJECTIVES.items()}
+    return {name: (kind.help, kind.settings_type) for name, kind in OBJECTIVES.items()}
 
 
 @dataclass(frozen=True)
@@ -274,6 +274,8 @@ class DclipConfig:
     settings. Your own is named as ``"module:attribute"``."""
     rewrites: RewriteSettings = field(default_factory=RewriteSettings)
     """Further wordings of the training captions, for the student."""
+    equal_captions: bool = False
+    """In measurements a caption fits every photo of its set that has it, for collections whose captions repeat."""
     exclude_alike: bool = True
     """Compare photos by their looks as well (a 256-bit difference hash), which finds copies of another size or format;
     else by name and content alone."""
@@ -365,7 +367,7 @@ def load_dclip(path: str | Path, overrides: Sequence[str] = ()) -> DclipConfig:
     Raises:
         InputError: the file or a setting is wrong; the message names it.
     """
-    return dclip_config(read_settings(path, overrides, "dclip"))
+    return dclip_config(read_settings(path, overrides, "dclip", "tune"))
 
 
 def dclip_config(settings: Mapping[str, Any]) -> DclipConfig:

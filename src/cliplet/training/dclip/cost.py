@@ -106,11 +106,15 @@ def _rewrite_rows(variants: list[DclipConfig], train: PairSet) -> Iterator[tuple
 
 def _objective_rows(variants: list[DclipConfig], train: PairSet, bare: PairSet) -> Iterator[tuple[str, str]]:
     """What the data offers each objective, or why one cannot learn from it."""
-    known: dict[tuple[str, Any, Any], list[str]] = {}
+    known: dict[tuple[str, str, Any], list[str]] = {}
+    chosen_of = {}
     for one in variants:
         for name, chosen in one.chosen_objectives().items():
-            known.setdefault((name, chosen, one.regions), []).append(one.variants[0].name)
-    for (name, chosen, regions), names in known.items():
+            key = name, repr(chosen.settings), one.regions  # a user's own settings may have no hash
+            known.setdefault(key, []).append(one.variants[0].name)
+            chosen_of[key] = chosen
+    for key, names in known.items():
+        name, chosen, regions = key[0], chosen_of[key], key[2]
         of = f"{name} (of {', '.join(names)})"
         try:
             found = chosen.kind.offers(chosen.settings, train, bare, regions)

@@ -1,6 +1,5 @@
 """The data of a DCLIP run, without photos that cannot be read and training photos that another set holds."""
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,11 @@ from numpy.typing import NDArray
 from cliplet.classification.labelled import read_class_names, read_labelled_photos
 from cliplet.data.duplicates import near_any, signatures
 from cliplet.errors import InputError
+from cliplet.evaluation.retrieval import equal_caption_pairs
 from cliplet.files import write_atomically
 from cliplet.training.dclip.config import DclipConfig, ZeroShotConfig
 from cliplet.training.pairs import PairSet, read_pairs, readable, unreadable
+from cliplet.training.processes import say
 
 
 def file_name(name: str) -> str:
@@ -122,10 +123,9 @@ class RunData:
         if skipped:
             file = Path(config.out) / "skipped.txt"
             write_atomically(file, "".join(line + "\n" for line in skipped))
-            print(
+            say(
                 f"{len(skipped)} photos or captions left out, {len(left_out)} of them because they are in dev, tests "
-                f"or exclude; see {file}",
-                file=sys.stderr,
+                f"or exclude; see {file}"
             )
         if not any(len(rows) for rows in self.train.captions_of()):
             raise InputError("no training photo has a caption")
@@ -134,6 +134,12 @@ class RunData:
             self.sets[HELD_OUT] = held_out
         self.chooses = "dev" if "dev" in self.sets else HELD_OUT
         self.bare = bare_photos(config, rest, others, self.train)
+        self.equal_captions = config.equal_captions
+
+    def right(self, name: str) -> NDArray[np.int64]:
+        """Which photos each caption of a set fits: its own ``[captions]``, or (photo, caption) ``[pairs, 2]``."""
+        pairs = self.sets[name]
+        return equal_caption_pairs(pairs.captions, pairs.photo_of) if self.equal_captions else pairs.photo_of
 
 
 HELD_OUT = "held-out"

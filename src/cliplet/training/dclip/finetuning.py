@@ -22,7 +22,7 @@ from cliplet.models.tensors import write_tensors
 from cliplet.training.checkpoint import read_weights
 from cliplet.training.config import AugmentConfig
 from cliplet.training.dclip.base import features_folder
-from cliplet.training.dclip.config import MAY_VARY, DclipConfig, LowRankSettings
+from cliplet.training.dclip.config import MAY_VARY, DclipConfig
 from cliplet.training.dclip.data import RunData
 from cliplet.training.dclip.inputs import Captions, Floats, Ints, Kept, Learner, Photos
 from cliplet.training.dclip.student import Anchors, DclipStudent, StudentBatches, StudentData, average_weights
@@ -31,12 +31,10 @@ from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.fit import BEST
 from cliplet.training.objectives.base import Objective, Setup
 from cliplet.training.pairs import PairSet, read_pairs, readable
+from cliplet.training.processes import first_alone
 from cliplet.training.rewriting import RewriteSettings, Rewriting, used_captions
 from cliplet.training.run_folder import claim_folder
 from cliplet.training.teacher_space import group_means
-
-NEW_SETTINGS = {"objectives": {}, "rewrites": to_dict(RewriteSettings())}
-"""Settings of a student that runs of earlier versions do not have, as they are where left out."""
 
 
 def run_folder(config: DclipConfig, seed: int) -> Path:
@@ -91,7 +89,8 @@ class FineTuning:
     def student(self, config: DclipConfig, seed: int) -> Path:
         """Train one student; its folder holds the tuned parameters."""
         folder = run_folder(config, seed)
-        claim_folder(folder, _trained_with(config), known_as=_complete)
+        with first_alone():
+            claim_folder(folder, _trained_with(config), known_as=_complete)
         if (folder / BEST).exists():
             return folder
         target = self.target(config, seed)
@@ -200,7 +199,7 @@ class FineTuning:
         dev = self.data.sets.get(name)
         if dev is None:
             return {}
-        values = recall_at_k(*self.embedded(name, dev.photos, dev.captions), dev.photo_of, ks=(1,))
+        values = recall_at_k(*self.embedded(name, dev.photos, dev.captions), self.data.right(name), ks=(1,))
         return {**values, "score": float(np.mean(list(values.values())))}
 
     def load_tuned(self, folder: Path, share: float) -> None:
@@ -228,7 +227,8 @@ class FineTuning:
         columns: Columns = {}
         for name, pairs in self.data.sets.items():
             embedded = self.embedded(name, pairs.photos, pairs.captions)
-            columns |= retrieval_columns(name, *embedded, pairs.photo_of)
+            right = self.data.right(name) if self.data.equal_captions else None
+            columns |= retrieval_columns(name, *embedded, pairs.photo_of, right)
         known = self.data.labelled
         if known is None:
             return columns
@@ -307,8 +307,15 @@ def _check(config: DclipConfig, learner: Learner) -> None:
 
 def _complete(known: dict[str, Any]) -> dict[str, Any]:
     """What a run was trained with, and for settings that are newer than the run their defaults."""
-    student = {"low_rank": to_dict(LowRankSettings()), **known.get("student", {})}
-    return {**NEW_SETTINGS, **known, "student": student}
+    found: dict[str, Any] = _filled(_trained_with(DclipConfig()), known)
+    return found
+
+
+def _filled(default: Any, known: Any) -> Any:
+    """A table with defaults for what it does not say, also in its tables; what is no table stays."""
+    if not (isinstance(default, dict) and isinstance(known, dict)):
+        return known
+    return {**known, **{n: _filled(d, known[n]) if n in known else d for n, d in default.items()}}
 
 
 def _trained_with(config: DclipConfig) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch import distributed as dist
 
 from cliplet.encoders.base import unit_norm
 from cliplet.errors import InputError
@@ -20,8 +19,10 @@ from cliplet.export.frozen import frozen
 from cliplet.models.fingerprint import state_fingerprint
 from cliplet.training.computed import computed
 from cliplet.training.config import AugmentConfig
+from cliplet.training.dclip.low_rank import is_matrix
 from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.pairs import PairSet, fingerprint
+from cliplet.training.processes import rank, world
 from cliplet.training.views import view_images
 
 Floats = NDArray[np.float32]
@@ -47,7 +48,7 @@ class Learner:
         self.names = clip.named(patterns)
         if matrices:
             own = dict(clip.model.named_parameters())
-            self.names = [name for name in self.names if own[name].ndim == 2]
+            self.names = [name for name in self.names if is_matrix(own[name])]
             if not self.names:
                 raise InputError(
                     f"student.low_rank needs matrices; student.train={list(patterns)} names none, name such as those "
@@ -264,8 +265,7 @@ class PhotoBatches:
         self.size, self.seed = size, seed
         self.captions_of = pairs.captions_of()
         self.photos = np.array([i for i, rows in enumerate(self.captions_of) if len(rows)], dtype=np.int64)
-        together = dist.is_available() and dist.is_initialized()
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        self.rank, self.world = rank(), world()
         self.batches = len(self.photos) // (size * self.world)
 
     def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
@@ -275,8 +275,9 @@ class PhotoBatches:
 
         def made(number: int) -> dict[str, Tensor]:
             rng = np.random.default_rng([self.seed, epoch, number, *own])
-            start = (number * self.world + self.rank) * self.size
-            return self.batch(order[start : start + self.size], rng)
+            together = order[number * self.world * self.size : (number + 1) * self.world * self.size]
+            start = self.rank * self.size
+            return self.batch(together[start : start + self.size], rng, together)
 
         with ThreadPoolExecutor(1) as pool:
             ahead: deque[Future[dict[str, Tensor]]] = deque()
@@ -291,6 +292,14 @@ class PhotoBatches:
                 for future in ahead:
                     future.cancel()
 
-    def batch(self, photos: Ints, rng: np.random.Generator) -> dict[str, Tensor]:
-        """What the task reads of some photos."""
+    def batch(
+        self, photos: Ints, rng: np.random.Generator, together: Ints | None = None
+    ) -> dict[str, Tensor]:
+        """What the task reads of some photos.
+
+        Args:
+            photos: those of this process ``[B]``.
+            rng: for what is drawn.
+            together: the photos of all processes; these alone when left out.
+        """
         raise NotImplementedError

@@ -18,7 +18,8 @@ class LowRank(nn.Module):
 
     ``W' = W + alpha / rank * B A`` with A ``[rank, in]`` random and B ``[out, rank]`` zero at the start. The sum is put
     in W's place (:meth:`in_place`), so it does not matter how a model uses its matrix: ``nn.Linear``,
-    ``nn.MultiheadAttention``'s ``in_proj_weight``, a bare parameter. Only A and B are parameters of this module.
+    ``nn.MultiheadAttention``'s ``in_proj_weight``, a bare parameter, a 1 x 1 convolution. Only A and B are
+    parameters of this module.
 
     Args:
         model: any module.
@@ -55,7 +56,7 @@ class LowRank(nn.Module):
         for name, base in self.base.items():
             a, b = self.a[_key(name)], self.b[_key(name)]
             with torch.autocast(base.device.type, enabled=False):  # the sum is the saved one to the last bit
-                found[name] = base + self.scale * (b @ a).flatten(0, 1)
+                found[name] = base + self.scale * (b @ a).flatten(0, 1).view_as(base)
         return found
 
     @contextmanager
@@ -76,6 +77,11 @@ class LowRank(nn.Module):
         """Give the model's own parameters the values of :meth:`merged`."""
         for name, value in self.merged().items():
             self.parameter[name].copy_(value)
+
+
+def is_matrix(weight: Tensor) -> bool:
+    """Whether a parameter is a matrix: of two dimensions, or of a convolution over single places."""
+    return weight.ndim == 2 or (weight.ndim == 4 and weight.shape[1] > 1 and weight.shape[2:] == (1, 1))
 
 
 def adapter_size(name: str, matrix: Tensor, rank: int) -> int:

@@ -30,6 +30,7 @@ from cliplet.training.dclip.trainable import TrainableClip
 from cliplet.training.fit import fit_part, make_accelerator
 from cliplet.training.loop import Intervals
 from cliplet.training.pairs import fingerprint
+from cliplet.training.processes import first_alone, rank
 from cliplet.training.run_folder import claim_folder
 
 BASES = "bases.json"
@@ -67,9 +68,11 @@ class DclipRun:
         base_maker(config)  # what is wrong with it is said before anything begins
         for one in self.variants:
             one.rewrites.check()
-        claim(self.out, config, restart)
-        accelerator = make_accelerator(config.cpu, config.precision)
+        # student.train may name what no loss of a variant uses
+        accelerator = make_accelerator(config.cpu, config.precision, some_unused=True)
         self.device = accelerator.device
+        with first_alone():
+            claim(self.out, config, restart and not rank())
         every = Intervals(config.evaluate_every, config.save_every, log_every=10)
         self.fit = partial(fit_part, accelerator, every=every)
         names = {v.name: base_name(variant_config(config, v)) for v in config.variants}
@@ -91,7 +94,7 @@ class DclipRun:
     def run(self) -> str:
         """All variants and seeds; returns the table."""
         config, start = self.config, base_name(self.config)
-        base = self.fine_tuning(config).measured(self.out / "base-result", None)
+        base = self._measured(self.fine_tuning(config), self.out / "base-result", None)
         rows: dict[str, list[Columns]] = {"base": [base]}
         begun = {start}
         for one in self.variants:
@@ -99,21 +102,31 @@ class DclipRun:
             if start not in begun:
                 begun.add(start)
                 folder = self.out / f"base-result-{fingerprint([start])}"
-                rows[f"{name}, before tuning"] = [tuning.measured(folder, None)]
+                rows[f"{name}, before tuning"] = [self._measured(tuning, folder, None)]
             for seed in config.seeds:
-                print(f"{name}, seed {seed}", flush=True)
+                if not rank():
+                    print(f"{name}, seed {seed}", flush=True)
                 folder = tuning.student(one, seed)
-                rows.setdefault(name, []).append(tuning.measured(folder, one.student.average))
-                tuning.write(folder, one, [seed])
+                rows.setdefault(name, []).append(self._measured(tuning, folder, one.student.average))
+                with first_alone():
+                    tuning.write(folder, one, [seed])
             if config.soup and len(config.seeds) > 1:
-                folder = tuning.soup(one)
-                rows[name + SOUP] = [tuning.measured(folder, one.student.average)]
-                tuning.write(folder, one, config.seeds)
+                with first_alone():
+                    folder = tuning.soup(one)
+                rows[name + SOUP] = [self._measured(tuning, folder, one.student.average)]
+                with first_alone():
+                    tuning.write(folder, one, config.seeds)
             tuning.reset()
         main = config.main or config.variants[0].name
         text = table_text(rows, list(self.data.sets), main, config.baseline, config.resamples)
-        write_atomically(self.out / "table.md", text)
+        if not rank():
+            write_atomically(self.out / "table.md", text)
         return text
+
+    def _measured(self, tuning: FineTuning, folder: Path, share: float | None) -> Columns:
+        """:meth:`FineTuning.measured`, by the first process; the others read it."""
+        with first_alone():
+            return tuning.measured(folder, share)
 
 
 def claim(out: Path, config: DclipConfig, restart: bool) -> None:

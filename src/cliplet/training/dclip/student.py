@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cliplet.errors import InputError
 from cliplet.training import losses
 from cliplet.training.dclip.config import StudentSettings
 from cliplet.training.dclip.inputs import Captions, Floats, Ints, Learner, PhotoBatches, Photos
@@ -161,11 +163,10 @@ class DclipStudent(Task):
         )
         found = self.objectives[_key(name)](step)
         values = found if isinstance(found, dict) else {"loss": found}
-        return {
-            "loss": values["loss"],
-            name: values["loss"],
-            **{f"{name}.{k}": v for k, v in values.items() if k != "loss"},
-        }
+        _check_scalars(name, values)
+        values = {k: v.reshape(()) for k, v in values.items()}
+        loss = values.pop("loss")
+        return {"loss": loss, name: loss, **{f"{name}.{k}": v for k, v in values.items()}}
 
     def _further_images(self, columns: Mapping[str, Tensor]) -> Tensor:
         return self.images(dict(columns))
@@ -201,6 +202,16 @@ class DclipStudent(Task):
         moved = [(p - self.start[n]).square().sum() for n, p in current.items()]
         length = torch.stack([s.square().sum() for s in self.start.values()]).sum()
         return torch.stack(moved).sum() / length
+
+
+def _check_scalars(name: str, values: Mapping[str, Any]) -> None:
+    """Raise an InputError where an objective gives something else than a loss and scalars."""
+    if "loss" not in values:
+        raise InputError(f"objective {name!r} gave {', '.join(values) or 'nothing'}, but no loss")
+    for key, value in values.items():
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"objective {name!r}: its {key} is no tensor with one number, but {shape}")
 
 
 def _key(name: str) -> str:
@@ -257,7 +268,9 @@ class StudentBatches(PhotoBatches):
         super().__init__(data.pairs, size, seed)
         self.data = data
 
-    def batch(self, photos: Ints, rng: np.random.Generator) -> dict[str, Tensor]:
+    def batch(
+        self, photos: Ints, rng: np.random.Generator, together: Ints | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`DclipStudent.forward`."""
         d, augment, photos = self.data, self.data.photos.augment, np.sort(photos)
         captions = np.array([rng.choice(self.captions_of[p]) for p in photos])
@@ -274,9 +287,13 @@ class StudentBatches(PhotoBatches):
         if d.base_image is not None:
             base = np.stack([d.base_image[v][p] for v, p in zip(views, photos, strict=True)])
             batch |= self._seen("base_image", "base_classes", base)
-        drawn = Drawn(photos, captions, views, mirrored.numpy(), rng)
+        drawn = Drawn(photos, captions, views, mirrored.numpy(), rng, together)
         for name, objective in d.objectives.items():
-            batch |= under(f"{name}.", objective.batch(drawn))
+            columns = objective.batch(drawn)
+            wrong = [key for key, value in columns.items() if not isinstance(value, Tensor)]
+            if wrong:
+                raise InputError(f"objective {name!r}: column {wrong[0]!r} of its batch is no tensor")
+            batch |= under(f"{name}.", columns)
         return batch | self._anchors(rng)
 
     def _seen(self, name: str, classes: str, base: Floats) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ from cliplet.training.dclip.trainable import TrainableClip, crop_embedder
 from cliplet.training.fit import BEST
 from cliplet.training.logs import Progress
 from cliplet.training.pairs import PairSet, fingerprint
+from cliplet.training.processes import first_alone, of_first
 from cliplet.training.task import Task, put_weights
 
 
@@ -98,7 +99,8 @@ def caption_spans(
         return {"rows": np.concatenate(found).astype(np.float16), "counts": counts}
 
     progress = Progress("token states", len(captions)).done
-    blocks = list(kept_blocks(folder / name, len(captions), 1024, states, progress))
+    with first_alone():
+        blocks = list(kept_blocks(folder / name, len(captions), 1024, states, progress))
     return Ragged.of(*(np.concatenate([b[k] for b in blocks]) for k in ("rows", "counts")))
 
 
@@ -110,9 +112,10 @@ def photo_regions(
     progress = Progress(f"regions, {settings.proposer.rsplit('/', 1)[-1]}", len(pairs.photos)).done
     embed = crop_embedder(clip, encoder, settings.raw_crops)
     key = clip.encoder.card.fingerprint
-    return compute_regions(
-        folder, pairs.photos, pairs.names, proposer, settings, embed, key, progress=progress
-    )
+    with first_alone():
+        return compute_regions(
+            folder, pairs.photos, pairs.names, proposer, settings, embed, key, progress=progress
+        )
 
 
 class TeacherData:
@@ -151,7 +154,9 @@ class TeacherBatches(PhotoBatches):
         super().__init__(data.pairs, config.teacher_stage.batch_size, seed)
         self.data, self.other = data, int(config.teacher.target == "other")
 
-    def batch(self, photos: Ints, rng: np.random.Generator) -> dict[str, Tensor]:
+    def batch(
+        self, photos: Ints, rng: np.random.Generator, together: Ints | None = None
+    ) -> dict[str, Tensor]:
         """See :meth:`TeacherTask.forward`."""
         captions = [self.captions_of[p] for p in photos]
         two = np.array([rng.choice(rows, 2, replace=len(rows) < 2) for rows in captions])
@@ -219,12 +224,14 @@ class Teachers:
     def target(self, config: DclipConfig, seed: int) -> Floats:
         """The embedding of every training caption with its photo ``[captions, d]``, unit norm."""
         file = teacher_folder(config, seed) / "target.npy"
-        if not file.exists():
+        if of_first(not file.exists()):
             teacher = self.trained(config, seed)
             data = self.data(config, self.pairs, self.captions)
             fused = teach(teacher, data, np.arange(len(self.pairs.captions)), "teacher's embeddings")
-            with whole(file) as part, part.open("wb") as stream:
-                np.save(stream, fused.astype(np.float16))
+            with first_alone():
+                if not file.exists():
+                    with whole(file) as part, part.open("wb") as stream:
+                        np.save(stream, fused.astype(np.float16))
         return unit_norm(np.load(file, allow_pickle=False))
 
 

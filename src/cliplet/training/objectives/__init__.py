@@ -4,6 +4,7 @@
 ``module:attribute``.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 """Name in recipes to objective, in the order of logs."""
 PLAIN = ("image", "text", "scale")
-"""What a function of a user's own may be called with: the batch's unit embeddings ``[B, d]`` and the logit scale."""
+"""What a function of a user's own may be called with: the batch's unit embeddings ``[B, d]`` and the logit scale. Its
+further parameters have defaults: they are its settings."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,10 @@ def chosen_objectives(wanted: Mapping[str, Any]) -> dict[str, Chosen]:
 def _find(name: str) -> type[Objective]:
     found: Any = known_or_own(name, OBJECTIVES, "objective")
     if isinstance(found, type) and issubclass(found, Objective):
+        if not dataclasses.is_dataclass(found.settings_type):
+            raise InputError(
+                f"objective {name!r}: its settings_type must be a dataclass, not {found.settings_type!r}"
+            )
         return found
     if callable(found) and not isinstance(found, type):
         return _of_function(name, found)
@@ -110,18 +116,42 @@ def _find(name: str) -> type[Objective]:
 
 
 def _of_function(name: str, function: Callable[..., Tensor]) -> type[Objective]:
-    """The objective of a function that is called with what the names of its parameters say."""
-    needs = [p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    """The objective of a function that is called with what the names of its parameters say.
+
+    Parameters with a default are its settings.
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError as error:  # of a function that is not Python's
+        raise InputError(
+            f"objective {name!r} does not tell its parameters ({error}): write a function of your own round it"
+        ) from error
+    needs = [p.name for p in parameters if p.default is p.empty]
     if not needs or not set(needs) <= set(PLAIN):
         raise InputError(
             f"objective {name!r} is a function of {', '.join(needs) or 'nothing'}: a function takes some of "
             f"{', '.join(PLAIN)}; for more write a class of cliplet.training.objectives.Objective"
         )
+    given = [
+        (
+            p.name,
+            type(p.default) if isinstance(p.default, bool | int | float | str) else Any,
+            _default(p.default),
+        )
+        for p in parameters
+        if p.default is not p.empty
+    ]
 
     class OfFunction(Objective):
         help = (inspect.getdoc(function) or "").partition("\n")[0]
+        settings_type = dataclasses.make_dataclass("Settings", given, frozen=True)
 
         def forward(self, step: Step) -> Tensor:
-            return function(*(getattr(step, need) for need in needs))
+            return function(**{need: getattr(step, need) for need in needs}, **vars(self.settings))
 
     return OfFunction
+
+
+def _default(value: Any) -> Any:
+    """A dataclass field's."""
+    return dataclasses.field(default_factory=lambda: value)

@@ -230,7 +230,7 @@ class Pseudo(Objective):
     def batch(self, drawn: Drawn) -> Columns:
         """Bare photos and their targets."""
         rows, columns = self.bare.draw(drawn)
-        return {**columns, "target": torch.from_numpy(self.target[rows])}
+        return {**columns, "target": torch.from_numpy(self.target[rows]), "rows": torch.from_numpy(rows)}
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """``loss``, and the mean ``cosine`` of photos and their pseudo-captions."""
@@ -238,7 +238,8 @@ class Pseudo(Objective):
         if self.settings.loss == "cosine":
             loss = losses.cosine(bare, target)
         elif self.settings.loss == "contrastive":
-            loss = losses.contrastive(bare, target, step.scale)
+            # a photo that was drawn twice, in another process perhaps, is no negative of itself
+            loss = losses.multi_text(bare, target[:, None], step.scale, step.columns["rows"][:, None])
         else:
             loss = losses.affinity_mimicking(bare, target, target, target, step.scale)
         return {"loss": loss, "cosine": (bare * target).sum(dim=1).mean().detach()}

@@ -72,7 +72,14 @@ class Drawn:
     mirrored: NDArray[np.bool_]
     """Whether the view is mirrored ``[B]``."""
     rng: np.random.Generator
-    """For further draws; depends on seed, epoch and batch alone."""
+    """For further draws; depends on seed, epoch, batch and process alone."""
+    together: Ints | None = None
+    """Photos of the batches of all processes; None where these are all."""
+
+    @property
+    def every(self) -> Ints:
+        """Rows of all photos that are in the batch, in this process or another."""
+        return self.photos if self.together is None else self.together
 
 
 @dataclass(frozen=True)

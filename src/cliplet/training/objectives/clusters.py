@@ -1,6 +1,5 @@
 """The objective of nCLIP, which with the contrastive loss of the pairs is xCLIP."""
 
-import sys
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,6 +10,7 @@ from cliplet.errors import InputError
 from cliplet.training import losses
 from cliplet.training.losses.clusters import mean_clusters
 from cliplet.training.objectives.base import Objective, Setup, Step
+from cliplet.training.processes import say
 
 EARLY = 20
 """Steps after which a collapse is told."""
@@ -110,11 +110,10 @@ class Nclip(Objective):
         used, s = float(self.used()), self.settings
         if not self.warned and self.steps >= EARLY and used < max(2.0, FEW * s.clusters):
             self.warned = True
-            print(
+            say(
                 f"nclip: photos and captions use {used:.1f} of {s.clusters} clusters after {int(self.steps)} steps: "
                 f"they collapse; raise objectives.nclip.lambda2 (now {s.lambda2:g}), lower lambda1 (now {s.lambda1:g}) "
-                f"or student_stage.lr, or raise student_stage.batch_size",
-                file=sys.stderr,
+                f"or student_stage.lr, or raise student_stage.batch_size"
             )
 
     def used(self) -> Tensor:

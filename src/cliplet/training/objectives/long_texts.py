@@ -1,6 +1,5 @@
 """All captions of a photo, joined, as one long text of it (FG-CLIP's and Long-CLIP's long captions)."""
 
-import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +12,7 @@ from cliplet.regions.store import RegionSettings
 from cliplet.training import losses
 from cliplet.training.objectives.base import Columns, Drawn, Objective, Rows, Setup, Step, of, under
 from cliplet.training.pairs import PairSet
+from cliplet.training.processes import say
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,10 @@ class LongTexts(Objective):
         texts = list(number)
         cut = int(setup.learner.clip.encoder.tokenize(texts)[1].sum())
         if cut > 0.1 * len(texts):
-            print(
+            say(
                 f"long_texts: {cut:,} of {len(texts):,} joined captions are longer than the "
                 f"{setup.learner.clip.encoder.card.text.context_length} tokens that the text tower reads and are cut; "
-                "student.context_length gives it more",
-                file=sys.stderr,
+                "student.context_length gives it more"
             )
         self.texts = setup.read(texts)
 

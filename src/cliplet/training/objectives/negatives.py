@@ -1,6 +1,5 @@
 """NegCLIP and TripletCLIP: false captions, and false photos, as negatives beside the batch's pairs."""
 
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from cliplet.training.objectives.false_captions import (
     random_captions,
 )
 from cliplet.training.pairs import PairSet
+from cliplet.training.processes import first_alone, say
 
 SAMPLE = 1000
 """False captions that are looked at to say how many have a photo."""
@@ -148,7 +148,7 @@ def _by_kind(counts: Mapping[str, int]) -> str:
 
 
 def _say(name: str, *facts: str) -> None:
-    print(f"{name}: {'; '.join(facts)}", file=sys.stderr)
+    say(f"{name}: {'; '.join(facts)}")
 
 
 def _offered(settings: FalseCaptionSettings, train: PairSet) -> tuple[list[FalseCaption], Rows]:
@@ -174,7 +174,8 @@ class Negclip(Objective):
 
     def __init__(self, setup: Setup, settings: NegclipSettings) -> None:
         super().__init__(setup, settings)
-        false = kept_false_captions(setup.train, settings, setup.seed, setup.folder)
+        with first_alone():
+            false = kept_false_captions(setup.train, settings, setup.seed, setup.folder)
         what = f"has a word to swap of the kinds {', '.join(settings.kinds)}; leave the objective out"
         _refuse_none("negclip", false, len(setup.train.captions), what)
         if settings.source == "random":
@@ -219,7 +220,8 @@ class Triplet(Objective):
         from cliplet.training.objectives.false_photos import find_false_photos, photo_boxes, side_captions
 
         train = setup.train
-        false = kept_false_captions(train, settings, setup.seed, setup.folder)
+        with first_alone():
+            false = kept_false_captions(train, settings, setup.seed, setup.folder)
         if "mirror" in settings.photos:
             false = [*false, *side_captions(train)]
         _refuse_none("triplet", false, len(train.captions), "has a word to swap; leave the objective out")
@@ -282,13 +284,12 @@ class Triplet(Objective):
     def batch(self, drawn: Drawn) -> Columns:
         """A false photo with its caption where a caption has one; else a false caption where it has one."""
         captions = [int(c) for c in drawn.captions]
-        free = ~np.isin(
-            self.source, drawn.photos
-        )  # a photo of the batch is no false one: it has its own caption there
+        # a photo of the batch is no false one: it has its own caption there
+        free = ~np.isin(self.source, drawn.every)
         photos = _drawn([[p for p in self.photos_of.get(c, []) if free[p]] for c in captions], drawn.rng)
         false = _drawn([self.false.of.get(c, []) for c in captions], drawn.rng)
         if self.settings.positives:
-            free &= ~np.isin(self.photo_of, drawn.photos)
+            free &= ~np.isin(self.photo_of, drawn.every)
             photos = _elsewhere(np.flatnonzero(free), photos, drawn.rng)
             false = np.full_like(photos, NONE)
         there = photos >= 0

@@ -1,6 +1,5 @@
 """Boxes of training photos with the phrases of their captions that name them, and their place on a tower's input."""
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from cliplet.regions.store import RegionSettings, compute_regions
 from cliplet.training.dclip.inputs import Floats, Ints, Learner, Photos
 from cliplet.training.logs import Progress
 from cliplet.training.pairs import PairSet
+from cliplet.training.processes import first_alone, say
 
 SEEN = 0.5
 """Share of a box that the tower's input must show."""
@@ -72,16 +72,14 @@ def find_phrases(pairs: PairSet, settings: RegionSettings, folder: Path) -> BoxP
     proposer = make_proposer(settings.proposer, settings.score, settings.iou)
     names = class_names(proposer, [pairs.photos[i] for i in rows], [pairs.names[i] for i in rows])
     every = replace(settings, most=0, smallest=0.0, whole=False, raw_crops=False)
-    stored = compute_regions(
-        folder, [pairs.photos[i] for i in rows], [pairs.names[i] for i in rows], proposer, every,
-        lambda crops: np.zeros((len(crops), 1), np.float32), "boxes alone",
-        progress=Progress(f"boxes, {settings.proposer.rsplit('/', 1)[-1]}", len(rows)).done,
-    )  # fmt: skip
+    with first_alone():
+        stored = compute_regions(
+            folder, [pairs.photos[i] for i in rows], [pairs.names[i] for i in rows], proposer, every,
+            lambda crops: np.zeros((len(crops), 1), np.float32), "boxes alone",
+            progress=Progress(f"boxes, {settings.proposer.rsplit('/', 1)[-1]}", len(rows)).done,
+        )  # fmt: skip
     if stored.failures:
-        print(
-            f"{len(stored.failures)} photos have no boxes: {next(iter(stored.failures.values()))}",
-            file=sys.stderr,
-        )
+        say(f"{len(stored.failures)} photos have no boxes: {next(iter(stored.failures.values()))}")
     boxes = [
         (
             stored.boxes[stored.rows(n)].astype(np.float32),

@@ -20,6 +20,7 @@ from cliplet.training.dclip.inputs import Ints
 from cliplet.training.objectives.base import Columns, Drawn, Objective, Rows, Setup, Step, of, under
 from cliplet.training.objectives.phrases import find_phrases, placed, sample_phrases
 from cliplet.training.pairs import PairSet
+from cliplet.training.processes import say
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,7 @@ class Regions(Objective):
             )
         self._boxes = boxes[seen]
         self._index(named, _edited(named, setup, settings))
-        print(
-            f"regions: {found.told()}; {len(named):,} pairs used, {int(self._there.sum()):,} edited phrases"
-        )
+        say(f"regions: {found.told()}; {len(named):,} pairs used, {int(self._there.sum()):,} edited phrases")
         start = float(np.log(1 / settings.temperature))
         self.region_scale, self.hard_scale = (
             nn.Parameter(torch.tensor(start)),

@@ -4,7 +4,6 @@ What is made is kept beside the run's features under a key of the photos, the ba
 sorted first, so that runs that caption other shares of the same photos share it.
 """
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from cliplet.training.config import Schedule
 from cliplet.training.losses.denoising import flow
 from cliplet.training.objectives.base import Columns, Setup
 from cliplet.training.pairs import fingerprint
+from cliplet.training.processes import say
 from cliplet.training.task import Task
 
 Ints = NDArray[np.int64]
@@ -282,11 +282,10 @@ class SmallDecoder(Decoder):
         shown = ", ".join(
             f"{value:.4f} with {name}" for name, value in self.measured.items() if name != "score"
         )
-        print(f"un2clip's {kind} decoder, loss on held-out photos by condition: {shown}", file=sys.stderr)
+        say(f"un2clip's {kind} decoder, loss on held-out photos by condition: {shown}")
         if kind != "untrained" and right > 0.995 * shuffled:
-            print(
-                "un2clip: the decoder hardly uses the embedding, so it can teach little; give more photos or epochs",
-                file=sys.stderr,
+            say(
+                "un2clip: the decoder hardly uses the embedding, so it can teach little; give more photos or epochs"
             )
 
     def loss(self, clean: Tensor, condition: Tensor, time: Tensor, noise: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from cliplet.regions.registry import make_proposer
 from cliplet.regions.store import RegionSettings, StoredRegions, compute_regions
 from cliplet.training.logs import Progress
 from cliplet.training.pairs import PairSet
+from cliplet.training.processes import first_alone
 
 SMALLEST = 0.04
 """Least side of a box that is looked at, as a share of the photo's: counts need small ones too."""
@@ -91,9 +92,10 @@ def photo_boxes(pairs: PairSet, settings: RegionSettings, folder: Path) -> Boxes
     if not names:
         return Boxes.none(len(pairs.photos))
     progress = Progress(f"boxes, {Path(settings.proposer).name}", len(pairs.photos)).done
-    stored = compute_regions(
-        folder, pairs.photos, pairs.names, proposer, settings, _no_embeddings, "boxes alone", progress=progress
-    )  # fmt: skip
+    with first_alone():
+        stored = compute_regions(
+            folder, pairs.photos, pairs.names, proposer, settings, _no_embeddings, "boxes alone", progress=progress
+        )  # fmt: skip
     return Boxes.of(stored, names)
 
 

@@ -1,0 +1,54 @@
+"""Several processes of one run (``accelerate launch``): which of them writes and speaks, what the others wait for."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import distributed as dist
+
+
+def rank() -> int:
+    """Number of this process, 0 for the first and where there is only one."""
+    return dist.get_rank() if _together() else 0
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if _together() else 1
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process goes through the block alone, then the others together, which find what it has written.
+
+    Every process must come here. An error of the first one lets the others in, so that each says its own.
+    """
+    if rank():
+        dist.barrier()
+    try:
+        yield
+    finally:
+        if world() > 1 and not rank():
+            dist.barrier()
+
+
+def of_first(value: bool) -> bool:
+    """What the first process says, in all of them: whether a file is there may change while one is behind another.
+
+    Every process must come here.
+    """
+    if world() == 1:
+        return value
+    found = [value]
+    dist.broadcast_object_list(found)
+    return found[0]
+
+
+def say(text: str) -> None:
+    """A line on standard error, from the first process alone."""
+    if not rank():
+        print(text, file=sys.stderr, flush=True)
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()
