@@ -5,7 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from cliplet.models.late import POOLED, LateStages, LateTower, early_stages, first_late_stage, late_outputs
+from cliplet.models.late import (
+    POOLED,
+    LateStages,
+    LateTower,
+    _look_around,
+    early_stages,
+    first_late_stage,
+    late_outputs,
+)
 from cliplet.models.quick_products import has_quick_bf16, quick_products
 
 
@@ -104,3 +112,27 @@ def test_quick_products_are_near_the_exact_ones(torchvision):
     assert 0 < (quick - exact).norm() / exact.norm() < 0.02
     with quick_products():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("side", "kernel", "stride"), [(7, 5, 1), (7, 3, 1), (14, 5, 2), (7, 5, 2), (5, 3, 2)]
+)
+def test_a_depth_wise_convolution_and_its_gradients_are_pytorchs(side, kernel, stride):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 6, kernel, stride, groups=6)
+    x, wanted = torch.randn(3, side, side, 6), None
+    for own in (False, True):
+        conv.zero_grad()
+        given = x.clone().requires_grad_()
+        if own:
+            y = _look_around(given, conv)
+        else:
+            both = max(0, (-(-side // stride) - 1) * stride + kernel - side)
+            padding = (both // 2, both - both // 2) * 2
+            y = conv(nn.functional.pad(given.permute(0, 3, 1, 2), padding)).permute(0, 2, 3, 1)
+        (y * y.detach().cos()).sum().backward()
+        found = [y.detach(), given.grad, conv.weight.grad.clone(), conv.bias.grad.clone()]
+        if wanted is not None:
+            for a, b in zip(wanted, found, strict=True):
+                assert torch.allclose(a, b, atol=1e-4)
+        wanted = found

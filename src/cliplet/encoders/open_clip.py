@@ -162,8 +162,10 @@ class OpenClipEncoder(TorchModelEncoder):
         """Run the text tower on token ids: ``[n, d]``."""
         import torch
 
+        from cliplet.models.open_clip_text import encode_short
+
         with self.computing():
-            features = self.towers.encode_text(torch.stack(list(tokens)).to(self.device))
+            features = encode_short(self.towers, torch.stack(list(tokens)).to(self.device))
             return features.float().cpu().numpy()  # type: ignore[no-any-return]
 
     def lengthen(self, context_length: int) -> None:

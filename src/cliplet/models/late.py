@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn import functional as F
 
@@ -190,18 +191,72 @@ class _LateBlock(nn.Module):
 
 
 def _look_around(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A depth-wise convolution of ``[n, h, w, C]`` with "same" padding, as one matrix for each channel.
+    """A depth-wise convolution of ``[n, h, w, C]`` with "same" padding.
 
-    The maps of late stages are so small that a matrix of all places to all places costs less than PyTorch's own
-    depth-wise convolution, whose gradient is slow on a CPU.
+    The kernel's gradient, which is slow in PyTorch on a CPU, is one matrix of all places to all places for each
+    channel: the maps of late stages are so small that it costs a third.
     """
-    n, h, w, channels = x.shape
-    taps, (rows, columns) = _taps(h, w, conv.kernel_size[0], conv.stride[0])
-    kernel = F.pad(conv.weight.flatten(1), (0, 1))  # [C, k * k + 1]; the last one is for places out of reach
-    places = kernel[:, taps.flatten()].reshape(channels, h * w, rows * columns)
-    y = torch.bmm(x.reshape(n, h * w, channels).permute(2, 0, 1), places)  # [C, n, places]
     assert conv.bias is not None
-    return y.permute(1, 2, 0).reshape(n, rows, columns, channels) + conv.bias
+    return _DepthWise.apply(x, conv.weight, conv.stride[0]) + conv.bias  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _DepthWise(torch.autograd.Function):
+    """A depth-wise convolution with "same" padding, without its bias."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        """``[n, h, w, C], [C, 1, k, k] -> [n, h', w', C]``."""
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        around = _around(x.shape[1], weight.shape[2], stride), _around(x.shape[2], weight.shape[3], stride)
+        ctx.padding = [before for before, _ in around]
+        ctx.more = [after - before for before, after in around]
+        y = torch.convolution(
+            _filled(x, ctx.more), weight, None, [stride] * 2, ctx.padding, [1, 1], False, [0, 0], len(weight)
+        )
+        return y.permute(0, 2, 3, 1)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """``[n, h', w', C] -> [n, h, w, C], [C, 1, k, k]``."""
+        x, weight = ctx.saved_tensors
+        n, h, w, channels = x.shape
+        to_x = to_weight = None
+        if ctx.needs_input_grad[0]:
+            to_x = torch.ops.aten.convolution_backward(
+                grad.permute(0, 3, 1, 2), _filled(x, ctx.more), weight, None, [ctx.stride] * 2, ctx.padding, [1, 1],
+                False, [0, 0], channels, [True, False, False],
+            )[0].permute(0, 2, 3, 1)[:, :h, :w]  # fmt: skip
+        if ctx.needs_input_grad[1]:
+            _, rows, columns, _ = grad.shape
+            seen = x.reshape(n, h * w, channels).permute(2, 1, 0).contiguous()  # [C, places, n]
+            wanted = (
+                grad.reshape(n, rows * columns, channels).permute(2, 0, 1).contiguous()
+            )  # [C, n, places']
+            places = torch.bmm(seen, wanted).flatten(1)  # [C, places * places']
+            to_weight = (places @ _which_tap(h, w, weight.shape[2], ctx.stride)).reshape(weight.shape)
+        return to_x, to_weight, None
+
+
+def _filled(x: Tensor, more: list[int]) -> Tensor:
+    """``[n, h, w, C]`` as ``[n, C, h, w]``, with zeros at the end where the padding has more there."""
+    x = F.pad(x, (0, 0, 0, more[1], 0, more[0])) if any(more) else x
+    return x.permute(0, 3, 1, 2)
+
+
+def _around(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """ "Same" padding before and after, the odd one after."""
+    both = max(0, (-(-size // stride) - 1) * stride + kernel - size)
+    return both // 2, both - both // 2
+
+
+@cache
+def _which_tap(h: int, w: int, kernel: int, stride: int) -> Tensor:
+    """1 where a weight leads from a place to a result ``[h * w * results, kernel * kernel]``."""
+    taps, _ = _taps(h, w, kernel, stride)
+    with torch.inference_mode(False):
+        return F.one_hot(taps.flatten(), kernel * kernel + 1)[:, :-1].float()
 
 
 @cache

@@ -17,8 +17,16 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    kept: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        plain = value.detach().cpu().contiguous()
+        storage = plain.untyped_storage()
+        own = storage.nbytes() == plain.nbytes and storage.data_ptr() not in seen  # as safetensors asks for
+        seen.add(storage.data_ptr())
+        kept[name] = plain if own else plain.clone()
     try:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path, metadata)
+        save_file(kept, path, metadata)
     except (SafetensorError, OSError) as error:
         raise unwritable(path, error) from error
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from cliplet.models.quick_products import fp32_products
 from cliplet.training.checkpoint import load_checkpoint, save_checkpoint
 from cliplet.training.config import Schedule
 from cliplet.training.logs import Progress, RunLog
@@ -108,14 +109,24 @@ def lr_share(step: int, total: int, warmup: float, schedule: str) -> float:
     return 1 - share if schedule == "linear" else 1.0
 
 
-def make_optimizer(task: nn.Module, stage: Schedule) -> torch.optim.AdamW:
-    """AdamW; matrices decay, vectors (biases, norms, scales) do not."""
+FUSED = ("cpu", "cuda") if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4) else ("cuda",)
+"""Devices on which AdamW changes all that it keeps of a parameter in one pass."""
+
+
+def make_optimizer(task: nn.Module, stage: Schedule, device: str = "cpu") -> torch.optim.AdamW:
+    """AdamW; matrices decay, vectors (biases, norms, scales) do not.
+
+    Args:
+        task: its parameters that learn.
+        stage: learning rate and decay.
+        device: kind of the device that they will be on.
+    """
     learning = [p for p in task.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learning if p.ndim >= 2], "weight_decay": stage.weight_decay},
         {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=stage.lr)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=stage.lr, fused=device in FUSED)
 
 
 def run_stage(
@@ -133,7 +144,7 @@ def run_stage(
         resume: bring the stage's state back from the checkpoint.
     """
     task, stage, data = part.task, part.stage, part.data
-    optimizer = make_optimizer(task, stage)
+    optimizer = make_optimizer(task, stage, accelerator.device.type)
     wrapped, optimizer = accelerator.prepare(task, optimizer)
     average = MovingAverage(task, stage.ema) if stage.ema else None
     if resume:
@@ -151,19 +162,21 @@ def run_stage(
             save_checkpoint(out, task, optimizer.optimizer, average, {**vars(state), "scaler": scaler})
         accelerator.wait_for_everyone()
 
-    due = False
+    due, loss = False, ""
     while state.epoch < stage.epochs:
         started = time.perf_counter()
         for batch in data.load(state.epoch, state.batch):
             lr, size, update = plan.at(state.epoch, state.batch)
-            values = train_step(accelerator, wrapped, optimizer, stage, batch, lr, size, update)
+            terms = train_step(accelerator, wrapped, optimizer, stage, batch, lr, size, update)
             if average is not None and update:
                 average.update()
             state.batch, state.step = state.batch + 1, state.step + 1
             due = due or state.step % every.save_every == 0
             if state.step % every.log_every == 0 or state.batch == data.batches:
+                values = {**read_terms(accelerator, terms), "lr": lr}
                 log.write("train", state.step, {"stage": stage.name, "epoch": state.epoch, **values})
-            bar.update(state.epoch * data.batches + state.batch, f", loss {values['loss']:.4f}")
+                loss = f", loss {values['loss']:.4f}"
+            bar.update(state.epoch * data.batches + state.batch, loss)
             if due and update and state.batch < data.batches:  # between updates gradients would be lost
                 checkpoint()
                 due = False
@@ -208,24 +221,33 @@ def train_step(
     lr: float,
     size: int,
     update: bool,
-) -> dict[str, float]:
-    """One batch forward and back, and when ``update`` a step of the optimiser; returns the log's values."""
+) -> dict[str, Tensor]:
+    """One batch forward and back, and when ``update`` a step of the optimiser.
+
+    Returns:
+        The task's scalars, and ``grad_norm`` where the stage clips, on the device: :func:`read_terms` waits for them.
+    """
     batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in batch.items()}
     wrapped.train()
-    with nullcontext() if update else accelerator.no_sync(wrapped):
+    with nullcontext() if update else accelerator.no_sync(wrapped), fp32_products():
         terms = wrapped(batch)
         accelerator.backward(terms["loss"] / size)
-    values: dict[str, float] = {"lr": lr}
+    found = {k: v.detach() for k, v in terms.items()}
     if update:
         if stage.clip:
             learning = [p for p in wrapped.parameters() if p.requires_grad]
-            values["grad_norm"] = float(accelerator.clip_grad_norm_(learning, stage.clip))
+            found["grad_norm"] = accelerator.clip_grad_norm_(learning, stage.clip)
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
         optimizer.zero_grad()
-    means = accelerator.reduce(torch.stack([terms[k].detach().float() for k in terms]), reduction="mean")
-    return {**dict(zip(terms, means.tolist(), strict=True)), **values}
+    return found
+
+
+def read_terms(accelerator: Any, terms: dict[str, Tensor]) -> dict[str, float]:
+    """What :func:`train_step` gave as numbers: means over the processes, each of which must ask."""
+    means = accelerator.reduce(torch.stack([v.detach().float() for v in terms.values()]), reduction="mean")
+    return dict(zip(terms, means.tolist(), strict=True))
 
 
 def _end_epoch(part: Part, state: RunState, log: RunLog, seconds: float) -> None:

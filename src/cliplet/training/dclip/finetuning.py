@@ -116,7 +116,8 @@ class FineTuning:
         if self.learner.text_mode == "head":
             _ = captions.states  # from which the embeddings follow
         target = target if target is None or not config.rewrites.on else target[source]
-        data = StudentData(pairs, photos, captions, captions.base, target)
+        wanted = self.learner.text_mode == "frozen" or config.student.weights.text
+        data = StudentData(pairs, photos, captions, captions.base if wanted else None, target)
         if not config.student.weights.keeps:
             return data
         base = photos.base(self.captions.model, self.folder)

@@ -1,7 +1,9 @@
 """Photos and captions of a set as the part of a model that learns reads them; what stays before it is computed once."""
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -267,14 +269,28 @@ class PhotoBatches:
         self.batches = len(self.photos) // (size * self.world)
 
     def load(self, epoch: int, first: int) -> Iterator[dict[str, Tensor]]:
-        """The batches of an epoch from number ``first`` on."""
+        """The batches of an epoch from number ``first`` on, each made in a thread while the one before is learnt."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.photos)
         own = [self.rank] if self.rank else []  # the first process draws as a single one does
-        for number in range(first, self.batches):
+
+        def made(number: int) -> dict[str, Tensor]:
             rng = np.random.default_rng([self.seed, epoch, number, *own])
             together = order[number * self.world * self.size : (number + 1) * self.world * self.size]
             start = self.rank * self.size
-            yield self.batch(together[start : start + self.size], rng, together)
+            return self.batch(together[start : start + self.size], rng, together)
+
+        with ThreadPoolExecutor(1) as pool:
+            ahead: deque[Future[dict[str, Tensor]]] = deque()
+            try:
+                for number in range(first, self.batches):
+                    ahead.append(pool.submit(made, number))
+                    if len(ahead) > 1:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
 
     def batch(
         self, photos: Ints, rng: np.random.Generator, together: Ints | None = None

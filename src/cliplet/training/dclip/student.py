@@ -61,9 +61,12 @@ class DclipStudent(Task):
             parameter.requires_grad_(name in set(learning))
         # Only what learns is this module's: checkpoints and moving averages leave the frozen rest alone.
         self.model = nn.ParameterDict({_key(name): own[name] for name in learning})
-        self.start = (
-            self.adapters.base if self.adapters else {n: own[n].detach().clone() for n in learner.names}
-        )
+        self.start: Mapping[str, Tensor] = {}
+        """The learning weights as they were, for L2-SP."""
+        if settings.weights.l2_sp:
+            self.start = (
+                self.adapters.base if self.adapters else {n: own[n].detach().clone() for n in learner.names}
+            )
         self._merged = False
 
     def train(self, mode: bool = True) -> "DclipStudent":
@@ -238,8 +241,8 @@ class StudentData:
     """The photos' views."""
     captions: Captions
     """The captions."""
-    base_text: Floats
-    """The base model's embedding of every caption ``[captions, d]``."""
+    base_text: Floats | None
+    """The base model's embedding of every caption ``[captions, d]``, where it is compared or stands for them."""
     target: Floats | None
     """The teacher's embedding for every caption ``[captions, d]``."""
     base_image: list[Floats] | None = None
@@ -277,7 +280,8 @@ class StudentBatches(PhotoBatches):
         if augment.views > 1 and "maps" in batch and batch["maps"].ndim == 4:
             maps = batch["maps"]
             batch["maps"] = torch.where(mirrored[:, None, None, None], maps.flip(3), maps)
-        batch["base_text"] = torch.from_numpy(d.base_text[captions])
+        if d.base_text is not None:
+            batch["base_text"] = torch.from_numpy(d.base_text[captions])
         if d.target is not None:
             batch["target"] = torch.from_numpy(d.target[captions])
         if d.base_image is not None:

@@ -1,6 +1,7 @@
 """The student in training: towers, the map to the teacher's width, the logit scale, and the stage's losses."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -84,21 +85,45 @@ class Student(Task):
     def _terms(self, towers: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Each loss of the stage; the teacher stands in for a tower that does not learn."""
         scale = self.logit_scale.exp().clamp_max(MAX_LOGIT_SCALE)
-        pair: dict[str, Any] = {"scale": scale, "teacher_scale": self.stage.teacher_scale}
-        sides = []
-        for tower in ("image", "text"):
-            teacher = batch.get(f"teacher_{tower}")
-            student = towers.get(tower, teacher)
-            mapped = self.map(towers[tower]) if tower in towers else teacher
-            pair |= {f"teacher_{tower}": teacher, f"student_{tower}": student, f"mapped_{tower}": mapped}
-            if tower in towers:
-                sides.append({"student": mapped, "teacher": teacher})
-        terms = {}
-        for name, loss in self.losses.items():
-            parts = [
-                loss.function(*(found[n] for n in loss.needs)) for found in ([pair] if loss.pairs else sides)
-            ]
-            if parts[0].ndim:
-                raise InputError(f"loss {name} gives {list(parts[0].shape)} numbers; it must give one")
-            terms[name] = torch.stack(parts).sum()
-        return terms
+        return distillation_terms(self.losses, towers, batch, self.map, scale, self.stage.teacher_scale)
+
+
+def distillation_terms(
+    losses: Mapping[str, Loss],
+    towers: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor],
+    to_teacher: nn.Module,
+    scale: Tensor | float,
+    teacher_scale: float,
+) -> dict[str, Tensor]:
+    """Each of some losses, unweighted; the teacher stands in for a tower that does not learn.
+
+    Args:
+        losses: by name.
+        towers: the student's embeddings ``[B, d_s]`` of the towers that learn, ``image`` or ``text`` or both.
+        batch: the teacher's, ``teacher_image`` and ``teacher_text`` ``[B, d_t]``, as far as the losses need them.
+        to_teacher: ``[B, d_s] -> [B, d_t]``.
+        scale: the student's logit scale.
+        teacher_scale: the teacher's.
+
+    Raises:
+        InputError: a loss gives more than one number.
+    """
+    pair: dict[str, Any] = {"scale": scale, "teacher_scale": teacher_scale}
+    sides = []
+    for tower in ("image", "text"):
+        teacher = batch.get(f"teacher_{tower}")
+        student = towers.get(tower, teacher)
+        mapped = to_teacher(towers[tower]) if tower in towers else teacher
+        pair |= {f"teacher_{tower}": teacher, f"student_{tower}": student, f"mapped_{tower}": mapped}
+        if tower in towers:
+            sides.append({"student": mapped, "teacher": teacher})
+    terms = {}
+    for name, loss in losses.items():
+        parts = [
+            loss.function(*(found[n] for n in loss.needs)) for found in ([pair] if loss.pairs else sides)
+        ]
+        if parts[0].ndim:
+            raise InputError(f"loss {name} gives {list(parts[0].shape)} numbers; it must give one")
+        terms[name] = torch.stack(parts).sum()
+    return terms

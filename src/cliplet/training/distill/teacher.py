@@ -11,6 +11,7 @@ from cliplet.encoders.base import Encoder, adapt, unit_norm
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError
 from cliplet.models.compat import prepare_torchvision
+from cliplet.models.quick_products import fp32_products
 from cliplet.training.config import TeacherConfig
 
 Floats = NDArray[np.float32]
@@ -65,18 +66,20 @@ class Teacher:
 
     def images(self, sources: Sequence[Any]) -> tuple[Floats, dict[int, str]]:
         """``[n, d]`` with NaN rows for bad photos, and their reasons."""
-        if self.raw:
-            return self.encoders[0].encode_images_safely(sources, normalise=False)
-        results = [e.encode_images_safely(sources) for e in self.encoders]
+        with fp32_products():
+            if self.raw:
+                return self.encoders[0].encode_images_safely(sources, normalise=False)
+            results = [e.encode_images_safely(sources) for e in self.encoders]
         merged = {i: reason for _, reasons in results for i, reason in reasons.items()}
         return self._combine([r for r, _ in results]), merged
 
     def texts(self, texts: Sequence[str]) -> Floats:
         """``[n, d]``."""
         full = [self.config.prompt_prefix + t for t in texts]
-        if self.raw:
-            return self.encoders[0].encode_texts_safely(full, normalise=False)[0]
-        return self._combine([e.encode_texts(full) for e in self.encoders])
+        with fp32_products():
+            if self.raw:
+                return self.encoders[0].encode_texts_safely(full, normalise=False)[0]
+            return self._combine([e.encode_texts(full) for e in self.encoders])
 
     @property
     def raw(self) -> bool:

@@ -28,6 +28,7 @@ from cliplet.training.objectives.base import (
     under,
 )
 from cliplet.training.objectives.clusters import Nclip
+from cliplet.training.objectives.distill import Distill
 from cliplet.training.objectives.long_texts import LongTexts
 from cliplet.training.objectives.multi_text import MultiText
 from cliplet.training.objectives.negatives import Negclip, Triplet
@@ -53,6 +54,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "multi_text": MultiText,
     "regions": Regions,
     "long_texts": LongTexts,
+    "distill": Distill,
 }
 """Name in recipes to objective, in the order of logs."""
 PLAIN = ("image", "text", "scale")

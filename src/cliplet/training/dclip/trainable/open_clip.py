@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cliplet.encoders.open_clip import OpenClipEncoder, stretched_config
 from cliplet.errors import ModelError
 from cliplet.models.dense import open_clip_maps
+from cliplet.models.open_clip_text import encode_short
 from cliplet.models.positions import lengthen_open_clip
 from cliplet.training.dclip.trainable.base import TrainableClip, write_about
 
@@ -47,7 +48,7 @@ class TrainableOpenClip(TrainableClip):
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """``[n, d]``; open_clip's text tower needs no mask."""
-        return self.model.encode_text(input_ids)  # type: ignore[no-any-return]
+        return encode_short(self.model, input_ids)
 
     def projected_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """After the last LayerNorm and through ``text_projection``, ``[n, t, d]``."""
@@ -58,7 +59,7 @@ class TrainableOpenClip(TrainableClip):
         kept: list[Tensor] = []
         hook = norm.register_forward_hook(lambda *call: kept.append(call[2]))
         try:
-            self.encode_text(input_ids, attention_mask)
+            self.model.encode_text(input_ids)
         finally:
             hook.remove()
         return projection(kept[0]) if isinstance(projection, nn.Module) else kept[0] @ projection
