@@ -334,21 +334,21 @@ def fewshot(train: str, test: str | None, labels: Any, shots: str, draws: int, a
     type=click.Choice(["all", "train", "test"]),
     default="all",
     show_default=True,
-    help='Of --from-captions: the word pairs to swap; test has none that training with words = "train" has seen.',
+    help="Word pairs that --from-captions swaps; test has none that training on words = train has seen.",
 )
 @click.option("--words-seed", default=0, show_default=True, help="Seed of the split of --words.")
 @click.option(
-    "--fluent", is_flag=True, help="Of --from-captions: false captions that sound like the true ones."
+    "--fluent", is_flag=True, help="Let --from-captions make false captions that sound like the true ones."
 )
 @click.option(
     "--balanced",
     is_flag=True,
-    help="Of --from-captions: leave out so many that no guesser can tell them unseen.",
+    help="Let --from-captions leave out so many that no guesser can tell them unseen.",
 )
 @click.option(
     "--two-true",
     is_flag=True,
-    help="Of --from-captions: also ask whether another caption of the photo scores above the false one "
+    help="Let --from-captions also ask whether another caption of the photo scores above the false one "
     "(SugarCrepe++; tables say it by a column caption2).",
 )
 @click.option("--name", help="Name of the set in results; default: the first file's name.")
@@ -361,7 +361,7 @@ def pairs(files: tuple[str, ...], from_captions: bool, near_nouns: Any, detector
     \b
     cliplet evaluate pairs sugarcrepe/*.json --images val2017/
     cliplet evaluate pairs captions.json --from-captions --images photos/
-    cliplet evaluate pairs captions.json --from-captions --words test --balanced --two-true --images photos/
+    cliplet evaluate pairs captions.json --from-captions --balanced --two-true
     cliplet evaluate pairs captions.json --near-nouns captions --images photos/
     cliplet evaluate pairs imagenet.tar --near-nouns names
 

@@ -3,18 +3,17 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from torch import distributed as dist
+from typing import Any
 
 
 def rank() -> int:
     """Number of this process, 0 for the first and where there is only one."""
-    return dist.get_rank() if _together() else 0
+    return _distributed().get_rank() if _together() else 0
 
 
 def world() -> int:
     """How many processes there are."""
-    return dist.get_world_size() if _together() else 1
+    return _distributed().get_world_size() if _together() else 1
 
 
 @contextmanager
@@ -24,12 +23,12 @@ def first_alone() -> Iterator[None]:
     Every process must come here. An error of the first one lets the others in, so that each says its own.
     """
     if rank():
-        dist.barrier()
+        _distributed().barrier()
     try:
         yield
     finally:
         if world() > 1 and not rank():
-            dist.barrier()
+            _distributed().barrier()
 
 
 def of_first(value: bool) -> bool:
@@ -40,7 +39,7 @@ def of_first(value: bool) -> bool:
     if world() == 1:
         return value
     found = [value]
-    dist.broadcast_object_list(found)
+    _distributed().broadcast_object_list(found)
     return found[0]
 
 
@@ -50,5 +49,12 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def _distributed() -> Any:
+    """PyTorch's module. Where PyTorch is not loaded (a recipe is only read) there is one process."""
+    torch = sys.modules.get("torch")
+    return None if torch is None else torch.distributed
+
+
 def _together() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    dist = _distributed()
+    return dist is not None and dist.is_available() and dist.is_initialized()
