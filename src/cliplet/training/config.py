@@ -129,7 +129,7 @@ class Schedule:
             raise InputError(f"{name}={getattr(self, name)}{stage} must be {rule}")
 
 
-def _loss_help() -> dict[str, tuple[str, None]]:
+def loss_help() -> dict[str, tuple[str, None]]:
     """What ``--settings`` lists below ``losses``."""
     from cliplet.training.losses import LOSSES
 
@@ -147,7 +147,7 @@ class DistillStage(Schedule):
     towers: tuple[Literal["image", "text"], ...] = ("image", "text")
     """Towers that learn. Where a loss compares both and one does not learn, the teacher's embedding stands in for
     it, which needs the same width."""
-    losses: dict[str, float] = field(default_factory=dict, metadata={"entries": _loss_help})
+    losses: dict[str, float] = field(default_factory=dict, metadata={"entries": loss_help})
     """Weight of each loss; what is left out has none. Your own function is named as ``"module:attribute"``."""
     data: DataConfig | None = None
     """Data of this stage; the recipe's ``train`` when left out."""

@@ -12,19 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cliplet.errors import InputError
-from cliplet.training.config import TeacherConfig
+from cliplet.training.config import TeacherConfig, loss_help
 from cliplet.training.distill.student import distillation_terms
 from cliplet.training.distill.targets import TargetFiles
 from cliplet.training.distill.teacher import Teacher
-from cliplet.training.losses import LOSSES, find_losses
+from cliplet.training.losses import find_losses
 from cliplet.training.objectives.base import Columns, Drawn, Objective, Setup, Step
 from cliplet.training.views import view_sources
 
 Floats = NDArray[np.float32]
-
-
-def _loss_help() -> dict[str, str]:
-    return {name: loss.help for name, loss in LOSSES.items()}
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class DistillSettings:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     """Who teaches: ``teacher.names`` as ``cliplet.load`` takes them, and how several become one."""
     losses: dict[str, float] = field(
-        default_factory=lambda: {"affinity": 1.0}, metadata={"entries": _loss_help}
+        default_factory=lambda: {"affinity": 1.0}, metadata={"entries": loss_help}
     )
     """Weight of each loss, by the names of a distillation's stages; your own is named as ``"module:attribute"``."""
     teacher_scale: float = 100.0
