@@ -20,6 +20,7 @@ WAYS = {
     "multi_text": "objectives.multi_text={texts = 2}",
     "regions": "objectives.regions={least = 4, hard = 2}",
     "long_texts": "objectives.long_texts={least = 4}",
+    "distill": 'objectives.distill.teacher.names=["DATA/base"]',
 }
 """A line of a recipe for each objective, by its name, and one without any."""
 BOXES = {"square": [8, 8, 24, 24], "bar": [0, 12, 32, 20], "corner": [0, 0, 12, 12], "frame": [0, 0, 32, 32]}
@@ -39,7 +40,8 @@ def write_data(folder: Path, photos: int = 40) -> Path:
 
 def write_recipe(data: Path, out: Path, ways: tuple[str, ...] = tuple(WAYS)) -> Path:
     """The recipe file, beside the run's folder."""
-    variants = "".join(f"[[variants]]\nname = {way!r}\nset = [{WAYS[way]!r}]\n" for way in ways)
+    lines = {way: WAYS[way].replace("DATA", str(data)) for way in ways}
+    variants = "".join(f"[[variants]]\nname = {way!r}\nset = [{line!r}]\n" for way, line in lines.items())
     file = out.with_suffix(".toml")
     file.write_text(f"""
 kind = "tune"
