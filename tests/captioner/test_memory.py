@@ -72,7 +72,9 @@ def test_an_exported_captioner_holds_the_store(tower, tmp_path):
     # compares the folder with PyTorch and raises where they differ
     export_captioner(tower, decoder, vocabulary, tmp_path / "model", "recap", "fp16")
     (tmp_path / "store.npz").unlink()
-    assert Captioner(tmp_path / "model", threads=1).caption([np.zeros((50, 60, 3), dtype=np.uint8)])[0].captions
+    assert (
+        Captioner(tmp_path / "model", threads=1).caption([np.zeros((50, 60, 3), dtype=np.uint8)])[0].captions
+    )
 
 
 @pytest.mark.parametrize(
