@@ -30,6 +30,8 @@ SHOWN = {
 DECIDING = "T2I|R@1"
 LEAST = 50
 """Questions without which a column is not shown."""
+SHORT = 0.03
+"""A way of less than this is too short to speak of a share of it."""
 Found = dict[str, dict[int, Columns]]
 """Columns of each arm and seed."""
 
@@ -137,9 +139,9 @@ def _paired(one: dict[int, Columns], other: dict[int, Columns]) -> tuple[list[Co
     return [one[s] for s in seeds], [other[s] for s in seeds]
 
 
-def _mean(runs: Iterable[Columns]) -> float:
-    """The deciding column."""
-    return float(np.mean([columns[DECIDING].mean() for columns in runs]))
+def _mean(runs: Iterable[Columns], key: str = DECIDING) -> float:
+    """A column's mean over questions and seeds."""
+    return float(np.mean([columns[key].mean() for columns in runs]))
 
 
 def _test(one: dict[int, Columns], other: dict[int, Columns], key: str, resamples: int) -> PairedTest:
@@ -150,19 +152,27 @@ def _test(one: dict[int, Columns], other: dict[int, Columns], key: str, resample
 
 
 def _way(settings: Settings, domain: str) -> str:
-    """How much of the way from few captions to all each arm closes, by T2I R@1."""
+    """How much of the way from few captions to all each arm closes; nothing is said where the way is short."""
     few, every = results(settings, f"{domain}-few"), results(settings, f"{domain}-all")
     if "contrastive" not in few or "contrastive" not in every:
         return ""
-    start, end = _mean(few["contrastive"].values()), _mean(every["contrastive"].values())
-    lines = [
-        f"**{domain}, T2I R@1: the way from few captions ({100 * start:.1f}) to all ({100 * end:.1f}) of plain "
-        "contrastive tuning**",
-        "", *_head(["arm with few captions", "T2I R@1", "share of the way"]),
-    ]  # fmt: skip
+    keys = (DECIDING, "T2I|mAP")
+    ends = {
+        key: (_mean(few["contrastive"].values(), key), _mean(every["contrastive"].values(), key))
+        for key in keys
+    }
+    told = " and ".join(f"{SHOWN[k]} {100 * a:.1f} to {100 * b:.1f}" for k, (a, b) in ends.items())
+    lines = [f"**{domain}: the way from few captions to all of plain contrastive tuning, {told}**", ""]
+    lines += _head(["arm with few captions", *[h for k in keys for h in (SHOWN[k], "share of the way")]])
     for arm in settings.arms:
         if arm.name in few and arm.name != "contrastive":
-            value = _mean(few[arm.name].values())
-            share = f"{100 * (value - start) / (end - start):+.0f} %" if end > start else ""
-            lines.append(_line([arm.name, f"{100 * value:.1f}", share]))
+            cells = [arm.name]
+            for key, (start, end) in ends.items():
+                value = _mean(few[arm.name].values(), key)
+                long = end - start >= SHORT
+                cells += [
+                    f"{100 * value:.1f}",
+                    f"{100 * (value - start) / (end - start):+.0f} %" if long else "",
+                ]
+            lines.append(_line(cells))
     return "\n".join(lines)
