@@ -1,15 +1,13 @@
 """Two processes give the loss and the gradients of one."""
 
-import os
-import socket
-
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cliplet.training import losses
+from tests.training.two import joined, spawn_two
 
 
 class Towers(nn.Module):
@@ -53,27 +51,19 @@ def total_loss(image, text, scale, t_image, t_text, ids):
 
 
 def worker(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    model = DistributedDataParallel(Towers())
-    pixels, words, t_image, t_text, ids = (x[rank * 4 : rank * 4 + 4] for x in (*data(), IDS))
-    loss = total_loss(*model(pixels, words), t_image, t_text, ids)
-    loss.backward()
-    if rank == 0:
-        grads = {name: p.grad for name, p in model.module.named_parameters()}
-        torch.save(grads, f"{folder}/grads.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # an ordinary exit aborts now and then, in a thread of PyTorch's that is still running
+    with joined(rank, port):
+        model = DistributedDataParallel(Towers())
+        pixels, words, t_image, t_text, ids = (x[rank * 4 : rank * 4 + 4] for x in (*data(), IDS))
+        loss = total_loss(*model(pixels, words), t_image, t_text, ids)
+        loss.backward()
+        if rank == 0:
+            grads = {name: p.grad for name, p in model.module.named_parameters()}
+            torch.save(grads, f"{folder}/grads.pt")
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="PyTorch without distributed")
 def test_two_processes_give_the_gradients_of_one(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    multiprocessing.spawn(worker, (port, str(tmp_path)), nprocs=2)
+    spawn_two(worker, str(tmp_path))
     found = torch.load(tmp_path / "grads.pt", weights_only=True)
     model = Towers()
     pixels, words, t_image, t_text = data()
@@ -84,20 +74,15 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
 
 
 def ragged_worker(rank, port, folder, rows):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    model = DistributedDataParallel(Towers())
-    for name, (first, last) in rows.items():
-        model.zero_grad()
-        loss = regions_loss(model, first if rank == 0 else last, last if rank == 0 else 8)
-        loss.backward()
-        if rank == 0:
-            grads = {n: p.grad for n, p in model.module.named_parameters()}
-            torch.save({"loss": loss.detach(), **grads}, f"{folder}/{name}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)
+    with joined(rank, port):
+        model = DistributedDataParallel(Towers())
+        for name, (first, last) in rows.items():
+            model.zero_grad()
+            loss = regions_loss(model, first if rank == 0 else last, last if rank == 0 else 8)
+            loss.backward()
+            if rank == 0:
+                grads = {n: p.grad for n, p in model.module.named_parameters()}
+                torch.save({"loss": loss.detach(), **grads}, f"{folder}/{name}.pt")
 
 
 def regions_loss(model, start, stop):
@@ -115,11 +100,8 @@ def regions_loss(model, start, stop):
 
 @pytest.mark.skipif(not dist.is_available(), reason="PyTorch without distributed")
 def test_processes_may_have_another_number_of_regions_each(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     rows = {"three and five": (0, 3), "none and eight": (0, 0), "one": (7, 7), "none": (8, 8)}
-    multiprocessing.spawn(ragged_worker, (port, str(tmp_path), rows), nprocs=2)
+    spawn_two(ragged_worker, str(tmp_path), rows)
     for name, (first, _) in rows.items():
         model = Towers()
         loss = regions_loss(model, first, 8)

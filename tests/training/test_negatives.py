@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import os
-import socket
 import sys
 import types
 from collections import Counter
@@ -15,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing
 from torch.nn import functional as F
 
 from cliplet.errors import InputError
@@ -38,6 +35,7 @@ from cliplet.training.objectives.false_captions import (
 from cliplet.training.objectives.negatives import Negclip, NegclipSettings, Triplet, TripletSettings
 from cliplet.training.pairs import PairSet, read_pairs
 from tests.training import make
+from tests.training.two import joined, spawn_two
 
 
 def unit(rows: int, width: int, seed: int) -> torch.Tensor:
@@ -133,26 +131,18 @@ def weight():
 
 
 def worker(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    w = weight()
-    loss = total_loss(w, slice(rank * 4, rank * 4 + 4))
-    loss.backward()
-    dist.all_reduce(w.grad)
-    if rank == 0:
-        torch.save({"loss": loss.detach(), "grad": w.grad / 2}, f"{folder}/found.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)
+    with joined(rank, port):
+        w = weight()
+        loss = total_loss(w, slice(rank * 4, rank * 4 + 4))
+        loss.backward()
+        dist.all_reduce(w.grad)
+        if rank == 0:
+            torch.save({"loss": loss.detach(), "grad": w.grad / 2}, f"{folder}/found.pt")
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="PyTorch without distributed")
 def test_two_processes_give_the_value_and_gradient_of_one(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    multiprocessing.spawn(worker, (port, str(tmp_path)), nprocs=2)
+    spawn_two(worker, str(tmp_path))
     found = torch.load(tmp_path / "found.pt", weights_only=True)
     w = weight()
     loss = total_loss(w)

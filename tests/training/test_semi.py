@@ -2,20 +2,19 @@
 
 import doctest
 import importlib
-import os
-import socket
 from math import log
 
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from cliplet.training import losses
 from cliplet.training.losses.clusters import mean_clusters
 from cliplet.training.losses.semi import keyword_shares, shares, sinkhorn
+from tests.training.two import joined, spawn_two
 
 
 def doubles(*shape, seed=0):
@@ -230,27 +229,19 @@ def total_loss(image, bare, text, keywords, candidates, group):
 
 
 def worker(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    model = DistributedDataParallel(Towers())
-    *parts, keywords = data()
-    pixels, bare, words, candidates, group = (x[rank * 4 : rank * 4 + 4] for x in parts)
-    loss = total_loss(*model(pixels, bare, words, keywords), candidates, group)
-    loss.backward()
-    if rank == 0:
-        torch.save({name: p.grad for name, p in model.module.named_parameters()}, f"{folder}/grads.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # an ordinary exit aborts now and then, in a thread of PyTorch's that is still running
+    with joined(rank, port):
+        model = DistributedDataParallel(Towers())
+        *parts, keywords = data()
+        pixels, bare, words, candidates, group = (x[rank * 4 : rank * 4 + 4] for x in parts)
+        loss = total_loss(*model(pixels, bare, words, keywords), candidates, group)
+        loss.backward()
+        if rank == 0:
+            torch.save({name: p.grad for name, p in model.module.named_parameters()}, f"{folder}/grads.pt")
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="PyTorch without distributed")
 def test_two_processes_give_the_gradients_of_one(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    multiprocessing.spawn(worker, (port, str(tmp_path)), nprocs=2)
+    spawn_two(worker, str(tmp_path))
     found = torch.load(tmp_path / "grads.pt", weights_only=True)
     model = Towers()
     pixels, bare, words, candidates, group, keywords = data()

@@ -1,14 +1,12 @@
 """SigLIP's loss: by hand, against the libraries', over two processes, and as an objective of a recipe."""
 
 import json
-import os
-import socket
 from math import exp, log
 
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,6 +18,7 @@ from cliplet.training.objectives import chosen_objectives
 from cliplet.training.objectives.base import Step
 from cliplet.training.objectives.sigmoid import Sigmoid, SigmoidSettings
 from tests.training.test_dclip import recipe, write_data
+from tests.training.two import joined, spawn_two
 
 
 def pairs(rows=6, dim=5, seed=0):
@@ -91,28 +90,20 @@ NUMBERS = torch.tensor([0, 1, 2, 3, 4, 2, 5, 0])  # equal ones lie in both proce
 
 
 def worker(rank, port, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    model = DistributedDataParallel(Towers())
-    own = slice(rank * 4, rank * 4 + 4)
-    image, text = (x[own] for x in pairs(8))
-    loss = sigmoid(*model(image, text), NUMBERS[own])
-    loss.backward()
-    if rank == 1:
-        grads = {name: p.grad for name, p in model.module.named_parameters()}
-        torch.save({"loss": loss.detach(), **grads}, f"{folder}/grads.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # an ordinary exit aborts now and then, in a thread of PyTorch's that is still running
+    with joined(rank, port):
+        model = DistributedDataParallel(Towers())
+        own = slice(rank * 4, rank * 4 + 4)
+        image, text = (x[own] for x in pairs(8))
+        loss = sigmoid(*model(image, text), NUMBERS[own])
+        loss.backward()
+        if rank == 1:
+            grads = {name: p.grad for name, p in model.module.named_parameters()}
+            torch.save({"loss": loss.detach(), **grads}, f"{folder}/grads.pt")
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="PyTorch without distributed")
 def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    multiprocessing.spawn(worker, (port, str(tmp_path)), nprocs=2)
+    spawn_two(worker, str(tmp_path))
     found = torch.load(tmp_path / "grads.pt", weights_only=True)
     model = Towers()
     loss = sigmoid(*model(*pairs(8)), NUMBERS)
