@@ -14,11 +14,10 @@ from cliplet.encoders.base import unit_norm
 from cliplet.evaluation.comparison import Columns
 from cliplet.evaluation.hard_negatives import KINDS, hard_negatives
 from cliplet.evaluation.pairs import Quartet, blind_wins, both_wins
-from cliplet.evaluation.phrases import PhraseQuestion, phrase_questions
 from cliplet.evaluation.quartets import quartet_columns, quartet_inputs
 from cliplet.statistics.resampling import pairwise_wins
 from cliplet.training.dclip.data import Labelled
-from cliplet.training.objectives.phrases import BoxPhrases
+from cliplet.training.dclip.region_test import RegionTest
 from cliplet.training.pairs import PairSet
 
 Floats = NDArray[np.float32]
@@ -34,8 +33,8 @@ class Model(Protocol):
     def texts(self, texts: Sequence[str]) -> Floats:
         """``[n, d]``, unit norm."""
 
-    def boxes(self, photos: Sequence[Any], rows: Ints, boxes: Floats) -> Floats:
-        """Embeddings of boxes, given with the photo of each and its sides as shares ``[n, d]``, unit norm."""
+    def phrases(self, test: RegionTest, photos: Sequence[Any]) -> tuple[NDArray[Any], Ints]:
+        """Which phrases of boxes it tells from edited ones, and the photo of each."""
 
 
 LEAST = 20
@@ -120,8 +119,8 @@ class Bench:
     """Which of the detector's kinds are on the probe's photos and on the test's ``[photos, kinds]``."""
     words_seed: int = 0
     """Of the split of word pairs, as in training."""
-    phrases: BoxPhrases | None = None
-    """Boxes of the test's photos that their captions name."""
+    phrases: RegionTest | None = None
+    """Boxes of the test's photos that their captions name, and edited phrases."""
     details: tuple[Detail, ...] = ()
     """Pairs of pictures that differ in one thing."""
 
@@ -141,8 +140,9 @@ class Bench:
             found["imagenet500|top-1"] = (guess == known.labels).astype(np.float32)
         if self.probe is not None:
             found |= self._probed(model.images(self.probe.photos), images)
-        if self.phrases is not None and self.questions[1]:
-            found |= self._phrases(model)
+        if self.phrases is not None:
+            right, photo = model.phrases(self.phrases, self.test.photos)
+            found |= {"phrases|right": right.astype(np.float32), "phrases|photo": photo}
         for detail in self.details:
             found |= detail.columns(model)
         found |= self._long(model, images)
@@ -208,35 +208,6 @@ class Bench:
             both = both_wins(right[two].astype(np.float64), pairwise_wins(second, cosines[two, 1]))
             found |= {"both true|right": both.astype(np.float32), "both true|photo": rows[two]}
         return found
-
-    # ------------------------------------------------------------ phrases of boxes
-    @cached_property
-    def questions(self) -> tuple[list[int], list[PhraseQuestion]]:
-        """Boxes whose phrase can be edited by a word of the test's half, and the candidates."""
-        assert self.phrases is not None
-        named, own = self.phrases.named, self.test.captions_of()
-        said = [[self.test.captions[i] for i in own[row]] for row, _ in named]
-        photos = [self.test.names[row] for row, _ in named]
-        return phrase_questions(
-            [box.phrase for _, box in named], photos, said, words="test", words_seed=self.words_seed
-        )
-
-    def _phrases(self, model: Model) -> Columns:
-        """Whether the true phrase is nearer to its box than every edited one."""
-        assert self.phrases is not None
-        rows, questions = self.questions
-        named = [self.phrases.named[i] for i in rows]
-        photo = np.array([row for row, _ in named], dtype=np.int64)
-        boxes = model.boxes(
-            self.test.photos, photo, np.array([one.box for _, one in named], dtype=np.float32)
-        )
-        texts = list(dict.fromkeys(t for q in questions for t in (q.true, *q.false)))
-        place, embedded = {text: i for i, text in enumerate(texts)}, model.texts(texts)
-        right = []
-        for box, question in zip(boxes, questions, strict=True):
-            cosines = embedded[[place[t] for t in (question.true, *question.false)]] @ box
-            right.append(float(cosines[0] > cosines[1:].max()))
-        return {"phrases|right": np.array(right, dtype=np.float32), "phrases|photo": photo}
 
     # ------------------------------------------------------------ classes
     @cached_property

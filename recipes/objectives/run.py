@@ -28,9 +28,9 @@ from cliplet.training.dclip.cost import offered
 from cliplet.training.dclip.data import RunData, read_labelled
 from cliplet.training.dclip.finetuning import FineTuning
 from cliplet.training.dclip.inputs import Captions, Floats, Ints, Photos
+from cliplet.training.dclip.region_test import RegionTest
 from cliplet.training.dclip.run import DclipRun
 from cliplet.training.fit import make_accelerator
-from cliplet.training.objectives.phrases import embed_boxes, find_phrases
 from cliplet.training.pairs import PairSet, fingerprint, read_pairs
 from cliplet.training.run_folder import claim_folder
 
@@ -108,9 +108,9 @@ class Measured:
         """``[n, d]``."""
         return Captions(self.tuning.learner, texts, self.tuning.folder).embeddings()
 
-    def boxes(self, photos: Sequence[Any], rows: Ints, boxes: Floats) -> Floats:
-        """``[n, d]``; the start squashes photos, so that shares of their sides are shares of its input's."""
-        return embed_boxes(self.tuning.learner, self._photos(photos), rows, boxes)
+    def phrases(self, test: RegionTest, photos: Sequence[Any]) -> tuple[NDArray[Any], Ints]:
+        """Right or wrong, and the photo ``[questions]``."""
+        return test.wins(self.tuning.learner, self._photos(photos), self.texts)
 
 
 class Place:
@@ -140,7 +140,10 @@ class Place:
         )
         if settings.detector and not classes:
             bench.kinds = self._kinds(probe), self._kinds(bench.test)
-            bench.phrases = find_phrases(bench.test, self.config.regions, features(settings))
+            spec = self.run.fine_tuning(self.config).base.encoder.card.image
+            bench.phrases = RegionTest(
+                bench.test, self.config.regions, features(settings), spec, words_seed=settings.words_seed
+            )
             bench.details = self._details(bench.test)
         return bench
 

@@ -215,16 +215,13 @@ def phrase_test(
         raise InputError(
             f"a phrase test of {len(questions)} questions on {len(regions)} boxes: give one box each"
         )
-    texts = list(dict.fromkeys(t for q in questions for t in (q.true, *q.false)))
-    row = {text: i for i, text in enumerate(texts)}
-    embedded = np.asarray(encode(texts), dtype=np.float64)
+    candidates = _candidates(questions, encode)
     seen = {"": np.asarray(regions, dtype=np.float64)}
     if whole is not None:
         seen["this model, whole photo"] = np.asarray(whole, dtype=np.float64)
     mean = _unit(seen[""]).mean(axis=0)
     scores: dict[str, list[Floats]] = {name: [] for name in (*seen, "this model, average box")}
-    for n, question in enumerate(questions):
-        own = embedded[[row[t] for t in (question.true, *question.false)]]
+    for n, own in enumerate(candidates):
         for name, boxes in seen.items():
             scores[name].append(own @ boxes[n])
         scores["this model, average box"].append(own @ mean)
@@ -260,6 +257,26 @@ def phrase_test(
 
         results.append(result(kind, [n for n, q in enumerate(questions) if kind in q.kinds], of_kind))
     return results
+
+
+def phrase_wins(regions: Vectors, questions: Sequence[PhraseQuestion], encode: Encode) -> Floats:
+    """1 for each question whose true phrase is nearer to the box than every edited one, else 0 ``[n]``.
+
+    Args:
+        regions: embedding of each question's box ``[n, d]``, any length.
+        questions: row by row.
+        encode: texts to embeddings.
+    """
+    candidates = _candidates(questions, encode)
+    return np.array([_won(own @ box, True) for own, box in zip(candidates, regions, strict=True)])
+
+
+def _candidates(questions: Sequence[PhraseQuestion], encode: Encode) -> list[Floats]:
+    """Embeddings of each question's phrases, the true one first; equal texts are embedded once."""
+    texts = list(dict.fromkeys(t for q in questions for t in (q.true, *q.false)))
+    row = {text: i for i, text in enumerate(texts)}
+    embedded = np.asarray(encode(texts), dtype=np.float64)
+    return [embedded[[row[t] for t in (q.true, *q.false)]] for q in questions]
 
 
 def _won(scores: Floats, strict: bool) -> float:

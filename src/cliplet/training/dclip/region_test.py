@@ -4,16 +4,19 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cliplet.encoders.card import ImageSpec
 from cliplet.errors import InputError
 from cliplet.evaluation.hard_negatives import KINDS, Kind, Words
 from cliplet.evaluation.phrases import (
+    Encode,
     NamingResult,
     PhraseResult,
     box_naming,
     phrase_questions,
     phrase_test,
+    phrase_wins,
 )
 from cliplet.regions.coco import COCO_CLASSES
 from cliplet.regions.store import RegionSettings
@@ -87,6 +90,18 @@ class RegionTest:
         whole = np.concatenate([photos.embed(int(row), int(row) + 1) for row in distinct])[place]
         encode = learner.clip.encoder.encode_texts
         return phrase_test(regions, self.questions, encode, whole, resamples)
+
+    def wins(self, learner: Learner, photos: Photos, encode: Encode) -> tuple[NDArray[np.float64], Ints]:
+        """Which questions are answered right by the present weights ``[questions]``, and the photo of each.
+
+        Args:
+            learner: the model.
+            photos: the set's photos as it reads them.
+            encode: its texts to embeddings.
+        """
+        rows = self.rows[self._asked]
+        regions = embed_boxes(learner, photos, rows, self._boxes[self._asked])
+        return phrase_wins(regions, self.questions, encode), rows
 
     def naming(
         self, learner: Learner, photos: Photos, classes: tuple[str, ...] = COCO_CLASSES, resamples: int = 1000
