@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.encoders.base import unit_norm
-from cliplet.evaluation.comparison import Columns
+from cliplet.evaluation.comparison import I2T, T2I, Columns, retrieval_columns
 from cliplet.evaluation.hard_negatives import KINDS, hard_negatives
 from cliplet.evaluation.pairs import Quartet, blind_wins, both_wins
 from cliplet.evaluation.quartets import quartet_columns, quartet_inputs
+from cliplet.evaluation.retrieval import equal_caption_pairs, plain_words
 from cliplet.statistics.resampling import pairwise_wins
 from cliplet.training.dclip.data import Labelled
 from cliplet.training.dclip.region_test import RegionTest
@@ -42,33 +43,22 @@ LEAST = 20
 PROMPTS = {"flickr8k": "a photo of a {}.", "ucm": "an aerial photo of a {}."}
 
 
-def equal_texts(texts: Sequence[str]) -> Ints:
-    """A number for each text that equal texts share, capitals and full stops apart."""
-    return np.unique([t.lower().strip(" .") for t in texts], return_inverse=True)[1].astype(np.int64)
-
-
-def retrieval(images: Floats, texts: Floats, photo_of: Ints, text: Ints) -> Columns:
+def retrieval(images: Floats, texts: Floats, photo_of: Ints, captions: Sequence[str]) -> Columns:
     """R@1 and average precision of each query, both ways, where captions of equal words count as the same.
 
     Args:
         images: ``[n, d]``, unit norm.
         texts: ``[m, d]``, unit norm.
         photo_of: photo of each caption ``[m]``.
-        text: number of its words ``[m]``, see :func:`equal_texts`.
+        captions: ``[m]``.
     """
-    right = np.zeros((len(images), text.max() + 1), dtype=bool)
-    right[photo_of, text] = True
-    relevant = right[:, text].T  # [m, n]: caption i's words are among photo j's captions
-    cosines = texts @ images.T
-    first = np.unique(text, return_index=True)[1]
-    forth, back = _ranked(cosines, relevant), _ranked(cosines.T, relevant.T)
-    found: Columns = {
-        "T2I|R@1": forth[0], "T2I|mAP": forth[1], "T2I|photo": photo_of, "I2T|R@1": back[0], "I2T|mAP": back[1],
-        "I2T|photo": np.arange(len(images)),
-    }  # fmt: skip
-    if len(first) < len(text):
-        found |= {"T2I distinct|R@1": forth[0][first], "T2I distinct|photo": photo_of[first]}
-    return found
+    found = retrieval_columns("", images, texts, photo_of, equal_caption_pairs(captions, photo_of))
+    ways = {"T2I": T2I, "I2T": I2T}
+    kept = {f"{w}|{m}": found[f"|{way}|{m}"] for w, way in ways.items() for m in ("R@1", "mAP", "photo")}
+    first = np.unique([plain_words(c) for c in captions], return_index=True)[1]
+    if len(first) < len(captions):
+        kept |= {f"T2I distinct|{m}": kept[f"T2I|{m}"][first] for m in ("R@1", "photo")}
+    return kept
 
 
 def _ranked(cosines: Floats, relevant: NDArray[np.bool_]) -> tuple[Floats, Floats]:
@@ -127,7 +117,7 @@ class Bench:
     def columns(self, model: Model) -> Columns:
         """Everything about a model."""
         images, texts = model.images(self.test.photos), model.texts(self.test.captions)
-        found = retrieval(images, texts, self.test.photo_of, equal_texts(self.test.captions))
+        found = retrieval(images, texts, self.test.photo_of, self.test.captions)
         found |= self._wrong_words(model, images)
         if self.classes:
             found |= self._named(model, images)

@@ -84,6 +84,11 @@ def _pairs(caption_image: ArrayLike, n_texts: int) -> tuple[Ints, Ints]:
     )
 
 
+def plain_words(caption: str) -> str:
+    """What equal captions have in common: the words in small letters, no full stops or spaces around them."""
+    return " ".join(caption.lower().split()).strip(" .")
+
+
 def equal_caption_pairs(captions: Sequence[str], caption_image: ArrayLike) -> Ints:
     """Which captions belong to which images where captions of equal words do not tell their images apart.
 
@@ -98,9 +103,7 @@ def equal_caption_pairs(captions: Sequence[str], caption_image: ArrayLike) -> In
         ``[pairs, 2]``, each pair (image, caption) once, by caption.
     """
     images = np.asarray(caption_image, dtype=np.int64)
-    words = np.unique([" ".join(c.lower().split()).strip(" .") for c in captions], return_inverse=True)[
-        1
-    ].ravel()
+    words = np.unique([plain_words(c) for c in captions], return_inverse=True)[1].ravel()
     having: list[Ints] = [
         np.unique(images[words == word]) for word in range(int(words.max()) + 1 if len(words) else 0)
     ]
