@@ -103,12 +103,12 @@ def equal_caption_pairs(captions: Sequence[str], caption_image: ArrayLike) -> In
         ``[pairs, 2]``, each pair (image, caption) once, by caption.
     """
     images = np.asarray(caption_image, dtype=np.int64)
-    words = np.unique([plain_words(c) for c in captions], return_inverse=True)[1].ravel()
-    having: list[Ints] = [
-        np.unique(images[words == word]) for word in range(int(words.max()) + 1 if len(words) else 0)
-    ]
-    found = [np.stack([having[w], np.full(len(having[w]), i)], axis=1) for i, w in enumerate(words)]
-    return np.concatenate([np.zeros((0, 2), dtype=np.int64), *found])
+    words = np.unique([plain_words(c) for c in captions], return_inverse=True)[1].reshape(-1)
+    having = np.unique(np.stack([words, images], axis=1), axis=0)  # (words, image), by words
+    first, last = (np.searchsorted(having[:, 0], words, side) for side in ("left", "right"))
+    caption = np.repeat(np.arange(len(words)), last - first)
+    place = np.arange(len(caption)) - np.repeat(np.cumsum(last - first) - last, last - first)
+    return np.stack([having[place, 1], caption], axis=1)
 
 
 def _check_pairs(pair_images: Ints, pair_texts: Ints, n_images: int, n_texts: int) -> None:
