@@ -175,9 +175,8 @@ class Bench:
 
     def blind(self) -> dict[str, float]:
         """How often guessers that see no photo tell the caption with the wrong word."""
-        return {
-            name: float(np.mean(wins)) for name, wins in blind_wins([w.pair() for w in self.wrong]).items()
-        }
+        wins = blind_wins([w.pair() for w in self.wrong]) if self.wrong else {}
+        return {name: float(np.mean(won)) for name, won in wins.items()}
 
     def _wrong_words(self, model: Model, images: Floats) -> Columns:
         photo = {name: i for i, name in enumerate(self.test.names)}

@@ -36,7 +36,7 @@ class Arm:
     """Changes of ``[tuning]``, each as ``key=value``; ``{run}`` and ``{seed}`` are the folder and the seed of the
     setting, for arms that need an earlier one's model."""
     asks: str = ""
-    """What the row answers."""
+    """What the row answers; shown by ``--dry-run``."""
     against: str = "contrastive"
     """The arm that it is compared with: what it adds to, or the one whose control it is."""
     only: tuple[str, ...] = ()
@@ -61,16 +61,12 @@ class Settings:
     """Captions file of another collection, which shapes the start's space of texts."""
     start_photos: str = ""
     """Photos of another collection, for the start's mean and deviation of features."""
-    other_photos: str = ""
-    """Bare photos of another collection, in the setting ``NAME-few`` of the arms that say so."""
     classes: str = ""
     """Labelled photos of ImageNet classes, the class in the file name."""
     detector: str = ""
     """YOLOX-Nano, for the boxes that are measured on."""
     words_seed: int = 0
     """Of the split of word pairs into those of training and those of the wrong-word test."""
-    judged: str = ""
-    """Flickr8k's folder with people's judgements; measured for ``report`` alone."""
     steps: int = 160
     """Optimiser steps of every arm."""
     tuning: dict[str, Any] = field(default_factory=dict)
@@ -83,8 +79,6 @@ class Settings:
     """Arms to run in this call; all when left out."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of draw and training in this call."""
-    report: tuple[str, ...] = ()
-    """Arms whose agreement with people's judgements is measured: once, at the end."""
     resamples: int = 1000
     """Of the bootstrap."""
 
@@ -96,7 +90,6 @@ class Settings:
             )
         for what, wanted, known in (
             ("only", self.only, names),
-            ("report", self.report, [*names, "start"]),
             ("settings", self.settings, self.known),
         ):
             for name in wanted:

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,8 @@ from .measure import Bench, Detail
 from .recipe import Arm, Domain, Rows, Settings
 from .start import make_start
 
-RESULT, FACTS, START = "result.npz", "facts.json", "start"
-FREE = ("out", "features", "arms", "settings", "only", "seeds", "report", "resamples")
+RESULT, FACTS, START, BLIND = "result.npz", "facts.json", "start", "blind.json"
+FREE = ("out", "features", "arms", "settings", "only", "seeds", "resamples")
 """Settings that may change when the bench goes on: what is done stays, and an arm is claimed by its own folder."""
 KEPT_BACK = 0.1
 """Share of the training photos that choose."""
@@ -73,7 +72,7 @@ def configuration(settings: Settings, name: str, seed: int) -> DclipConfig:
         "base": str(out / START), "cpu": True, "seeds": [seed], "draw": seed, "held_out": KEPT_BACK,
         "captioned": float(domain.few) if few else 1.0, "train": to_dict(domain.train),
         "tests": [{"name": "test", **to_dict(domain.test)}],
-        "variants": [{"name": a.name, "set": [placed(c) for c in a.set]} for a in arms], "evaluate_every": 10_000,
+        "variants": [{"name": a.name, "set": [placed(c) for c in a.set]} for a in arms],
     }  # fmt: skip
     photos = len(_captioned(domain.train))
     used = min(domain.few, photos) if few else photos - round(KEPT_BACK * photos)
@@ -188,6 +187,8 @@ class Place:
 
         columns = self.questions.columns(Measured(tuning))
         folder.mkdir(parents=True, exist_ok=True)
+        if arm is None:
+            write_atomically(folder / BLIND, json.dumps(self.questions.blind(), indent=2) + "\n")
         save_columns(file, columns)
         return columns
 
@@ -258,8 +259,10 @@ def _run_setting(settings: Settings, name: str, seed: int, failed: list[str]) ->
 
 
 def _make_start(settings: Settings) -> None:
-    start = partial(make_start, Path(settings.out) / START, settings.start_captions, settings.start_photos)
-    start(features(settings), make_accelerator(cpu=True))
+    make_start(
+        Path(settings.out) / START, settings.start_captions, settings.start_photos, features(settings),
+        make_accelerator(cpu=True),
+    )  # fmt: skip
 
 
 def results(settings: Settings, name: str) -> dict[str, dict[int, Columns]]:
@@ -283,6 +286,9 @@ def _described(settings: Settings) -> Iterator[tuple[str, str]]:
     for domain in settings.domains:
         yield pairs_row(f"{domain.name}, train", read_pairs(domain.train))
         yield pairs_row(f"{domain.name}, test", read_pairs(domain.test))
+    for arm in settings.arms:
+        if not settings.only or arm.name in settings.only:
+            yield arm.name, arm.asks
     names = settings.settings or tuple(settings.known)
     for name in names:
         config = configuration(settings, name, settings.seeds[0])

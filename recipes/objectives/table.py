@@ -13,7 +13,7 @@ from cliplet.evaluation.comparison import Columns
 from cliplet.statistics.resampling import PairedTest, bootstrap_mean, holm, paired_mean_test
 
 from .recipe import Settings
-from .run import FACTS, results
+from .run import BLIND, FACTS, START, results
 
 SHOWN = {
     "T2I|R@1": "T2I R@1", "T2I|mAP": "T2I mAP", "I2T|R@1": "I2T R@1", "I2T|mAP": "I2T mAP",
@@ -66,7 +66,23 @@ def _setting(settings: Settings, name: str, found: Found) -> str:
         cells.append(f"{mean(f['processor_seconds'] for f in own) / 60:.1f}" if own else "")
         lines.append(_line(cells))
     asked = [f"{SHOWN[k]} {len(next(iter(found['contrastive'].values()))[k]):,}" for k in keys]
-    return "\n".join([*lines, "", f"Questions: {', '.join(asked)}.", "", *_differences(settings, found)])
+    told = [
+        f"Questions: {', '.join(asked)}.",
+        "",
+        *_blind(settings, name, keys),
+        *_differences(settings, found),
+    ]
+    return "\n".join([*lines, "", *told])
+
+
+def _blind(settings: Settings, name: str, keys: Sequence[str]) -> list[str]:
+    """How often guessers that see no photo tell the caption with the wrong word."""
+    file = next(Path(settings.out).glob(f"{name}-draw*/{START}/{BLIND}"), None)
+    guesses = json.loads(file.read_text(encoding="utf-8")) if file else {}
+    if not guesses or "wrong word|all" not in keys:
+        return []
+    told = ", ".join(f"{guesser} {100 * share:.1f}" for guesser, share in guesses.items())
+    return [f"Wrong words, by guessers that see no photo: {told}.", ""]
 
 
 def _enough(keys: Iterable[str], found: Found) -> list[str]:
