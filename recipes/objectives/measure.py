@@ -11,15 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.encoders.base import unit_norm
+from cliplet.evaluation.benchmarks import find_benchmark, load_judgements
 from cliplet.evaluation.comparison import I2T, T2I, Columns, retrieval_columns
 from cliplet.evaluation.hard_negatives import KINDS, hard_negatives
+from cliplet.evaluation.human import ScoreRequest, evaluate_ratings
+from cliplet.evaluation.judgements import Ratings
 from cliplet.evaluation.pairs import Quartet, blind_wins, both_wins
 from cliplet.evaluation.quartets import quartet_columns, quartet_inputs
 from cliplet.evaluation.retrieval import equal_caption_pairs, plain_words
 from cliplet.statistics.resampling import pairwise_wins
+from cliplet.training.config import DataConfig
 from cliplet.training.dclip.data import Labelled
 from cliplet.training.dclip.region_test import RegionTest
-from cliplet.training.pairs import PairSet
+from cliplet.training.pairs import PairSet, read_pairs
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -233,6 +237,39 @@ class Bench:
         scores = linear_probe(seen, there[:, often].astype(np.float32), images)
         _, precision = _ranked(scores.T, wanted[:, often].T)
         return {"probe of kinds|mAP": precision}
+
+
+JUDGEMENTS = {"flickr8k-expert": "Expert tau-c", "flickr8k-cf": "CF tau-b"}
+"""Benchmarks of agreement with people, and their heads."""
+
+
+def agreement(model: Model, folder: Path, photos: str) -> dict[str, dict[str, float]]:
+    """How cosines of photos and judged captions agree with people's ratings, without references, in [-1, 1].
+
+    Args:
+        model: the model.
+        folder: the judgements and Flickr8k's captions.
+        photos: folder or tar of the judged photos.
+
+    Returns:
+        For each benchmark ``value``, and ``low`` and ``high`` of its interval, photos resampled.
+    """
+    there = read_pairs(DataConfig(photos=(photos,)))
+    row = {Path(name).name: i for i, name in enumerate(there.names)}
+    images = model.images(there.photos)
+
+    def cosines(request: ScoreRequest) -> dict[str, NDArray[np.float64]]:
+        rows = np.array([row.get(Path(name).name, -1) for name in request.images])
+        found = np.einsum("nd,nd->n", images[rows], model.texts(request.captions)).astype(np.float64)
+        return {"cosine": np.where(rows < 0, np.nan, found)}
+
+    found = {}
+    for name, head in JUDGEMENTS.items():
+        data, _ = load_judgements(name, folder)
+        assert isinstance(data, Ratings)
+        one = evaluate_ratings(name, data, cosines, find_benchmark(name).protocol).metrics[0].interval
+        found[head] = {"value": one.value, "low": one.low, "high": one.high}
+    return found
 
 
 def linear_probe(seen: Floats, target: Floats, images: Floats, penalty: float = 1.0) -> Floats:

@@ -69,6 +69,12 @@ class Settings:
     """Of the split of word pairs into those of training and those of the wrong-word test."""
     steps: int = 160
     """Optimiser steps of every arm."""
+    judgements: str = ""
+    """Folder of Flickr8k's judgements and captions."""
+    judged: str = ""
+    """Photos that people judged captions of."""
+    report: bool = False
+    """Also measure how the models of this call agree with people; for the report, when everything is chosen."""
     tuning: dict[str, Any] = field(default_factory=dict)
     """Settings of the tuning that all arms share, as of ``kind = "tune"``."""
     arms: tuple[Arm, ...] = ()

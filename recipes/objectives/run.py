@@ -33,12 +33,14 @@ from cliplet.training.fit import make_accelerator
 from cliplet.training.pairs import PairSet, fingerprint, read_pairs
 from cliplet.training.run_folder import claim_folder
 
-from .measure import Bench, Detail
+from .measure import Bench, Detail, agreement
 from .recipe import Arm, Domain, Rows, Settings
 from .start import make_start
 
-RESULT, FACTS, START, BLIND = "result.npz", "facts.json", "start", "blind.json"
-FREE = ("out", "features", "arms", "settings", "only", "seeds", "resamples")
+RESULT, FACTS, START, BLIND, JUDGED = "result.npz", "facts.json", "start", "blind.json", "judged.json"
+FREE = (
+    "out", "features", "arms", "settings", "only", "seeds", "resamples", "judgements", "judged", "report",
+)  # fmt: skip
 """Settings that may change when the bench goes on: what is done stays, and an arm is claimed by its own folder."""
 KEPT_BACK = 0.1
 """Share of the training photos that choose."""
@@ -54,6 +56,11 @@ def setting_of(settings: Settings, name: str) -> tuple[Domain, bool]:
     """Its domain, and whether it has few captions."""
     domain = next(d for d in settings.domains if name in (f"{d.name}-few", f"{d.name}-all"))
     return domain, name.endswith("-few")
+
+
+def reported(settings: Settings, domain: Domain) -> bool:
+    """Whether agreement with people is measured: it is about photos of people's daily life."""
+    return settings.report and not domain.class_names
 
 
 def configuration(settings: Settings, name: str, seed: int) -> DclipConfig:
@@ -176,21 +183,23 @@ class Place:
 
         return np.array(computed(file, len(pairs.photos), compute, 64, np.bool_, "kinds of things on photos"))
 
-    def measure(self, folder: Path, arm: DclipConfig | None) -> Columns:
-        """The columns of a tuned model, or of the start; once."""
-        file = folder / RESULT
-        if file.exists():
-            return load_columns(file)
+    def measure(self, folder: Path, arm: DclipConfig | None) -> None:
+        """Ask a tuned model, or the start, all questions; once."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / RESULT).exists():
+            columns = self.questions.columns(self._measured(folder, arm))
+            if arm is None:
+                write_atomically(folder / BLIND, json.dumps(self.questions.blind(), indent=2) + "\n")
+            save_columns(folder / RESULT, columns)
+        if reported(self.settings, self.domain) and not (folder / JUDGED).exists():
+            found = agreement(self._measured(folder, arm), Path(self.settings.judgements), self.settings.judged)
+            write_atomically(folder / JUDGED, json.dumps(found, indent=2) + "\n")
+
+    def _measured(self, folder: Path, arm: DclipConfig | None) -> Measured:
         tuning = self.run.fine_tuning(arm or self.config)
         tuning.reset() if arm is None else tuning.load_tuned(folder, arm.student.average)
         tuning.base.model.eval()
-
-        columns = self.questions.columns(Measured(tuning))
-        folder.mkdir(parents=True, exist_ok=True)
-        if arm is None:
-            write_atomically(folder / BLIND, json.dumps(self.questions.blind(), indent=2) + "\n")
-        save_columns(file, columns)
-        return columns
+        return Measured(tuning)
 
     def do(self, arm: Arm, seed: int) -> None:
         """Train and measure one arm, unless it was."""
@@ -198,6 +207,7 @@ class Place:
         one = variant_config(self.config, variant)
         folder = Path(self.config.out) / f"{arm.name}-seed{seed}"
         if (folder / FACTS).exists():
+            self.measure(folder, one)
             return
         begun, cpu = time.perf_counter(), time.process_time()
         tuning = self.run.fine_tuning(one)
@@ -242,10 +252,10 @@ def run_bench(settings: Settings, restart: bool) -> str:
 def _run_setting(settings: Settings, name: str, seed: int, failed: list[str]) -> None:
     arms = settings.chosen_arms(name)
     root = Path(settings.out) / f"{name}-draw{seed}"
-    if (
-        all((root / f"{a.name}-seed{seed}" / FACTS).exists() for a in arms)
-        and (root / START / RESULT).exists()
-    ):
+    asked = [JUDGED] if reported(settings, setting_of(settings, name)[0]) else []
+    wanted = [root / START / file for file in (RESULT, *asked)]
+    wanted += [root / f"{a.name}-seed{seed}" / file for a in arms for file in (FACTS, *asked)]
+    if all(file.exists() for file in wanted):
         return
     place = Place(settings, name, seed)
     place.measure(root / START, None)

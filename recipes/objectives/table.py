@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cliplet.encoders.registry import load
 from cliplet.evaluation.comparison import Columns
 from cliplet.statistics.resampling import PairedTest, bootstrap_mean, holm, paired_mean_test
 
+from .measure import JUDGEMENTS
 from .recipe import Settings
-from .run import BLIND, FACTS, START, results
+from .run import BLIND, FACTS, JUDGED, START, results
 
 SHOWN = {
     "T2I|R@1": "T2I R@1", "T2I|mAP": "T2I mAP", "I2T|R@1": "I2T R@1", "I2T|mAP": "I2T mAP",
@@ -38,7 +40,8 @@ Found = dict[str, dict[int, Columns]]
 
 def tables(settings: Settings) -> str:
     """All tables as Markdown: a setting each, then the way from few captions to all."""
-    parts = []
+    start = load(Path(settings.out) / START).card
+    parts = [f"All arms start from {start.name}, fingerprint {start.fingerprint}."]
     for name in settings.known:
         found = results(settings, name)
         if "contrastive" in found:
@@ -58,9 +61,13 @@ def _head(cells: Sequence[str]) -> list[str]:
 def _setting(settings: Settings, name: str, found: Found) -> str:
     keys = _enough(SHOWN, found)
     facts = _facts(settings, name)
-    lines = [f"## {name}", "", *_head(["arm", "seeds", *[SHOWN[k] for k in keys], "s a step", "minutes"])]
+    agreed = _agreement(settings, name, found)
+    people = [head for head in JUDGEMENTS.values() if any(head in about for about in agreed.values())]
+    lines = [f"## {name}", ""]
+    lines += _head(["arm", "seeds", *[SHOWN[k] for k in keys], *people, "s a step", "minutes"])
     for arm, runs in found.items():
         cells = [arm, str(len(runs)), *[_value(settings, runs, key) for key in keys]]
+        cells += [agreed[arm].get(head, "") for head in people]
         own = facts.get(arm, [])
         cells.append(f"{mean(f['step_seconds'] for f in own):.2f}" if own else "")
         cells.append(f"{mean(f['processor_seconds'] for f in own) / 60:.1f}" if own else "")
@@ -73,6 +80,22 @@ def _setting(settings: Settings, name: str, found: Found) -> str:
         *_differences(settings, found),
     ]
     return "\n".join([*lines, "", *told])
+
+
+def _agreement(settings: Settings, name: str, found: Found) -> dict[str, dict[str, str]]:
+    """Agreement with people by arm and head, times 100: the mean over seeds, the interval that of the first."""
+    told: dict[str, dict[str, str]] = {}
+    for arm, runs in found.items():
+        files = [
+            Path(settings.out) / f"{name}-draw{s}" / (START if arm == START else f"{arm}-seed{s}") / JUDGED
+            for s in sorted(runs)
+        ]
+        seen = [json.loads(f.read_text(encoding="utf-8")) for f in files if f.exists()]
+        told[arm] = {}
+        for head in seen[0] if seen else ():
+            value, first = mean(about[head]["value"] for about in seen), seen[0][head]
+            told[arm][head] = f"{100 * value:.1f} [{100 * first['low']:.1f}, {100 * first['high']:.1f}]"
+    return told
 
 
 def _blind(settings: Settings, name: str, keys: Sequence[str]) -> list[str]:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from cliplet.errors import InputError
+from cliplet.data.images import load_rgb
+from cliplet.encoders.registry import load
+from cliplet.errors import InputError, ModelError
 from cliplet.models.dual import load_weights
 from cliplet.regions.store import RegionSettings
 from cliplet.training.config import AugmentConfig
@@ -19,7 +21,7 @@ from cliplet.training.objectives.bare import PseudoSettings, SclipSettings
 from cliplet.training.objectives.clusters import NclipSettings
 from cliplet.training.objectives.keywords import find_keywords, keywords_of, named
 from cliplet.training.objectives.pseudo import base_features
-from cliplet.training.pairs import PairSet, read_pairs
+from cliplet.training.pairs import PairSet, fingerprint, read_pairs
 from tests.training.test_dclip import recipe, write_data
 
 PLAIN = (
@@ -184,6 +186,24 @@ def test_features_are_those_before_the_projection(data, tmp_path):
     assert base_features(setup, setup.photos).shape == (12, 32)
     assert setup.learner.clip.model.image.head is head
     assert setup.photos.embeddings().shape == (12, 16)
+
+
+def test_further_encoders_see_for_the_pseudo_captions(data, tmp_path):
+    """The packaged model tells the drawings better than a tower that has learnt nothing."""
+    setup, bare = make_setup(data, tmp_path, ("image.*",), captioned=24)
+    own = Captions(setup.learner, bare.captions, tmp_path).base
+    right = {}
+    for features in ((), ("lclip-everyday",)):
+        settings = PseudoSettings(sources=("neighbours",), nearest=1, features=features)
+        target = OBJECTIVES["pseudo"](setup, settings).target
+        right[features] = (target[bare.photo_of] * own).sum(axis=1).mean()
+    assert right["lclip-everyday",] > right[()]
+    encoder = load("lclip-everyday")
+    kept = tmp_path / f"features-{fingerprint([encoder.card.fingerprint])}-{setup.photos.key}.npy"
+    wanted = encoder.encode_images([load_rgb(p) for p in setup.photos.photos])
+    assert np.allclose(np.load(kept), wanted, atol=1e-3)
+    with pytest.raises(ModelError, match="no model"):
+        OBJECTIVES["pseudo"](setup, PseudoSettings(features=("nothing",)))
 
 
 def test_photos_without_captions_must_be_there(data, tmp_path):

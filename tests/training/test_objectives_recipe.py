@@ -150,3 +150,45 @@ def test_the_linear_probe_finds_a_direction():
     new = rng.normal(size=(100, 8)).astype(np.float32)
     right = linear_probe(seen, target, new, 1.0).argmax(1) == (new[:, 2] <= 0)
     assert right.mean() > 0.9
+
+
+def test_agreement_with_people_is_that_of_evaluate_human(tmp_path):
+    """Of a model that knows the right order of one photo's captions and not of the other's."""
+    from objectives.measure import agreement
+
+    folder = tmp_path / "judged"
+    photos = folder / "photos"
+    photos.mkdir(parents=True)
+    names = ["a.jpg", "b.jpg"]
+    for i, name in enumerate(names):
+        make.drawing("red", "square", i).save(photos / name)
+    texts = [f"caption {i}" for i in range(6)]
+    (folder / "Flickr8k.token.txt").write_text(
+        "".join(f"c{i}.jpg#0\t{t}\n" for i, t in enumerate(texts)) + "a.jpg#0\tits own\nb.jpg#0\tits own\n"
+    )
+    ratings = {"a.jpg": [1, 2, 4], "b.jpg": [3, 2, 1]}
+    rows = [(name, i, r) for name, own in ratings.items() for i, r in enumerate(own)]
+    (folder / "ExpertAnnotations.txt").write_text(
+        "".join(f"{name}\tc{i}.jpg#0\t{r}\t{r}\t{r}\n" for name, i, r in rows)
+    )
+    (folder / "CrowdFlowerAnnotations.txt").write_text(
+        "".join(f"{name}\tc{i}.jpg#0\t{r / 4}\t{r}\t{4 - r}\n" for name, i, r in rows)
+    )
+
+    class Known:
+        def images(self, photos):
+            return np.eye(2, dtype=np.float32)[: len(photos)]
+
+        def texts(self, texts):
+            height = [int(t.split()[1]) / 10 for t in texts]
+            return np.array([[h, 0.2] for h in height], dtype=np.float32)
+
+    found = agreement(Known(), folder, str(photos))
+    x = np.array([0.0, 0.1, 0.2, 0.2, 0.2, 0.2])
+    y = np.array([r for _, _, r in rows])
+    from scipy.stats import kendalltau
+
+    assert found["CF tau-b"]["value"] == pytest.approx(kendalltau(x, y, variant="b").statistic)
+    three, thrice = np.repeat(x, 3), np.repeat(y, 3)
+    assert found["Expert tau-c"]["value"] == pytest.approx(kendalltau(three, thrice, variant="c").statistic)
+    assert found["Expert tau-c"]["low"] <= found["Expert tau-c"]["value"] <= found["Expert tau-c"]["high"]

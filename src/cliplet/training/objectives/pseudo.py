@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from cliplet.data.images import load_rgb
 from cliplet.encoders.base import unit_norm
+from cliplet.encoders.registry import load
 from cliplet.errors import InputError
 from cliplet.training.checkpoint import read_weights
 from cliplet.training.computed import computed
@@ -40,6 +42,10 @@ class SoftCaptions:
     """Photos (``neighbours``) or captions (``students``) whose embeddings are averaged."""
     temperature: float = 0.1
     """Of the softmax of the cosines that weighs them."""
+    features: tuple[str, ...] = ()
+    """Further image encoders, by the names that ``cliplet.load`` takes (``timm:lite2``, ``open_clip:...``, a model
+    folder): what they see joins the base model's features for ``ridge`` and ``neighbours``. They stay frozen, and the
+    tuned model does not need them."""
 
     def __post_init__(self) -> None:
         if self.nearest < 1 or not self.temperature > 0:
@@ -73,18 +79,38 @@ def soft_captions(setup: Setup, bare: Photos, settings: SoftCaptions) -> Floats:
     return unit_norm(np.mean(found, axis=0))
 
 
-def _captioned(setup: Setup, bare: Photos) -> tuple[Floats, Floats, Floats]:
+def _captioned(setup: Setup, bare: Photos, settings: SoftCaptions) -> tuple[Floats, Floats, Floats]:
     """Features and mean caption embedding of the captioned photos, and features of the bare ones, standardised."""
     own = setup.train.captions_of()
     rows = [i for i, captions in enumerate(own) if len(captions)]
     text = unit_norm(np.stack([setup.captions.base[own[i]].mean(axis=0) for i in rows]))
-    known, mean, deviation = standardise(base_features(setup, setup.photos)[rows])
-    return known, text, (base_features(setup, bare) - mean) / deviation
+    known, mean, deviation = standardise(_features(setup, setup.photos, settings)[rows])
+    return known, text, (_features(setup, bare, settings) - mean) / deviation
+
+
+def _features(setup: Setup, photos: Photos, settings: SoftCaptions) -> Floats:
+    """What the base model and the further encoders see on photos ``[photos, D]``, unit norm, equal parts of each."""
+    found = [base_features(setup, photos)]
+    found += [_further_features(setup, photos, name) for name in settings.features]
+    return unit_norm(np.concatenate(found, axis=1))
+
+
+def _further_features(setup: Setup, photos: Photos, name: str) -> Floats:
+    """Embeddings of photos as they are by another encoder ``[photos, D]``, unit norm, kept on disk."""
+    encoder = load(name)
+    if not encoder.sees:
+        raise InputError(f"features of pseudo: {name} embeds no photos")
+
+    def features(start: int, stop: int) -> Floats:
+        return encoder.encode_images([load_rgb(photo) for photo in photos.photos[start:stop]])
+
+    file = setup.folder / f"features-{fingerprint([encoder.card.fingerprint])}-{photos.key}.npy"
+    return np.asarray(computed(file, len(photos.photos), features, 64, np.float16, name), dtype=np.float32)
 
 
 def _from_ridge(setup: Setup, bare: Photos, settings: SoftCaptions) -> Floats:
     """With the penalty that predicts held back photos best, of five parts."""
-    known, text, unknown = _captioned(setup, bare)
+    known, text, unknown = _captioned(setup, bare, settings)
     middle = text.mean(axis=0)
     wanted = text - middle
     fit = {p: float((unseen_predictions(known, wanted, p) * unit_norm(wanted)).sum()) for p in PENALTIES}
@@ -93,7 +119,7 @@ def _from_ridge(setup: Setup, bare: Photos, settings: SoftCaptions) -> Floats:
 
 
 def _from_neighbours(setup: Setup, bare: Photos, settings: SoftCaptions) -> Floats:
-    known, text, unknown = _captioned(setup, bare)
+    known, text, unknown = _captioned(setup, bare, settings)
     return _mixed(unit_norm(unknown) @ unit_norm(known).T, text, settings)
 
 
