@@ -266,8 +266,10 @@ def agreement(model: Model, folder: Path, photos: str) -> dict[str, dict[str, fl
     found = {}
     for name, head in JUDGEMENTS.items():
         data, _ = load_judgements(name, folder)
+        protocol = find_benchmark(name).protocol
         assert isinstance(data, Ratings)
-        one = evaluate_ratings(name, data, cosines, find_benchmark(name).protocol).metrics[0].interval
+        assert protocol is not None
+        one = evaluate_ratings(name, data, cosines, protocol).metrics[0].interval
         found[head] = {"value": one.value, "low": one.low, "high": one.high}
     return found
 

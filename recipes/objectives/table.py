@@ -29,6 +29,8 @@ SHOWN = {
     "natural quartets|all|both right, bias-corrected": "quartets, corrected",
 }  # fmt: skip
 """Columns of the first table of a setting, and their heads."""
+FURTHER = ("imagenet500|top-1", "wrong word|all", "class by name|top-1")
+"""Columns of the settings with few captions in the table of all settings."""
 DECIDING = "T2I|R@1"
 LEAST = 50
 """Questions without which a column is not shown."""
@@ -42,10 +44,9 @@ def tables(settings: Settings) -> str:
     """All tables as Markdown: a setting each, then the way from few captions to all."""
     start = load(Path(settings.out) / START).card
     parts = [f"All arms start from {start.name}, fingerprint {start.fingerprint}."]
-    for name in settings.known:
-        found = results(settings, name)
-        if "contrastive" in found:
-            parts.append(_setting(settings, name, found))
+    done = {name: found for name in settings.known if "contrastive" in (found := results(settings, name))}
+    parts += [_overview(settings, done)] if len(done) > 1 else []
+    parts += [_setting(settings, name, found) for name, found in done.items()]
     parts += [text for domain in settings.domains if (text := _way(settings, domain.name))]
     return "\n\n".join(parts) + "\n"
 
@@ -56,6 +57,29 @@ def _line(cells: Sequence[str]) -> str:
 
 def _head(cells: Sequence[str]) -> list[str]:
     return [_line(cells), "|" + "---|" * len(cells)]
+
+
+def _overview(settings: Settings, done: dict[str, Found]) -> str:
+    """Some columns of all settings side by side, and how many seeds they are the mean of."""
+    columns = [(name, "") for name in done]
+    few = [name for name in done if name.endswith("-few")]
+    columns += [(name, key) for name in few for key in FURTHER if _enough([key], done[name])]
+    heads = [f"{name}, {SHOWN[key]}" if key else f"{name}, T2I R@1 / mAP (seeds)" for name, key in columns]
+    lines = ["## All settings", "", *_head(["arm", *heads])]
+    for arm in (START, *(a.name for a in settings.arms)):
+        cells = []
+        for name, key in columns:
+            runs = done[name].get(arm, {})
+            if not runs:
+                cells.append("")
+            elif key:
+                cells.append(f"{100 * _mean(runs.values(), key):.1f}")
+            else:
+                both = " / ".join(f"{100 * _mean(runs.values(), k):.1f}" for k in (DECIDING, "T2I|mAP"))
+                cells.append(both + (f" ({len(runs)})" if arm != START else ""))
+        if any(cells):
+            lines.append(_line([arm, *cells]))
+    return "\n".join(lines)
 
 
 def _setting(settings: Settings, name: str, found: Found) -> str:

@@ -74,6 +74,8 @@ def test_the_bench_runs_goes_on_and_compares(data, tmp_path, monkeypatch):
     _, kind, config = small(data, tmp_path / "run", f"only=[{few}]")
     start(monkeypatch, data)
     text = kind.run(config, False)
+    assert text.startswith("All arms start from ")
+    assert "## All settings" in text
     assert "## toy-few" in text
     assert "## toy-all" in text
     assert "the way from few captions" in text
