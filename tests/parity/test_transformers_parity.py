@@ -128,6 +128,25 @@ def test_the_fingerprint_follows_weights_processor_and_tokeniser(clip_folder: Pa
     )
 
 
+def test_scores_do_not_depend_on_the_scale_and_bias_of_the_logits(folder: Path, tmp_path: Path) -> None:
+    """Other filters threshold the logits (findings/data-juicer-similarity-is-not-a-cosine.sh)."""
+    from transformers import AutoModel
+
+    own = shutil.copytree(folder, tmp_path / "own")
+    model = AutoModel.from_pretrained(folder)
+    with torch.no_grad():
+        model.logit_scale.fill_(1.0)
+        if hasattr(model, "logit_bias"):
+            model.logit_bias.fill_(-3.0)
+    model.save_pretrained(own)
+    photo, caption = Image.new("RGB", (64, 64), (200, 30, 30)), "a red square"
+    before, after = (
+        encoder.encode_images([photo]) @ encoder.encode_texts([caption]).T
+        for encoder in (cliplet.load(folder), cliplet.load(own))
+    )
+    assert np.allclose(before, after, atol=1e-6)
+
+
 def test_broken_surrogates_are_encoded(clip_folder: Path) -> None:
     assert np.isfinite(cliplet.load(clip_folder).encode_texts(["a \ud83d dog"])).all()
 
