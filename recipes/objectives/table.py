@@ -32,6 +32,10 @@ SHOWN = {
 FURTHER = ("imagenet500|top-1", "wrong word|all", "class by name|top-1")
 """Columns of the settings with few captions in the table of all settings."""
 DECIDING = "T2I|R@1"
+TESTED = (DECIDING, "T2I|mAP", "imagenet500|top-1", "wrong word|all")
+"""Columns whose differences have an interval and a p-value."""
+PLAIN = "contrastive"
+"""The arm that all are compared with."""
 LEAST = 50
 """Questions without which a column is not shown."""
 SHORT = 0.03
@@ -44,7 +48,7 @@ def tables(settings: Settings) -> str:
     """All tables as Markdown: a setting each, then the way from few captions to all."""
     start = load(Path(settings.out) / START).card
     parts = [f"All arms start from {start.name}, fingerprint {start.fingerprint}."]
-    done = {name: found for name in settings.known if "contrastive" in (found := results(settings, name))}
+    done = {name: found for name in settings.known if PLAIN in (found := results(settings, name))}
     parts += [_overview(settings, done)] if len(done) > 1 else []
     parts += [_setting(settings, name, found) for name, found in done.items()]
     parts += [text for domain in settings.domains if (text := _way(settings, domain.name))]
@@ -96,7 +100,7 @@ def _setting(settings: Settings, name: str, found: Found) -> str:
         cells.append(f"{mean(f['step_seconds'] for f in own):.2f}" if own else "")
         cells.append(f"{mean(f['processor_seconds'] for f in own) / 60:.1f}" if own else "")
         lines.append(_line(cells))
-    asked = [f"{SHOWN[k]} {len(next(iter(found['contrastive'].values()))[k]):,}" for k in keys]
+    asked = [f"{SHOWN[k]} {len(next(iter(found[PLAIN].values()))[k]):,}" for k in keys]
     told = [
         f"Questions: {', '.join(asked)}.",
         "",
@@ -134,7 +138,7 @@ def _blind(settings: Settings, name: str, keys: Sequence[str]) -> list[str]:
 
 def _enough(keys: Iterable[str], found: Found) -> list[str]:
     """Those of some columns that rest on enough questions."""
-    base = next(iter(found["contrastive"].values()))
+    base = next(iter(found[PLAIN].values()))
     few = (DECIDING, "probe of kinds|mAP")
     return [k for k in keys if k in base and (k in few or len(base[k]) >= LEAST)]
 
@@ -168,31 +172,41 @@ def _facts(settings: Settings, name: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def _differences(settings: Settings, found: Found) -> list[str]:
-    """What each arm has more than the one that it is compared with, corrected for the number of arms (Holm)."""
-    arms = [
-        a for a in settings.arms
-        if a.against != a.name and set(found.get(a.name, ())) & set(found.get(a.against, ()))
-    ]  # fmt: skip
-    keys = _enough((DECIDING, "imagenet500|top-1", "wrong word|all"), found)
-    names = [a.name for a in arms]
+    """What each arm has more than the one that it is compared with and than plain tuning, at the seeds of both.
+
+    Intervals resample photos; p-values are corrected for the number of rows (Holm).
+    """
+    rows = [
+        (arm.name, other)
+        for arm in settings.arms
+        for other in dict.fromkeys((arm.against, PLAIN))
+        if other != arm.name and set(found.get(arm.name, ())) & set(found.get(other, ()))
+    ]
+    keys = _enough(TESTED, found)
     tests = {
-        (a.name, key): _test(found[a.name], found[a.against], key, settings.resamples)
-        for a in arms
+        (row, key): _test(found[row[0]], found[row[1]], key, settings.resamples)
+        for row in rows
         for key in keys
     }
     corrected = {
-        key: dict(zip(names, holm([tests[name, key].p_value for name in names]), strict=True)) for key in keys
+        key: dict(zip(rows, holm([tests[row, key].p_value for row in rows]), strict=True)) for key in keys
     }
     lines = _head(["arm", "against", *[h for k in keys for h in (SHOWN[k], "p (Holm)")], "T2I R@1, relative"])
-    for arm in arms:
-        cells = [arm.name, arm.against]
+    for row in rows:
+        cells = [*row]
         for key in keys:
-            test = tests[arm.name, key]
+            test = tests[row, key]
             cells.append(f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]")
-            cells.append(f"{corrected[key][arm.name]:.3f}")
-        before = _mean(_paired(found[arm.name], found[arm.against])[1])
-        cells.append(f"{100 * tests[arm.name, DECIDING].difference / before:+.0f} %" if before else "")
+            cells.append(f"{corrected[key][row]:.3f}")
+        before = _mean(_paired(found[row[0]], found[row[1]])[1])
+        cells.append(f"{100 * tests[row, DECIDING].difference / before:+.0f} %" if before else "")
         lines.append(_line(cells))
+    others = [k for k in _enough(SHOWN, found) if k not in keys]
+    lines += ["", *_head(["arm", "against", *[SHOWN[k] for k in others]])]
+    for row in rows:
+        one, other = _paired(found[row[0]], found[row[1]])
+        told = [f"{100 * (_mean(one, k) - _mean(other, k)):+.1f}" if k in one[0] else "" for k in others]
+        lines.append(_line([*row, *told]))
     return lines
 
 
@@ -217,18 +231,15 @@ def _test(one: dict[int, Columns], other: dict[int, Columns], key: str, resample
 def _way(settings: Settings, domain: str) -> str:
     """How much of the way from few captions to all each arm closes; nothing is said where the way is short."""
     few, every = results(settings, f"{domain}-few"), results(settings, f"{domain}-all")
-    if "contrastive" not in few or "contrastive" not in every:
+    if PLAIN not in few or PLAIN not in every:
         return ""
     keys = (DECIDING, "T2I|mAP")
-    ends = {
-        key: (_mean(few["contrastive"].values(), key), _mean(every["contrastive"].values(), key))
-        for key in keys
-    }
+    ends = {key: (_mean(few[PLAIN].values(), key), _mean(every[PLAIN].values(), key)) for key in keys}
     told = " and ".join(f"{SHOWN[k]} {100 * a:.1f} to {100 * b:.1f}" for k, (a, b) in ends.items())
     lines = [f"**{domain}: the way from few captions to all of plain contrastive tuning, {told}**", ""]
     lines += _head(["arm with few captions", *[h for k in keys for h in (SHOWN[k], "share of the way")]])
     for arm in settings.arms:
-        if arm.name in few and arm.name != "contrastive":
+        if arm.name in few and arm.name != PLAIN:
             cells = [arm.name]
             for key, (start, end) in ends.items():
                 value = _mean(few[arm.name].values(), key)
