@@ -1,5 +1,6 @@
 """Kinds of recipes, files and folders of recipes, one folder of data, and the recipes that come with the package."""
 
+import shutil
 import sys
 import tomllib
 
@@ -209,11 +210,22 @@ def test_recipes_are_listed_and_copied(tmp_path):
     assert f"cliplet distill {tmp_path}/a/lclip_everyday data=FOLDER" in done.output
     assert (tmp_path / "a" / "lclip_everyday" / "run.py").is_file()
     assert (tmp_path / "a" / "data.md").read_text() == (ROOT / "docs" / "data.md").read_text()
-    assert copy_recipe("caption_rewards", tmp_path) == tmp_path / "caption_rewards.toml"
+    assert copy_recipe("caption_rewards", tmp_path) == [tmp_path / "caption_rewards.toml"]
     with pytest.raises(InputError, match="already there"):
         copy_recipe("caption_rewards", tmp_path)
     with pytest.raises(InputError, match="no recipe 'caption'; choose from caption_flickr8k, "):
         copy_recipe("caption", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["few_pairs", "objectives"])
+def test_a_recipe_brings_the_one_whose_code_it_uses(tmp_path, name):
+    done = call("recipes", "copy", name, tmp_path)
+    assert f"{tmp_path / 'dclip_flickr8k'}: {name} uses its code" in done.output
+    assert (tmp_path / "dclip_flickr8k" / "lite_base.py").is_file()
+    shutil.rmtree(tmp_path / name)
+    (tmp_path / "dclip_flickr8k" / "recipe.toml").write_text("mine")
+    assert copy_recipe(name, tmp_path) == [tmp_path / name]
+    assert (tmp_path / "dclip_flickr8k" / "recipe.toml").read_text() == "mine"
 
 
 def test_the_wheel_carries_them():

@@ -28,7 +28,9 @@ def copy(name: str, folder: str) -> None:
     """Copy the recipe NAME into FOLDER (the working directory when left out), to run or to change it."""
     from cliplet.training.recipes import copy_recipe
 
-    target = copy_recipe(name, folder)
+    target, *used = copy_recipe(name, folder)
     click.echo(
         f"{target}: its first lines say what it needs; run it with  cliplet distill {target} data=FOLDER"
     )
+    for other in used:
+        click.echo(f"{other}: {target.name} uses its code")

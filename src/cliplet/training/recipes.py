@@ -4,8 +4,9 @@ A new kind is one :class:`Recipe`: a row of :data:`KINDS`, or an object in a rec
 a recipe names as ``kind = "module:attribute"``.
 """
 
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,15 +161,15 @@ def shipped_recipes() -> dict[str, tuple[Path, str]]:
     return found
 
 
-def copy_recipe(name: str, folder: str | Path = ".") -> Path:
-    """Copy a recipe that comes with the package, and the page on its data.
+def copy_recipe(name: str, folder: str | Path = ".") -> list[Path]:
+    """Copy a recipe that comes with the package, the recipes whose code it uses, and the page on its data.
 
     Args:
         name: of :func:`shipped_recipes`.
         folder: where to; made when it is not there.
 
     Returns:
-        The file or folder.
+        The file or folder, then the recipes that it uses; those that are there already stay as they are.
 
     Raises:
         InputError: there is no such recipe, or it is there already.
@@ -180,13 +181,26 @@ def copy_recipe(name: str, folder: str | Path = ".") -> Path:
     target = folder / source.name
     if target.exists():
         raise InputError(f"{target} is already there; name another folder")
+    used = [known[other][0] for other in _used(source, known)]
+    copied = [target, *(path for other in used if not (path := folder / other.name).exists())]
     folder.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-    else:
-        shutil.copyfile(source, target)
+    for one in copied:
+        origin = source.parent / one.name
+        if origin.is_dir():
+            shutil.copytree(origin, one, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(origin, one)
     pages = (shipped_folder() / DATA_PAGE, shipped_folder().parent / "docs" / DATA_PAGE)
     page = next((p for p in pages if p.is_file()), None)
     if page is not None:
         shutil.copyfile(page, folder / DATA_PAGE)
-    return target
+    return copied
+
+
+def _used(recipe: Path, known: Iterable[str]) -> list[str]:
+    """Other recipes whose modules a recipe imports, or names as ``recipe.module:attribute``."""
+    files = [f for f in recipe.rglob("*") if f.suffix in (".py", ".toml")] if recipe.is_dir() else [recipe]
+    text = "\n".join(f.read_text(encoding="utf-8") for f in files)
+    found = re.findall(r"^\s*(?:from|import) (\w+)\.|\"(\w+)\.[\w.]+:\w+\"", text, re.MULTILINE)
+    names = dict.fromkeys(name for pair in found for name in pair if name)
+    return [name for name in names if name in known and name != recipe.stem]
