@@ -244,6 +244,9 @@ def test_what_the_data_offers(data, tmp_path):
     assert (rows["keywords"], rows["captions that name one"]) == ("1: red", "25%")
     rows = dict(OBJECTIVES["pseudo"].offers(PseudoSettings(), setup.train, setup.bare, RegionSettings()))
     assert rows["pseudo-captions"] == "ridge and neighbours, from 12 captioned photos"
+    settings = PseudoSettings(features=("timm:lite2",))
+    rows = dict(OBJECTIVES["pseudo"].offers(settings, setup.train, setup.bare, RegionSettings()))
+    assert rows["pseudo-captions"].endswith("12 captioned photos, seen by timm:lite2 too")
 
 
 # ---------------------------------------------------------------- clusters

@@ -224,7 +224,11 @@ class Pseudo(Objective):
         captioned = sum(len(rows) > 0 for rows in train.captions_of())
         return [
             _bare_row(bare),
-            ("pseudo-captions", f"{' and '.join(settings.sources)}, from {captioned:,} captioned photos"),
+            (
+                "pseudo-captions",
+                f"{' and '.join(settings.sources)}, from {captioned:,} captioned photos"
+                + "".join(f", seen by {name} too" for name in settings.features),
+            ),
         ]
 
     def batch(self, drawn: Drawn) -> Columns:
