@@ -7,6 +7,9 @@ from cliplet.errors import InputError, MissingExtraError
 from cliplet.training.config import DataConfig
 from cliplet.training.recipes import Recipe, Rows
 
+PLAIN = "contrastive"
+"""The arm that all are compared with."""
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -37,7 +40,7 @@ class Arm:
     setting, for arms that need an earlier one's model."""
     asks: str = ""
     """What the row answers; shown by ``--dry-run``."""
-    against: str = "contrastive"
+    against: str = PLAIN
     """The arm that it is compared with: what it adds to, or the one whose control it is."""
     only: tuple[str, ...] = ()
     """Settings in which it makes sense, by name, or ``few`` or ``all`` for those of every domain; all when left out."""
@@ -90,9 +93,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
-        if "contrastive" not in names or len(set(names)) < len(names):
+        if PLAIN not in names or len(set(names)) < len(names):
             raise InputError(
-                f"arms are called {names}: each needs a name of its own, one of them contrastive"
+                f"arms are called {names}: each needs a name of its own, one of them {PLAIN}"
             )
         for what, wanted, known in (
             ("only", self.only, names),

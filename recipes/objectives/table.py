@@ -14,7 +14,7 @@ from cliplet.evaluation.comparison import Columns
 from cliplet.statistics.resampling import PairedTest, bootstrap_mean, holm, paired_mean_test
 
 from .measure import JUDGEMENTS
-from .recipe import Settings
+from .recipe import PLAIN, Settings
 from .run import BLIND, FACTS, JUDGED, START, results
 
 SHOWN = {
@@ -34,8 +34,6 @@ FURTHER = ("imagenet500|top-1", "wrong word|all", "class by name|top-1")
 DECIDING = "T2I|R@1"
 TESTED = (DECIDING, "T2I|mAP", "imagenet500|top-1", "wrong word|all")
 """Columns whose differences have an interval and a p-value."""
-PLAIN = "contrastive"
-"""The arm that all are compared with."""
 LEAST = 50
 """Questions without which a column is not shown."""
 SHORT = 0.03
@@ -199,7 +197,7 @@ def _differences(settings: Settings, found: Found) -> list[str]:
             cells.append(f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]")
             cells.append(f"{corrected[key][row]:.3f}")
         before = _mean(_paired(found[row[0]], found[row[1]])[1])
-        cells.append(f"{100 * tests[row, DECIDING].difference / before:+.0f} %" if before else "")
+        cells.append(f"{100 * tests[row, DECIDING].difference / before:+.1f} %" if before else "")
         lines.append(_line(cells))
     others = [k for k in _enough(SHOWN, found) if k not in keys]
     lines += ["", *_head(["arm", "against", *[SHOWN[k] for k in others]])]

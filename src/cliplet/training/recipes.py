@@ -182,19 +182,18 @@ def copy_recipe(name: str, folder: str | Path = ".") -> list[Path]:
     if target.exists():
         raise InputError(f"{target} is already there; name another folder")
     used = [known[other][0] for other in _used(source, known)]
-    copied = [target, *(path for other in used if not (path := folder / other.name).exists())]
+    origins = [source, *(other for other in used if not (folder / other.name).exists())]
     folder.mkdir(parents=True, exist_ok=True)
-    for one in copied:
-        origin = source.parent / one.name
+    for origin in origins:
         if origin.is_dir():
-            shutil.copytree(origin, one, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(origin, folder / origin.name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copyfile(origin, one)
+            shutil.copyfile(origin, folder / origin.name)
     pages = (shipped_folder() / DATA_PAGE, shipped_folder().parent / "docs" / DATA_PAGE)
     page = next((p for p in pages if p.is_file()), None)
     if page is not None:
         shutil.copyfile(page, folder / DATA_PAGE)
-    return copied
+    return [folder / origin.name for origin in origins]
 
 
 def _used(recipe: Path, known: Iterable[str]) -> list[str]:

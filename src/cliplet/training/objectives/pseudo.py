@@ -1,6 +1,6 @@
 """Text embeddings made for photos without captions, from the captioned photos."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cliplet.data.images import load_rgb
-from cliplet.encoders.base import unit_norm
+from cliplet.encoders.base import BaseEncoder, unit_norm
 from cliplet.encoders.registry import load
 from cliplet.errors import InputError
 from cliplet.training.checkpoint import read_weights
@@ -72,10 +72,15 @@ def soft_captions(setup: Setup, bare: Photos, settings: SoftCaptions) -> Floats:
     Raises:
         InputError: a student is not there, or is of another model.
     """
-    makers = {"ridge": _from_ridge, "neighbours": _from_neighbours, "students": _from_students}
-    found: list[Floats] = [
-        makers[source](setup, bare, settings) for source in dict.fromkeys(settings.sources)
-    ]
+    found: list[Floats] = []
+    if set(settings.sources) - {"students"}:
+        known, text, unknown = _captioned(setup, bare, settings)
+        if "ridge" in settings.sources:
+            found.append(_from_ridge(known, text, unknown))
+        if "neighbours" in settings.sources:
+            found.append(_mixed(unit_norm(unknown) @ unit_norm(known).T, text, settings))
+    if "students" in settings.sources:
+        found.append(_from_students(setup, bare, settings))
     return unit_norm(np.mean(found, axis=0))
 
 
@@ -84,43 +89,38 @@ def _captioned(setup: Setup, bare: Photos, settings: SoftCaptions) -> tuple[Floa
     own = setup.train.captions_of()
     rows = [i for i, captions in enumerate(own) if len(captions)]
     text = unit_norm(np.stack([setup.captions.base[own[i]].mean(axis=0) for i in rows]))
-    known, mean, deviation = standardise(_features(setup, setup.photos, settings)[rows])
-    return known, text, (_features(setup, bare, settings) - mean) / deviation
+    encoders = [load(name) for name in settings.features]
+    for encoder, name in zip(encoders, settings.features, strict=True):
+        if not encoder.sees:
+            raise InputError(f"features of pseudo: {name} embeds no photos")
+    known, mean, deviation = standardise(_features(setup, setup.photos, encoders)[rows])
+    return known, text, (_features(setup, bare, encoders) - mean) / deviation
 
 
-def _features(setup: Setup, photos: Photos, settings: SoftCaptions) -> Floats:
+def _features(setup: Setup, photos: Photos, encoders: Sequence[BaseEncoder]) -> Floats:
     """What the base model and the further encoders see on photos ``[photos, D]``, unit norm, equal parts of each."""
     found = [base_features(setup, photos)]
-    found += [_further_features(setup, photos, name) for name in settings.features]
+    found += [_further_features(setup, photos, encoder) for encoder in encoders]
     return unit_norm(np.concatenate(found, axis=1))
 
 
-def _further_features(setup: Setup, photos: Photos, name: str) -> Floats:
+def _further_features(setup: Setup, photos: Photos, encoder: BaseEncoder) -> Floats:
     """Embeddings of photos as they are by another encoder ``[photos, D]``, unit norm, kept on disk."""
-    encoder = load(name)
-    if not encoder.sees:
-        raise InputError(f"features of pseudo: {name} embeds no photos")
 
     def features(start: int, stop: int) -> Floats:
         return encoder.encode_images([load_rgb(photo) for photo in photos.photos[start:stop]])
 
     file = setup.folder / f"features-{fingerprint([encoder.card.fingerprint])}-{photos.key}.npy"
-    return np.asarray(computed(file, len(photos.photos), features, 64, np.float16, name), dtype=np.float32)
+    return np.asarray(computed(file, len(photos.photos), features, 64, np.float16, encoder.card.name), dtype=np.float32)
 
 
-def _from_ridge(setup: Setup, bare: Photos, settings: SoftCaptions) -> Floats:
+def _from_ridge(known: Floats, text: Floats, unknown: Floats) -> Floats:
     """With the penalty that predicts held back photos best, of five parts."""
-    known, text, unknown = _captioned(setup, bare, settings)
     middle = text.mean(axis=0)
     wanted = text - middle
     fit = {p: float((unseen_predictions(known, wanted, p) * unit_norm(wanted)).sum()) for p in PENALTIES}
     best = max(PENALTIES, key=lambda p: fit[p])
     return unit_norm(unknown @ ridge(known, wanted, best) + middle)
-
-
-def _from_neighbours(setup: Setup, bare: Photos, settings: SoftCaptions) -> Floats:
-    known, text, unknown = _captioned(setup, bare, settings)
-    return _mixed(unit_norm(unknown) @ unit_norm(known).T, text, settings)
 
 
 def _mixed(cosine: Floats, text: Floats, settings: SoftCaptions) -> Floats:
