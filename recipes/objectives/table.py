@@ -68,10 +68,12 @@ def _overview(settings: Settings, done: dict[str, Found]) -> str:
     columns += [(name, key) for name in few for key in FURTHER if _enough([key], done[name])]
     heads = [f"{name}, {SHOWN[key]}" if key else f"{name}, T2I R@1 / mAP (seeds)" for name, key in columns]
     lines = ["## All settings", "", *_head(["arm", *heads])]
-    for arm in (START, *(a.name for a in settings.arms)):
+    first = f"{PLAIN}, first seed"  # what arms with one seed compare with
+    for arm in (START, first, *(a.name for a in settings.arms)):
         cells = []
         for name, key in columns:
-            runs = done[name].get(arm, {})
+            runs = done[name].get(PLAIN if arm == first else arm, {})
+            runs = {min(runs): runs[min(runs)]} if arm == first else runs
             if not runs:
                 cells.append("")
             elif key:
@@ -227,7 +229,10 @@ def _test(one: dict[int, Columns], other: dict[int, Columns], key: str, resample
 
 
 def _way(settings: Settings, domain: str) -> str:
-    """How much of the way from few captions to all each arm closes; nothing is said where the way is short."""
+    """How much of the way from few captions to all each arm closes; nothing is said where the way is short.
+
+    An arm's way begins where plain tuning stands with the arm's own draws.
+    """
     few, every = results(settings, f"{domain}-few"), results(settings, f"{domain}-all")
     if PLAIN not in few or PLAIN not in every:
         return ""
@@ -237,10 +242,11 @@ def _way(settings: Settings, domain: str) -> str:
     lines = [f"**{domain}: the way from few captions to all of plain contrastive tuning, {told}**", ""]
     lines += _head(["arm with few captions", *[h for k in keys for h in (SHOWN[k], "share of the way")]])
     for arm in settings.arms:
-        if arm.name in few and arm.name != PLAIN:
+        if arm.name != PLAIN and set(few.get(arm.name, ())) & set(few[PLAIN]):
             cells = [arm.name]
-            for key, (start, end) in ends.items():
-                value = _mean(few[arm.name].values(), key)
+            runs, plain = _paired(few[arm.name], few[PLAIN])
+            for key, (_, end) in ends.items():
+                value, start = _mean(runs, key), _mean(plain, key)
                 long = end - start >= SHORT
                 cells += [
                     f"{100 * value:.1f}",
