@@ -123,6 +123,13 @@ def detector_graph(detector: Path, layers: Sequence[str]) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def check_kinds(detector: Path, kinds: int) -> None:
+    """Raise InputError where a YOLOX detector does not know so many kinds of things."""
+    known = open_session(detector, name=str(detector)).get_outputs()[0].shape[-1] - 5
+    if known != kinds:
+        raise InputError(f"{detector} knows {known} kinds of things; near_names needs COCO's {kinds}")
+
+
 def found_by(detector: OnnxDetector, photos: Sequence[Any]) -> list[list[Thing]]:
     """What a detector finds on each photo."""
     found = []
@@ -133,7 +140,7 @@ def found_by(detector: OnnxDetector, photos: Sequence[Any]) -> list[list[Thing]]
 
 
 def known_features(
-    body: Any, first: int, maps: NDArray[np.float16], file: Path, batch: int = 64
+    body: Any, first: int, block: int, maps: NDArray[np.float16], file: Path, batch: int = 64
 ) -> NDArray[np.float16]:
     """What the classifier knows of photos, from kept maps: its pooled features and its probabilities.
 
@@ -143,7 +150,7 @@ def known_features(
 
     @cache
     def late() -> LateTower:
-        tower = LateTower(body, first, 1, 0.0).eval()
+        tower = LateTower(body, first, 1, 0.0, block).eval()
         tower.head = nn.Identity()  # type: ignore[assignment]
         return tower
 

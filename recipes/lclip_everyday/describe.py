@@ -11,6 +11,7 @@ from cliplet.models.dual import count_parameters
 from cliplet.models.late import LateTower, early_stages
 from cliplet.models.pretrained import efficientnet_lite, english_word_pieces, sentence_model
 from cliplet.models.text import TextTower
+from cliplet.models.yolox import yolox_features
 from cliplet.regions.coco import COCO_CLASSES
 from cliplet.training.config import Schedule
 from cliplet.training.cost import Rows, multiply_adds, pairs_row
@@ -63,16 +64,19 @@ def _parts(s: Settings, texts: Sequence[str], train: int, dev: int) -> Rows:
         return [("pretrained parts", problem)]
     tokenizer, ids, _ = english_word_pieces(texts, s.vocabulary)
     body = efficientnet_lite(s.trunk)
-    tower, late = TextTower(text_config(s, len(ids))), LateTower(body, s.first_stage, 1, 0.0)
+    tower, late = TextTower(text_config(s, len(ids))), LateTower(body, s.first_stage, 1, 0.0, s.first_block)
     length = int(np.mean([len(e.ids) for e in tokenizer.encode_batch(list(texts[:1000]))]))
     photo, caption = torch.zeros(1, 3, SIZE, SIZE), torch.zeros(1, length, dtype=torch.long)
     with torch.no_grad():
-        maps = early_stages(body, s.first_stage)(photo)
+        maps = early_stages(body, s.first_stage, s.first_block)(photo)
         twin = multiply_adds(late, maps)
+    inside = yolox_features(s.detector, s.detector_inside) if s.detector_inside else None
     adds = multiply_adds(tower, caption, torch.ones_like(caption)), multiply_adds(body, photo) + twin
+    if inside is not None:
+        adds = adds[0], adds[1] + multiply_adds(inside, photo)
     kept = maps.numel() * 2 * (train * s.augment.views + dev)
     seen_by = [f"EfficientNet-Lite{v}" for v in s.ensemble] + ["the detector"] * bool(s.detector)
-    all_of_it = count_parameters(body) + count_parameters(late)
+    all_of_it = sum(count_parameters(part) for part in (body, late, inside) if part is not None)
     return [
         ("pretrained parts", "all installed"),
         ("text tower", f"{count_parameters(tower):,} parameters, {adds[0] / 1e9:.3f} G multiply-adds a caption of "

@@ -25,24 +25,26 @@ def split_text_head(tower: TextTower, link: nn.Linear, dim: int) -> None:
 
 @torch.no_grad()
 def class_inputs(tower: TwinTower, classifier: Tensor, photos: Tensor, confidence: float = 0.85) -> Tensor:
-    """What the head would read from a typical photo of each class ``[classes, width + width + classes]``.
+    """What the head would read from a typical photo of each class ``[classes, inputs]``.
 
     Known features lie along the classifier's weights, at a photo's usual length; the class has most of the
-    probability; the learnt features are those that the known ones let expect, by a ridge regression over photos.
+    probability; what the learnt features and the detector's are, the known ones let expect, by a ridge regression over
+    photos.
 
     Args:
         tower: the trained tower.
         classifier: ``[classes, width]`` of the network before training.
-        photos: the head's input for the training photos ``[photos, 2 width + classes]``, standardised.
+        photos: the head's input for the training photos ``[photos, inputs]``, standardised.
         confidence: probability of the class.
     """
-    width = tower.width
+    width, end = tower.width, 2 * tower.width + tower.classes
     known = F.normalize(classifier * tower.deviation[width : 2 * width], dim=1) * width**0.5
-    learnt, seen = photos[:, :width], photos[:, width : 2 * width]
-    expected = torch.linalg.solve(seen.T @ seen + 0.1 * len(photos) * torch.eye(width), seen.T @ learnt)
+    seen, others = photos[:, width : 2 * width], torch.cat([photos[:, :width], photos[:, end:]], dim=1)
+    expected = torch.linalg.solve(seen.T @ seen + 0.1 * len(photos) * torch.eye(width), seen.T @ others)
+    learnt, found = (known @ expected).tensor_split((width,), dim=1)
     likely = torch.eye(len(classifier)) * confidence
-    likely = (likely - tower.mean[2 * width :]) / tower.deviation[2 * width :]
-    return torch.cat([known @ expected, known, likely], dim=1)
+    likely = (likely - tower.mean[2 * width : end]) / tower.deviation[2 * width : end]
+    return torch.cat([learnt, known, likely, found], dim=1)
 
 
 @torch.no_grad()

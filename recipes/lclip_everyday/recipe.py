@@ -47,6 +47,9 @@ class Settings:
     """A YOLOX detector (ONNX) whose features join the ensemble's; none when left out."""
     detector_layers: tuple[str, ...] = ()
     """Inner tensors of the detector whose mean and maximum over the photo are features too."""
+    detector_inside: int = 0
+    """Side of the square at which the detector, which must be YOLOX-Nano, takes part in the image tower itself, a
+    multiple of 32; 0: it is a teacher alone."""
     ensemble_share: float = 0.45
     """Weight of the ensemble's prediction in a photo's target."""
     space: int = 512
@@ -67,6 +70,8 @@ class Settings:
     """Kept views of each training photo; all are mirrored in half of the batches as well."""
     first_stage: int = 5
     """First of EfficientNet's stages (counted from 0) that learns, 1 to 6."""
+    first_block: int = 0
+    """First block of that stage (counted from 0) that learns."""
     soft: tuple[float, ...] = (0.25, 0.5)
     """Weight of similar captions among those that a photo should match. An image tower is trained for each value, and
     their weights are averaged (a model soup, Wortsman et al. 2022), which is better than either."""
@@ -78,6 +83,9 @@ class Settings:
     """Training of the text tower with ReLUs; without epochs the tower stays as it is. A batch counts captions."""
     everyday_share: float = 0.3
     """Share of the everyday name ("a dog") in the target of a class's name."""
+    near_names: float = 0.0
+    """Weight of the loss that tells what the detector found from the names of like things, such as a cat from dogs and
+    bears; 0 leaves it out."""
     anchoring: float = 10.0
     """Class-name anchoring: weight of ImageNet's classes in the image tower's head at the end. A photo with a class's
     typical features is brought near the class's name, so that what these photos do not show is not forgotten. 0 leaves
@@ -98,6 +106,8 @@ class Settings:
             raise InputError("retrieved must be at least 1 with bare photos; each needs a pseudo-caption")
         if self.detector_layers and not self.detector:
             raise InputError("detector_layers are given without a detector; set detector to its ONNX file")
+        if (self.detector_inside or self.near_names) and not self.detector:
+            raise InputError("detector_inside and near_names need a detector; set detector to its ONNX file")
 
 
 AT_THE_END = ("name", "anchoring", "everyday_share", "meaning", "w", "reference_weight")

@@ -39,6 +39,7 @@ from cliplet.models.late import LateTower, early_stages
 from cliplet.models.pretrained import efficientnet_lite, english_word_pieces, factorise, sentence_model
 from cliplet.models.text import TextTower
 from cliplet.models.vision import LastStages, TwinImageTower
+from cliplet.models.yolox import yolox_features
 from cliplet.regions.coco import COCO_CLASSES
 from cliplet.regions.detector import OnnxDetector
 from cliplet.training.config import Schedule
@@ -58,12 +59,12 @@ from cliplet.training.text_distillation import (
 
 from .aside import aside, share_cores
 from .bare import BarePhotos, class_captions
-from .data import SIZE, PairBatches, detector_graph, found_by, known_features, outputs
-from .detections import captions
+from .data import SIZE, PairBatches, check_kinds, detector_graph, found_by, known_features, outputs
+from .detections import SPOKEN, captions, counted
 from .heads import anchor_classes, class_inputs, joined, split_text_head
 from .recipe import AT_THE_END, Settings
 from .relu import LengthBatches, ReluStudent, relu_tower, without_end
-from .student import PairStudent, TwinTower, head_inputs
+from .student import NearNames, PairStudent, TwinTower, head_inputs
 from .teacher import Targets, Teacher, read_texts
 from .words import CLASSES, kept_out, short_texts
 
@@ -79,6 +80,8 @@ class Run:
         self.settings, self.out = settings, Path(settings.out)
         if settings.detector:
             detector_graph(Path(settings.detector), settings.detector_layers)  # is it one?
+        if settings.near_names:
+            check_kinds(Path(settings.detector), len(COCO_CLASSES))
         if claim:
             claim_folder(self.out, settings, ("out", "processes", *AT_THE_END), restart)
         self.accelerator = make_accelerator(cpu=True)
@@ -92,6 +95,8 @@ class Run:
         self.left_out = kept_out(settings.classes_left_out, settings.seed)
         self.teacher = Teacher(settings, self.out)
         self.body = efficientnet_lite(settings.trunk)
+        side = settings.detector_inside
+        self.detector = yolox_features(settings.detector, side) if side else None
 
     def run(self) -> Path:
         """All stages; returns the model folder."""
@@ -132,8 +137,9 @@ class Run:
         """What the teacher says, and the tokeniser."""
         s, bare = self.settings, self.bare
         if bare.pairs.photos:
-            known = self.views()[1][0][len(self.pairs.photos) :]
-            bare.named = class_captions(known[:, -CLASSES:].astype(np.float32), self.left_out)
+            known, width = self.views()[1][0][len(self.pairs.photos) :], int(self.body.num_features)
+            likely = known[:, width : width + CLASSES].astype(np.float32)
+            bare.named = class_captions(likely, self.left_out)
             bare.detected = self.found() if s.detector else [[] for _ in bare.pairs.photos]
         short = (
             short_texts([*self.pairs.captions, *self.more.captions], COCO_CLASSES) if s.short_texts else []
@@ -152,7 +158,7 @@ class Run:
         return json.loads(file.read_text(encoding="utf-8")) if photos else []
 
     def views(self) -> tuple[list[NDArray[np.float16]], list[NDArray[np.float16]]]:
-        """Kept maps of each view of all training photos, and what the classifier knows of them."""
+        """Kept maps of each view of all training photos, and what is known of them."""
         numbers = range(self.settings.augment.views)
         maps = [self.maps(self.photos, view) for view in numbers]
         return maps, [self.known(self.photos, view, maps[view]) for view in numbers]
@@ -247,11 +253,22 @@ class Run:
         for i, soft in enumerate(s.soft):
             pair.load_state_dict(start)
             batches = PairBatches(maps, known, said.train, s.image_stage.batch_size, s.seed + i)
-            student = PairStudent(image, link, targets, photos, soft, weights)
+            student = PairStudent(
+                image, link, targets, photos, soft, weights, self.near_names(said), s.near_names
+            )
             self.train(f"image{i}", student, s.image_stage, batches, with_targets)
             found.append({k: v.clone() for k, v in pair.state_dict().items()})
         pair.load_state_dict({k: torch.stack([f[k] for f in found]).mean(dim=0) for k in start})
         return image, link
+
+    def near_names(self, said: Targets) -> NearNames | None:
+        """What the detector found on the training photos, for the loss of near names."""
+        s = self.settings
+        if not s.near_names:
+            return None
+        roots = self.teacher.found([self.pairs, self.bare.pairs])[:, : len(COCO_CLASSES)]
+        names = said.meant([f"a photo of {counted(SPOKEN.get(name, name), 1)}" for name in COCO_CLASSES])
+        return NearNames(torch.from_numpy(names), torch.from_numpy(roots**2), s.meaning)
 
     def weights(self) -> Floats:
         """Of the photos in the losses: a bare photo counts less."""
@@ -261,16 +278,16 @@ class Run:
     def twin_tower(self, known: NDArray[np.float16], target: Floats) -> TwinTower:
         """The image tower's learning part; both halves of the head start at the ridge regression from what is known."""
         s, width = self.settings, int(self.body.num_features)
-        pooled, likely = known[:, :width].astype(np.float32), known[:, width:].astype(np.float32)
-        _, mean, deviation = standardise(pooled)
-        image = TwinTower(LateTower(self.body, s.first_stage, 1, 0.0), width, likely.shape[1], 2 * s.dim)
-        image.mean.copy_(
-            torch.from_numpy(np.concatenate([mean, mean, np.zeros(likely.shape[1], np.float32)]))
-        )
-        scale = np.full(likely.shape[1], 1 / LIKELY, dtype=np.float32)
-        image.deviation.copy_(torch.from_numpy(np.concatenate([deviation, deviation, scale])))
-        z = (pooled - mean) / deviation
-        x = np.concatenate([z, z, likely * LIKELY], axis=1)
+        pooled, likely, found = np.split(known.astype(np.float32), (width, width + CLASSES), axis=1)
+        z, mean, deviation = standardise(pooled)
+        z_found, mean_found, deviation_found = standardise(found)
+        late = LateTower(self.body, s.first_stage, 1, 0.0, s.first_block)
+        image = TwinTower(late, width, CLASSES, 2 * s.dim, found=found.shape[1])
+        zero, scale = np.zeros(CLASSES, np.float32), np.full(CLASSES, 1 / LIKELY, np.float32)
+        means, deviations = [mean, mean, zero, mean_found], [deviation, deviation, scale, deviation_found]
+        image.mean.copy_(torch.from_numpy(np.concatenate(means)))
+        image.deviation.copy_(torch.from_numpy(np.concatenate(deviations)))
+        x = np.concatenate([z, z, likely * LIKELY, z_found], axis=1)
         root = np.sqrt(self.weights())[:, None]
         weight = ridge(x * root, target * root, 1e4)
         with torch.no_grad():
@@ -280,15 +297,20 @@ class Run:
 
     def maps(self, photos: Sequence[Any], view: int) -> NDArray[np.float16]:
         """Feature maps before the stages that are there twice, for a view of photos ``[photos, C, h, w]``."""
-        s, early = self.settings, early_stages(self.body, self.settings.first_stage)
+        s = self.settings
+        early = early_stages(self.body, s.first_stage, s.first_block)
         return outputs(
             early, photos, self.out / f"maps-{fingerprint(photos)}-{view}.npy", s.augment, s.seed, view
         )
 
     def known(self, photos: Sequence[Any], view: int, maps: NDArray[np.float16]) -> NDArray[np.float16]:
-        """What the classifier knows of a view of photos ``[photos, width + classes]``."""
-        file = self.out / f"known-{fingerprint(photos)}-{view}.npy"
-        return known_features(self.body, self.settings.first_stage, maps, file)
+        """What is known of a view of photos, by the classifier and the detector inside ``[photos, known]``."""
+        s, end = self.settings, f"{fingerprint(photos)}-{view}.npy"
+        known = known_features(self.body, s.first_stage, s.first_block, maps, self.out / f"known-{end}")
+        if self.detector is None:
+            return known
+        file = self.out / f"inside{s.detector_inside}-{end}"
+        return np.concatenate([known, outputs(self.detector, photos, file, s.augment, s.seed, view)], axis=1)
 
     # ------------------------------------------------------------ the end
     def finish(
@@ -309,7 +331,9 @@ class Run:
         model.text.load_state_dict(tower.state_dict())
         assert isinstance(model.image, TwinImageTower)
         model.image.body.load_state_dict(self.body.state_dict())
-        model.image.late.load_state_dict(LastStages(self.body, s.first_stage).state_dict())
+        model.image.late.load_state_dict(LastStages(self.body, s.first_stage, s.first_block).state_dict())
+        if model.image.detector is not None and self.detector is not None:
+            model.image.detector.load_state_dict(self.detector.state_dict())
         image.late.write_back(model.image.late, 0)
         with torch.no_grad():
             weight = image.head.weight / image.deviation
@@ -362,7 +386,16 @@ def image_config(settings: Settings) -> TwinConfig:
     """The image tower."""
     s, half = settings, (0.5, 0.5, 0.5)
     return TwinConfig(
-        "twin", f"tf_efficientnet_lite{s.trunk}", 2 * s.dim, s.first_stage, CLASSES, SIZE, half, half
+        "twin",
+        f"tf_efficientnet_lite{s.trunk}",
+        2 * s.dim,
+        s.first_stage,
+        s.first_block,
+        CLASSES,
+        s.detector_inside,
+        SIZE,
+        half,
+        half,
     )
 
 

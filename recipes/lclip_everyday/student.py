@@ -19,6 +19,10 @@ from cliplet.training.teacher_space import Floats
 from cliplet.training.text_distillation import meaning_of
 
 MAX_LOGIT_SCALE = 100.0
+SURELY_THERE, SURELY_NOT = 0.5, 0.1
+"""Detector's scores from which a thing is on a photo, and below which it is not."""
+NAMES_SCALE = 20.0
+"""Of cosines between photos and names."""
 
 
 def halves(embedding: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,8 +67,8 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 class TwinTower(nn.Module):
     """The learning twin of an EfficientNet's last stages, and the head on what both twins see.
 
-    The head reads the learnt pooled features, and what the classifier knows of the photo: its own pooled features and
-    its probabilities.
+    The head reads the learnt pooled features, and what is known of the photo: the classifier's own pooled features, its
+    probabilities, and what a detector finds.
 
     Args:
         late: the last stages, which learn.
@@ -74,35 +78,46 @@ class TwinTower(nn.Module):
         dropout: share of features left out in training.
         alone: share of photos in training whose learnt features are all left out, so that the head can do with what is
             known.
+        found: features of the detector; 0 for none.
     """
 
     mean: Tensor
     deviation: Tensor
 
     def __init__(
-        self, late: LateTower, width: int, classes: int, dim: int, dropout: float = 0.4, alone: float = 0.15
+        self,
+        late: LateTower,
+        width: int,
+        classes: int,
+        dim: int,
+        dropout: float = 0.4,
+        alone: float = 0.15,
+        found: int = 0,
     ) -> None:
         super().__init__()
         late.head = nn.Identity()  # type: ignore[assignment]
-        self.late, self.width, self.alone = late, width, alone
-        self.register_buffer("mean", torch.zeros(2 * width + classes))
-        self.register_buffer("deviation", torch.ones(2 * width + classes))
+        self.late, self.width, self.classes, self.alone = late, width, classes, alone
+        inputs = 2 * width + classes + found
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("deviation", torch.ones(inputs))
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(2 * width + classes, dim)
+        self.head = nn.Linear(inputs, dim)
 
     def features(self, maps: Tensor, known: Tensor) -> Tensor:
-        """Maps ``[n, C, h, w]`` and what is known ``[n, width + classes]`` -> the head's input, standardised."""
+        """Maps ``[n, C, h, w]`` and what is known ``[n, known]`` -> the head's input, standardised."""
         seen = torch.cat([self.late.features(maps), known.float()], dim=1)
         return (seen - self.mean) / self.deviation
 
     def forward(self, maps: Tensor, known: Tensor) -> Tensor:
         """``[n, dim]``, unnormalised."""
-        x = self.features(maps, known)
-        learnt, rest = x[:, : self.width], x[:, self.width :]
+        x, width = self.features(maps, known), self.width
+        learnt, pooled, likely, found = x.tensor_split((width, 2 * width, 2 * width + self.classes), dim=1)
         if self.training and self.alone:
             learnt = learnt * (torch.rand(len(learnt), 1) >= self.alone)
-        seen = self.dropout(torch.cat([learnt, rest[:, : self.width]], dim=1))
-        return self.head(torch.cat([seen, rest[:, self.width :]], dim=1))  # type: ignore[no-any-return]
+        learnt, pooled, found = self.dropout(torch.cat([learnt, pooled, found], dim=1)).tensor_split(
+            (width, 2 * width), dim=1
+        )
+        return self.head(torch.cat([learnt, pooled, likely, found], dim=1))  # type: ignore[no-any-return]
 
 
 @torch.inference_mode()
@@ -120,11 +135,52 @@ def head_inputs(
     return np.concatenate(blocks)
 
 
+class NearNames(nn.Module):
+    """What is surely on a photo, against the names of like things that are not: a cat, no dog and no bear.
+
+    The cross-entropy of the right name's cosine with the photo among those of its nearest names, as the mean over the
+    things of all photos. The cosine is that of the whole embedding, the weighted mean of the halves'.
+
+    Args:
+        names: the teacher's targets of the things' names ``[K, D]``, unit norm.
+        shares: how sure it is that each thing is on each photo ``[P, K]``, 0..1.
+        meaning: share of the meaning half in the cosine.
+        near: names that each is compared with.
+    """
+
+    names: Tensor
+    shares: Tensor
+    near: Tensor
+
+    def __init__(self, names: Tensor, shares: Tensor, meaning: float, near: int = 10) -> None:
+        super().__init__()
+        self.meaning = meaning
+        cosines = names @ names.T - 2 * torch.eye(len(names))
+        chosen = torch.zeros_like(cosines, dtype=torch.bool)
+        chosen.scatter_(1, cosines.topk(min(near, len(names) - 1)).indices, True)
+        for key, value in (("names", names), ("shares", shares), ("near", chosen)):
+            self.register_buffer(key, value, persistent=False)
+
+    def forward(self, photo: Tensor, meaning: Tensor, matching: Tensor, link: nn.Module) -> Tensor:
+        """The loss of photos number ``photo`` ``[B]`` with these halves ``[B, d]``; 0 where nothing is sure."""
+        names = meaning_of(self.names, meaning.shape[1]), F.normalize(link(self.names), dim=1)
+        alike = self.meaning * meaning @ names[0].T + (1 - self.meaning) * matching @ names[1].T  # [B, K]
+        shares = self.shares[photo]
+        b, k = (shares >= SURELY_THERE).nonzero(as_tuple=True)
+        if not len(b):
+            return alike.sum() * 0
+        others = self.near[k] & (shares[b] < SURELY_NOT)
+        others[torch.arange(len(k)), k] = True
+        logits = (NAMES_SCALE * alike[b]).masked_fill(~others, -1e4)
+        return F.cross_entropy(logits, k)
+
+
 class PairStudent(Task):
     """Photos against the teacher's captions.
 
-    ``3 image + 10 cosines + contrastive``. *image*: the cosine distance of the meaning half to the photo's target.
-    *cosines*: squared differences of the batch's cosines between photos and captions to those of the targets.
+    ``3 image + 10 cosines + contrastive``, and :class:`NearNames` where there are some. *image*: the cosine distance of
+    the meaning half to the photo's target. *cosines*: squared differences of the batch's cosines between photos and
+    captions to those of the targets.
     *contrastive*: the matching half of a photo against one caption of every training photo, and of a caption against
     all photos as they were when last seen; the matching half of a caption is a linear map of its target, the link,
     which learns too. What is alike counts as partly right (:func:`soft_targets`).
@@ -136,6 +192,8 @@ class PairStudent(Task):
         photos: targets of the photos ``[P, d]``, unit norm.
         soft: weight of similar captions in the contrastive targets.
         weights: of the photos in every loss ``[P]``; all alike without.
+        names: a further loss.
+        names_weight: its weight.
     """
 
     captions: Tensor
@@ -152,8 +210,11 @@ class PairStudent(Task):
         photos: Tensor,
         soft: float = 0.5,
         weights: Tensor | None = None,
+        names: NearNames | None = None,
+        names_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        self.names, self.names_weight = names, names_weight
         self.model = nn.ModuleDict({"image": late, "link": link})
         self.logit_scale = nn.Parameter(torch.tensor(math.log(14.0)))
         self.soft = soft
@@ -183,6 +244,9 @@ class PairStudent(Task):
             "contrastive": self._contrastive(rows, photo, matching, columns),
         }
         loss = 3 * terms["image"] + 10 * terms["cosines"] + terms["contrastive"]
+        if self.names is not None:
+            terms["names"] = self.names(rows, meaning, matching, self.model["link"])
+            loss = loss + self.names_weight * terms["names"]
         return {"loss": loss, **{k: v.detach() for k, v in terms.items()}}
 
     def _contrastive(self, rows: Tensor, photo: Tensor, matching: Tensor, columns: Tensor) -> Tensor:

@@ -54,6 +54,8 @@ class Targets:
     """Of the training photos ``[photos, dim]``, unit norm: those with captions, then the bare ones."""
     classes: Callable[[], Floats]
     """Of the ImageNet classes' names ``[1000, space]``, unit norm."""
+    meant: Callable[[Sequence[str]], Floats]
+    """Of any texts ``[n, space]``, unit norm."""
 
 
 class Teacher:
@@ -97,7 +99,8 @@ class Teacher:
         texts, rows = [*more.captions, *extra], np.concatenate([parts[2], alone])
         others = captions_of(texts, tokenizer, rows, len(photos) + np.arange(len(texts)))
         every, train_captions = joined_captions(own, others), joined_captions(own, pseudo)
-        return Targets(space, every, train_captions, known, photos, lambda: self._classes(space))
+        return Targets(space, every, train_captions, known, photos, lambda: self._classes(space),
+                       lambda texts: unit_norm(space(self.sentences(texts))))  # fmt: skip
 
     def _space(self, sets: Sequence[PairSet]) -> tuple[CaptionSpace, list[Floats]]:
         """The space of the captions of photos, and the targets of each set's captions."""
@@ -146,6 +149,10 @@ class Teacher:
             _, mean, deviation = standardise(rows[0])
             found.append(np.concatenate([(r - mean) / deviation for r in rows]))
         return np.concatenate(found, axis=1)
+
+    def found(self, sets: Sequence[PairSet]) -> Floats:
+        """The detector's features of photos ``[photos, features]``."""
+        return np.concatenate([self._seen("detector", pairs) for pairs in sets if pairs.photos])
 
     def look(self, sets: Sequence[PairSet], networks: Sequence[Any]) -> None:
         """Compute what some networks of the ensemble see on photos."""

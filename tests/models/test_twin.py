@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -14,7 +15,9 @@ from cliplet.export.onnx_grid import OnnxGrid
 from cliplet.models.captioner_config import GridConfig
 from cliplet.models.config import DualConfig, TwinConfig, from_dict, to_dict
 from cliplet.models.dual import DualModel, load_weights, save_weights
-from cliplet.models.vision import TwinImageTower
+from cliplet.models.late import LateTower, early_stages
+from cliplet.models.vision import LastStages, TwinImageTower
+from cliplet.models.yolox import YoloxFeatures
 from cliplet.training.captioner.towers import GridTower
 from tests.training import make
 
@@ -61,6 +64,8 @@ def test_configuration_and_weights_come_back(folder: Path) -> None:
     model = load_weights(folder / "model")
     assert isinstance(model, DualModel)
     assert model.config.image == CONFIG
+    with pytest.raises(InputError, match="first_block=9 is not below"):
+        TwinImageTower(dataclasses.replace(CONFIG, first_block=9))
     with pytest.raises(InputError, match="first_stage=9"):
         TwinImageTower(dataclasses.replace(CONFIG, first_stage=9))
     with pytest.raises(InputError, match="no EfficientNet's stages"):
@@ -82,3 +87,69 @@ def test_a_captioner_looks_at_what_has_learnt(folder: Path) -> None:
         grid = GridTower(GridConfig(towers=(f"lclip:{folder / 'model'}",), size=64))(pixels)
     np.testing.assert_allclose(grid.mean(dim=1), learnt, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(OnnxGrid(folder / "onnx" / "image.onnx")(pixels), grid, rtol=1e-2, atol=1e-3)
+
+
+def test_a_detector_takes_part(tmp_path: Path) -> None:
+    """Its findings are the projection's last inputs; in 8 bits it stays in fp32; the grid is still the learnt map."""
+    config = dataclasses.replace(CONFIG, detector=64)
+    made = make.encoder(DualConfig(image=config, text=make.CONFIG.text))
+    tower = made.model.image
+    assert isinstance(tower, TwinImageTower)
+    assert tower.detector is not None
+    pixels, seen = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), []
+    tower.head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    with torch.no_grad():
+        tower.eval()(pixels)
+        torch.testing.assert_close(seen[0][:, -YoloxFeatures.width :], tower.detector(pixels))
+        tower.head.weight[:, -YoloxFeatures.width :] *= 0.01  # of random weights, beside features near 0
+    save_weights(made.model, tmp_path / "model")
+    make.tokenizer().save(str(tmp_path / "model" / "tokenizer.json"))
+    dataclasses.replace(made.card, image=dataclasses.replace(made.card.image, size=64)).save(
+        tmp_path / "model"
+    )
+    encoder = TorchEncoder.from_folder(tmp_path / "model")
+    report = export(encoder, tmp_path / "fp32", "fp32")
+    assert report.score_max_difference < 1e-3
+    photos = [make.drawing("red", "square", i) for i in range(16)]
+    export(encoder, tmp_path / "int8", "int8", calibration=photos)
+    nodes = onnx.load(str(tmp_path / "int8" / "image.onnx")).graph.node
+    made_by = {name: node.op_type for node in nodes for name in node.output}
+    read = [made_by.get(node.input[0], "") for node in nodes if node.op_type == "Conv"]
+    inside = sum(isinstance(m, torch.nn.Conv2d) for m in tower.detector.modules())
+    assert sum(kind != "DequantizeLinear" for kind in read) == inside
+    assert read.count("DequantizeLinear") > 0
+    levels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        grid = GridTower(GridConfig(towers=(f"lclip:{tmp_path / 'model'}",), size=64))(levels)
+    np.testing.assert_allclose(OnnxGrid(tmp_path / "fp32" / "image.onnx")(levels), grid, rtol=1e-2, atol=1e-3)
+
+
+def test_the_late_part_may_begin_within_a_stage() -> None:
+    """The kept maps' two readers, the module in training and the tower's part, agree with the whole network."""
+    config = dataclasses.replace(CONFIG, name="tf_efficientnet_lite0", first_stage=5, first_block=2)
+    torch.manual_seed(0)
+    tower, pixels = TwinImageTower(config).eval(), torch.randn(2, 3, 64, 64)
+    whole = LastStages(tower.body, 5)
+    assert sum(p.numel() for p in tower.late.parameters()) < sum(p.numel() for p in whole.parameters())
+    with torch.no_grad():
+        maps = early_stages(tower.body, 5, 2)(pixels)
+        wanted = tower.body.forward_features(pixels).mean(dim=(2, 3))
+        for found in (tower.late(maps), tower.learnt().forward_features(pixels).mean(dim=(2, 3))):
+            torch.testing.assert_close(found, wanted)
+        late = LateTower(tower.body, 5, 1, 0.0, block=2).eval()
+        torch.testing.assert_close(late.features(maps), wanted, rtol=0.1, atol=0.02)  # bf16 where there is
+        seen: list[torch.Tensor] = []
+        tower.head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+        tower(pixels)
+        width = tower.body.num_features
+        torch.testing.assert_close(seen[0][:, :width], seen[0][:, width : 2 * width])
+        for part in late.parameters():
+            part.add_(0.01)
+        late.write_back(tower.late, 0)
+        torch.testing.assert_close(tower.late(maps), late.features(maps), rtol=0.1, atol=0.02)
+        assert not torch.allclose(tower.late(maps), wanted)
+
+
+def test_a_detectors_side_is_checked() -> None:
+    with pytest.raises(InputError, match="detector=100 must be a multiple of 32"):
+        dataclasses.replace(CONFIG, detector=100)

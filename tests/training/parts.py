@@ -12,7 +12,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from cliplet.export.graph import trace
 from cliplet.models import pretrained
+from cliplet.models.yolox import YoloxFeatures
 from tests.training import make
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -62,6 +64,37 @@ def _l3() -> dict[str, Any]:
     torch.manual_seed(1)
     config = BertConfig(num_hidden_layers=3, hidden_size=384, num_attention_heads=12, intermediate_size=1536)
     return BertModel(config, add_pooling_layer=False).state_dict()
+
+
+class _Yolox(torch.nn.Module):
+    """YOLOX-Nano with boxes, as its own export has it: ``[n, cells, 85]`` on the grid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        whole = YoloxFeatures(64)
+        self.backbone, self.head = whole.backbone, whole.head
+        self.head.reg_preds = torch.nn.ModuleList(torch.nn.Conv2d(64, 4, 1) for _ in range(3))
+        self.head.forward = self._boxes  # type: ignore[method-assign]
+
+    def _boxes(self, maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        found, head = [], self.head
+        for i, x in enumerate(maps):
+            x = head.stems[i](x)
+            where = head.reg_convs[i](x)
+            sure, kind = head.obj_preds[i](where).sigmoid(), head.cls_preds[i](head.cls_convs[i](x)).sigmoid()
+            found.append(torch.cat([head.reg_preds[i](where), sure, kind], dim=1).flatten(2))
+        return torch.cat(found, dim=2).transpose(1, 2)
+
+    def forward(self, levels: torch.Tensor) -> torch.Tensor:
+        return self.head(self.backbone(levels)[:3])  # type: ignore[no-any-return]
+
+
+def write_yolox(file: Path) -> Path:
+    """YOLOX-Nano of random weights for photos of 64 x 64, as an ONNX file."""
+    torch.manual_seed(3)
+    levels = {"images": torch.zeros(1, 3, 64, 64)}
+    trace(_Yolox().eval(), levels, {}, file, {"output": {}})
+    return file
 
 
 def write_detector(file: Path) -> Path:

@@ -21,6 +21,7 @@ from cliplet.training.text_distillation import (
 from lclip_everyday.data import PairBatches
 from lclip_everyday.heads import joined
 from lclip_everyday.student import (
+    NearNames,
     PairStudent,
     TwinTower,
     halves,
@@ -66,6 +67,30 @@ def test_sorting_by_length_changes_nothing() -> None:
     ids = torch.randint(1, 40, (5, 9)) * mask
     with torch.no_grad():
         assert torch.allclose(encode_by_length(tower, ids, mask, 2), tower(ids, mask), atol=1e-5)
+
+
+def test_near_names_by_hand() -> None:
+    """A thing that is there against its nearest names, but for those that may be there too."""
+    names = F.normalize(
+        torch.tensor([[1.0, 0.0], [0.9, 0.3], [0.8, 0.5], [-1.0, 0.2]]), dim=1
+    )  # cat, dog, bear, bus
+    shares = torch.tensor([[0.9, 0.05, 0.0, 0.0], [0.9, 0.3, 0.0, 0.8], [0.2, 0.0, 0.0, 0.0]])
+    loss = NearNames(names, shares, meaning=0.6, near=2)
+    assert loss.near.tolist()[0] == [False, True, True, False]
+    link = nn.Linear(2, 2, bias=False)
+    nn.init.eye_(link.weight)
+    torch.manual_seed(0)
+    meaning, matching = _unit(3, 2), _unit(3, 2)
+    alike = 20 * (0.6 * meaning + 0.4 * matching) @ names.T
+
+    def term(photo: int, right: int, wrong: list[int]) -> torch.Tensor:
+        return alike[photo, [right, *wrong]].logsumexp(0) - alike[photo, right]
+
+    near_bus = loss.near[3].nonzero().ravel().tolist()
+    wanted = [term(0, 0, [1, 2]), term(1, 0, [2]), term(1, 3, [k for k in near_bus if k not in (0, 1)])]
+    found = loss(torch.arange(3), meaning, matching, link)
+    torch.testing.assert_close(found, torch.stack(wanted).mean())
+    assert loss(torch.tensor([2]), meaning[2:], matching[2:], link) == 0  # nothing is sure
 
 
 def test_joined_halves_weigh_as_asked() -> None:

@@ -33,7 +33,7 @@ from lclip_everyday.run import Run
 from tests.captioner import make as captioners
 from tests.tiny_model import build_tiny_model
 from tests.training import make
-from tests.training.parts import use_stand_ins, write_detector
+from tests.training.parts import use_stand_ins, write_yolox
 
 pytestmark = pytest.mark.usefixtures("torchvision")
 COPIES = ("dataclasses.py", "models/config.py", "<string>")
@@ -184,14 +184,15 @@ def run_captioner(folder: Path) -> None:
 
 
 def run_lclip(folder: Path) -> None:
-    """All stages with a small detector."""
-    detector = write_detector(folder / "detector.onnx")
+    """All stages with YOLOX-Nano of random weights, which takes part in the image tower too."""
+    detector = write_yolox(folder / "detector.onnx")
     stage = {"epochs": 1, "batch_size": 8}
     settings = {
         "out": str(folder / "run"), "train": pairs(folder), "dev": pairs(folder), "sentence_models": ["minilm-l3"],
         "ensemble": [0], "space": 24, "dim": 12, "layers": [0], "vocabulary": 200, "rank": 8, "first_stage": 6,
         "augment": {"views": 2}, "text_stage": stage, "image_stage": stage, "relu_stage": stage,
-        "detector": str(detector), "detector_layers": ["inner"], "trunk": 0, "processes": 1,
+        "detector": str(detector), "detector_layers": ["/backbone/C3_n4/conv3/Mul_output_0"], "detector_inside": 32,
+        "near_names": 0.1, "trunk": 0, "processes": 1,
         "short_texts": False,
         "bare": {"photos": pairs(folder, "bare")["photos"]}, "bare_left_out": 2,
     }  # fmt: skip

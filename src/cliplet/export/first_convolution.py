@@ -124,7 +124,7 @@ def _nodes(first: _First, shape: dict[str, list[int]]) -> list[Any]:
 
 
 def _find(graph: Any) -> _First | None:
-    """The tower's first nodes, where they are transposition, cast, normalisation, convolution and no others."""
+    """The tower's first nodes, where they are transposition, cast, normalisation and one convolution."""
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
@@ -133,9 +133,9 @@ def _find(graph: Any) -> _First | None:
              "QuantizeLinear", "DequantizeLinear")  # fmt: skip
     chain: list[Any] = []
     name = graph.input[0].name
-    for kind in kinds:
-        following = readers.get(name, [])
-        if [node.op_type for node in following] != [kind] or following[0].input[0] != name:
+    for kind in kinds:  # what others read, such as a detector beside, stays for them
+        following = [node for node in readers.get(name, []) if node.op_type == kind]
+        if len(following) != 1 or following[0].input[0] != name:
             return None
         chain.append(following[0])
         name = following[0].output[0]

@@ -170,7 +170,7 @@ def write_image_graph(
     tower.body = fix_same_padding(tower.body, size)
     return write(
         tower, {"pixels": pixels}, {"pixels": {0: "n"}}, path, precision, list(examples),
-        by_token=by_token, told=told,
+        by_token=by_token, told=told, in_floats=getattr(tower.body, "in_floats", ()),
     )  # fmt: skip
 
 

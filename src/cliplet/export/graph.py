@@ -263,6 +263,7 @@ def write(
     integers: Kind = "convolutions",
     by_token: bool = False,
     told: Told | None = None,
+    in_floats: Sequence[str] = (),
 ) -> Computed:
     """Trace ``module`` into ``path`` and store its weights in ``precision``.
 
@@ -277,6 +278,7 @@ def write(
         integers: what computes in 8 bits.
         by_token: let a transformer's products compute in 8 bits with a scale for each token instead.
         told: is told how many of these products are done, and of how many.
+        in_floats: names of parts of the module that stay in fp32.
 
     Returns:
         What computes in 8 bits.
@@ -293,7 +295,7 @@ def write(
         merge_equal_weights(model)
     elif examples:
         onnx.save(model, str(path))
-        compute_in_integers(path, integers, examples)
+        compute_in_integers(path, integers, examples, in_floats)
         model = onnx.load(str(path))
         if integers == "products":
             tidy_products(model)

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,9 @@ _OPTIONS: dict[Kind, dict[str, Any]] = {
 }
 
 
-def compute_in_integers(path: Path, kind: Kind, examples: Sequence[dict[str, NDArray[Any]]]) -> None:
+def compute_in_integers(
+    path: Path, kind: Kind, examples: Sequence[dict[str, NDArray[Any]]], in_floats: Sequence[str] = ()
+) -> None:
     """Rewrite the graph in ``path`` so that convolutions (or products with a weight) compute in integers.
 
     Weights become 7-bit integers with one scale for each output channel, activations uint8 with one fixed scale for
@@ -44,12 +46,16 @@ def compute_in_integers(path: Path, kind: Kind, examples: Sequence[dict[str, NDA
         path: an ONNX file with fp32 weights.
         kind: ``convolutions``, with the clips and additions between them, or ``products``, whose results are fp32.
         examples: batches of real inputs by name, all of one shape but for the first axis; at least one.
+        in_floats: names of PyTorch modules whose operations stay as they are.
     """
     import onnx
     import onnxruntime.quantization as quantization
 
     model = onnx.load(str(path))
-    scales = narrow_weights(model, _WEIGHTED[kind], examples) | _pixel_ranges(model, examples[0])
+    left = {
+        node.name for node in model.graph.node if any(f"/{part}/" in node.name for part in in_floats)
+    }  # the tracer names a node by its module
+    scales = narrow_weights(model, _WEIGHTED[kind], examples, left) | _pixel_ranges(model, examples[0], left)
     onnx.save(model, str(path))
 
     class Reader(quantization.CalibrationDataReader):
@@ -70,7 +76,7 @@ def compute_in_integers(path: Path, kind: Kind, examples: Sequence[dict[str, NDA
                 Reader(),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=_OPERATIONS[kind],
-                nodes_to_exclude=_in_floats(model.graph),
+                nodes_to_exclude=sorted({*_in_floats(model.graph), *left}),
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
@@ -81,7 +87,9 @@ def compute_in_integers(path: Path, kind: Kind, examples: Sequence[dict[str, NDA
         root.setLevel(level)
 
 
-def _pixel_ranges(model: Any, example: dict[str, NDArray[Any]]) -> dict[str, list[dict[str, Any]]]:
+def _pixel_ranges(
+    model: Any, example: dict[str, NDArray[Any]], left: Set[str]
+) -> dict[str, list[dict[str, Any]]]:
     """The ranges of what the first convolutions read of pixels, in 254 steps from black to white.
 
     In 255 steps a pixel normalised by the mean 127.5 lies just between two integers, and rounding errors, which differ
@@ -92,7 +100,7 @@ def _pixel_ranges(model: Any, example: dict[str, NDArray[Any]]) -> dict[str, lis
     behind: set[str] = set()  # what depends on a convolution
     read = set()
     for node in model.graph.node:
-        if node.op_type == "Conv" and node.input[0] not in behind:
+        if node.op_type == "Conv" and node.input[0] not in behind and node.name not in left:
             read.add(node.input[0])
         if node.op_type == "Conv" or behind.intersection(node.input):
             behind.update(node.output)

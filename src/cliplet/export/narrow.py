@@ -1,7 +1,7 @@
 """The weights of integer products on a grid of 7 bits, fitted to what the products really read."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +23,10 @@ _NO_ARRAYS = ("If", "Loop", "Scan")
 
 
 def narrow_weights(
-    model: Any, operation: Literal["Conv", "MatMul"], examples: Sequence[Arrays]
+    model: Any,
+    operation: Literal["Conv", "MatMul"],
+    examples: Sequence[Arrays],
+    left: Set[str] = frozenset(),
 ) -> dict[str, list[dict[str, Any]]]:
     """Move the weights of all operations of a kind onto 7-bit integers, so that no sum of two products saturates.
 
@@ -35,11 +38,12 @@ def narrow_weights(
         operation: whose second input, where it is stored in the graph, is meant.
         examples: batches of real inputs by name, all of one shape but for the first axis; without any, weights
             become the nearest integers.
+        left: names of nodes whose weights stay.
 
     Returns:
         The scales of each weight's channels, as ``TensorQuantOverrides`` of ONNX Runtime's quantisation.
     """
-    fitted = _Fitted(model, operation)
+    fitted = _Fitted(model, operation, left)
     nodes = model.graph.node
     if not examples or any(node.op_type in _NO_ARRAYS for node in nodes):
         fitted.round_alone(nodes)
@@ -53,9 +57,10 @@ def narrow_weights(
 class _Fitted:
     """New weights and biases of a graph."""
 
-    def __init__(self, model: Any, operation: str) -> None:
+    def __init__(self, model: Any, operation: str, left: Set[str]) -> None:
         import onnx
 
+        self.left = left
         self.onnx = onnx
         self.model, self.operation, self.axis = model, operation, _CHANNELS[operation]
         self.stored: Arrays = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
@@ -110,7 +115,7 @@ class _Fitted:
         }
 
     def _is_meant(self, node: Any) -> bool:
-        return node.op_type == self.operation and node.input[1] in self.stored
+        return node.op_type == self.operation and node.input[1] in self.stored and node.name not in self.left
 
     def _round(self, node: Any, read: NDArray[Any] | None) -> None:
         """Find a weight's integers; one that several nodes share is fitted to the first."""

@@ -177,8 +177,13 @@ class TwinConfig:
     """Dimensions of the shared space."""
     first_stage: int = 5
     """First of the stages (from 0) that is there twice."""
+    first_block: int = 0
+    """First block of that stage (from 0) that is."""
     classes: int = 1000
     """Classes of the classifier."""
+    detector: int = 0
+    """Side of the square to which pixels are enlarged for YOLOX-Nano, whose findings the projection reads too, a
+    multiple of 32; 0: no detector takes part."""
     image_size: int = 224
     """Side of the square input in pixels."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -187,8 +192,12 @@ class TwinConfig:
     """Standard deviation that RGB is then divided by."""
 
     def __post_init__(self) -> None:
-        if self.first_stage < 1 or self.classes < 1:
-            raise InputError("a twin tower needs first_stage and classes of at least 1")
+        if self.first_stage < 1 or self.classes < 1 or self.first_block < 0:
+            raise InputError(
+                "a twin tower needs first_stage and classes of at least 1 and first_block of at least 0"
+            )
+        if self.detector < 0 or self.detector % 32:
+            raise InputError(f"detector={self.detector} must be a multiple of 32; 0 for none")
 
 
 @dataclass(frozen=True)

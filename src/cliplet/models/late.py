@@ -50,19 +50,20 @@ def first_late_stage(body: Any, learning: Sequence[str]) -> int | None:
     return min(stages, default=len(body.blocks) if learning else POOLED)
 
 
-def early_stages(body: Any, first: int) -> nn.Module:
-    """What comes before stage ``first``, in evaluation mode: pixels ``[n, 3, s, s]`` -> maps ``[n, C, h, w]``.
+def early_stages(body: Any, first: int, block: int = 0) -> nn.Module:
+    """What comes before a block of stage ``first``, in evaluation mode: pixels ``[n, 3, s, s]`` -> maps.
 
     For :data:`POOLED` the whole network, pixels -> pooled features ``[n, D]``.
     """
     if first == POOLED:
         return body.eval()  # type: ignore[no-any-return]
-    return nn.Sequential(body.conv_stem, body.bn1, *body.blocks[:first]).eval()
+    stages = [*body.blocks[:first], *([body.blocks[first][:block]] if block else [])]
+    return nn.Sequential(body.conv_stem, body.bn1, *stages).eval()
 
 
-def late_blocks(body: Any, first: int) -> list[Any]:
-    """The blocks of the stages from ``first`` on."""
-    return [block for stage in body.blocks[first:] for block in stage]
+def late_blocks(body: Any, first: int, block: int = 0) -> list[Any]:
+    """The blocks of the stages from ``first`` on, without that stage's first ones."""
+    return [part for stage in body.blocks[first:] for part in stage][block:]
 
 
 class LateTower(nn.Module):
@@ -75,14 +76,15 @@ class LateTower(nn.Module):
         first: first stage that learns.
         dim: width of the embedding.
         dropout: share of pooled features that are left out in training.
+        block: first block of that stage that learns.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, body: Any, first: int, dim: int, dropout: float) -> None:
+    def __init__(self, body: Any, first: int, dim: int, dropout: float, block: int = 0) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(_LateBlock(block) for block in late_blocks(body, first))
+        self.blocks = nn.ModuleList(_LateBlock(part) for part in late_blocks(body, first, block))
         self.last = _folded(body.conv_head, body.bn2)
         width = int(body.num_features)
         self.register_buffer("mean", torch.zeros(width))

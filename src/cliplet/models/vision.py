@@ -10,6 +10,7 @@ from cliplet.errors import InputError, MissingExtraError
 from cliplet.models.compat import prepare_torchvision
 from cliplet.models.config import ImageTowerConfig, TimmConfig, TwinConfig, VisionConfig
 from cliplet.models.multiplexed import MultiplexedTransformer, init_weights
+from cliplet.models.yolox import YoloxFeatures
 
 
 class VisionTower(nn.Module):
@@ -63,9 +64,9 @@ class TimmImageTower(nn.Module):
 class LastStages(nn.Module):
     """The last stages of an EfficientNet as a network of their own, under timm's names: maps to pooled features."""
 
-    def __init__(self, body: Any, first: int) -> None:
+    def __init__(self, body: Any, first: int, block: int = 0) -> None:
         super().__init__()
-        self.blocks = copy.deepcopy(body.blocks[first:])
+        self.blocks = copy.deepcopy(nn.Sequential(body.blocks[first][block:], *body.blocks[first + 1 :]))
         self.conv_head, self.bn2 = copy.deepcopy(body.conv_head), copy.deepcopy(body.bn2)
 
     def forward_features(self, maps: Tensor) -> Tensor:
@@ -92,9 +93,12 @@ class _Learnt(nn.Module):
 class TwinImageTower(nn.Module):
     """An EfficientNet classifier, its last stages once more, which learn, and a projection of what both see.
 
-    The projection reads the learnt pooled features, the classifier's own, and its probabilities: what a photo of a
-    class looks like need not be learnt again from captions, nor is it forgotten.
+    The projection reads the learnt pooled features, the classifier's own, its probabilities and, where one takes part,
+    what a detector finds: what is known need not be learnt again from captions, nor is it forgotten.
     """
+
+    in_floats = ("detector",)
+    """Parts that an export leaves in fp32: integers gain nothing there, since its SiLUs are in fp32."""
 
     def __init__(self, config: TwinConfig) -> None:
         super().__init__()
@@ -104,22 +108,29 @@ class TwinImageTower(nn.Module):
             raise InputError(f"{config.name} has no EfficientNet's stages; a twin tower needs one")
         if config.first_stage >= len(self.body.blocks):
             raise InputError(f"first_stage={config.first_stage} is not below {len(self.body.blocks)}")
-        self.late = LastStages(self.body, config.first_stage)
-        self.head = nn.Linear(2 * int(self.body.num_features) + config.classes, config.embedding_dim)
+        if config.first_block >= (blocks := len(self.body.blocks[config.first_stage])):
+            raise InputError(f"first_block={config.first_block} is not below {blocks}, that stage's blocks")
+        self.late = LastStages(self.body, config.first_stage, config.first_block)
+        self.detector = YoloxFeatures(config.detector, config.mean, config.std) if config.detector else None
+        found = YoloxFeatures.width if config.detector else 0
+        known = 2 * int(self.body.num_features) + config.classes
+        self.head = nn.Linear(known + found, config.embedding_dim)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """``[B, 3, H, W]`` -> ``[B, d]``."""
-        body, first = self.body, self.config.first_stage
-        maps = body.blocks[:first](body.bn1(body.conv_stem(pixels)))
-        known = body.bn2(body.conv_head(body.blocks[first:](maps))).mean(dim=(2, 3))
+        body, first, block = self.body, self.config.first_stage, self.config.first_block
+        found = [] if self.detector is None else [self.detector(pixels)]
+        maps = body.blocks[first][:block](body.blocks[:first](body.bn1(body.conv_stem(pixels))))
+        last = body.blocks[first + 1 :](body.blocks[first][block:](maps))
+        known = body.bn2(body.conv_head(last)).mean(dim=(2, 3))
         likely = body.classifier(known).softmax(dim=1)
-        return self.head(torch.cat([self.late(maps), known, likely], dim=1))  # type: ignore[no-any-return]
+        return self.head(torch.cat([self.late(maps), known, likely, *found], dim=1))  # type: ignore[no-any-return]
 
     def learnt(self) -> nn.Module:
         """The part that gives the learnt feature map, without the classifier's own stages."""
-        body = self.body
-        early = nn.Sequential(body.conv_stem, body.bn1, *body.blocks[: self.config.first_stage])
-        return _Learnt(early, self.late)
+        body, first = self.body, self.config.first_stage
+        before = (*body.blocks[:first], body.blocks[first][: self.config.first_block])
+        return _Learnt(nn.Sequential(body.conv_stem, body.bn1, *before), self.late)
 
 
 def _timm_model(name: str, **options: Any) -> Any:
