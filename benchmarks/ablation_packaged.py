@@ -45,7 +45,7 @@ from lclip_everyday.data import pixels
 from lclip_everyday.recipe import Settings
 from lclip_everyday.run import LIKELY, Run
 from lclip_everyday.teacher import PENALTY, WIDTH
-from lclip_everyday.words import class_texts
+from lclip_everyday.words import CLASSES, class_texts
 
 Floats = NDArray[np.float32]
 TABLES = ("retrieval", "pairs", "imagenet", "animals", "near-nouns")
@@ -62,6 +62,7 @@ class Parts:
     detected: bool = False
     named: bool = False
     retrieved: int = 0
+    inside: bool = False
 
 
 ROWS: list[tuple[str, Parts]] = [("Flickr8k's captions, Lite2's features", Parts())]
@@ -73,6 +74,7 @@ for _name, _change in (
     ("+ bare photos: what was detected", {"detected": True}),
     ("+ bare photos: the classifier's name", {"named": True}),
     ("+ bare photos: three captions of like photos", {"retrieved": 3}),
+    ("+ what the detector finds, among the inputs", {"inside": True}),
 ):
     ROWS.append((_name, replace(ROWS[-1][1], **_change)))
 
@@ -81,18 +83,21 @@ class Seen:
     """What the frozen network sees on photos, each once."""
 
     def __init__(self, run: Run) -> None:
-        first = run.settings.first_stage
-        self.early, self.run = frozen(early_stages(run.body, first), 224), run
+        cut = run.settings.first_stage, run.settings.first_block
+        self.early, self.run = frozen(early_stages(run.body, *cut), 224), run
+        self.detector = None if run.detector is None else frozen(run.detector, 224)
         self.kept: dict[str, Floats] = {}
-        self.tower = LateTower(run.body, first, 1, 0.0).eval()
+        self.tower = LateTower(run.body, cut[0], 1, 0.0, cut[1]).eval()
 
     def __call__(self, images: Sequence[Any]) -> Floats:
-        """Pooled features and probabilities ``[n, width + classes]``."""
+        """Pooled features, probabilities and what the detector finds ``[n, width + classes + found]``."""
         new = [image for image in images if str(image) not in self.kept]
         for start in range(0, len(new), 32):
             some = new[start : start + 32]
-            found = self.early(pixels(some, AugmentConfig(), 0, range(len(some)), 0))
-            rows = self.late(torch.from_numpy(found))
+            seen = pixels(some, AugmentConfig(), 0, range(len(some)), 0)
+            rows = self.late(torch.from_numpy(self.early(seen)))
+            if self.detector is not None:
+                rows = np.concatenate([rows, self.detector(seen)], axis=1)
             self.kept.update(zip(map(str, some), rows, strict=True))
         return np.stack([self.kept[str(image)] for image in images])
 
@@ -175,32 +180,33 @@ class Bench:
             pseudo = unit_norm((1 - s.ensemble_share) * pseudo + s.ensemble_share * guess)
             target = np.concatenate([target, pseudo])
             weights = np.concatenate([weights, np.full(len(pseudo), s.bare_weight, np.float32)])
-        pooled = self.known[: len(target), :WIDTH]
-        _, mean, deviation = standardise(pooled)
+        known, end = self.known[: len(target)], WIDTH + CLASSES
+        _, mean, deviation = standardise(known)
 
         def inputs(rows: Floats) -> Floats:
-            z = (rows[:, :WIDTH] - mean) / deviation
-            return np.concatenate([z, LIKELY * rows[:, WIDTH:]], axis=1) if parts.likely else z
+            z = (rows - mean) / deviation
+            likely, found = LIKELY * rows[:, WIDTH:end] * parts.likely, z[:, end:] * parts.inside
+            return np.concatenate([z[:, :WIDTH], likely, found], axis=1)
 
         drawn = np.ones(len(target), dtype=bool)
         if seed:
             drawn = np.random.default_rng(seed).random(len(target)) < 0.9
         root = np.sqrt(weights)[drawn, None]
-        x, y = [inputs(self.known[: len(target)][drawn]) * root], [target[drawn] * root]
+        x, y = [inputs(known[drawn]) * root], [target[drawn] * root]
         if parts.names:
-            taught = [i for i in range(1000) if i not in run.left_out]
-            x.append(self.typical(deviation, parts.likely)[taught] * 3**0.5)
+            taught = [i for i in range(CLASSES) if i not in run.left_out]
+            x.append(self.typical(deviation[:WIDTH], parts.likely, inputs(known))[taught] * 3**0.5)
             y.append(0.6 * self.classes(meaning, parts.everyday)[taught] * 3**0.5)
         matrix = ridge(np.concatenate(x), np.concatenate(y), 5e3)
         return Row(name, lambda images: inputs(self.seen(images)) @ matrix, meaning)
 
-    def typical(self, deviation: Floats, likely: bool) -> Floats:
-        """What a typical photo of each class looks like to the ridge regression."""
+    def typical(self, deviation: Floats, likely: bool, photos: Floats) -> Floats:
+        """What a typical photo of each class looks like to the ridge regression, given what the photos do."""
         rows = self.run.body.classifier.weight.detach().numpy() * deviation
         rows = unit_norm(rows) * WIDTH**0.5
-        return (
-            np.concatenate([rows, 0.85 * LIKELY * np.eye(1000, dtype=np.float32)], axis=1) if likely else rows
-        )
+        named = 0.85 * LIKELY * likely * np.eye(CLASSES, dtype=np.float32)
+        found = rows @ ridge(photos[:, :WIDTH], photos[:, WIDTH + CLASSES :], 0.1 * len(photos))
+        return np.concatenate([rows, named, found], axis=1)
 
     def classes(self, meaning: Callable[[list[str]], Floats], everyday: float) -> Floats:
         """The classes' names in the space."""

@@ -100,14 +100,17 @@ class Settings:
     def __post_init__(self) -> None:
         if not 1 <= self.first_stage <= 6:
             raise InputError(f"first_stage={self.first_stage} must be 1 to 6")
+        if self.first_block < 0:
+            raise InputError(f"first_block={self.first_block} must be at least 0")
         if self.processes not in (1, 2):
             raise InputError(f"processes={self.processes} must be 1 or 2")
         if self.bare.photos and self.retrieved < 1:
             raise InputError("retrieved must be at least 1 with bare photos; each needs a pseudo-caption")
-        if self.detector_layers and not self.detector:
-            raise InputError("detector_layers are given without a detector; set detector to its ONNX file")
-        if (self.detector_inside or self.near_names) and not self.detector:
-            raise InputError("detector_inside and near_names need a detector; set detector to its ONNX file")
+        if not self.detector and (self.detector_layers or self.detector_inside or self.near_names):
+            raise InputError(
+                "detector_layers, detector_inside and near_names are given without a detector; set detector to its "
+                "ONNX file, or detector_layers=[] detector_inside=0 near_names=0 to do without"
+            )
 
 
 AT_THE_END = ("name", "anchoring", "everyday_share", "meaning", "w", "reference_weight")

@@ -30,6 +30,7 @@ from torch import nn
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
 from cliplet.encoders.torch import TorchEncoder
+from cliplet.errors import InputError
 from cliplet.evaluation.retrieval import recall_at_k
 from cliplet.files import write_atomically
 from cliplet.models.config import DualConfig, TextConfig, TwinConfig, to_dict
@@ -82,6 +83,13 @@ class Run:
             detector_graph(Path(settings.detector), settings.detector_layers)  # is it one?
         if settings.near_names:
             check_kinds(Path(settings.detector), len(COCO_CLASSES))
+        self.body = efficientnet_lite(settings.trunk)
+        if settings.first_block >= (blocks := len(self.body.blocks[settings.first_stage])):
+            raise InputError(
+                f"first_block={settings.first_block} is not below {blocks}, the blocks of stage {settings.first_stage}"
+            )
+        side = settings.detector_inside
+        self.detector = yolox_features(settings.detector, side) if side else None
         if claim:
             claim_folder(self.out, settings, ("out", "processes", *AT_THE_END), restart)
         self.accelerator = make_accelerator(cpu=True)
@@ -94,9 +102,6 @@ class Run:
         self.photos = [*self.pairs.photos, *self.bare.pairs.photos]
         self.left_out = kept_out(settings.classes_left_out, settings.seed)
         self.teacher = Teacher(settings, self.out)
-        self.body = efficientnet_lite(settings.trunk)
-        side = settings.detector_inside
-        self.detector = yolox_features(settings.detector, side) if side else None
 
     def run(self) -> Path:
         """All stages; returns the model folder."""

@@ -94,9 +94,7 @@ class Settings:
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
         if PLAIN not in names or len(set(names)) < len(names):
-            raise InputError(
-                f"arms are called {names}: each needs a name of its own, one of them {PLAIN}"
-            )
+            raise InputError(f"arms are called {names}: each needs a name of its own, one of them {PLAIN}")
         for what, wanted, known in (
             ("only", self.only, names),
             ("settings", self.settings, self.known),

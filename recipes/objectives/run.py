@@ -192,7 +192,9 @@ class Place:
                 write_atomically(folder / BLIND, json.dumps(self.questions.blind(), indent=2) + "\n")
             save_columns(folder / RESULT, columns)
         if reported(self.settings, self.domain) and not (folder / JUDGED).exists():
-            found = agreement(self._measured(folder, arm), Path(self.settings.judgements), self.settings.judged)
+            found = agreement(
+                self._measured(folder, arm), Path(self.settings.judgements), self.settings.judged
+            )
             write_atomically(folder / JUDGED, json.dumps(found, indent=2) + "\n")
 
     def _measured(self, folder: Path, arm: DclipConfig | None) -> Measured:

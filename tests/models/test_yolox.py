@@ -42,6 +42,11 @@ def test_other_files_are_named(drawn: tuple[YoloxFeatures, Path], tmp_path: Path
     onnx.save(model, str(tmp_path / "less.onnx"))
     with pytest.raises(ModelError, match=r"less\.onnx is no YOLOX-Nano: Missing key"):
         yolox_features(tmp_path / "less.onnx")
+    for node in model.graph.node:  # as other exporters name nodes
+        node.name = f"Conv_{node.output[0]}"
+    onnx.save(model, str(tmp_path / "other.onnx"))
+    with pytest.raises(ModelError, match=r"other\.onnx is no YOLOX-Nano: Missing key.*take yolox_nano\.onnx"):
+        yolox_features(tmp_path / "other.onnx")
 
 
 def test_normalised_pixels_are_brought_back_to_levels(drawn: tuple[YoloxFeatures, Path]) -> None:

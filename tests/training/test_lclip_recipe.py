@@ -79,6 +79,8 @@ def test_wrong_detectors_are_named_before_anything_is_computed(detector: Path, t
         Run(recipe)
     with pytest.raises(InputError, match="without a detector"):
         Run(dataclasses.replace(recipe, detector="", detector_layers=("neck",)))
+    with pytest.raises(InputError, match=r"without a detector.*near_names=0 to do without"):
+        Run(dataclasses.replace(recipe, detector="", near_names=0.1))
     with pytest.raises(InputError, match="first_stage=0"):
         Run(dataclasses.replace(recipe, first_stage=0))
     assert not (tmp_path / "run").exists()

@@ -21,7 +21,7 @@ BEST = 8
 """Cells whose scores are summed for a class."""
 SURE, SOFT = 0.3, 0.05
 """A cell counts as sure from this score on, and over what width it begins to."""
-_PLAIN = {"reg_preds"}
+_BOXES = "head.reg_preds."
 """Convolutions of the file that say where things are; no feature reads them."""
 
 
@@ -233,7 +233,7 @@ def yolox_features(path: str | Path, size: int = 320) -> YoloxFeatures:
         if node.op_type != "Conv":
             continue
         name = _module_name(node.name)
-        if name.split(".")[1] in _PLAIN:
+        if name.startswith(_BOXES):
             continue
         for part, value in zip(("weight", "bias"), node.input[1:], strict=False):
             if value in stored:
