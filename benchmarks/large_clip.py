@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(PARTS), required=True)
     parser.add_argument("--architecture", default="ViT-B-32-quickgelu")
     parser.add_argument("--text", default="minilm-l6", choices=["minilm-l3", "minilm-l6", "mpnet"])
+    parser.add_argument("--parts", type=int, default=1, choices=[1, 2, 3], help="integer products for one")
     parser.add_argument("--outliers", action="store_true", help="plant outliers in the sentence encoder")
     PARTS[parser.parse_args().only](parser.parse_args())
 
@@ -189,19 +190,19 @@ def compare_embeddings(wanted: Any) -> None:
     tokenizer.no_padding()
     example = padded_tokens([e.ids for e in tokenizer.encode_batch(known)])
     tokenizer = sentence_tokenizer(model)
-    right, quick = (_embedded(tower, example, asked, tokenizer, wanted.folder, q) for q in (False, True))
+    right, quick = (_embedded(tower, example, asked, tokenizer, wanted.folder, n) for n in (0, wanted.parts))
     _report("outliers planted" if wanted.outliers else "as trained", right, quick)
 
 
 def _embedded(
-    tower: TokenTower, example: dict[str, Any], texts: list[str], tokenizer: Any, folder: Path, quick: bool
+    tower: TokenTower, example: dict[str, Any], texts: list[str], tokenizer: Any, folder: Path, parts: int
 ) -> NDArray[Any]:
-    """Embeddings by the tower's graph, ``[n, d]``."""
+    """Embeddings by the tower's graph in 8 bits, or in fp32 where ``parts`` is 0, ``[n, d]``."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "text_tower.onnx"
     traced = {name: torch.from_numpy(value[:2]) for name, value in example.items()}
     axes = {name: {0: "n", 1: "t"} for name in traced}
-    write(tower, traced, axes, path, "int8" if quick else "fp32", [example] if quick else (), by_token=True)
+    write(tower, traced, axes, path, "int8" if parts else "fp32", [example] if parts else (), parts=parts)
     session = open_session(path, 1)
     found = []
     for start in range(0, len(texts), 50):

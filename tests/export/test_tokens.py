@@ -304,7 +304,7 @@ def test_a_trained_tower_keeps_its_cosines(tmp_path):
     found = []
     for name, examples in (("fp32", []), ("int8", [example])):
         path = tmp_path / f"{name}.onnx"
-        write(TokenTower(Body(), 0, 0).eval(), traced, axes, path, name, examples, by_token=True)
+        write(TokenTower(Body(), 0, 0).eval(), traced, axes, path, name, examples, parts=1)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         found.append(session.run(None, {"input_ids": ids[::5], "attention_mask": mask[::5]})[0])
     assert 1 - (found[0] * found[1]).sum(axis=1).min() < 0.005

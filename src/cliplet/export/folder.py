@@ -5,7 +5,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from cliplet.export.towers import PixelTower, TokenTower, Towers, read_towers
 
 Progress = Callable[[str, int, int], None]
 """Called with the tower, the number of products done and of all."""
+
+Parts = Literal[1, 2, 3]
+"""Products of integers that stand for one product of a transformer."""
 
 PRECISIONS = {
     "fp32": "fp32",
@@ -52,6 +55,7 @@ def export(
     calibration: Sequence[ImageInput] | None = None,
     calibration_captions: Sequence[str] | None = None,
     progress: Progress | None = None,
+    parts: Parts = 1,
 ) -> ParityReport:
     """Write any PyTorch encoder as a model folder that runs on ONNX Runtime alone, and measure what changed.
 
@@ -72,6 +76,8 @@ def export(
             which those of the commonest length are used. A model of open_clip or Transformers that is calibrated by
             photos alone takes plain English captions.
         progress: is told the products of a transformer that are done, and of how many.
+        parts: products of integers that stand for one product of such a transformer: 1 is quickest; 2 takes each
+            weight in two parts, 3 each activation too: nearer to fp32, and slower.
 
     Returns:
         The parity report, also written as ``parity.json`` and ``parity.md``.
@@ -92,7 +98,9 @@ def export(
         seen, read = calibration or (), calibration_captions or ()
         if seen and not read and towers.by_token:
             read = plain_captions()
-        computed = write_graphs(towers, part, precision, text_precision or precision, seen, read, progress)
+        computed = write_graphs(
+            towers, part, precision, text_precision or precision, seen, read, progress, parts
+        )
         towers.tokenizer.save(str(part / "tokenizer.json"), pretty=False)
         spoken = _spoken(precision, text_precision or precision, *computed)
         card = dataclasses.replace(towers.card, name=name or towers.card.name, precision=spoken)
@@ -128,6 +136,7 @@ def write_graphs(
     photos: Sequence[ImageInput] = (),
     captions: Sequence[str] = (),
     progress: Progress | None = None,
+    parts: int = 1,
 ) -> tuple[Computed, Computed]:
     """Write ``image.onnx`` and ``text.onnx`` into ``folder``; towers with ``photos`` or ``captions`` become w8a8.
 
@@ -138,14 +147,15 @@ def write_graphs(
     def told(tower: str) -> Told | None:
         return None if progress is None else lambda done, of: progress(tower, done, of)
 
+    parts = parts if towers.by_token else 0
     examples = [{"pixels": batch} for batch in _pixel_batches(towers, photos)]
     by_image = write_image_graph(
         towers.image, towers.card.image.size, folder / "image.onnx", image, examples,
-        by_token=towers.by_token, told=told("image"),
+        parts=parts, told=told("image"),
     )  # fmt: skip
     by_text = write_text_graph(
         towers.text, towers.tokenizer, towers.card.text.context_length, folder / "text.onnx", text,
-        _token_batches(towers, captions), by_token=towers.by_token, told=told("text"),
+        _token_batches(towers, captions), parts=parts, told=told("text"),
     )  # fmt: skip
     return by_image, by_text
 
@@ -156,12 +166,12 @@ def write_image_graph(
     path: Path,
     precision: Precision,
     examples: Sequence[dict[str, Any]] = (),
-    by_token: bool = False,
+    parts: int = 0,
     told: Told | None = None,
 ) -> Computed:
     """Write an image tower for uint8 pixels ``[n, size, size, 3]``; with ``examples`` of them it becomes w8a8.
 
-    ``by_token``: a transformer's products may get a scale for each token. Returns what computes in 8 bits.
+    ``parts``: products of integers that stand for one product of a transformer. Returns what computes in 8 bits.
     """
     import torch
 
@@ -170,7 +180,7 @@ def write_image_graph(
     tower.body = fix_same_padding(tower.body, size)
     return write(
         tower, {"pixels": pixels}, {"pixels": {0: "n"}}, path, precision, list(examples),
-        by_token=by_token, told=told,
+        parts=parts, told=told,
     )  # fmt: skip
 
 
@@ -181,12 +191,12 @@ def write_text_graph(
     path: Path,
     precision: Precision,
     examples: Sequence[dict[str, Any]] = (),
-    by_token: bool = False,
+    parts: int = 0,
     told: Told | None = None,
 ) -> Computed:
     """Write a text tower for ids and mask ``[n, t]``; with ``examples`` of them it becomes w8a8.
 
-    ``by_token``: a transformer's products may get a scale for each token. Returns what computes in 8 bits.
+    ``parts``: products of integers that stand for one product of a transformer. Returns what computes in 8 bits.
     """
     import torch
 
@@ -200,7 +210,7 @@ def write_text_graph(
     axes = {name: {0: "n", 1: "t"} for name in inputs}
     return write(
         tower.eval(), inputs, axes, path, precision, list(examples), integers="products",
-        by_token=by_token, told=told,
+        parts=parts, told=told,
     )  # fmt: skip
 
 
