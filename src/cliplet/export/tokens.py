@@ -226,38 +226,43 @@ class _Rewriter:
             centred = rows.values - mean
             moments = (centred.T @ centred) / len(centred)
             parts = [(round_matrix(weight, scales[0], moments), scales[0])]
-        off = mean @ (
-            sum(integers * steps for integers, steps in parts) - weight
-        )  # the mean error is made good,
-        shifted = np.broadcast_to(rows.shift, mean.shape) @ product.weight  # and what the shift adds goes
+        # The mean error is made good, and what the shift adds goes.
+        bias = 0 if product.bias is None else product.bias
+        bias = bias - mean @ (sum(integers * steps for integers, steps in parts) - weight)
+        bias = bias - np.broadcast_to(rows.shift, mean.shape) @ product.weight
         out = product.node.output[0]
-        self.new[out + ".bias"] = ((0 if product.bias is None else product.bias) - off - shifted).astype(
-            np.float32
-        )
-        nodes, weights = [], []
-        for i, (integers, steps) in enumerate(parts):
-            part = f"{out}.part{i}"
-            self.new |= {
-                part + ".int8": integers,
-                part + ".steps": steps,
-                part + ".zeros": np.zeros_like(integers[0]),
-            }
-            stored = [part + ".int8", part + ".steps", part + ".zeros"]
-            nodes.append(self._node("DequantizeLinear", stored, part, axis=1))
-            weights.append(part)
-        factors = [(rows.integers[0], name) for name in weights] + [
-            (name, weights[0]) for name in rows.integers[1:]
-        ]
-        now = ""
-        for i, pair in enumerate(factors):
-            nodes.append(self._node("MatMul", list(pair), f"{out}.product{i}"))
-            if i:
-                nodes.append(self._node("Add", [now, f"{out}.product{i}"], f"{out}.sum{i}"))
-            now = nodes[-1].output[0]
-        nodes.append(self._node("Mul", [now, rows.scale], out + ".scaled"))
+        self.new[out + ".bias"] = bias.astype(np.float32)
+        nodes = self._sum_of_products(out, parts, rows)
+        nodes.append(self._node("Mul", [nodes[-1].output[0], rows.scale], out + ".scaled"))
         nodes.append(self._node("Add", [out + ".scaled", out + ".bias"], product.output))
         self.nodes += nodes
         self._run(nodes, values, [product.output])
+
+    def _sum_of_products(
+        self, out: str, parts: Sequence[tuple[NDArray[np.int8], NDArray[np.float32]]], rows: _Rows
+    ) -> list[Any]:
+        """Nodes that multiply an activation's integers with a weight's; of two second parts the product is too small.
+
+        Args:
+            out: begins the names.
+            parts: integers ``[inputs, outputs]`` and steps ``[outputs]`` whose sum is the weight.
+            rows: the activation.
+        """
+        nodes, weights = [], []
+        for i, (integers, steps) in enumerate(parts):
+            name = f"{out}.weight{i}"
+            stored = {".int8": integers, ".steps": steps, ".zeros": np.zeros(len(steps), np.int8)}
+            self.new |= {name + ending: value for ending, value in stored.items()}
+            nodes.append(self._node("DequantizeLinear", [name + ending for ending in stored], name, axis=1))
+            weights.append(name)
+        first, *others = rows.integers
+        pairs = [[first, weight] for weight in weights] + [[other, weights[0]] for other in others]
+        for i, pair in enumerate(pairs):
+            before = nodes[-1].output[0]
+            nodes.append(self._node("MatMul", pair, f"{out}.product{i}"))
+            if i:
+                nodes.append(self._node("Add", [before, f"{out}.product{i}"], f"{out}.sum{i}"))
+        return nodes
 
     def _rounded(self, name: str, values: Arrays) -> _Rows:
         """Round an activation, for all products that read it."""
