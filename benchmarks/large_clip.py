@@ -5,6 +5,8 @@
     python -m benchmarks.large_clip DIR PHOTOS CAPTIONS --only pairs      # photos with captions, whole processor
     python -m benchmarks.large_clip DIR PHOTOS CAPTIONS --only accuracy --text minilm-l6 [--outliers]
 
+``--parts 2`` or ``3``: each product as a sum of so many, exported into DIR/quick2 or DIR/quick3.
+
 The CLIP has open_clip's architecture and random weights: good for its speed, not for its scores. So accuracy is that of
 trained sentence encoders (see ``cliplet.models.pretrained``), whose text tower goes through the same export; with
 planted outliers, eight channels of every layer's values are fifty times as large, and the next weights undo it.
@@ -71,12 +73,16 @@ def write_folders(wanted: Any) -> None:
     photos, captions = compared_photos(wanted.photos, 64), compared_captions(wanted.captions, 2048)
     compared = {"photos": photos[:16], "captions": captions[:64]}
     started = time.perf_counter()
-    export(encoder, wanted.folder / "quick", calibration=photos, calibration_captions=captions, **compared)
+    quick = "quick" if wanted.parts == 1 else f"quick{wanted.parts}"
+    export(
+        encoder, wanted.folder / quick, calibration=photos, calibration_captions=captions, parts=wanted.parts,
+        **compared,
+    )  # fmt: skip
     print(f"exported in 8 bits in {time.perf_counter() - started:.0f} s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     print(f"most memory {peak:.0f} MB; with the model loaded {before:.0f} MB; the weights are {size:.0f} MB")
     export(encoder, wanted.folder / "fp32", "fp32", **compared)
-    for form in ("fp32", "quick"):
+    for form in ("fp32", quick):
         print(form, (wanted.folder / form / "parity.md").read_text(encoding="utf-8"), sep="\n")
 
 
@@ -99,9 +105,10 @@ def processor() -> str:
 
 
 def compare_graphs(wanted: Any) -> None:
-    """Both towers of both folders in turns, one thread."""
+    """Both towers of all folders in turns, one thread."""
     print(processor())
-    folders = {form: OnnxEncoder(wanted.folder / form) for form in ("fp32", "quick")}
+    forms = {"fp32": "fp32", "quick": "8 bits", "quick2": "two parts", "quick3": "three products"}
+    folders = {form: OnnxEncoder(wanted.folder / form) for form in forms if (wanted.folder / form).is_dir()}
     spec = folders["fp32"].card.image
     pixels = np.stack([prepare_photo(photo, spec) for photo in compared_photos(wanted.photos, 8)])
     tokens, _ = folders["fp32"].tokenize(compared_captions(wanted.captions, 16))
@@ -118,12 +125,13 @@ def compare_graphs(wanted: Any) -> None:
             "text.onnx",
             {"input_ids": ids, "attention_mask": mask},
         )
-    print("| tower | fp32, ms | 8 bits, ms | times as fast |\n|---|---|---|---|")
+    print("| tower | " + " | ".join(f"{forms[form]}, ms (times as fast)" for form in folders) + " |")
+    print("|---" * (1 + len(folders)) + "|")
     for what, (file, inputs) in rows.items():
         sessions = {form: open_session(wanted.folder / form / file, 1) for form in folders}
         best = in_turns({form: lambda s=s, i=inputs: s.run(None, i) for form, s in sessions.items()})
-        fp32, quick = 1e3 * best["fp32"], 1e3 * best["quick"]
-        print(f"| {what} | {fp32:.1f} | {quick:.1f} | {fp32 / quick:.2f} |", flush=True)
+        told = [f"{1e3 * best[form]:.1f} ({best['fp32'] / best[form]:.2f})" for form in folders]
+        print(f"| {what} | {' | '.join(told)} |", flush=True)
 
 
 def compare_pairs(wanted: Any) -> None:

@@ -93,6 +93,7 @@ def test_each_part_more_brings_a_clip_nearer_to_fp32(tmp_path, clip):
         report = export(
             clip, folder, "fp32", photos=PHOTOS, captions=CAPTIONS, calibration=PHOTOS, parts=parts
         )
+        assert ("in two parts" in OnnxEncoder(folder).card.precision) == (parts > 1)
         lost.append((1 - report.image_min_cosine, 1 - report.text_min_cosine))
         assert report.integer_products == f"cannot saturate ({16 * parts} products)"
         for tower in ("image", "text"):

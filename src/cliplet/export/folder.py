@@ -40,6 +40,8 @@ _COMPUTED = {
     "products": " but for int8 products (w8a8)",
     "tokens": " but for int8 products (w8a8, a scale for each token)",
 }
+_IN_PARTS = {1: "", 2: ", weights in two parts", 3: ", weights and activations in two parts"}
+"""What is added to the last of these."""
 
 
 def export(
@@ -102,7 +104,7 @@ def export(
             towers, part, precision, text_precision or precision, seen, read, progress, parts
         )
         towers.tokenizer.save(str(part / "tokenizer.json"), pretty=False)
-        spoken = _spoken(precision, text_precision or precision, *computed)
+        spoken = _spoken(precision, text_precision or precision, *computed, parts)
         card = dataclasses.replace(towers.card, name=name or towers.card.name, precision=spoken)
         card.save(part)
         report = measure_parity(encoder, OnnxEncoder(part), photos, captions)
@@ -121,10 +123,12 @@ def export(
     return report
 
 
-def _spoken(image: Precision, text: Precision, by_image: Computed, by_text: Computed) -> str:
+def _spoken(image: Precision, text: Precision, by_image: Computed, by_text: Computed, parts: int) -> str:
     """What the card says of the towers' precision."""
-    spoken_image = PRECISIONS[image] + _COMPUTED[by_image]
-    spoken_text = PRECISIONS[text] + _COMPUTED[by_text]
+    spoken_image, spoken_text = (
+        PRECISIONS[stored] + _COMPUTED[computed] + (_IN_PARTS[parts] if computed == "tokens" else "")
+        for stored, computed in ((image, by_image), (text, by_text))
+    )
     return spoken_image if spoken_image == spoken_text else f"image: {spoken_image}; text: {spoken_text}"
 
 

@@ -111,7 +111,9 @@ def _further_features(setup: Setup, photos: Photos, encoder: BaseEncoder) -> Flo
         return encoder.encode_images([load_rgb(photo) for photo in photos.photos[start:stop]])
 
     file = setup.folder / f"features-{fingerprint([encoder.card.fingerprint])}-{photos.key}.npy"
-    return np.asarray(computed(file, len(photos.photos), features, 64, np.float16, encoder.card.name), dtype=np.float32)
+    return np.asarray(
+        computed(file, len(photos.photos), features, 64, np.float16, encoder.card.name), dtype=np.float32
+    )
 
 
 def _from_ridge(known: Floats, text: Floats, unknown: Floats) -> Floats:
