@@ -251,7 +251,7 @@ class _Rewriter:
         nodes, weights = [], []
         for i, (integers, steps) in enumerate(parts):
             name = f"{out}.weight{i}"
-            stored = {".int8": integers, ".steps": steps, ".zeros": np.zeros(len(steps), np.int8)}
+            stored: Arrays = {".int8": integers, ".steps": steps, ".zeros": np.zeros(len(steps), np.int8)}
             self.new |= {name + ending: value for ending, value in stored.items()}
             nodes.append(self._node("DequantizeLinear", [name + ending for ending in stored], name, axis=1))
             weights.append(name)
