@@ -5,6 +5,8 @@
     python -m benchmarks.large_clip DIR PHOTOS CAPTIONS --only pairs      # photos with captions, whole processor
     python -m benchmarks.large_clip DIR PHOTOS CAPTIONS --only accuracy --text minilm-l6 [--outliers]
 
+``--parts 2`` or ``3``: each product as a sum of so many, exported into DIR/quick2 or DIR/quick3.
+
 The CLIP has open_clip's architecture and random weights: good for its speed, not for its scores. So accuracy is that of
 trained sentence encoders (see ``cliplet.models.pretrained``), whose text tower goes through the same export; with
 planted outliers, eight channels of every layer's values are fifty times as large, and the next weights undo it.
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(PARTS), required=True)
     parser.add_argument("--architecture", default="ViT-B-32-quickgelu")
     parser.add_argument("--text", default="minilm-l6", choices=["minilm-l3", "minilm-l6", "mpnet"])
+    parser.add_argument("--parts", type=int, default=1, choices=[1, 2, 3], help="integer products for one")
     parser.add_argument("--outliers", action="store_true", help="plant outliers in the sentence encoder")
     PARTS[parser.parse_args().only](parser.parse_args())
 
@@ -70,12 +73,16 @@ def write_folders(wanted: Any) -> None:
     photos, captions = compared_photos(wanted.photos, 64), compared_captions(wanted.captions, 2048)
     compared = {"photos": photos[:16], "captions": captions[:64]}
     started = time.perf_counter()
-    export(encoder, wanted.folder / "quick", calibration=photos, calibration_captions=captions, **compared)
+    quick = "quick" if wanted.parts == 1 else f"quick{wanted.parts}"
+    export(
+        encoder, wanted.folder / quick, calibration=photos, calibration_captions=captions, parts=wanted.parts,
+        **compared,
+    )  # fmt: skip
     print(f"exported in 8 bits in {time.perf_counter() - started:.0f} s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     print(f"most memory {peak:.0f} MB; with the model loaded {before:.0f} MB; the weights are {size:.0f} MB")
     export(encoder, wanted.folder / "fp32", "fp32", **compared)
-    for form in ("fp32", "quick"):
+    for form in ("fp32", quick):
         print(form, (wanted.folder / form / "parity.md").read_text(encoding="utf-8"), sep="\n")
 
 
@@ -98,9 +105,10 @@ def processor() -> str:
 
 
 def compare_graphs(wanted: Any) -> None:
-    """Both towers of both folders in turns, one thread."""
+    """Both towers of all folders in turns, one thread."""
     print(processor())
-    folders = {form: OnnxEncoder(wanted.folder / form) for form in ("fp32", "quick")}
+    forms = {"fp32": "fp32", "quick": "8 bits", "quick2": "two parts", "quick3": "three products"}
+    folders = {form: OnnxEncoder(wanted.folder / form) for form in forms if (wanted.folder / form).is_dir()}
     spec = folders["fp32"].card.image
     pixels = np.stack([prepare_photo(photo, spec) for photo in compared_photos(wanted.photos, 8)])
     tokens, _ = folders["fp32"].tokenize(compared_captions(wanted.captions, 16))
@@ -117,12 +125,13 @@ def compare_graphs(wanted: Any) -> None:
             "text.onnx",
             {"input_ids": ids, "attention_mask": mask},
         )
-    print("| tower | fp32, ms | 8 bits, ms | times as fast |\n|---|---|---|---|")
+    print("| tower | " + " | ".join(f"{forms[form]}, ms (times as fast)" for form in folders) + " |")
+    print("|---" * (1 + len(folders)) + "|")
     for what, (file, inputs) in rows.items():
         sessions = {form: open_session(wanted.folder / form / file, 1) for form in folders}
         best = in_turns({form: lambda s=s, i=inputs: s.run(None, i) for form, s in sessions.items()})
-        fp32, quick = 1e3 * best["fp32"], 1e3 * best["quick"]
-        print(f"| {what} | {fp32:.1f} | {quick:.1f} | {fp32 / quick:.2f} |", flush=True)
+        told = [f"{1e3 * best[form]:.1f} ({best['fp32'] / best[form]:.2f})" for form in folders]
+        print(f"| {what} | {' | '.join(told)} |", flush=True)
 
 
 def compare_pairs(wanted: Any) -> None:
@@ -189,19 +198,19 @@ def compare_embeddings(wanted: Any) -> None:
     tokenizer.no_padding()
     example = padded_tokens([e.ids for e in tokenizer.encode_batch(known)])
     tokenizer = sentence_tokenizer(model)
-    right, quick = (_embedded(tower, example, asked, tokenizer, wanted.folder, q) for q in (False, True))
+    right, quick = (_embedded(tower, example, asked, tokenizer, wanted.folder, n) for n in (0, wanted.parts))
     _report("outliers planted" if wanted.outliers else "as trained", right, quick)
 
 
 def _embedded(
-    tower: TokenTower, example: dict[str, Any], texts: list[str], tokenizer: Any, folder: Path, quick: bool
+    tower: TokenTower, example: dict[str, Any], texts: list[str], tokenizer: Any, folder: Path, parts: int
 ) -> NDArray[Any]:
-    """Embeddings by the tower's graph, ``[n, d]``."""
+    """Embeddings by the tower's graph in 8 bits, or in fp32 where ``parts`` is 0, ``[n, d]``."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "text_tower.onnx"
     traced = {name: torch.from_numpy(value[:2]) for name, value in example.items()}
     axes = {name: {0: "n", 1: "t"} for name in traced}
-    write(tower, traced, axes, path, "int8" if quick else "fp32", [example] if quick else (), by_token=True)
+    write(tower, traced, axes, path, "int8" if parts else "fp32", [example] if parts else (), parts=parts)
     session = open_session(path, 1)
     found = []
     for start in range(0, len(texts), 50):

@@ -20,7 +20,7 @@ from cliplet.export import export
 from cliplet.export.attention import plain_attention
 from cliplet.export.graph import trace, write
 from cliplet.export.inputs import plain_captions
-from cliplet.export.rounding import MULTIPLIED, quantise, round_matrix, round_together
+from cliplet.export.rounding import MULTIPLIED, quantise, round_in_parts, round_matrix, round_together
 from cliplet.export.tokens import is_transformer, tokens_in_integers
 from cliplet.export.towers import TokenTower
 from tests.parity import local_models
@@ -82,6 +82,39 @@ def test_a_calibrated_clip_computes_in_integers(tmp_path, clip):
         np.concatenate([encoder.encode_texts([c]) for c in CAPTIONS]),
         atol=1e-6,
     )
+
+
+def test_each_part_more_brings_a_clip_nearer_to_fp32(tmp_path, clip):
+    exact = export(clip, tmp_path / "exact", "fp32", photos=PHOTOS, captions=CAPTIONS)
+    assert exact.image_min_cosine > 1 - 1e-6
+    lost = []
+    for parts in (1, 2, 3):
+        folder = tmp_path / str(parts)
+        report = export(
+            clip, folder, "fp32", photos=PHOTOS, captions=CAPTIONS, calibration=PHOTOS, parts=parts
+        )
+        assert ("in two parts" in OnnxEncoder(folder).card.precision) == (parts > 1)
+        lost.append((1 - report.image_min_cosine, 1 - report.text_min_cosine))
+        assert report.integer_products == f"cannot saturate ({16 * parts} products)"
+        for tower in ("image", "text"):
+            made = optimised(folder / f"{tower}.onnx", tmp_path / "optimised.onnx")
+            assert made.count("MatMulIntegerToFloat") == 8 * parts
+            graph = onnx.load(folder / f"{tower}.onnx").graph
+            assert not [n for n in graph.node if n.domain], "standard operations only"
+    assert all(two < one for one, two in zip(*lost[:2], strict=True))
+    assert max(lost[2]) < 1e-5
+    encoder = OnnxEncoder(tmp_path / "3")
+    one_by_one = np.concatenate([encoder.encode_images([p]) for p in PHOTOS])
+    np.testing.assert_allclose(encoder.encode_images(PHOTOS), one_by_one, atol=1e-6)
+
+
+def test_a_matrix_in_two_parts_of_seven_bits():
+    weight = np.random.default_rng(0).normal(size=(300, 20)).astype(np.float32)
+    weight[:, 3] = 0
+    parts = round_in_parts(weight)
+    assert all(integers.dtype == np.int8 and np.abs(integers).max() <= MULTIPLIED for integers, _ in parts)
+    off = np.abs(sum(integers * steps for integers, steps in parts) - weight).max(axis=0)
+    assert (off <= np.abs(weight).max(axis=0) / 15_876 + 1e-7).all()
 
 
 def test_products_that_cannot_saturate_need_no_slower_ones_without_vnni(tmp_path, clip, monkeypatch):
@@ -218,6 +251,13 @@ def test_command_on_transformers_models(tmp_path, torchvision, save):
         (source.encode_images(PHOTOS), made.encode_images(PHOTOS)),
     ):
         assert (before * after).sum(axis=1).min() > 0.99
+    exact = ["--calibrate", photos, "--parts", "3", "--fp32"]
+    result = CliRunner().invoke(
+        export_command, [str(folder), str(tmp_path / "near"), *exact], catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    near = load(tmp_path / "near")
+    assert (source.encode_texts(CAPTIONS) * near.encode_texts(CAPTIONS)).sum(axis=1).min() > 1 - 1e-5
     result = CliRunner().invoke(
         export_command, [str(folder), str(tmp_path / "stored")], catch_exceptions=False
     )
@@ -304,24 +344,68 @@ def test_a_trained_tower_keeps_its_cosines(tmp_path):
     found = []
     for name, examples in (("fp32", []), ("int8", [example])):
         path = tmp_path / f"{name}.onnx"
-        write(TokenTower(Body(), 0, 0).eval(), traced, axes, path, name, examples, by_token=True)
+        write(TokenTower(Body(), 0, 0).eval(), traced, axes, path, name, examples, parts=1)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         found.append(session.run(None, {"input_ids": ids[::5], "attention_mask": mask[::5]})[0])
     assert 1 - (found[0] * found[1]).sum(axis=1).min() < 0.005
     assert str(integer_products(tmp_path / "int8.onnx")) == "cannot saturate (18 products)"
 
 
+def product_graph(nodes, tensors, inputs=()):
+    """A graph from ``x`` ``[n, t, 64]`` to ``y``."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node(op, names, [out], name=out, **settings) for op, names, out, settings in nodes], "graph",
+        [helper.make_tensor_value_info("x", kind, ["n", "t", 64]), *inputs],
+        [helper.make_tensor_value_info("y", kind, ["n", "t", 64])],
+        [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_channels_that_a_norm_moves_far_cost_nothing():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 16, 64)).astype(np.float32)
+    weight = rng.normal(size=(64, 64)) / 8
+    errors = []
+    for far in (0, 20):
+        tensors = {"g": np.ones(64), "b": far * rng.choice([-1, 1], 64), "w": weight}
+        nodes = [("LayerNormalization", ["x", "g", "b"], "n", {}), ("MatMul", ["n", "w"], "y", {})]
+        model = product_graph(nodes, tensors)
+        run = open_session(model.SerializeToString(), threads=1, name="fp32").run
+        wanted = run(None, {"x": x})[0]
+        tokens_in_integers(model, [{"x": x}])
+        kinds = [n.op_type for n in model.graph.node]
+        assert "LayerNormalization" in kinds
+        assert kinds.count("Add") == 1, "the bias; the norm itself moves the channels"
+        found = open_session(model.SerializeToString(), threads=1, name="integers").run(None, {"x": x})[0]
+        errors.append(np.abs(found - wanted).max())
+    assert errors[1] < 1.5 * errors[0] < 0.2
+
+
+def test_padding_is_not_fitted_to():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 16, 64)).astype(np.float32)
+    mask = np.ones((40, 16), dtype=np.int64)
+    mask[:, 7:] = 0
+    told = onnx.helper.make_tensor_value_info("attention_mask", onnx.TensorProto.INT64, ["n", "t"])
+    stored = []
+    for padding in (0.0, 100.0):
+        model = product_graph(
+            [("MatMul", ["x", "w"], "y", {})], {"w": np.random.default_rng(1).normal(size=(64, 64))}, [told]
+        )
+        x[:, 7:] = padding * rng.normal(size=(40, 9, 64))
+        tokens_in_integers(model, [{"x": x, "attention_mask": mask}])
+        stored.append({t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer})
+    assert stored[0].keys() == stored[1].keys()
+    for name, value in stored[0].items():
+        np.testing.assert_array_equal(value, stored[1][name], err_msg=name)
+
+
 def test_one_large_channel_clips_no_value_that_the_examples_lacked():
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(64, 64)).astype(np.float32) / 8
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")], "graph",
-        [helper.make_tensor_value_info("x", kind, ["n", "t", 64])],
-        [helper.make_tensor_value_info("y", kind, ["n", "t", 64])],
-        [onnx.numpy_helper.from_array(weight, "w")],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = product_graph([("MatMul", ["x", "w"], "y", {})], {"w": weight})
 
     def rows(count: int) -> np.ndarray:
         found = rng.normal(size=(count, 16, 64)).astype(np.float32)

@@ -30,6 +30,11 @@ from cliplet.errors import MissingExtraError
     "Without it a CLIP or SigLIP with --calibrate takes plain English ones.",
 )  # fmt: skip
 @click.option(
+    "--parts", type=click.Choice(["1", "2", "3"]), default="1", show_default=True,
+    help="With --calibrate, a transformer only: 8-bit products that stand for one. 2 and 3 are nearer to fp32, and "
+    "slower.",
+)  # fmt: skip
+@click.option(
     "--captions", type=click.Path(path_type=Path, exists=True), help="File of captions to compare on."
 )
 @click.option(
@@ -47,6 +52,7 @@ def export(
     photos: Path | None,
     calibrate: Path | None,
     calibrate_captions: Path | None,
+    parts: str,
     captions: Path | None,
     limit: int,
     name: str | None,
@@ -76,6 +82,7 @@ def export(
             calibration_captions=None
             if calibrate_captions is None
             else compared_captions(calibrate_captions, 8 * limit),
+            parts=int(parts),  # type: ignore[arg-type]
             progress=None if shown is None else lambda tower, done, of: shown(done, of),
         )
     click.echo(report.markdown().split("\n", 2)[2])

@@ -5,7 +5,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from cliplet.export.towers import PixelTower, TokenTower, Towers, read_towers
 Progress = Callable[[str, int, int], None]
 """Called with the tower, the number of products done and of all."""
 
+Parts = Literal[1, 2, 3]
+"""Products of integers that stand for one product of a transformer."""
+
 PRECISIONS = {
     "fp32": "fp32",
     "fp16": "fp16 weights, fp32 compute",
@@ -37,6 +40,8 @@ _COMPUTED = {
     "products": " but for int8 products (w8a8)",
     "tokens": " but for int8 products (w8a8, a scale for each token)",
 }
+_IN_PARTS = {1: "", 2: ", weights in two parts", 3: ", weights and activations in two parts"}
+"""What is added to the last of these."""
 
 
 def export(
@@ -52,6 +57,7 @@ def export(
     calibration: Sequence[ImageInput] | None = None,
     calibration_captions: Sequence[str] | None = None,
     progress: Progress | None = None,
+    parts: Parts = 1,
 ) -> ParityReport:
     """Write any PyTorch encoder as a model folder that runs on ONNX Runtime alone, and measure what changed.
 
@@ -72,6 +78,8 @@ def export(
             which those of the commonest length are used. A model of open_clip or Transformers that is calibrated by
             photos alone takes plain English captions.
         progress: is told the products of a transformer that are done, and of how many.
+        parts: products of integers that stand for one product of such a transformer: 1 is quickest; 2 takes each
+            weight in two parts, 3 each activation too: nearer to fp32, and slower.
 
     Returns:
         The parity report, also written as ``parity.json`` and ``parity.md``.
@@ -92,9 +100,11 @@ def export(
         seen, read = calibration or (), calibration_captions or ()
         if seen and not read and towers.by_token:
             read = plain_captions()
-        computed = write_graphs(towers, part, precision, text_precision or precision, seen, read, progress)
+        computed = write_graphs(
+            towers, part, precision, text_precision or precision, seen, read, progress, parts
+        )
         towers.tokenizer.save(str(part / "tokenizer.json"), pretty=False)
-        spoken = _spoken(precision, text_precision or precision, *computed)
+        spoken = _spoken(precision, text_precision or precision, *computed, parts)
         card = dataclasses.replace(towers.card, name=name or towers.card.name, precision=spoken)
         card.save(part)
         report = measure_parity(encoder, OnnxEncoder(part), photos, captions)
@@ -113,10 +123,12 @@ def export(
     return report
 
 
-def _spoken(image: Precision, text: Precision, by_image: Computed, by_text: Computed) -> str:
+def _spoken(image: Precision, text: Precision, by_image: Computed, by_text: Computed, parts: int) -> str:
     """What the card says of the towers' precision."""
-    spoken_image = PRECISIONS[image] + _COMPUTED[by_image]
-    spoken_text = PRECISIONS[text] + _COMPUTED[by_text]
+    spoken_image, spoken_text = (
+        PRECISIONS[stored] + _COMPUTED[computed] + (_IN_PARTS[parts] if computed == "tokens" else "")
+        for stored, computed in ((image, by_image), (text, by_text))
+    )
     return spoken_image if spoken_image == spoken_text else f"image: {spoken_image}; text: {spoken_text}"
 
 
@@ -128,6 +140,7 @@ def write_graphs(
     photos: Sequence[ImageInput] = (),
     captions: Sequence[str] = (),
     progress: Progress | None = None,
+    parts: int = 1,
 ) -> tuple[Computed, Computed]:
     """Write ``image.onnx`` and ``text.onnx`` into ``folder``; towers with ``photos`` or ``captions`` become w8a8.
 
@@ -138,14 +151,15 @@ def write_graphs(
     def told(tower: str) -> Told | None:
         return None if progress is None else lambda done, of: progress(tower, done, of)
 
+    parts = parts if towers.by_token else 0
     examples = [{"pixels": batch} for batch in _pixel_batches(towers, photos)]
     by_image = write_image_graph(
         towers.image, towers.card.image.size, folder / "image.onnx", image, examples,
-        by_token=towers.by_token, told=told("image"),
+        parts=parts, told=told("image"),
     )  # fmt: skip
     by_text = write_text_graph(
         towers.text, towers.tokenizer, towers.card.text.context_length, folder / "text.onnx", text,
-        _token_batches(towers, captions), by_token=towers.by_token, told=told("text"),
+        _token_batches(towers, captions), parts=parts, told=told("text"),
     )  # fmt: skip
     return by_image, by_text
 
@@ -156,12 +170,12 @@ def write_image_graph(
     path: Path,
     precision: Precision,
     examples: Sequence[dict[str, Any]] = (),
-    by_token: bool = False,
+    parts: int = 0,
     told: Told | None = None,
 ) -> Computed:
     """Write an image tower for uint8 pixels ``[n, size, size, 3]``; with ``examples`` of them it becomes w8a8.
 
-    ``by_token``: a transformer's products may get a scale for each token. Returns what computes in 8 bits.
+    ``parts``: products of integers that stand for one product of a transformer. Returns what computes in 8 bits.
     """
     import torch
 
@@ -170,7 +184,7 @@ def write_image_graph(
     tower.body = fix_same_padding(tower.body, size)
     return write(
         tower, {"pixels": pixels}, {"pixels": {0: "n"}}, path, precision, list(examples),
-        by_token=by_token, told=told, in_floats=getattr(tower.body, "in_floats", ()),
+        parts=parts, told=told, in_floats=getattr(tower.body, "in_floats", ()),
     )  # fmt: skip
 
 
@@ -181,12 +195,12 @@ def write_text_graph(
     path: Path,
     precision: Precision,
     examples: Sequence[dict[str, Any]] = (),
-    by_token: bool = False,
+    parts: int = 0,
     told: Told | None = None,
 ) -> Computed:
     """Write a text tower for ids and mask ``[n, t]``; with ``examples`` of them it becomes w8a8.
 
-    ``by_token``: a transformer's products may get a scale for each token. Returns what computes in 8 bits.
+    ``parts``: products of integers that stand for one product of a transformer. Returns what computes in 8 bits.
     """
     import torch
 
@@ -200,7 +214,7 @@ def write_text_graph(
     axes = {name: {0: "n", 1: "t"} for name in inputs}
     return write(
         tower.eval(), inputs, axes, path, precision, list(examples), integers="products",
-        by_token=by_token, told=told,
+        parts=parts, told=told,
     )  # fmt: skip
 
 

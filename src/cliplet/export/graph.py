@@ -261,7 +261,7 @@ def write(
     examples: Sequence[dict[str, NDArray[Any]]] = (),
     outputs: dict[str, dict[int, str]] = EMBEDDING,
     integers: Kind = "convolutions",
-    by_token: bool = False,
+    parts: int = 0,
     told: Told | None = None,
     in_floats: Sequence[str] = (),
 ) -> Computed:
@@ -276,7 +276,8 @@ def write(
         examples: batches of real inputs; with them ``integers`` also compute in 8 bits, in the ranges seen there.
         outputs: as in :func:`trace`.
         integers: what computes in 8 bits.
-        by_token: let a transformer's products compute in 8 bits with a scale for each token instead.
+        parts: products of integers, each with a scale for each token, that stand for one product of a transformer
+            instead, as in :func:`cliplet.export.tokens.tokens_in_integers`; 0 for none.
         told: is told how many of these products are done, and of how many.
         in_floats: names of parts of the module that stay in fp32.
 
@@ -289,9 +290,9 @@ def write(
     merge_equal_weights(model)
     fuse_constant_pads(model)
     computed: Computed = integers if examples else "nothing"
-    if examples and by_token and is_transformer(model):
+    if examples and parts and is_transformer(model):
         computed = "tokens"
-        tokens_in_integers(model, examples, told)
+        tokens_in_integers(model, examples, told, parts)
         merge_equal_weights(model)
     elif examples:
         onnx.save(model, str(path))

@@ -2,10 +2,14 @@
 
 Static ranges of activations, which suit convolutions, do not suit transformers: some channels are fifty times as large
 as others, and some tokens too. Here a channel's size moves into the weights (SmoothQuant, Xiao et al. 2023,
-arXiv:2211.10438), and a token is divided by its largest value before it is rounded. So nothing large is clipped,
-whatever the photo or caption, and a row does not depend on its batch. Weights have 7 bits and are rounded together
-(GPTQ). Attention, norms and activations stay in fp32. The operations are standard ones, of which ONNX Runtime makes
-``MatMulIntegerToFloat`` when it loads the file.
+arXiv:2211.10438), what a norm gives is moved so that each channel's range has its middle at 0 (Outlier Suppression+,
+Wei et al. 2023, arXiv:2304.09145), and a token is divided by its largest value before it is rounded. So nothing large
+is clipped, whatever the photo or caption, and a row does not depend on its batch. Weights have 7 bits and are rounded
+together (GPTQ). Attention, norms and activations stay in fp32. The operations are standard ones, of which ONNX Runtime
+makes ``MatMulIntegerToFloat`` when it loads the file.
+
+For more exact results a product can be the sum of several: with weights in two parts of 7 bits each, and with
+activations in two parts of 8 bits too.
 """
 
 from collections import Counter
@@ -17,20 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.encoders.sessions import open_session
-from cliplet.export.rounding import MULTIPLIED, STORED, quantise, round_matrix
+from cliplet.export.rounding import MULTIPLIED, quantise, round_in_parts, round_matrix
+from cliplet.export.smoothing import TRIED, choose_smoothing, move_into_norms
 
 Arrays = dict[str, NDArray[Any]]
 Told = Callable[[int, int], None]
 """Called with the number of products done and of all."""
 
-ROWS = 4096
-"""Largest number of tokens, of all examples together, that weights are fitted to."""
+ROWS = 8192
+"""Largest number of tokens, of all examples together and without padding, that weights are fitted to."""
 LEAST = 32
 """A weight with fewer inputs or outputs stays in fp32."""
-ALPHAS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Shares of a channel's size that may move into the weights; the one of least error is taken."""
-TRIED = 1024
-"""Tokens, and at most half as many outputs, that the shares are tried on."""
 ONE_SIDED = 0.1
 """An activation whose least value is nearer to 0 than this share of its largest, and no lower than :data:`FLOOR`, is
 shifted to begin at 0: what is lower would be clipped."""
@@ -57,16 +58,16 @@ class _Product:
 class _Rows:
     """An activation in integers, one scale a row."""
 
-    integers: str
-    """What brings them back to fp32, divided by the row's scale."""
+    integers: list[str]
+    """What brings them back to fp32, divided by the row's scale: one part, or the second part too."""
     scale: str
     """``[..., 1]``."""
     smooth: NDArray[np.float32]
     """Each channel was divided by this ``[inputs]``."""
-    shift: float
-    """What was added before."""
+    shift: NDArray[np.float32]
+    """What was added before: a number, or ``[inputs]``."""
     values: NDArray[np.float32]
-    """The integers brought back, times the row's scale, of the examples: ``[rows, inputs]``."""
+    """The integers brought back, times the row's scale, of the examples without padding: ``[rows, inputs]``."""
 
 
 def is_transformer(model: Any) -> bool:
@@ -79,7 +80,9 @@ def is_transformer(model: Any) -> bool:
     return found["MatMul"] > found["Conv"] and found["Softmax"] > 0
 
 
-def tokens_in_integers(model: Any, examples: Sequence[Arrays], told: Told | None = None) -> None:
+def tokens_in_integers(
+    model: Any, examples: Sequence[Arrays], told: Told | None = None, parts: int = 1
+) -> None:
     """Rewrite a graph in place so that its products with weights compute in 8-bit integers, one scale a token.
 
     The graph is run node by node on the examples, each product already in its new form, so that weights are fitted to
@@ -87,11 +90,14 @@ def tokens_in_integers(model: Any, examples: Sequence[Arrays], told: Told | None
 
     Args:
         model: a graph with fp32 weights.
-        examples: batches of real inputs by name, all of one shape but for the first axis; at least one.
+        examples: batches of real inputs by name, all of one shape but for the first axis; at least one. What
+            ``attention_mask`` calls padding is not fitted to.
         told: is told how far it is.
+        parts: products of integers that stand for one product: 1; 2, with each weight in two parts; or 3, with each
+            activation in two parts besides.
     """
-    _Rewriter(model, told or (lambda done, of: None)).run(_joined(examples))
-    _scale_in_norms(model)
+    _Rewriter(model, told or (lambda done, of: None), parts).run(_joined(examples))
+    move_into_norms(model)
 
 
 def _joined(examples: Sequence[Arrays]) -> Arrays:
@@ -102,6 +108,7 @@ def _joined(examples: Sequence[Arrays]) -> Arrays:
 class _Rewriter:
     model: Any
     told: Told
+    parts: int = 1
     nodes: list[Any] = field(default_factory=list)
     new: Arrays = field(default_factory=dict)
     rows: dict[str, _Rows] = field(default_factory=dict)
@@ -117,11 +124,16 @@ class _Rewriter:
                 self.readers.setdefault(name, []).append(node)
         made = [self._product(node) for node in self.model.graph.node]
         self.products = {p.node.output[0]: p for p in made if p is not None}
+        self.normed = {
+            node.output[0] for node in self.model.graph.node if node.op_type == "LayerNormalization"
+        }
+        self.mask: NDArray[Any] | None = None
 
     def run(self, inputs: Arrays) -> None:
         """Run and rewrite node after node, and put the new graph in the old one's place."""
         graph = self.model.graph
         inputs = self._thinned(inputs)
+        self.mask = inputs.get("attention_mask")
         values: Arrays = {**self.stored, **inputs}
         count = len(next(iter(inputs.values())))
         to_come = Counter(name for node in graph.node for name in node.input)
@@ -143,7 +155,7 @@ class _Rewriter:
             to_come.subtract(node.input)
             for name in set(node.input) - self.stored.keys():
                 if name and not to_come[name]:
-                    for gone in (name, name + ".back", name + ".scale"):
+                    for gone in (name, name + ".back", name + ".rest", name + ".scale"):
                         values.pop(gone, None)
                     self.rows.pop(name, None)
         del graph.node[:]
@@ -157,14 +169,24 @@ class _Rewriter:
     def _thinned(self, inputs: Arrays) -> Arrays:
         """As many of the examples, from all parts alike, as have :data:`ROWS` tokens."""
         values: Arrays = {**self.stored, **{name: value[:1] for name, value in inputs.items()}}
+        count = len(next(iter(inputs.values())))
         for node in self.model.graph.node:
             product = self.products.get(node.output[0])
             if product is not None and values[node.input[0]].size > len(product.weight):
-                rows = values[node.input[0]].size // len(product.weight)  # of one example
-                step = max(1, -(-len(next(iter(inputs.values()))) * rows // ROWS))
-                return {name: value[::step] for name, value in inputs.items()}
+                tokens = count * values[node.input[0]].size // len(product.weight)
+                mask = inputs.get("attention_mask")
+                if mask is not None and mask.shape[1:] == values[node.input[0]].shape[1:2]:
+                    tokens = int(mask.sum())
+                return {name: value[:: max(1, -(-tokens // ROWS))] for name, value in inputs.items()}
             self._run([node], values)
         return inputs
+
+    def _tokens(self, value: NDArray[Any]) -> NDArray[Any]:
+        """An activation's rows but for padding, ``[rows, inputs]``."""
+        rows = value.reshape(-1, value.shape[-1])
+        if self.mask is None or value.shape[:-1] != self.mask.shape:
+            return rows
+        return rows[self.mask.reshape(-1) > 0]
 
     def _product(self, node: Any) -> _Product | None:
         """A node as a product with a stored weight; None for another."""
@@ -196,53 +218,78 @@ class _Rewriter:
             self.rows[name] = self._rounded(name, values)
         rows = self.rows[name]
         weight = product.weight * rows.smooth[:, None]
-        _, scales = quantise(weight, 1, MULTIPLIED)
         mean = rows.values.mean(axis=0)
-        centred = rows.values - mean
-        integers = round_matrix(weight, scales[0], (centred.T @ centred) / len(centred))
-        off = mean @ (integers * scales - weight)  # the mean error is made good, and what the shift adds goes
-        bias = (0 if product.bias is None else product.bias) - off - rows.shift * product.weight.sum(axis=0)
+        if self.parts > 1:
+            parts = round_in_parts(weight)
+        else:
+            _, scales = quantise(weight, 1, MULTIPLIED)
+            centred = rows.values - mean
+            moments = (centred.T @ centred) / len(centred)
+            parts = [(round_matrix(weight, scales[0], moments), scales[0])]
+        # The mean error is made good, and what the shift adds goes.
+        bias = 0 if product.bias is None else product.bias
+        bias = bias - mean @ (sum(integers * steps for integers, steps in parts) - weight)
+        bias = bias - np.broadcast_to(rows.shift, mean.shape) @ product.weight
         out = product.node.output[0]
-        self._weight(out, integers, scales[0])
-        nodes = [
-            self._node(
-                "DequantizeLinear", [out + ".int8", out + ".steps", out + ".zeros"], out + ".weight", axis=1
-            ),
-            self._node("MatMul", [rows.integers, out + ".weight"], out + ".product"),
-        ]
         self.new[out + ".bias"] = bias.astype(np.float32)
-        nodes.append(self._node("Mul", [out + ".product", rows.scale], out + ".scaled"))
+        nodes = self._sum_of_products(out, parts, rows)
+        nodes.append(self._node("Mul", [nodes[-1].output[0], rows.scale], out + ".scaled"))
         nodes.append(self._node("Add", [out + ".scaled", out + ".bias"], product.output))
         self.nodes += nodes
         self._run(nodes, values, [product.output])
 
-    def _weight(self, name: str, integers: NDArray[np.int8], steps: NDArray[np.float32]) -> None:
-        self.new[name + ".int8"] = integers
-        self.new[name + ".steps"] = steps
-        self.new[name + ".zeros"] = np.zeros(len(steps), dtype=np.int8)
+    def _sum_of_products(
+        self, out: str, parts: Sequence[tuple[NDArray[np.int8], NDArray[np.float32]]], rows: _Rows
+    ) -> list[Any]:
+        """Nodes that multiply an activation's integers with a weight's; of two second parts the product is too small.
+
+        Args:
+            out: begins the names.
+            parts: integers ``[inputs, outputs]`` and steps ``[outputs]`` whose sum is the weight.
+            rows: the activation.
+        """
+        nodes, weights = [], []
+        for i, (integers, steps) in enumerate(parts):
+            name = f"{out}.weight{i}"
+            stored: Arrays = {".int8": integers, ".steps": steps, ".zeros": np.zeros(len(steps), np.int8)}
+            self.new |= {name + ending: value for ending, value in stored.items()}
+            nodes.append(self._node("DequantizeLinear", [name + ending for ending in stored], name, axis=1))
+            weights.append(name)
+        first, *others = rows.integers
+        pairs = [[first, weight] for weight in weights] + [[other, weights[0]] for other in others]
+        for i, pair in enumerate(pairs):
+            before = nodes[-1].output[0]
+            nodes.append(self._node("MatMul", pair, f"{out}.product{i}"))
+            if i:
+                nodes.append(self._node("Add", [before, f"{out}.product{i}"], f"{out}.sum{i}"))
+        return nodes
 
     def _rounded(self, name: str, values: Arrays) -> _Rows:
         """Round an activation, for all products that read it."""
-        read = values[name].reshape(-1, values[name].shape[-1])  # [rows, inputs]
-        low, high = float(read.min()), float(np.abs(read).max())
-        shift = -low if FLOOR < low < 0 and -low < ONE_SIDED * high else 0.0
-        one_sided = low >= 0 or bool(shift)
-        some = read[:: -(-len(read) // TRIED)] + np.float32(shift)
+        read = self._tokens(values[name])
+        shift, one_sided = _shift(read, name in self.normed)
+        moved = read + shift
         weights = [p.weight for p in self.products.values() if p.node.input[0] == name]
-        smooth = _smoothing(
-            np.abs(read).max(axis=0) + shift, some, np.concatenate(weights, axis=1), one_sided
+        smooth = choose_smoothing(
+            np.abs(moved).max(axis=0),
+            moved[:: -(-len(read) // TRIED)],
+            np.concatenate(weights, axis=1),
+            one_sided,
         )
+        integers = [name + ".back", name + ".rest"][: 2 if self.parts > 2 else 1]
         nodes = self._quantisation(name, smooth, shift, one_sided)
         self.nodes += nodes
-        self._run(nodes, values, [name + ".back", name + ".scale"])
-        found = values[name + ".back"] * values[name + ".scale"]
-        return _Rows(name + ".back", name + ".scale", smooth, shift, found.reshape(read.shape))
+        self._run(nodes, values, [*integers, name + ".scale"])
+        found = np.sum([self._tokens(values[part]) for part in integers], axis=0)
+        return _Rows(integers, name + ".scale", smooth, shift, found * self._tokens(values[name + ".scale"]))
 
-    def _quantisation(self, name: str, smooth: NDArray[Any], shift: float, one_sided: bool) -> list[Any]:
+    def _quantisation(
+        self, name: str, smooth: NDArray[Any], shift: NDArray[Any], one_sided: bool
+    ) -> list[Any]:
         """Nodes from an activation to its integers brought back: shift, smooth, divide by the row's largest, round."""
         nodes, now = [], name
-        if shift:
-            self.new[name + ".shift"] = np.array(shift, np.float32)
+        if shift.any():
+            self.new[name + ".shift"] = shift
             nodes.append(self._node("Add", [now, name + ".shift"], name + ".shifted"))
             now = name + ".shifted"
         if (smooth != 1).any():
@@ -255,16 +302,25 @@ class _Rewriter:
             nodes.append(self._node("Abs", [now], name + ".size"))
             size, steps, zero = name + ".size", 127, 128
         self.new[name + ".least"] = np.array(1e-6, np.float32)
-        self.new[name + ".step"] = np.array(1 / steps, np.float32)
-        self.new[name + ".zero"] = np.array(zero, np.uint8)
-        grid = [name + ".step", name + ".zero"]
-        return [
-            *nodes,
+        nodes += [
             self._node("ReduceMax", [size], name + ".largest", axes=[-1], keepdims=1),
             self._node("Max", [name + ".largest", name + ".least"], name + ".scale"),
             self._node("Div", [now, name + ".scale"], name + ".unit"),
-            self._node("QuantizeLinear", [name + ".unit", *grid], name + ".uint8"),
-            self._node("DequantizeLinear", [name + ".uint8", *grid], name + ".back"),
+            *self._step(name + ".unit", name + ".back", 1 / steps, zero),
+        ]
+        if self.parts > 2:
+            nodes.append(self._node("Sub", [name + ".unit", name + ".back"], name + ".left"))
+            nodes += self._step(name + ".left", name + ".rest", 1 / steps / 254, 128)
+        return nodes
+
+    def _step(self, name: str, output: str, step: float, zero: int) -> list[Any]:
+        """Nodes that round to uint8 and bring back."""
+        self.new[output + ".step"] = np.array(step, np.float32)
+        self.new[output + ".zero"] = np.array(zero, np.uint8)
+        grid = [output + ".step", output + ".zero"]
+        return [
+            self._node("QuantizeLinear", [name, *grid], output + ".uint8"),
+            self._node("DequantizeLinear", [output + ".uint8", *grid], output),
         ]
 
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> Any:
@@ -299,65 +355,18 @@ class _Rewriter:
         values.update(zip(wanted, (np.asarray(value) for value in found), strict=True))
 
 
-def _smoothing(
-    largest: NDArray[Any], rows: NDArray[Any], weight: NDArray[Any], one_sided: bool
-) -> NDArray[np.float32]:
-    """What each channel is divided by, ``[inputs]``: of several shares of its size that of least error.
+def _shift(read: NDArray[Any], normed: bool) -> tuple[NDArray[np.float32], bool]:
+    """What is added to an activation ``[rows, inputs]`` before it is rounded, and whether it is then positive.
 
     Args:
-        largest: each channel's largest value.
-        rows: some of the activation, ``[n, inputs]``.
-        weight: of all products that read it, ``[inputs, outputs]``.
-        one_sided: the activation has no negative values.
+        read: of the examples.
+        normed: a norm made it; then its channels move, in the norm itself where nothing else reads it.
     """
-    some = weight[:, :: -(-weight.shape[1] // (TRIED // 2))]  # [inputs, outputs]
-    exact = rows @ some
-    size = np.maximum(largest, 1e-3 * np.median(largest) + 1e-9)
-    heavy = np.abs(weight).max(axis=1)
-    heavy = np.maximum(heavy, 1e-3 * np.median(heavy) + 1e-9)
-    best, least = np.ones(len(size), dtype=np.float32), np.inf
-    steps = 255 if one_sided else 127
-    for alpha in ALPHAS:
-        smooth = size**alpha / heavy ** (1 - alpha) if alpha else np.ones_like(size)
-        smooth = smooth / np.exp(np.log(smooth).mean())
-        smooth = 1 / np.clip(1 / smooth, 1e-4, 1e4).astype(np.float16).astype(np.float32)  # as it is stored
-        unit = rows / smooth
-        scale = np.maximum(np.abs(unit).max(axis=1, keepdims=True), 1e-6) / steps
-        moved = some * smooth[:, None]
-        step = np.abs(moved).max(axis=0) / STORED + 1e-12  # rounded together, 7 bits err like 8
-        found = (np.rint(unit / scale) * scale) @ (np.rint(moved / step) * step)
-        error = float(((found - exact) ** 2).mean())
-        if error < least:
-            best, least = smooth.astype(np.float32), error
-    return best
-
-
-def _scale_in_norms(model: Any) -> None:
-    """Let a norm that only a smoothing reads smooth by itself."""
-    from onnx import numpy_helper
-
-    graph = model.graph
-    tensors = {t.name: t for t in graph.initializer}
-    readers = Counter(name for node in graph.node for name in node.input)
-    maker = {output: node for node in graph.node for output in node.output}
-    gone = []
-    for node in graph.node:
-        norm = maker.get(node.input[0]) if node.op_type == "Mul" else None
-        if norm is None or not node.input[1].endswith(".smooth"):
-            continue
-        if norm.op_type != "LayerNormalization" or readers[norm.output[0]] != 1 or len(norm.input) < 3:
-            continue
-        factor = numpy_helper.to_array(tensors[node.input[1]])
-        for i in (1, 2):
-            name = f"{norm.output[0]}.norm{i}"
-            values = numpy_helper.to_array(tensors[norm.input[i]]) * factor
-            graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
-            norm.input[i] = name
-        norm.output[0] = node.output[0]
-        gone.append(node)
-    for node in gone:
-        graph.node.remove(node)
-    used = {name for node in graph.node for name in node.input}
-    kept = [t for t in graph.initializer if t.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    low, high = float(read.min()), float(np.abs(read).max())
+    if low >= 0:
+        return np.zeros((), np.float32), True
+    if low > FLOOR and -low < ONE_SIDED * high:
+        return np.array(-low, np.float32), True
+    if normed:
+        return (-(read.max(axis=0) + read.min(axis=0)) / 2).astype(np.float16).astype(np.float32), False
+    return np.zeros((), np.float32), False
