@@ -341,9 +341,9 @@ class Run:
             model.image.detector.load_state_dict(self.detector.state_dict())
         image.late.write_back(model.image.late, 0)
         with torch.no_grad():
-            weight = image.head.weight / image.deviation
-            model.image.head.weight.copy_(weight)
-            model.image.head.bias.copy_(image.head.bias - weight @ image.mean)
+            model.image.scale.copy_(1 / image.deviation)
+            model.image.head.weight.copy_(image.head.weight)
+            model.image.head.bias.copy_(image.head.bias - image.head.weight @ (image.mean / image.deviation))
         folder = self.out / "model"
         save_weights(model, folder)
         self.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)

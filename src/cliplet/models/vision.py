@@ -94,8 +94,11 @@ class TwinImageTower(nn.Module):
     """An EfficientNet classifier, its last stages once more, which learn, and a projection of what both see.
 
     The projection reads the learnt pooled features, the classifier's own, its probabilities and, where one takes part,
-    what a detector finds: what is known need not be learnt again from captions, nor is it forgotten.
+    what a detector finds: what is known need not be learnt again from captions, nor is it forgotten. ``scale`` brings
+    these to one size, which weights of 8 bits need: a row of the projection has one step for all its inputs.
     """
+
+    scale: Tensor
 
     in_floats = ("detector",)
     """Parts that an export leaves in fp32: integers gain nothing there, since its SiLUs are in fp32."""
@@ -115,6 +118,7 @@ class TwinImageTower(nn.Module):
         found = YoloxFeatures.width if config.detector else 0
         known = 2 * int(self.body.num_features) + config.classes
         self.head = nn.Linear(known + found, config.embedding_dim)
+        self.register_buffer("scale", torch.ones(known + found))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """``[B, 3, H, W]`` -> ``[B, d]``."""
@@ -124,7 +128,8 @@ class TwinImageTower(nn.Module):
         last = body.blocks[first + 1 :](body.blocks[first][block:](maps))
         known = body.bn2(body.conv_head(last)).mean(dim=(2, 3))
         likely = body.classifier(known).softmax(dim=1)
-        return self.head(torch.cat([self.late(maps), known, likely, *found], dim=1))  # type: ignore[no-any-return]
+        seen = torch.cat([self.late(maps), known, likely, *found], dim=1)
+        return self.head(seen * self.scale)  # type: ignore[no-any-return]
 
     def learnt(self) -> nn.Module:
         """The part that gives the learnt feature map, without the classifier's own stages."""
