@@ -26,12 +26,12 @@ CAPTIONS = {
     "china.jpg": "a temple with a curved roof under a blue sky",
     "flower.jpg": "a pink flower in front of dark green leaves",
 }
-FLOORS = {"image-to-text R@1": 32.7, "text-to-image R@1": 31.9}
-COCO_FLOORS = {"image-to-text R@1": 51.5, "text-to-image R@1": 50.0}
+FLOORS = {"image-to-text R@1": 35.0, "text-to-image R@1": 33.5}
+COCO_FLOORS = {"image-to-text R@1": 56.0, "text-to-image R@1": 52.5}
 JUDGED = {
-    ("flickr8k-expert", "CLIPScore"): 55.5,
+    ("flickr8k-expert", "CLIPScore"): 55.6,
     ("flickr8k-expert", "RefMixScore"): 58.9,
-    ("flickr8k-cf", "CLIPScore"): 34.0,
+    ("flickr8k-cf", "CLIPScore"): 34.2,
     ("flickr8k-cf", "RefMixScore"): 37.5,
 }
 
@@ -105,7 +105,7 @@ def test_things_that_captions_of_flickr8k_do_not_name() -> None:
     """ImageNet's classes by name; training has seen nine tenths of the names."""
     photos = read_labelled_photos(shared_data("imagenet500/images.tar"), label_from="name")
     ranks = evaluate_zeroshot(cliplet.load(), photos, resamples=0).ranks
-    assert (ranks == 1).mean() >= 0.55
+    assert (ranks == 1).mean() >= 0.51
 
 
 def test_false_captions_score_below_true_ones_on_dev(tmp_path: Path) -> None:
