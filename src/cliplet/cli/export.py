@@ -31,7 +31,7 @@ from cliplet.errors import MissingExtraError
 )  # fmt: skip
 @click.option(
     "--parts", type=click.Choice(["1", "2", "3"]), default="1", show_default=True,
-    help="With --calibrate, a transformer only: 8-bit products that stand for one. 2 and 3 are nearer to fp32, and "
+    help="Products of 8 bits that stand for one of a transformer with --calibrate; 2 and 3 are nearer to fp32, and "
     "slower.",
 )  # fmt: skip
 @click.option(
