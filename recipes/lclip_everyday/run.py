@@ -253,14 +253,12 @@ class Run:
         pair = nn.ModuleDict({"image": image, "link": link})
         start = {k: v.clone() for k, v in pair.state_dict().items()}
         targets, photos = torch.from_numpy(said.train.target), torch.from_numpy(said.photos)
-        weights = torch.from_numpy(self.weights())
+        weights, names = torch.from_numpy(self.weights()), self.near_names(said)
         found = []
         for i, soft in enumerate(s.soft):
             pair.load_state_dict(start)
             batches = PairBatches(maps, known, said.train, s.image_stage.batch_size, s.seed + i)
-            student = PairStudent(
-                image, link, targets, photos, soft, weights, self.near_names(said), s.near_names
-            )
+            student = PairStudent(image, link, targets, photos, soft, weights, names, s.near_names)
             self.train(f"image{i}", student, s.image_stage, batches, with_targets)
             found.append({k: v.clone() for k, v in pair.state_dict().items()})
         pair.load_state_dict({k: torch.stack([f[k] for f in found]).mean(dim=0) for k in start})
@@ -391,17 +389,9 @@ def image_config(settings: Settings) -> TwinConfig:
     """The image tower."""
     s, half = settings, (0.5, 0.5, 0.5)
     return TwinConfig(
-        "twin",
-        f"tf_efficientnet_lite{s.trunk}",
-        2 * s.dim,
-        s.first_stage,
-        s.first_block,
-        CLASSES,
-        s.detector_inside,
-        SIZE,
-        half,
-        half,
-    )
+        name=f"tf_efficientnet_lite{s.trunk}", embedding_dim=2 * s.dim, first_stage=s.first_stage,
+        first_block=s.first_block, classes=CLASSES, detector=s.detector_inside, image_size=SIZE, mean=half, std=half,
+    )  # fmt: skip
 
 
 def read_bare(settings: Settings) -> PairSet:

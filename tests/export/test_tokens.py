@@ -15,7 +15,7 @@ from cliplet.encoders.onnx import OnnxEncoder
 from cliplet.encoders.registry import load
 from cliplet.encoders.saturation import integer_products
 from cliplet.encoders.sessions import open_session
-from cliplet.errors import ModelError
+from cliplet.errors import InputError, ModelError
 from cliplet.export import export
 from cliplet.export.attention import plain_attention
 from cliplet.export.graph import trace, write
@@ -106,6 +106,12 @@ def test_each_part_more_brings_a_clip_nearer_to_fp32(tmp_path, clip):
     encoder = OnnxEncoder(tmp_path / "3")
     one_by_one = np.concatenate([encoder.encode_images([p]) for p in PHOTOS])
     np.testing.assert_allclose(encoder.encode_images(PHOTOS), one_by_one, atol=1e-6)
+
+
+def test_parts_without_products_in_8_bits_are_refused(clip, tmp_path):
+    with pytest.raises(InputError, match=r"parts=2 .*--calibrate"):
+        export(clip, tmp_path / "out", "fp32", parts=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_matrix_in_two_parts_of_seven_bits():

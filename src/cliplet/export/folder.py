@@ -86,13 +86,18 @@ def export(
 
     Raises:
         ModelError: the encoder cannot be exported.
-        InputError: ``out`` exists and is something else than a model folder.
+        InputError: ``out`` exists and is something else than a model folder; ``parts`` where nothing computes so.
         MissingExtraError: onnx is not installed.
     """
     out = Path(out)
     if out.exists() and not ((out / "card.json").is_file() or (out.is_dir() and not any(out.iterdir()))):
         raise InputError(f"{out} exists and is not a model folder; name another one or remove it")
     towers = read_towers(encoder)
+    if parts > 1 and not (towers.by_token and (calibration or calibration_captions)):
+        raise InputError(
+            f"parts={parts} is for transformers of open_clip and Transformers that compute in 8 bits: give photos to "
+            "calibrate on (--calibrate), or leave it out"
+        )
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
