@@ -6,7 +6,8 @@
 3. The text tower, factorised, started from MiniLM's layers and distilled from that space: captions, pseudo-captions
    and short texts.
 4. The last stages of the image tower, which learn beside the classifier's own, on kept feature maps of views of all
-   photos: as many trainings as `soft` has values, averaged; then ImageNet's classes are brought near their names.
+   photos: as many trainings as `soft` has values, averaged; then ImageNet's classes and the detector's things are
+   brought near their names.
 5. The text tower once more: ReLUs for its GELUs, by self-distillation, and one token less (relu.py).
 6. The model folder, int8.
 
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
@@ -62,12 +63,12 @@ from .aside import aside, share_cores
 from .bare import BarePhotos, class_captions
 from .data import SIZE, PairBatches, check_kinds, detector_graph, found_by, known_features, outputs
 from .detections import SPOKEN, captions, counted
-from .heads import anchor_classes, class_inputs, joined, split_text_head
+from .heads import anchor, class_inputs, joined, split_text_head, thing_inputs
 from .recipe import AT_THE_END, Settings
 from .relu import LengthBatches, ReluStudent, relu_tower, without_end
-from .student import NearNames, PairStudent, TwinTower, head_inputs
+from .student import FalseCaptions, NearNames, PairStudent, TwinTower, head_inputs
 from .teacher import Targets, Teacher, read_texts
-from .words import CLASSES, kept_out, short_texts
+from .words import CLASSES, changed, kept_out, short_texts
 
 LIKELY = 30.0
 """Weight of the probabilities beside features of deviation 1."""
@@ -110,16 +111,15 @@ class Run:
         with aside(s, "look_at_photos"):
             self.read_captions()
         said = self.targets()
-        with aside(s, "train_images"):
+        number = len(s.soft)
+        with aside(s, "train_images", range(min(2, number))):
             tower = self.trained_text_tower(said)
-        image, link = self.trained_image_tower(said)  # as it was kept
+        for i in range(2, number, 2):
+            with aside(s, "train_images", range(i + 1, min(i + 2, number))):
+                self.trained_image_tower(said, [i])
+        image, link = self.trained_image_tower(said)  # as they were kept
         maps, known = self.views()
-        if s.anchoring:
-            seen = torch.from_numpy(head_inputs(image, maps[0], known[0]))
-            classes = class_inputs(image, self.body.classifier.weight.detach(), seen)
-            taught = [i for i in range(len(classes)) if i not in self.left_out]
-            names = torch.from_numpy(said.classes()[taught])
-            anchor_classes(image.head, link, seen, classes[taught], names, s.anchoring)
+        self.anchor(image, link, said, torch.from_numpy(head_inputs(image, maps[0], known[0])))
         split_text_head(tower, link, s.dim)
         return self.finish(image, tower, said.train, maps[0], known[0])
 
@@ -230,12 +230,17 @@ class Run:
         return new
 
     # ------------------------------------------------------------ image
-    def train_images(self) -> None:
-        """The image tower's trainings, whose results are kept."""
-        self.trained_image_tower(self.targets())
+    def train_images(self, numbers: Sequence[int]) -> None:
+        """Some of the image tower's trainings, whose results are kept."""
+        if numbers:
+            self.trained_image_tower(self.targets(), numbers)
 
-    def trained_image_tower(self, said: Targets) -> tuple[TwinTower, nn.Linear]:
-        """The image tower's learning part and the link from a caption's target to its matching half, both averaged."""
+    def trained_image_tower(
+        self, said: Targets, only: Sequence[int] | None = None
+    ) -> tuple[TwinTower, nn.Linear]:
+        """The image tower's learning part and the link from a caption's target to its matching half, averaged over all
+        trainings or ``only`` some.
+        """
         s, (maps, known), (dev_maps, dev_known) = self.settings, self.views(), self.dev_view()
         image = self.twin_tower(known[0], said.photos)
         link = nn.Linear(s.space, s.dim)
@@ -253,12 +258,20 @@ class Run:
         pair = nn.ModuleDict({"image": image, "link": link})
         start = {k: v.clone() for k, v in pair.state_dict().items()}
         targets, photos = torch.from_numpy(said.train.target), torch.from_numpy(said.photos)
-        weights, names = torch.from_numpy(self.weights()), self.near_names(said)
+        weights, names, false = (
+            torch.from_numpy(self.weights()),
+            self.near_names(said),
+            self.false_captions(said),
+        )
         found = []
         for i, soft in enumerate(s.soft):
+            if only is not None and i not in only:
+                continue
             pair.load_state_dict(start)
             batches = PairBatches(maps, known, said.train, s.image_stage.batch_size, s.seed + i)
-            student = PairStudent(image, link, targets, photos, soft, weights, names, s.near_names)
+            student = PairStudent(
+                image, link, targets, photos, soft, weights, names, s.near_names, false, s.false_captions
+            )
             self.train(f"image{i}", student, s.image_stage, batches, with_targets)
             found.append({k: v.clone() for k, v in pair.state_dict().items()})
         pair.load_state_dict({k: torch.stack([f[k] for f in found]).mean(dim=0) for k in start})
@@ -269,9 +282,47 @@ class Run:
         s = self.settings
         if not s.near_names:
             return None
+        return NearNames(self.thing_names(said), self.things(), s.meaning)
+
+    def things(self) -> Tensor:
+        """How sure the detector is of each kind of thing on each training photo ``[photos, things]``."""
         roots = self.teacher.found([self.pairs, self.bare.pairs])[:, : len(COCO_CLASSES)]
-        names = said.meant([f"a photo of {counted(SPOKEN.get(name, name), 1)}" for name in COCO_CLASSES])
-        return NearNames(torch.from_numpy(names), torch.from_numpy(roots**2), s.meaning)
+        return torch.from_numpy(roots**2)
+
+    def thing_names(self, said: Targets) -> Tensor:
+        """The teacher's targets of the things' names ``[things, space]``."""
+        texts = [f"a photo of {counted(SPOKEN.get(name, name), 1)}" for name in COCO_CLASSES]
+        return torch.from_numpy(said.meant(texts))
+
+    def false_captions(self, said: Targets) -> FalseCaptions | None:
+        """The training photos' captions with one word changed, for the loss that tells them apart."""
+        s = self.settings
+        if not s.false_captions:
+            return None
+        texts = changed(
+            said.train.texts, said.train.photo, [*self.pairs.captions, *self.more.captions], s.seed
+        )
+        every = list(dict.fromkeys(text for text in texts if text))
+        rows = {text: i for i, text in enumerate(every)}
+        of = torch.tensor([rows[text] if text else -1 for text in texts])
+        return FalseCaptions(torch.from_numpy(said.meant(every)), of, s.meaning)
+
+    def anchor(self, image: TwinTower, link: nn.Linear, said: Targets, seen: Tensor) -> None:
+        """ImageNet's classes and the detector's things near their names; ``seen`` is the head's input for photos."""
+        s, typical, names, weights = self.settings, [], [], []
+        if s.anchoring:
+            classes = class_inputs(image, self.body.classifier.weight.detach(), seen)
+            taught = [i for i in range(len(classes)) if i not in self.left_out]
+            typical.append(classes[taught])
+            names.append(torch.from_numpy(said.classes()[taught]))
+            weights.append(torch.full((len(taught),), s.anchoring))
+        if s.thing_anchoring:
+            things, shown = thing_inputs(seen, self.things())
+            typical.append(things)
+            names.append(self.thing_names(said)[shown])
+            weights.append(torch.full((len(shown),), s.thing_anchoring))
+        if typical:
+            anchor(image.head, link, seen, torch.cat(typical), torch.cat(names), torch.cat(weights))
 
     def weights(self) -> Floats:
         """Of the photos in the losses: a bare photo counts less."""

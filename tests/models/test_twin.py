@@ -58,7 +58,8 @@ def test_a_new_twin_sees_what_the_classifier_sees() -> None:
         torch.testing.assert_close(likely, tower.body(pixels).softmax(dim=1))
         tower.scale.copy_(torch.rand(2 * width + 7))
         tower(pixels)
-        torch.testing.assert_close(seen[1], seen[0] * tower.scale)  # sizes stay out of the weights, which get 8 bits
+        # sizes stay out of the weights, which get 8 bits
+        torch.testing.assert_close(seen[1], seen[0] * tower.scale)
 
 
 def test_configuration_and_weights_come_back(folder: Path) -> None:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from cliplet.export.graph import trace
 from cliplet.models import pretrained
-from cliplet.models.yolox import YoloxFeatures
+from cliplet.models.yolox import Conv, YoloxFeatures
 from tests.training import make
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -66,12 +66,25 @@ def _l3() -> dict[str, Any]:
     return BertModel(config, add_pooling_layer=False).state_dict()
 
 
-class _Yolox(torch.nn.Module):
-    """YOLOX-Nano with boxes, as its own export has it: ``[n, cells, 85]`` on the grid."""
+class _Focus(torch.nn.Module):
+    """YOLOX's own beginning: four neighbouring BGR pixels as channels of one, and a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = Conv(12, 16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        places = [x[..., row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.conv(torch.cat(places, dim=1))  # type: ignore[no-any-return]
+
+
+class Yolox(torch.nn.Module):
+    """YOLOX-Nano with boxes, as its own export has it: ``[n, cells, 85]`` on the grid, from BGR in 0..255."""
 
     def __init__(self) -> None:
         super().__init__()
         whole = YoloxFeatures(64)
+        whole.backbone.backbone.stem = _Focus()  # type: ignore[assignment]
         self.backbone, self.head = whole.backbone, whole.head
         self.head.reg_preds = torch.nn.ModuleList(torch.nn.Conv2d(64, 4, 1) for _ in range(3))
         self.head.forward = self._boxes  # type: ignore[method-assign]
@@ -93,7 +106,7 @@ def write_yolox(file: Path) -> Path:
     """YOLOX-Nano of random weights for photos of 64 x 64, as an ONNX file."""
     torch.manual_seed(3)
     levels = {"images": torch.zeros(1, 3, 64, 64)}
-    trace(_Yolox().eval(), levels, {}, file, {"output": {}})
+    trace(Yolox().eval(), levels, {}, file, {"output": {}})
     return file
 
 

@@ -1,8 +1,8 @@
 """YOLOX-Nano (Ge et al. 2021, arXiv:2107.08430) as a frozen part of an image tower: what it finds, as features.
 
-The detector knows COCO's 80 kinds of things, and says so from pixels that are enlarged within the network: a tower that
-reads its answers needs no boxes. Modules have the names of YOLOX's own code; batch norms are folded into the
-convolutions, as its ONNX export does, from which the weights are read.
+The detector knows COCO's 80 kinds of things, and says so from an image tower's own pixels: a tower that reads its
+answers needs no boxes. Modules have the names of YOLOX's own code; batch norms are folded into the convolutions, as its
+ONNX export does, from which the weights are read.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from cliplet.errors import MissingExtraError, ModelError
 
 CLASSES = 80
 """Kinds of things that it knows."""
-BEST = 8
-"""Cells whose scores are summed for a class."""
 SURE, SOFT = 0.3, 0.05
 """A cell counts as sure from this score on, and over what width it begins to."""
 _BOXES = "head.reg_preds."
 """Convolutions of the file that say where things are; no feature reads them."""
+_FOCUS = "backbone.backbone.stem.conv"
+"""The first convolution."""
 
 
 class Conv(nn.Module):
@@ -30,7 +30,7 @@ class Conv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[n, C, h, w]`` in and out."""
@@ -77,19 +77,6 @@ class CspLayer(nn.Module):
         return self.conv3(torch.cat([self.m(self.conv1(x)), self.conv2(x)], dim=1))  # type: ignore[no-any-return]
 
 
-class Focus(nn.Module):
-    """Four neighbouring pixels as channels of one, and a convolution."""
-
-    def __init__(self, outputs: int) -> None:
-        super().__init__()
-        self.conv = Conv(12, outputs, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[n, 3, h, w] -> [n, C, h / 2, w / 2]``."""
-        places = [x[..., row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        return self.conv(torch.cat(places, dim=1))  # type: ignore[no-any-return]
-
-
 class Pooling(nn.Module):
     """Maxima of ever larger surroundings."""
 
@@ -109,7 +96,7 @@ class Darknet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = Focus(16)
+        self.stem = Conv(3, 16, 6, 2)
         self.dark2 = nn.Sequential(DepthwiseConv(16, 32, 2), CspLayer(32, 32, 1, True))
         self.dark3 = nn.Sequential(DepthwiseConv(32, 64, 2), CspLayer(64, 64, 3, True))
         self.dark4 = nn.Sequential(DepthwiseConv(64, 128, 2), CspLayer(128, 128, 3, True))
@@ -173,19 +160,18 @@ class YoloxFeatures(nn.Module):
     """What YOLOX-Nano sees on a photo, as numbers.
 
     For each class the root of the highest score, ``log(1 + n / 10)`` for about n cells above 0.3, and the root of the
-    eight best scores' sum; then the maximum over the photo of every channel of its neck's three scales and its
-    backbone's end.
+    sum over all cells; then the maximum over the photo of every channel of its neck's three scales and its backbone's
+    end.
 
     Args:
-        size: side of the square to which pixels are enlarged, a multiple of 32.
+        size: side of the square to which pixels are brought, a multiple of 32.
         mean, std: those by which RGB in 0..1 was normalised.
     """
 
     width = 3 * CLASSES + 64 + 128 + 256 + 256
     """Number of features."""
 
-    levels: Tensor
-    darkest: Tensor
+    black: Tensor
 
     def __init__(
         self,
@@ -196,23 +182,27 @@ class YoloxFeatures(nn.Module):
         super().__init__()
         self.size = size
         self.backbone, self.head = Pyramid(), Head()
-        for name, values in (("levels", std), ("darkest", mean)):
-            buffer = 255 * torch.tensor(values)[:, None, None]
-            self.register_buffer(name, buffer, persistent=False)
+        black = torch.tensor(mean) / torch.tensor(std)
+        self.register_buffer("black", black[:, None, None], persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised RGB ``[n, 3, h, w]`` -> features ``[n, width]``."""
-        bgr = (pixels * self.levels + self.darkest)[:, [2, 1, 0]]  # 0..255
-        bgr = F.interpolate(bgr, size=(self.size, self.size), mode="bilinear", align_corners=False)
-        *scales, last = self.backbone(bgr)
+        x = pixels + self.black  # black is 0, as at YOLOX's borders
+        if x.shape[-2:] != (self.size, self.size):
+            x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
+        *scales, last = self.backbone(x)
         scores = self.head(tuple(scales))
         count = torch.sigmoid((scores - SURE) / SOFT).sum(dim=2)
-        best = scores.topk(BEST, dim=2).values  # falling
-        found = [best[:, :, 0].sqrt(), torch.log1p(count / 10), best.sum(dim=2).sqrt()]
+        found = [scores.amax(dim=2).sqrt(), torch.log1p(count / 10), scores.sum(dim=2).sqrt()]
         return torch.cat([*found, *(x.amax(dim=(2, 3)) for x in (*scales, last))], dim=1)
 
 
-def yolox_features(path: str | Path, size: int = 320) -> YoloxFeatures:
+def yolox_features(
+    path: str | Path,
+    size: int = 320,
+    mean: Sequence[float] = (0.5, 0.5, 0.5),
+    std: Sequence[float] = (0.5, 0.5, 0.5),
+) -> YoloxFeatures:
     """:class:`YoloxFeatures` with the weights of YOLOX-Nano's ONNX file, in evaluation mode.
 
     Raises:
@@ -238,7 +228,13 @@ def yolox_features(path: str | Path, size: int = 320) -> YoloxFeatures:
         for part, value in zip(("weight", "bias"), node.input[1:], strict=False):
             if value in stored:
                 weights[f"{name}.{part}"] = torch.from_numpy(onnx.numpy_helper.to_array(stored[value]).copy())
-    model = YoloxFeatures(size)
+    for part in ("weight", "bias"):
+        if f"{_FOCUS}.conv.{part}" in weights:
+            weights[f"{_FOCUS}.{part}"] = weights.pop(f"{_FOCUS}.conv.{part}")
+    first = weights.get(f"{_FOCUS}.weight")
+    if first is not None and first.shape[1:] == (12, 3, 3):
+        weights[f"{_FOCUS}.weight"] = unfocused(first) * 255 * torch.tensor(std)[:, None, None]
+    model = YoloxFeatures(size, mean, std)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -247,6 +243,13 @@ def yolox_features(path: str | Path, size: int = 320) -> YoloxFeatures:
             "releases"
         ) from error
     return model.eval().requires_grad_(False)
+
+
+def unfocused(weight: Tensor) -> Tensor:
+    """One convolution for YOLOX's Focus: ``[n, 12, 3, 3]`` over four neighbouring BGR pixels as channels of one ->
+    ``[n, 3, 6, 6]`` over RGB in steps of two, the same products."""
+    column_row_bgr = weight.unflatten(1, (2, 2, 3))  # [n, column, row, colour, 3, 3]
+    return column_row_bgr.flip(3).permute(0, 3, 4, 2, 5, 1).reshape(len(weight), 3, 6, 6)
 
 
 def _module_name(node: str) -> str:
