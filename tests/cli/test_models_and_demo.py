@@ -41,6 +41,24 @@ def test_show_prints_the_card(tmp_path):
     assert len(content["fingerprint"]) == 16
 
 
+def test_the_packaged_card_is_read_at_80_columns(monkeypatch):
+    """Lines fit, long lists and the recipe's settings are counted, nothing is cut, empty parts are left out."""
+    monkeypatch.setenv("COLUMNS", "80")
+    text, card = run("models", "show"), json.loads(run("models", "show", "--json"))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "cosines: 20 numbers from -1.0 to 1.0; --json has them" in text
+    assert f"recipe: {len(card['training']['recipe'])} settings; --json has them" in text
+    assert "alignment:" not in text
+    assert text.count("measured by: ") == 2
+    found = " ".join(text.split())
+    assert " ".join(card["description"].split()) in found
+    for item in (*card["good_at"], *card["bad_at"]):
+        assert f"- {' '.join(item.split())}" in found
+    for name, result in card["results"].items():
+        if isinstance(result, dict) and not isinstance(result["value"], dict):
+            assert f"{name}: {result['value']}" in found
+
+
 def test_show_says_whether_integer_products_may_saturate(tmp_path, monkeypatch):
     model = build_tiny_model(tmp_path / "m")
     assert "integer_products: none" in run("models", "show", model)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import textwrap
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -52,17 +53,48 @@ def show(model: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(content, ensure_ascii=True))
         return
+    width = shutil.get_terminal_size().columns
+    for indent, line in _card_lines(content):
+        click.echo(textwrap.fill(line, width, initial_indent=indent, subsequent_indent=" " * len(indent) + "    ",
+                                 break_long_words=False, break_on_hyphens=False))  # fmt: skip
+
+
+def _card_lines(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A card for people: (indent, line); what says nothing is left out, and long lists are counted."""
     for name, value in content.items():
-        if isinstance(value, list):
-            click.echo(f"{name}:")
-            for item in value:
-                click.echo(f"  - {item}")
-        elif isinstance(value, dict):
-            click.echo(f"{name}:")
-            for key, item in value.items():
-                click.echo(f"  {key}: {item if not isinstance(item, (dict, list)) else json.dumps(item)}")
-        elif value not in ("", None):
-            click.echo(f"{name}: {value}")
+        if isinstance(value, dict):
+            value = (
+                {k: v for k, v in value.items() if v not in ("", None, [], {})} if any(value.values()) else {}
+            )
+        if value in ("", None, [], {}):
+            continue
+        if not isinstance(value, (dict, list)):
+            yield "", f"{name}: {value}"
+            continue
+        yield "", f"{name}:"
+        commands = []
+        for item in value if isinstance(value, list) else value.items():
+            if isinstance(item, tuple):
+                key, found = item
+                if isinstance(found, dict) and "command" in found:
+                    commands.append(str(found["command"]))
+                    found = found.get("value", "")
+                yield "  ", f"{key}: {_in_words(found)}"
+            else:
+                yield "  - ", str(item)
+        for command in dict.fromkeys(commands):
+            yield "  ", f"measured by: {command}"
+
+
+def _in_words(value: Any) -> str:
+    """A value of a card in a line."""
+    if isinstance(value, dict):
+        if any(isinstance(item, (dict, list)) for item in value.values()):
+            return f"{len(value)} settings; --json has them"
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    if isinstance(value, (list, tuple)) and len(value) > 6:
+        return f"{len(value)} numbers from {value[0]} to {value[-1]}; --json has them"
+    return str(value)
 
 
 def _integer_products(encoder: Any) -> dict[str, str]:
