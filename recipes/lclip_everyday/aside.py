@@ -16,8 +16,8 @@ from .recipe import Settings
 
 
 @contextmanager
-def aside(settings: Settings, part: str, *arguments: Any) -> Iterator[None]:
-    """While the block runs, ``Run.part(*arguments)`` runs in a process of its own; the block's end waits for it.
+def aside(settings: Settings, part: str) -> Iterator[None]:
+    """While the block runs, ``Run.part`` runs in a process of its own; the block's end waits for it.
 
     With ``settings.processes`` of 1 it runs before the block, in this process.
 
@@ -25,11 +25,11 @@ def aside(settings: Settings, part: str, *arguments: Any) -> Iterator[None]:
         ClipletError: the other process failed; its own error has been printed.
     """
     if settings.processes < 2:
-        _run(settings, part, arguments)
+        _run(settings, part)
         yield
         return
     other = multiprocessing.get_context("spawn").Process(
-        target=_in_process, args=(settings, part, arguments, os.getpid()), daemon=True
+        target=_in_process, args=(settings, part, os.getpid()), daemon=True
     )
     other.start()
     try:
@@ -49,16 +49,16 @@ def share_cores(settings: Settings) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // settings.processes))
 
 
-def _in_process(settings: Settings, part: str, arguments: tuple[Any, ...], parent: int) -> None:
+def _in_process(settings: Settings, part: str, parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _run(settings, part, arguments)
+    _run(settings, part)
 
 
-def _run(settings: Settings, part: str, arguments: tuple[Any, ...]) -> None:
+def _run(settings: Settings, part: str) -> Any:
     from .run import Run
 
     share_cores(settings)
-    getattr(Run(settings, claim=False), part)(*arguments)
+    return getattr(Run(settings, claim=False), part)()
 
 
 def _end_with(parent: int) -> None:

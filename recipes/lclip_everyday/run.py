@@ -6,13 +6,14 @@
 3. The text tower, factorised, started from MiniLM's layers and distilled from that space: captions, pseudo-captions
    and short texts.
 4. The last stages of the image tower, which learn beside the classifier's own, on kept feature maps of views of all
-   photos: as many trainings as `soft` has values, averaged; then ImageNet's classes and the detector's things are
-   brought near their names.
+   photos: as many trainings as `soft` has values, averaged; then the head alone, with false captions; then ImageNet's
+   classes and the detector's things are brought near their names.
 5. The text tower once more: ReLUs for its GELUs, by self-distillation, and one token less (relu.py).
 6. The model folder, int8.
 
 Both towers learn the teacher's space alone, so they fit together; training them together afterwards, with false
-captions, was tried and cost agreement with people and retrieval.
+captions, was tried and cost agreement with people and retrieval; false captions from the image tower's start cost
+retrieval too.
 
 Each part is kept in the run's folder, so that an interrupted run goes on where it stopped.
 """
@@ -66,7 +67,7 @@ from .detections import SPOKEN, captions, counted
 from .heads import anchor, class_inputs, joined, split_text_head, thing_inputs
 from .recipe import AT_THE_END, Settings
 from .relu import LengthBatches, ReluStudent, relu_tower, without_end
-from .student import FalseCaptions, NearNames, PairStudent, TwinTower, head_inputs
+from .student import FalseCaptions, HeadAlone, NearNames, PairStudent, TwinTower, head_inputs
 from .teacher import Targets, Teacher, read_texts
 from .words import CLASSES, changed, kept_out, short_texts
 
@@ -111,13 +112,9 @@ class Run:
         with aside(s, "look_at_photos"):
             self.read_captions()
         said = self.targets()
-        number = len(s.soft)
-        with aside(s, "train_images", range(min(2, number))):
+        with aside(s, "train_images"):
             tower = self.trained_text_tower(said)
-        for i in range(2, number, 2):
-            with aside(s, "train_images", range(i + 1, min(i + 2, number))):
-                self.trained_image_tower(said, [i])
-        image, link = self.trained_image_tower(said)  # as they were kept
+        image, link = self.trained_image_tower(said)  # as it was kept
         maps, known = self.views()
         self.anchor(image, link, said, torch.from_numpy(head_inputs(image, maps[0], known[0])))
         split_text_head(tower, link, s.dim)
@@ -230,17 +227,12 @@ class Run:
         return new
 
     # ------------------------------------------------------------ image
-    def train_images(self, numbers: Sequence[int]) -> None:
-        """Some of the image tower's trainings, whose results are kept."""
-        if numbers:
-            self.trained_image_tower(self.targets(), numbers)
+    def train_images(self) -> None:
+        """The image tower's trainings, whose results are kept."""
+        self.trained_image_tower(self.targets())
 
-    def trained_image_tower(
-        self, said: Targets, only: Sequence[int] | None = None
-    ) -> tuple[TwinTower, nn.Linear]:
-        """The image tower's learning part and the link from a caption's target to its matching half, averaged over all
-        trainings or ``only`` some.
-        """
+    def trained_image_tower(self, said: Targets) -> tuple[TwinTower, nn.Linear]:
+        """The image tower's learning part and the link from a caption's target to its matching half, both averaged."""
         s, (maps, known), (dev_maps, dev_known) = self.settings, self.views(), self.dev_view()
         image = self.twin_tower(known[0], said.photos)
         link = nn.Linear(s.space, s.dim)
@@ -248,33 +240,37 @@ class Run:
             link.weight.copy_(torch.eye(s.dim, s.space))
             link.bias.zero_()
 
-        def with_targets() -> dict[str, float]:
+        def with_targets(inputs: Floats | None = None) -> dict[str, float]:
             with torch.no_grad():
                 matching = link(torch.from_numpy(said.dev.target)).numpy()
-                photos = image.head(torch.from_numpy(head_inputs(image, dev_maps, dev_known))).numpy()
+                seen = head_inputs(image, dev_maps, dev_known) if inputs is None else inputs
+                photos = image.head(torch.from_numpy(seen)).numpy()
             texts = np.concatenate([unit_norm(said.dev.target[:, : s.dim]), matching], axis=1)
             return retrieval(photos, texts, said.dev)
 
         pair = nn.ModuleDict({"image": image, "link": link})
         start = {k: v.clone() for k, v in pair.state_dict().items()}
         targets, photos = torch.from_numpy(said.train.target), torch.from_numpy(said.photos)
-        weights, names, false = (
-            torch.from_numpy(self.weights()),
-            self.near_names(said),
-            self.false_captions(said),
-        )
+        weights, names = torch.from_numpy(self.weights()), self.near_names(said)
         found = []
         for i, soft in enumerate(s.soft):
-            if only is not None and i not in only:
-                continue
             pair.load_state_dict(start)
             batches = PairBatches(maps, known, said.train, s.image_stage.batch_size, s.seed + i)
-            student = PairStudent(
-                image, link, targets, photos, soft, weights, names, s.near_names, false, s.false_captions
-            )
+            student = PairStudent(image, link, targets, photos, soft, weights, names, s.near_names)
             self.train(f"image{i}", student, s.image_stage, batches, with_targets)
             found.append({k: v.clone() for k, v in pair.state_dict().items()})
         pair.load_state_dict({k: torch.stack([f[k] for f in found]).mean(dim=0) for k in start})
+        if s.head_stage.epochs:
+            inputs = [head_inputs(image, m, k).astype(np.float16) for m, k in zip(maps, known, strict=True)]
+            nothing = [np.zeros((len(photos), 0), dtype=np.float16) for _ in inputs]
+            batches = PairBatches(inputs, nothing, said.train, s.head_stage.batch_size, s.seed)
+            head, false = HeadAlone(image), self.false_captions(said)
+            student = PairStudent(
+                head, link, targets, photos, float(np.mean(s.soft)), weights, names, s.near_names, false,
+                s.false_captions,
+            )  # fmt: skip
+            dev = head_inputs(image, dev_maps, dev_known)
+            self.train("head", student, s.head_stage, batches, lambda: with_targets(dev))
         return image, link
 
     def near_names(self, said: Targets) -> NearNames | None:

@@ -112,7 +112,11 @@ class TwinTower(nn.Module):
 
     def forward(self, maps: Tensor, known: Tensor) -> Tensor:
         """``[n, dim]``, unnormalised."""
-        x, width = self.features(maps, known), self.width
+        return self.projected(self.features(maps, known))
+
+    def projected(self, x: Tensor) -> Tensor:
+        """The head's input ``[n, inputs]``, of which some is left out in training -> ``[n, dim]``."""
+        width = self.width
         learnt, pooled, likely, found = x.tensor_split((width, 2 * width, 2 * width + self.classes), dim=1)
         if self.training and self.alone:
             learnt = learnt * (torch.rand(len(learnt), 1) >= self.alone)
@@ -120,6 +124,23 @@ class TwinTower(nn.Module):
             (width, 2 * width), dim=1
         )
         return self.head(torch.cat([learnt, pooled, likely, found], dim=1))  # type: ignore[no-any-return]
+
+
+class HeadAlone(nn.Module):
+    """The head of a tower, which learns on kept inputs while the rest stays as it is.
+
+    Args:
+        tower: the tower; its head is this one's.
+    """
+
+    def __init__(self, tower: TwinTower) -> None:
+        super().__init__()
+        self.head = tower.head
+        self._tower = [tower]  # no part of this module's state
+
+    def forward(self, inputs: Tensor, known: Tensor) -> Tensor:
+        """From :func:`head_inputs` ``[n, inputs]`` -> ``[n, dim]``; ``known`` is in them."""
+        return self._tower[0].train(self.training).projected(inputs.float())
 
 
 @torch.inference_mode()

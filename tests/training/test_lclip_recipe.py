@@ -17,12 +17,12 @@ from cliplet.training.pairs import PairSet
 from cliplet.training.recipes import open_recipe
 from cliplet.training.text_distillation import Captions
 from lclip_everyday.bare import BarePhotos, class_captions, pseudo_captions
-from lclip_everyday.data import SIZE, detector_features, detector_graph, outputs
+from lclip_everyday.data import SIZE, PairBatches, detector_features, detector_graph, outputs
 from lclip_everyday.detections import Thing, captions, counted, things
 from lclip_everyday.heads import anchor, class_inputs, split_text_head, thing_inputs
 from lclip_everyday.recipe import Settings
 from lclip_everyday.run import Run
-from lclip_everyday.student import FalseCaptions, TwinTower
+from lclip_everyday.student import FalseCaptions, HeadAlone, TwinTower
 from lclip_everyday.words import changed, everyday_names, kept_out, short_texts
 from tests.shared_data import ROOT
 from tests.training import make
@@ -167,6 +167,21 @@ def test_false_captions_pull_at_the_changed_word() -> None:
     assert at(1.0) < at(0.5) < at(0.0)
     torch.testing.assert_close(at(0.5), torch.tensor(0.5).log().neg(), atol=0.2, rtol=0)
     assert loss(torch.tensor([1]), true[1:2], true[1:2], true[1:2], link) == 0
+
+
+def test_the_head_learns_alone() -> None:
+    """On kept inputs, with what is left out in training; the rest of the tower is no part of what learns or is kept."""
+    torch.manual_seed(0)
+    tower = TwinTower(nn.Linear(3, 3), 8, 5, 4, found=2)  # type: ignore[arg-type]
+    alone, inputs = HeadAlone(tower), torch.randn(6, 2 * 8 + 5 + 2).half()
+    assert [name for name, _ in alone.named_parameters()] == ["head.weight", "head.bias"]
+    with torch.no_grad():
+        torch.testing.assert_close(alone.eval()(inputs, torch.zeros(6, 0)), tower.head(inputs.float()))
+        assert not torch.equal(alone.train()(inputs, torch.zeros(6, 0)), tower.head(inputs.float()))
+    captions = Captions(["a", "b"], np.arange(2), [], np.zeros((2, 4), np.float32))
+    rows, nothing = np.arange(6, dtype=np.float16).reshape(2, 3), np.zeros((2, 0), np.float16)
+    (batch,) = PairBatches([rows], [nothing], captions, 2, 0).load(0, 0)
+    np.testing.assert_array_equal(batch["maps"], rows[batch["photo"]])  # never mirrored
 
 
 def test_changed_captions() -> None:
