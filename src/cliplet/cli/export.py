@@ -1,5 +1,6 @@
 """``cliplet export``: any two-tower model as a folder that runs on ONNX Runtime alone."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def export(
     from cliplet.cli.console import progress_bar
 
     try:
+        from cliplet.encoders.card import ModelCard
         from cliplet.export import export as write_folder
         from cliplet.export.inputs import compared_captions, compared_photos, load_source
     except ImportError as error:
@@ -86,6 +88,7 @@ def export(
             progress=None if shown is None else lambda tower, done, of: shown(done, of),
         )
     click.echo(report.markdown().split("\n", 2)[2])
-    if precision == "int8" and report.integer_products == "none":
+    click.echo(textwrap.fill(f"Precision: {ModelCard.load(out).precision}", 80, subsequent_indent="    "))
+    if precision == "int8" and report.integer_products == "none" and not (calibrate or calibrate_captions):
         click.echo("Its products are in fp32; with  --calibrate PHOTOS  they compute in 8 bits, faster.")
     click.echo(f"{out}: a model folder; try it with  cliplet score PHOTO CAPTION --model {out}")

@@ -36,6 +36,7 @@ PRECISIONS = {
 """What a card says of weights that are stored so."""
 _COMPUTED = {
     "nothing": "",
+    "smooth": " (with its SiLUs or the like, convolutions in integers are slower)",
     "convolutions": " but for int8 convolutions (w8a8)",
     "products": " but for int8 products (w8a8)",
     "tokens": " but for int8 products (w8a8, a scale for each token)",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cliplet.errors import MissingExtraError, ModelError
 from cliplet.export.first_convolution import widen_first_convolution
-from cliplet.export.integers import Kind, compute_in_integers
+from cliplet.export.integers import Kind, compute_in_integers, is_smooth
 from cliplet.export.products import tidy_products
 from cliplet.export.rounding import quantise
 from cliplet.export.same_padding import drop_unused, fuse_constant_pads
@@ -20,7 +20,7 @@ from cliplet.export.tokens import Told, is_transformer, tokens_in_integers
 Precision = Literal["fp32", "fp16", "int8"]
 """How weights are stored; the products are computed in fp32 whatever they are."""
 
-Computed = Literal["nothing", "convolutions", "products", "tokens"]
+Computed = Literal["nothing", "smooth", "convolutions", "products", "tokens"]
 """What computes in 8-bit integers; ``tokens`` are a transformer's products with a scale for each token."""
 
 OPSET = 17
@@ -282,7 +282,7 @@ def write(
         in_floats: names of parts of the module that stay in fp32.
 
     Returns:
-        What computes in 8 bits.
+        What computes in 8 bits; ``smooth`` is nothing, since the network's activations would make it slower.
     """
     onnx = import_onnx()
     trace(module, inputs, dynamic, path, outputs)
@@ -294,6 +294,8 @@ def write(
         computed = "tokens"
         tokens_in_integers(model, examples, told, parts)
         merge_equal_weights(model)
+    elif examples and integers == "convolutions" and is_smooth(model, in_floats):
+        computed = "smooth"
     elif examples:
         onnx.save(model, str(path))
         compute_in_integers(path, integers, examples, in_floats)
