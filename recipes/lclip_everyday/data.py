@@ -171,7 +171,7 @@ class PairBatches:
     """A random kept view of each photo, mirrored half of the time, and a caption of every training photo.
 
     Args:
-        maps: kept views, each ``[photos, C, h, w]``, or what a head makes of them ``[photos, inputs]``, not mirrored.
+        maps: kept views, each ``[photos, C, h, w]``.
         known: what the classifier knows of each view, each ``[photos, width + classes]``.
         captions: those of the photos.
         size: photos a batch.
@@ -214,7 +214,7 @@ class PairBatches:
             known = torch.from_numpy(np.stack([self.known[v][p] for v, p in chosen_views]))
             mirrored = torch.from_numpy(rng.random(len(photos)) < 0.5)[:, None, None, None]
             yield {
-                "maps": torch.where(mirrored, maps.flip(3), maps) if maps.dim() == 4 else maps,
+                "maps": torch.where(mirrored, maps.flip(3), maps),
                 "known": known,
                 "photo": torch.from_numpy(photos),
                 "columns": torch.from_numpy(chosen),

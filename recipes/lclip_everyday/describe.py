@@ -40,13 +40,7 @@ def describe(settings: Settings) -> Rows:
         texts += short_texts(texts, COCO_CLASSES)
     rows += _parts(s, texts, len(train.photos) + bare, len(dev.photos))
     image = [(f"image, soft={soft}", s.image_stage, len(train.photos) + bare) for soft in s.soft]
-    photos = len(train.photos) + bare
-    stages = [
-        ("text", s.text_stage, len(texts)),
-        *image,
-        ("head", s.head_stage, photos),
-        ("ReLUs", s.relu_stage, len(texts)),
-    ]
+    stages = [("text", s.text_stage, len(texts)), *image, ("ReLUs", s.relu_stage, len(texts))]
     return rows + [(f"stage {name}", _steps(stage, items)) for name, stage, items in stages]
 
 

@@ -79,9 +79,6 @@ class Settings:
     """Training of the text tower alone; a batch counts captions."""
     image_stage: Schedule = field(default_factory=Schedule)
     """Training of the image tower's last stages; a batch counts photos."""
-    head_stage: Schedule = field(default_factory=lambda: Schedule(epochs=0))
-    """Training of the averaged image tower's head alone, with false captions; none without epochs. A batch counts
-    photos."""
     relu_stage: Schedule = field(default_factory=lambda: Schedule(epochs=0))
     """Training of the text tower with ReLUs; without epochs the tower stays as it is. A batch counts captions."""
     everyday_share: float = 0.3
@@ -89,8 +86,6 @@ class Settings:
     near_names: float = 0.0
     """Weight of the loss that tells what the detector found from the names of like things, such as a cat from dogs and
     bears; 0 leaves it out."""
-    false_captions: float = 0.0
-    """Weight, in ``head_stage``, of the loss that tells a caption from the same with one word changed; 0: without."""
     anchoring: float = 10.0
     """Class-name anchoring: weight of ImageNet's classes in the image tower's head at the end. A photo with a class's
     typical features is brought near the class's name, so that what these photos do not show is not forgotten. 0 leaves
@@ -113,10 +108,6 @@ class Settings:
             raise InputError(f"processes={self.processes} must be 1 or 2")
         if self.bare.photos and self.retrieved < 1:
             raise InputError("retrieved must be at least 1 with bare photos; each needs a pseudo-caption")
-        if self.false_captions and not self.head_stage.epochs:
-            raise InputError(
-                "false_captions are for head_stage, which has no epochs; set them, or false_captions=0"
-            )
         needs = (self.detector_layers, self.detector_inside, self.near_names, self.thing_anchoring)
         if not self.detector and any(needs):
             raise InputError(

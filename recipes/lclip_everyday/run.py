@@ -6,14 +6,13 @@
 3. The text tower, factorised, started from MiniLM's layers and distilled from that space: captions, pseudo-captions
    and short texts.
 4. The last stages of the image tower, which learn beside the classifier's own, on kept feature maps of views of all
-   photos: as many trainings as `soft` has values, averaged; then the head alone, with false captions; then ImageNet's
-   classes and the detector's things are brought near their names.
+   photos: as many trainings as `soft` has values, averaged; then ImageNet's classes and the
+   detector's things are brought near their names.
 5. The text tower once more: ReLUs for its GELUs, by self-distillation, and one token less (relu.py).
 6. The model folder, int8.
 
 Both towers learn the teacher's space alone, so they fit together; training them together afterwards, with false
-captions, was tried and cost agreement with people and retrieval; false captions from the image tower's start cost
-retrieval too.
+captions, was tried and cost agreement with people and retrieval.
 
 Each part is kept in the run's folder, so that an interrupted run goes on where it stopped.
 """
@@ -67,9 +66,9 @@ from .detections import SPOKEN, captions, counted
 from .heads import anchor, class_inputs, joined, split_text_head, thing_inputs
 from .recipe import AT_THE_END, Settings
 from .relu import LengthBatches, ReluStudent, relu_tower, without_end
-from .student import FalseCaptions, HeadAlone, NearNames, PairStudent, TwinTower, head_inputs
+from .student import NearNames, PairStudent, TwinTower, head_inputs
 from .teacher import Targets, Teacher, read_texts
-from .words import CLASSES, changed, kept_out, short_texts
+from .words import CLASSES, kept_out, short_texts
 
 LIKELY = 30.0
 """Weight of the probabilities beside features of deviation 1."""
@@ -240,11 +239,10 @@ class Run:
             link.weight.copy_(torch.eye(s.dim, s.space))
             link.bias.zero_()
 
-        def with_targets(inputs: Floats | None = None) -> dict[str, float]:
+        def with_targets() -> dict[str, float]:
             with torch.no_grad():
                 matching = link(torch.from_numpy(said.dev.target)).numpy()
-                seen = head_inputs(image, dev_maps, dev_known) if inputs is None else inputs
-                photos = image.head(torch.from_numpy(seen)).numpy()
+                photos = image.head(torch.from_numpy(head_inputs(image, dev_maps, dev_known))).numpy()
             texts = np.concatenate([unit_norm(said.dev.target[:, : s.dim]), matching], axis=1)
             return retrieval(photos, texts, said.dev)
 
@@ -260,17 +258,6 @@ class Run:
             self.train(f"image{i}", student, s.image_stage, batches, with_targets)
             found.append({k: v.clone() for k, v in pair.state_dict().items()})
         pair.load_state_dict({k: torch.stack([f[k] for f in found]).mean(dim=0) for k in start})
-        if s.head_stage.epochs:
-            inputs = [head_inputs(image, m, k).astype(np.float16) for m, k in zip(maps, known, strict=True)]
-            nothing = [np.zeros((len(photos), 0), dtype=np.float16) for _ in inputs]
-            batches = PairBatches(inputs, nothing, said.train, s.head_stage.batch_size, s.seed)
-            head, false = HeadAlone(image), self.false_captions(said)
-            student = PairStudent(
-                head, link, targets, photos, float(np.mean(s.soft)), weights, names, s.near_names, false,
-                s.false_captions,
-            )  # fmt: skip
-            dev = head_inputs(image, dev_maps, dev_known)
-            self.train("head", student, s.head_stage, batches, lambda: with_targets(dev))
         return image, link
 
     def near_names(self, said: Targets) -> NearNames | None:
@@ -289,19 +276,6 @@ class Run:
         """The teacher's targets of the things' names ``[things, space]``."""
         texts = [f"a photo of {counted(SPOKEN.get(name, name), 1)}" for name in COCO_CLASSES]
         return torch.from_numpy(said.meant(texts))
-
-    def false_captions(self, said: Targets) -> FalseCaptions | None:
-        """The training photos' captions with one word changed, for the loss that tells them apart."""
-        s = self.settings
-        if not s.false_captions:
-            return None
-        texts = changed(
-            said.train.texts, said.train.photo, [*self.pairs.captions, *self.more.captions], s.seed
-        )
-        every = list(dict.fromkeys(text for text in texts if text))
-        rows = {text: i for i, text in enumerate(every)}
-        of = torch.tensor([rows[text] if text else -1 for text in texts])
-        return FalseCaptions(torch.from_numpy(said.meant(every)), of, s.meaning)
 
     def anchor(self, image: TwinTower, link: nn.Linear, said: Targets, seen: Tensor) -> None:
         """ImageNet's classes and the detector's things near their names; ``seen`` is the head's input for photos."""

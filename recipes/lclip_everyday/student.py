@@ -23,8 +23,6 @@ SURELY_THERE, SURELY_NOT = 0.5, 0.1
 """Detector's scores from which a thing is on a photo, and below which it is not."""
 NAMES_SCALE = 20.0
 """Of cosines between photos and names."""
-FALSE_SCALE = 30.0
-"""Of differences of cosines between a photo and two captions."""
 
 
 def halves(embedding: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,11 +110,7 @@ class TwinTower(nn.Module):
 
     def forward(self, maps: Tensor, known: Tensor) -> Tensor:
         """``[n, dim]``, unnormalised."""
-        return self.projected(self.features(maps, known))
-
-    def projected(self, x: Tensor) -> Tensor:
-        """The head's input ``[n, inputs]``, of which some is left out in training -> ``[n, dim]``."""
-        width = self.width
+        x, width = self.features(maps, known), self.width
         learnt, pooled, likely, found = x.tensor_split((width, 2 * width, 2 * width + self.classes), dim=1)
         if self.training and self.alone:
             learnt = learnt * (torch.rand(len(learnt), 1) >= self.alone)
@@ -124,23 +118,6 @@ class TwinTower(nn.Module):
             (width, 2 * width), dim=1
         )
         return self.head(torch.cat([learnt, pooled, likely, found], dim=1))  # type: ignore[no-any-return]
-
-
-class HeadAlone(nn.Module):
-    """The head of a tower, which learns on kept inputs while the rest stays as it is.
-
-    Args:
-        tower: the tower; its head is this one's.
-    """
-
-    def __init__(self, tower: TwinTower) -> None:
-        super().__init__()
-        self.head = tower.head
-        self._tower = [tower]  # no part of this module's state
-
-    def forward(self, inputs: Tensor, known: Tensor) -> Tensor:
-        """From :func:`head_inputs` ``[n, inputs]`` -> ``[n, dim]``; ``known`` is in them."""
-        return self._tower[0].train(self.training).projected(inputs.float())
 
 
 @torch.inference_mode()
@@ -198,50 +175,15 @@ class NearNames(nn.Module):
         return F.cross_entropy(logits, k)
 
 
-class FalseCaptions(nn.Module):
-    """A photo's caption against the same with one word changed: ``softplus(-30 (true - false))`` of their cosines.
-
-    Args:
-        false: the teacher's targets of changed captions ``[M, D]``, unit norm.
-        of: the row of ``false`` that belongs to each caption ``[N]``; -1 for none.
-        meaning: share of the meaning half in the cosine.
-    """
-
-    false: Tensor
-    of: Tensor
-
-    def __init__(self, false: Tensor, of: Tensor, meaning: float) -> None:
-        super().__init__()
-        self.meaning = meaning
-        self.register_buffer("false", false, persistent=False)
-        self.register_buffer("of", of, persistent=False)
-
-    def forward(
-        self, caption: Tensor, target: Tensor, meaning: Tensor, matching: Tensor, link: nn.Module
-    ) -> Tensor:
-        """The loss of captions number ``caption`` ``[B]`` with these targets ``[B, D]`` and their photos' halves."""
-        there = (self.of[caption] >= 0).nonzero().flatten()
-        if not len(there):
-            return meaning.sum() * 0
-        true, false = target[there], self.false[self.of[caption[there]]]
-        dim, photo = meaning.shape[1], (meaning[there], matching[there])
-        apart = (
-            meaning_of(true, dim) - meaning_of(false, dim),
-            F.normalize(link(true), dim=1) - F.normalize(link(false), dim=1),
-        )
-        more = [(x * y).sum(dim=1) for x, y in zip(photo, apart, strict=True)]
-        return F.softplus(-FALSE_SCALE * (self.meaning * more[0] + (1 - self.meaning) * more[1])).mean()
-
-
 class PairStudent(Task):
     """Photos against the teacher's captions.
 
-    ``3 image + 10 cosines + contrastive``, :class:`NearNames` and :class:`FalseCaptions` where there are some. *image*:
-    the cosine distance of the meaning half to the photo's target. *cosines*: squared differences of the batch's cosines
-    between photos and captions to those of the targets. *contrastive*: the matching half of a photo against one caption
-    of every training photo, and of a caption against all photos as they were when last seen; the matching half of a
-    caption is a linear map of its target, the link, which learns too. What is alike counts as partly right
-    (:func:`soft_targets`).
+    ``3 image + 10 cosines + contrastive``, and :class:`NearNames` where there are some. *image*: the cosine distance of
+    the meaning half to the photo's target. *cosines*: squared differences of the batch's cosines between photos and
+    captions to those of the targets.
+    *contrastive*: the matching half of a photo against one caption of every training photo, and of a caption against
+    all photos as they were when last seen; the matching half of a caption is a linear map of its target, the link,
+    which learns too. What is alike counts as partly right (:func:`soft_targets`).
 
     Args:
         late: the image tower's last stages.
@@ -250,8 +192,8 @@ class PairStudent(Task):
         photos: targets of the photos ``[P, d]``, unit norm.
         soft: weight of similar captions in the contrastive targets.
         weights: of the photos in every loss ``[P]``; all alike without.
-        names, false: further losses.
-        names_weight, false_weight: their weights.
+        names: a further loss.
+        names_weight: its weight.
     """
 
     captions: Tensor
@@ -270,12 +212,9 @@ class PairStudent(Task):
         weights: Tensor | None = None,
         names: NearNames | None = None,
         names_weight: float = 0.0,
-        false: FalseCaptions | None = None,
-        false_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.names, self.names_weight = names, names_weight
-        self.false, self.false_weight = false, false_weight
         self.model = nn.ModuleDict({"image": late, "link": link})
         self.logit_scale = nn.Parameter(torch.tensor(math.log(14.0)))
         self.soft = soft
@@ -308,10 +247,6 @@ class PairStudent(Task):
         if self.names is not None:
             terms["names"] = self.names(rows, meaning, matching, self.model["link"])
             loss = loss + self.names_weight * terms["names"]
-        if self.false is not None:
-            said, link = batch["columns"][rows], self.model["link"]
-            terms["false"] = self.false(said, self.captions[said], meaning, matching, link)
-            loss = loss + self.false_weight * terms["false"]
         return {"loss": loss, **{k: v.detach() for k, v in terms.items()}}
 
     def _contrastive(self, rows: Tensor, photo: Tensor, matching: Tensor, columns: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Short texts that the text tower learns, captions made false, and what ImageNet's classes are called."""
+"""Short texts that the text tower learns beside captions, and what ImageNet's classes are called."""
 
 import re
 from collections import Counter
@@ -7,18 +7,14 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cliplet.data.spans import noun_phrases
-from cliplet.evaluation.hard_negatives import KINDS as WORD_KINDS
-from cliplet.evaluation.hard_negatives import swap_word
 from cliplet.models.pretrained import imagenet_names
 
 from .detections import counted, plural
 
 KINDS = Path(__file__).with_name("class_kinds.txt")
 CLASSES = 1000
-_WORD = re.compile(r"[a-z0-9][a-z0-9'-]*")
 _DETERMINER = re.compile(
     r"^(?:an?|the|two|three|four|five|some|several|many|his|her|their|its)\s+", re.IGNORECASE
 )
@@ -87,29 +83,3 @@ def short_texts(
         ]
         texts += [everyday, f"a photo of {everyday}", f"a close up of {with_article(name)}"]
     return list(dict.fromkeys(text for text in texts if text))
-
-
-def changed(
-    captions: Sequence[str], photo: Sequence[int] | NDArray[np.int64], others: Sequence[str], seed: int
-) -> list[str]:
-    """Each caption with one object, colour, number or action changed, objects twice as often as the rest.
-
-    Args:
-        captions: captions ``[n]``; what another one of the same photo mentions is never put in.
-        photo: the photo of each ``[n]``.
-        others: captions that say how often people use each word.
-        seed: draws kinds and words.
-
-    Returns:
-        ``[n]``; empty where no word can be changed.
-    """
-    frequencies = Counter(word for text in others for word in _WORD.findall(text.lower()))
-    of_photo: dict[int, list[str]] = {}
-    for text, number in zip(captions, photo, strict=True):
-        of_photo.setdefault(int(number), []).append(text)
-    rng, found = np.random.default_rng(seed), []
-    for text, number in zip(captions, photo, strict=True):
-        kinds = rng.permutation([*WORD_KINDS, "object"]).tolist()
-        swaps = (swap_word(text, kind, rng, of_photo[int(number)], frequencies) for kind in kinds)
-        found.append(next((swap[0] for swap in swaps if swap), ""))
-    return found

@@ -95,7 +95,7 @@ def test_a_captioner_looks_at_what_has_learnt(folder: Path) -> None:
 
 def test_a_detector_takes_part(tmp_path: Path) -> None:
     """Its findings are the projection's last inputs; in 8 bits it stays in fp32; the grid is still the learnt map."""
-    config = dataclasses.replace(CONFIG, detector=64)
+    config = dataclasses.replace(CONFIG, name="tf_efficientnet_lite0", detector=64)
     made = make.encoder(DualConfig(image=config, text=make.CONFIG.text))
     tower = made.model.image
     assert isinstance(tower, TwinImageTower)

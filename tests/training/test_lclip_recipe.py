@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from cliplet.errors import InputError
 from cliplet.models.config import TextConfig
@@ -17,13 +16,13 @@ from cliplet.training.pairs import PairSet
 from cliplet.training.recipes import open_recipe
 from cliplet.training.text_distillation import Captions
 from lclip_everyday.bare import BarePhotos, class_captions, pseudo_captions
-from lclip_everyday.data import SIZE, PairBatches, detector_features, detector_graph, outputs
+from lclip_everyday.data import SIZE, detector_features, detector_graph, outputs
 from lclip_everyday.detections import Thing, captions, counted, things
 from lclip_everyday.heads import anchor, class_inputs, split_text_head, thing_inputs
 from lclip_everyday.recipe import Settings
 from lclip_everyday.run import Run
-from lclip_everyday.student import FalseCaptions, HeadAlone, TwinTower
-from lclip_everyday.words import changed, everyday_names, kept_out, short_texts
+from lclip_everyday.student import TwinTower
+from lclip_everyday.words import everyday_names, kept_out, short_texts
 from tests.shared_data import ROOT
 from tests.training import make
 from tests.training.parts import write_detector
@@ -145,55 +144,6 @@ def test_thing_inputs_are_photos_that_show_it_alone() -> None:
     torch.testing.assert_close(typical[0, 1] / typical[0, 0], torch.tensor(1 - 0.8 * 0.9))
     assert typical[0, 2] == 0
     torch.testing.assert_close(typical[1], torch.tensor([0.0, 4.0, 0.0]))
-
-
-def test_false_captions_pull_at_the_changed_word() -> None:
-    """The loss falls when a photo moves from the false caption to its own; captions without one do not count."""
-    torch.manual_seed(0)
-    link, true, false = (
-        nn.Linear(4, 4),
-        F.normalize(torch.randn(3, 4), dim=1),
-        F.normalize(torch.randn(2, 4), dim=1),
-    )
-    loss = FalseCaptions(false, torch.tensor([0, -1, 1]), 0.5)
-    rows = torch.tensor([0, 1, 2])
-
-    def at(share: float) -> torch.Tensor:
-        towards = true.clone()
-        towards[[0, 2]] = F.normalize(share * true[[0, 2]] + (1 - share) * false, dim=1)
-        with torch.no_grad():
-            return loss(rows, true, towards, F.normalize(link(towards), dim=1), link)  # type: ignore[no-any-return]
-
-    assert at(1.0) < at(0.5) < at(0.0)
-    torch.testing.assert_close(at(0.5), torch.tensor(0.5).log().neg(), atol=0.2, rtol=0)
-    assert loss(torch.tensor([1]), true[1:2], true[1:2], true[1:2], link) == 0
-
-
-def test_the_head_learns_alone() -> None:
-    """On kept inputs, with what is left out in training; the rest of the tower is no part of what learns or is kept."""
-    torch.manual_seed(0)
-    tower = TwinTower(nn.Linear(3, 3), 8, 5, 4, found=2)  # type: ignore[arg-type]
-    alone, inputs = HeadAlone(tower), torch.randn(6, 2 * 8 + 5 + 2).half()
-    assert [name for name, _ in alone.named_parameters()] == ["head.weight", "head.bias"]
-    with torch.no_grad():
-        torch.testing.assert_close(alone.eval()(inputs, torch.zeros(6, 0)), tower.head(inputs.float()))
-        assert not torch.equal(alone.train()(inputs, torch.zeros(6, 0)), tower.head(inputs.float()))
-    captions = Captions(["a", "b"], np.arange(2), [], np.zeros((2, 4), np.float32))
-    rows, nothing = np.arange(6, dtype=np.float16).reshape(2, 3), np.zeros((2, 0), np.float16)
-    (batch,) = PairBatches([rows], [nothing], captions, 2, 0).load(0, 0)
-    np.testing.assert_array_equal(batch["maps"], rows[batch["photo"]])  # never mirrored
-
-
-def test_changed_captions() -> None:
-    """One word is another, never what another caption of the photo names; nothing to change gives nothing."""
-    texts = ["a dog runs on the beach", "a cat and a dog", "something strange", "two dogs"]
-    found = changed(texts, [0, 0, 1, 2], texts, seed=0)
-    assert changed(texts, [0, 0, 1, 2], texts, seed=0) == found
-    assert found[2] == ""
-    for before, after in zip(texts[:2] + texts[3:], found[:2] + found[3:], strict=True):
-        words = list(zip(before.split(), after.split(), strict=True))
-        assert sum(a != b for a, b in words if a not in ("a", "an")) == 1
-    assert "cat" not in found[0]
 
 
 def _thing(name: str, *box: float) -> Thing:

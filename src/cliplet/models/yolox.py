@@ -17,6 +17,8 @@ from cliplet.errors import MissingExtraError, ModelError
 
 CLASSES = 80
 """Kinds of things that it knows."""
+BEST = 8
+"""Cells whose scores are summed for a class."""
 SURE, SOFT = 0.3, 0.05
 """A cell counts as sure from this score on, and over what width it begins to."""
 _BOXES = "head.reg_preds."
@@ -160,8 +162,8 @@ class YoloxFeatures(nn.Module):
     """What YOLOX-Nano sees on a photo, as numbers.
 
     For each class the root of the highest score, ``log(1 + n / 10)`` for about n cells above 0.3, and the root of the
-    sum over all cells; then the maximum over the photo of every channel of its neck's three scales and its backbone's
-    end.
+    eight best scores' sum; then the maximum over the photo of every channel of its neck's three scales and its
+    backbone's end.
 
     Args:
         size: side of the square to which pixels are brought, a multiple of 32.
@@ -193,7 +195,8 @@ class YoloxFeatures(nn.Module):
         *scales, last = self.backbone(x)
         scores = self.head(tuple(scales))
         count = torch.sigmoid((scores - SURE) / SOFT).sum(dim=2)
-        found = [scores.amax(dim=2).sqrt(), torch.log1p(count / 10), scores.sum(dim=2).sqrt()]
+        best = scores.topk(BEST, dim=2).values  # falling
+        found = [best[:, :, 0].sqrt(), torch.log1p(count / 10), best.sum(dim=2).sqrt()]
         return torch.cat([*found, *(x.amax(dim=(2, 3)) for x in (*scales, last))], dim=1)
 
 
