@@ -42,7 +42,6 @@ from cliplet.training.teacher_space import (
 from cliplet.training.text_distillation import Captions
 from lclip_everyday.bare import BarePhotos, pseudo_captions
 from lclip_everyday.data import pixels
-from lclip_everyday.heads import thing_inputs
 from lclip_everyday.recipe import Settings
 from lclip_everyday.run import LIKELY, Run
 from lclip_everyday.teacher import PENALTY, WIDTH
@@ -64,7 +63,6 @@ class Parts:
     named: bool = False
     retrieved: int = 0
     inside: bool = False
-    things: bool = False
 
 
 ROWS: list[tuple[str, Parts]] = [("Flickr8k's captions, Lite2's features", Parts())]
@@ -77,7 +75,6 @@ for _name, _change in (
     ("+ bare photos: the classifier's name", {"named": True}),
     ("+ bare photos: three captions of like photos", {"retrieved": 3}),
     ("+ what the detector finds, among the inputs", {"inside": True}),
-    ("+ the detector's things at typical features", {"things": True}),
 ):
     ROWS.append((_name, replace(ROWS[-1][1], **_change)))
 
@@ -200,10 +197,6 @@ class Bench:
             taught = [i for i in range(CLASSES) if i not in run.left_out]
             x.append(self.typical(deviation[:WIDTH], parts.likely, inputs(known))[taught] * 3**0.5)
             y.append(0.6 * self.classes(meaning, parts.everyday)[taught] * 3**0.5)
-        if parts.things:
-            things, shown = thing_inputs(torch.from_numpy(inputs(known).astype(np.float32)), run.things())
-            x.append(things.numpy() * 20**0.5)
-            y.append(0.6 * unit_norm(run.thing_names(self.said)[shown, : s.dim].numpy()) * 20**0.5)
         matrix = ridge(np.concatenate(x), np.concatenate(y), 5e3)
         return Row(name, lambda images: inputs(self.seen(images)) @ matrix, meaning)
 

@@ -1,4 +1,4 @@
-"""Heads of the packaged model's towers: how they split into halves, and anchoring at names."""
+"""Heads of the packaged model's towers: how they split into halves, and class-name anchoring."""
 
 import dataclasses
 import math
@@ -48,42 +48,20 @@ def class_inputs(tower: TwinTower, classifier: Tensor, photos: Tensor, confidenc
 
 
 @torch.no_grad()
-def thing_inputs(photos: Tensor, shares: Tensor, least: float = 0.5) -> tuple[Tensor, Tensor]:
-    """What the head would read from a typical photo of each of the detector's kinds of things.
-
-    The mean over photos that surely show the thing, by how little else they show, at a photo's usual length.
-
-    Args:
-        photos: the head's input for the training photos ``[photos, inputs]``, standardised.
-        shares: how sure it is that each thing is on each photo ``[photos, things]``, 0..1.
-        least: share from which a photo counts.
-
-    Returns:
-        The inputs ``[n, inputs]`` of those things that the photos show, and which these are ``[n]``.
-    """
-    absent = 1 - 0.8 * shares  # never 0
-    alone = absent.prod(dim=1, keepdim=True) / absent
-    weights = torch.where(shares >= least, shares * alone, 0.0)
-    shown = (weights.sum(dim=0) > 0).nonzero().flatten()
-    means = F.normalize(weights.T[shown] @ photos, dim=1) * photos.norm(dim=1).mean()
-    return means, shown
-
-
-@torch.no_grad()
-def anchor(
-    head: nn.Linear, link: nn.Linear, photos: Tensor, typical: Tensor, names: Tensor, weights: Tensor
+def anchor_classes(
+    head: nn.Linear, link: nn.Linear, photos: Tensor, classes: Tensor, names: Tensor, weight: float
 ) -> None:
-    """Change the head as little as possible for photos, so that typical photos lie near their names.
+    """Change the head as little as possible for photos, so that ImageNet's classes lie near their names.
 
-    The change minimises the squared change of the photos' outputs plus the weighted squared errors of typical ones.
+    The change minimises the squared change of the photos' outputs plus ``weight`` times the classes' squared errors.
 
     Args:
         head: of the trained tower.
         link: matching half of a caption's target.
         photos: the head's input for the training photos ``[photos, inputs]``.
-        typical: its input for typical photos ``[n, inputs]``, from :func:`class_inputs` and :func:`thing_inputs`.
-        names: the teacher's targets of their names ``[n, D]``, unit norm.
-        weights: of each ``[n]``.
+        classes: its input for typical photos of classes ``[classes, inputs]``, from :func:`class_inputs`.
+        names: the teacher's targets of the classes' names ``[classes, D]``, unit norm.
+        weight: of the classes.
     """
     usual = head(photos).chunk(2, dim=1)
     target = torch.cat(
@@ -93,9 +71,8 @@ def anchor(
         ],
         dim=1,
     )
-    weighted = weights[:, None] * typical
-    left = photos.T @ photos + typical.T @ weighted + 2e3 * torch.eye(photos.shape[1])
-    head.weight += torch.linalg.solve(left, weighted.T @ (target - head(typical))).T
+    left = photos.T @ photos + weight * classes.T @ classes + 2e3 * torch.eye(photos.shape[1])
+    head.weight += torch.linalg.solve(left, weight * classes.T @ (target - head(classes))).T
 
 
 @torch.no_grad()

@@ -90,8 +90,6 @@ class Settings:
     """Class-name anchoring: weight of ImageNet's classes in the image tower's head at the end. A photo with a class's
     typical features is brought near the class's name, so that what these photos do not show is not forgotten. 0 leaves
     it out."""
-    thing_anchoring: float = 0.0
-    """The same for the detector's kinds of things, whose typical features are those of photos that show little else."""
     meaning: float = 0.5
     """Share of the meaning half in the final cosine."""
     w: float = 2.5
@@ -108,16 +106,14 @@ class Settings:
             raise InputError(f"processes={self.processes} must be 1 or 2")
         if self.bare.photos and self.retrieved < 1:
             raise InputError("retrieved must be at least 1 with bare photos; each needs a pseudo-caption")
-        needs = (self.detector_layers, self.detector_inside, self.near_names, self.thing_anchoring)
-        if not self.detector and any(needs):
+        if not self.detector and (self.detector_layers or self.detector_inside or self.near_names):
             raise InputError(
-                "detector_layers, detector_inside, near_names and thing_anchoring are given without a detector; set "
-                "detector to its ONNX file, or detector_layers=[] detector_inside=0 near_names=0 thing_anchoring=0 to "
-                "do without"
+                "detector_layers, detector_inside and near_names are given without a detector; set detector to its "
+                "ONNX file, or detector_layers=[] detector_inside=0 near_names=0 to do without"
             )
 
 
-AT_THE_END = ("name", "anchoring", "thing_anchoring", "everyday_share", "meaning", "w", "reference_weight")
+AT_THE_END = ("name", "anchoring", "everyday_share", "meaning", "w", "reference_weight")
 """Settings of the last step alone, which may change when a run is finished again."""
 
 

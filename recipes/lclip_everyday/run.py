@@ -6,8 +6,7 @@
 3. The text tower, factorised, started from MiniLM's layers and distilled from that space: captions, pseudo-captions
    and short texts.
 4. The last stages of the image tower, which learn beside the classifier's own, on kept feature maps of views of all
-   photos: as many trainings as `soft` has values, averaged; then ImageNet's classes and the
-   detector's things are brought near their names.
+   photos: as many trainings as `soft` has values, averaged; then ImageNet's classes are brought near their names.
 5. The text tower once more: ReLUs for its GELUs, by self-distillation, and one token less (relu.py).
 6. The model folder, int8.
 
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from cliplet.encoders.base import unit_norm
 from cliplet.encoders.card import ImageSpec, ModelCard, ScoreSpec, TextSpec
@@ -63,7 +62,7 @@ from .aside import aside, share_cores
 from .bare import BarePhotos, class_captions
 from .data import SIZE, PairBatches, check_kinds, detector_graph, found_by, known_features, outputs
 from .detections import SPOKEN, captions, counted
-from .heads import anchor, class_inputs, joined, split_text_head, thing_inputs
+from .heads import anchor_classes, class_inputs, joined, split_text_head
 from .recipe import AT_THE_END, Settings
 from .relu import LengthBatches, ReluStudent, relu_tower, without_end
 from .student import NearNames, PairStudent, TwinTower, head_inputs
@@ -115,7 +114,12 @@ class Run:
             tower = self.trained_text_tower(said)
         image, link = self.trained_image_tower(said)  # as it was kept
         maps, known = self.views()
-        self.anchor(image, link, said, torch.from_numpy(head_inputs(image, maps[0], known[0])))
+        if s.anchoring:
+            seen = torch.from_numpy(head_inputs(image, maps[0], known[0]))
+            classes = class_inputs(image, self.body.classifier.weight.detach(), seen)
+            taught = [i for i in range(len(classes)) if i not in self.left_out]
+            names = torch.from_numpy(said.classes()[taught])
+            anchor_classes(image.head, link, seen, classes[taught], names, s.anchoring)
         split_text_head(tower, link, s.dim)
         return self.finish(image, tower, said.train, maps[0], known[0])
 
@@ -265,34 +269,9 @@ class Run:
         s = self.settings
         if not s.near_names:
             return None
-        return NearNames(self.thing_names(said), self.things(), s.meaning)
-
-    def things(self) -> Tensor:
-        """How sure the detector is of each kind of thing on each training photo ``[photos, things]``."""
         roots = self.teacher.found([self.pairs, self.bare.pairs])[:, : len(COCO_CLASSES)]
-        return torch.from_numpy(roots**2)
-
-    def thing_names(self, said: Targets) -> Tensor:
-        """The teacher's targets of the things' names ``[things, space]``."""
-        texts = [f"a photo of {counted(SPOKEN.get(name, name), 1)}" for name in COCO_CLASSES]
-        return torch.from_numpy(said.meant(texts))
-
-    def anchor(self, image: TwinTower, link: nn.Linear, said: Targets, seen: Tensor) -> None:
-        """ImageNet's classes and the detector's things near their names; ``seen`` is the head's input for photos."""
-        s, typical, names, weights = self.settings, [], [], []
-        if s.anchoring:
-            classes = class_inputs(image, self.body.classifier.weight.detach(), seen)
-            taught = [i for i in range(len(classes)) if i not in self.left_out]
-            typical.append(classes[taught])
-            names.append(torch.from_numpy(said.classes()[taught]))
-            weights.append(torch.full((len(taught),), s.anchoring))
-        if s.thing_anchoring:
-            things, shown = thing_inputs(seen, self.things())
-            typical.append(things)
-            names.append(self.thing_names(said)[shown])
-            weights.append(torch.full((len(shown),), s.thing_anchoring))
-        if typical:
-            anchor(image.head, link, seen, torch.cat(typical), torch.cat(names), torch.cat(weights))
+        names = said.meant([f"a photo of {counted(SPOKEN.get(name, name), 1)}" for name in COCO_CLASSES])
+        return NearNames(torch.from_numpy(names), torch.from_numpy(roots**2), s.meaning)
 
     def weights(self) -> Floats:
         """Of the photos in the losses: a bare photo counts less."""

@@ -18,7 +18,7 @@ from cliplet.training.text_distillation import Captions
 from lclip_everyday.bare import BarePhotos, class_captions, pseudo_captions
 from lclip_everyday.data import SIZE, detector_features, detector_graph, outputs
 from lclip_everyday.detections import Thing, captions, counted, things
-from lclip_everyday.heads import anchor, class_inputs, split_text_head, thing_inputs
+from lclip_everyday.heads import anchor_classes, class_inputs, split_text_head
 from lclip_everyday.recipe import Settings
 from lclip_everyday.run import Run
 from lclip_everyday.student import TwinTower
@@ -79,7 +79,7 @@ def test_wrong_detectors_are_named_before_anything_is_computed(detector: Path, t
         Run(recipe)
     with pytest.raises(InputError, match="without a detector"):
         Run(dataclasses.replace(recipe, detector="", detector_layers=("neck",)))
-    with pytest.raises(InputError, match=r"without a detector.*thing_anchoring=0 to do without"):
+    with pytest.raises(InputError, match=r"without a detector.*near_names=0 to do without"):
         Run(dataclasses.replace(recipe, detector="", near_names=0.1))
     with pytest.raises(InputError, match="first_stage=0"):
         Run(dataclasses.replace(recipe, first_stage=0))
@@ -111,7 +111,7 @@ def test_anchoring_moves_classes_and_hardly_photos() -> None:
     classes = nn.functional.normalize(torch.randn(5, 32) @ basis, dim=1) * 40**0.5
     with torch.no_grad():
         before = head(photos)
-        anchor(head, link, photos, classes, names, torch.full((5,), 400.0))
+        anchor_classes(head, link, photos, classes, names, 400.0)
         moved = head(photos) - before
         meaning, matching = head(classes).chunk(2, dim=1)
     assert moved.norm() < 0.05 * before.norm()
@@ -132,18 +132,6 @@ def test_class_inputs_are_a_typical_photo() -> None:
     torch.testing.assert_close(known, nn.functional.normalize(classifier, dim=1) * 8**0.5)
     torch.testing.assert_close(learnt, 2 * known, rtol=0.2, atol=0.1)
     torch.testing.assert_close(likely, torch.eye(5) * 24)
-
-
-def test_thing_inputs_are_photos_that_show_it_alone() -> None:
-    """Photos with another thing count less, unsure ones not at all; the length is a photo's."""
-    photos = torch.tensor([[4.0, 0, 0], [0, 4.0, 0], [0, 0, 4.0], [0, 4.0, 0]])
-    shares = torch.tensor([[0.9, 0.0, 0.0], [0.9, 0.9, 0.0], [0.3, 0.0, 0.0], [0.0, 0.0, 0.2]])
-    typical, shown = thing_inputs(photos, shares)
-    assert shown.tolist() == [0, 1]  # the third is never sure
-    torch.testing.assert_close(typical.norm(dim=1), torch.full((2,), 4.0))
-    torch.testing.assert_close(typical[0, 1] / typical[0, 0], torch.tensor(1 - 0.8 * 0.9))
-    assert typical[0, 2] == 0
-    torch.testing.assert_close(typical[1], torch.tensor([0.0, 4.0, 0.0]))
 
 
 def _thing(name: str, *box: float) -> Thing:

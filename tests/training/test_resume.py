@@ -90,7 +90,7 @@ def _lclip(folder: Path, out: Path) -> None:
     from tests.training.parts import use_stand_ins
 
     changes = [f"out={out}", "data=.", "more_captions=[]", "detector=''", "detector_layers=[]", "first_stage=6",
-               "first_block=0", "detector_inside=0", "near_names=0", "thing_anchoring=0",
+               "first_block=0", "detector_inside=0", "near_names=0",
                'sentence_models=["minilm-l3"]', "ensemble=[0]", "space=24", "dim=12", "layers=[0]", "vocabulary=200",
                "rank=8", "augment.views=2", "anchoring=0.0", "text_stage.ema=0.9", "trunk=0", "processes=1",
                "bare.photos=[]", "short_texts=false", "soft=[0.25, 0.5]"]  # fmt: skip

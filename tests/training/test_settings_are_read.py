@@ -192,7 +192,7 @@ def run_lclip(folder: Path) -> None:
         "ensemble": [0], "space": 24, "dim": 12, "layers": [0], "vocabulary": 200, "rank": 8, "first_stage": 6,
         "augment": {"views": 2}, "text_stage": stage, "image_stage": stage, "relu_stage": stage,
         "detector": str(detector), "detector_layers": ["/backbone/C3_n4/conv3/Mul_output_0"], "detector_inside": 32,
-        "near_names": 0.1, "thing_anchoring": 1.0, "trunk": 0, "processes": 1,
+        "near_names": 0.1, "trunk": 0, "processes": 1,
         "short_texts": False,
         "bare": {"photos": pairs(folder, "bare")["photos"]}, "bare_left_out": 2,
     }  # fmt: skip
