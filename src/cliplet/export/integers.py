@@ -93,8 +93,8 @@ def compute_in_integers(
 def is_smooth(model: Any, in_floats: Sequence[str] = ()) -> bool:
     """Whether most convolutions end in SiLUs and the like, so that integers make the network slower, not faster.
 
-    ONNX Runtime joins a ReLU to an integer convolution; a SiLU, one operation on floats, is several there, each over the
-    whole map (``findings/onnxruntime-silu-in-8-bits.sh``).
+    ONNX Runtime joins a ReLU to an integer convolution; a SiLU, one operation on floats, is several there, each over
+    the whole map (``findings/onnxruntime-silu-in-8-bits.sh``).
     """
     readers: dict[str, list[Any]] = defaultdict(list)
     for node in model.graph.node:
