@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cliplet.encoders.card import ModelCard
+from cliplet.errors import InputError
 from cliplet.export import export
 from cliplet.export.graph import Computed, write
 from cliplet.export.towers import PixelTower
@@ -49,6 +50,22 @@ def test_others_compute_in_integers(activation: type[nn.Module], count: int, tmp
     computed, read = written(tmp_path / "image.onnx", activation, count)
     assert computed == "convolutions"
     assert read.count("DequantizeLinear") == 4
+
+
+def test_examples_without_a_range_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map that is nearly constant has no steps of 8 bits."""
+
+    class Constant(nn.Conv2d):
+        def __init__(self, *sizes: int, **options: int) -> None:
+            super().__init__(*sizes, **options)  # type: ignore[arg-type]
+            nn.init.uniform_(self.weight, 0, 1e-7)
+            nn.init.constant_(self.bias, 1.0)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(nn, "Conv2d", Constant)
+    with pytest.raises(
+        InputError, match=r"8-bit convolutions cannot be measured: .*calibrate on other photos"
+    ):
+        written(tmp_path / "image.onnx", nn.ReLU)
 
 
 def test_the_card_says_why(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cliplet.encoders.sessions import open_session
+from cliplet.errors import InputError
 from cliplet.export.narrow import narrow_weights
 from cliplet.export.same_padding import drop_unused
 
@@ -50,6 +51,9 @@ def compute_in_integers(
         kind: ``convolutions``, with the clips and additions between them, or ``products``, whose results are fp32.
         examples: batches of real inputs by name, all of one shape but for the first axis; at least one.
         in_floats: names of PyTorch modules whose operations stay as they are.
+
+    Raises:
+        InputError: an activation hardly varies over the examples.
     """
     import onnx
     import onnxruntime.quantization as quantization
@@ -86,6 +90,11 @@ def compute_in_integers(
                 calibrate_method=quantization.CalibrationMethod.Percentile,
                 extra_options={**_OPTIONS[kind], "TensorQuantOverrides": scales},
             )
+    except ValueError as error:  # of numpy's histogram
+        raise InputError(
+            f"the ranges of 8-bit {kind} cannot be measured: an activation hardly varies over the examples ({error}); "
+            "calibrate on other photos or captions, or leave calibration out"
+        ) from error
     finally:
         root.setLevel(level)
 
