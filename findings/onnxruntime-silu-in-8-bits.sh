@@ -2,9 +2,9 @@
 # onnxruntime 1.32.0: a convolutional network with SiLUs (YOLOX, YOLOv8, EfficientNet) that quantize_static writes with its
 # defaults, int8 activations, runs several times slower than the fp32 network that it came from, on a processor with VNNI.
 # Not one convolution computes in integers after loading: each is dequantised, computed in fp32 and quantised again, and
-# nothing is said. The same call on the same network with ReLUs gives integer convolutions, and a gain. With uint8 activations the
-# convolutions of the SiLU network are integers too, but it is still slower than fp32: x * sigmoid(x) is one QuickGelu in
-# fp32, and QLinearSigmoid and QLinearMul over the whole map in 8 bits.
+# nothing is said. The same call on the same network with ReLUs gives integer convolutions, and a gain. With uint8
+# activations the convolutions of the SiLU network are integers too, but it is still slower than fp32: x * sigmoid(x) is
+# one QuickGelu in fp32, and QLinearSigmoid and QLinearMul over the whole map in 8 bits.
 #
 # Seen on 2026-11-30 (onnx 1.23.2, NumPy 2.4.6, Python 3.11; AMD EPYC with VNNI, one thread), 12 layers of 64 channels:
 #   QInt8   SiLU  fp32 0.57 ms, 8 bits 2.25 ms, 0.25 times as fast   8 bits: 12 Conv, 0 QLinearConv, 73 DequantizeLinear

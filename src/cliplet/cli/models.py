@@ -63,27 +63,28 @@ def _card_lines(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """A card for people: (indent, line); what says nothing is left out, and long lists are counted."""
     for name, value in content.items():
         if isinstance(value, dict):
-            value = (
-                {k: v for k, v in value.items() if v not in ("", None, [], {})} if any(value.values()) else {}
-            )
-        if value in ("", None, [], {}):
-            continue
-        if not isinstance(value, (dict, list)):
+            if any(value.values()):
+                yield "", f"{name}:"
+                yield from _block_lines(value)
+        elif isinstance(value, list):
+            if value:
+                yield "", f"{name}:"
+                yield from (("  - ", str(item)) for item in value)
+        elif value not in ("", None):
             yield "", f"{name}: {value}"
-            continue
-        yield "", f"{name}:"
-        commands = []
-        for item in value if isinstance(value, list) else value.items():
-            if isinstance(item, tuple):
-                key, found = item
-                if isinstance(found, dict) and "command" in found:
-                    commands.append(str(found["command"]))
-                    found = found.get("value", "")
-                yield "  ", f"{key}: {_in_words(found)}"
-            else:
-                yield "  - ", str(item)
-        for command in dict.fromkeys(commands):
-            yield "  ", f"measured by: {command}"
+
+
+def _block_lines(block: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A block of a card; commands that printed its figures stand once, at its end."""
+    commands: dict[str, None] = {}
+    for name, value in block.items():
+        if isinstance(value, dict) and "command" in value:
+            commands[str(value["command"])] = None
+            value = value.get("value", "")
+        if value not in ("", None, [], {}):
+            yield "  ", f"{name}: {_in_words(value)}"
+    for command in commands:
+        yield "  ", f"measured by: {command}"
 
 
 def _in_words(value: Any) -> str:

@@ -59,9 +59,7 @@ def compute_in_integers(
     import onnxruntime.quantization as quantization
 
     model = onnx.load(str(path))
-    left = {
-        node.name for node in model.graph.node if any(f"/{part}/" in node.name for part in in_floats)
-    }  # the tracer names a node by its module
+    left = {node.name for node in model.graph.node if _is_part_of(node, in_floats)}
     scales = narrow_weights(model, _WEIGHTED[kind], examples, left) | _pixel_ranges(model, examples[0], left)
     onnx.save(model, str(path))
 
@@ -115,13 +113,14 @@ def is_smooth(model: Any, in_floats: Sequence[str] = ()) -> bool:
         behind = (kinds(node.output[0]) for node in readers[name] if node.op_type == "Div")
         return {node.op_type for node in readers[name]}.union(*behind)
 
-    meant = [
-        node
-        for node in model.graph.node
-        if node.op_type == "Conv" and not any(f"/{part}/" in node.name for part in in_floats)
-    ]
+    meant = [n for n in model.graph.node if n.op_type == "Conv" and not _is_part_of(n, in_floats)]
     smooth = sum(not kinds(node.output[0]).isdisjoint(_SMOOTH) for node in meant)
     return 2 * smooth > len(meant)
+
+
+def _is_part_of(node: Any, modules: Sequence[str]) -> bool:
+    """Whether a node comes from one of these modules, by which the tracer names it."""
+    return any(f"/{name}/" in node.name for name in modules)
 
 
 def _pixel_ranges(

@@ -23,7 +23,7 @@ SURE, SOFT = 0.3, 0.05
 """A cell counts as sure from this score on, and over what width it begins to."""
 _BOXES = "head.reg_preds."
 """Convolutions of the file that say where things are; no feature reads them."""
-_FOCUS = "backbone.backbone.stem.conv"
+_FIRST = "backbone.backbone.stem.conv"
 """The first convolution."""
 
 
@@ -228,15 +228,13 @@ def yolox_features(
         name = _module_name(node.name)
         if name.startswith(_BOXES):
             continue
+        name = _FIRST if name == f"{_FIRST}.conv" else name  # a level deeper in YOLOX's Focus
         for part, value in zip(("weight", "bias"), node.input[1:], strict=False):
             if value in stored:
                 weights[f"{name}.{part}"] = torch.from_numpy(onnx.numpy_helper.to_array(stored[value]).copy())
-    for part in ("weight", "bias"):
-        if f"{_FOCUS}.conv.{part}" in weights:
-            weights[f"{_FOCUS}.{part}"] = weights.pop(f"{_FOCUS}.conv.{part}")
-    first = weights.get(f"{_FOCUS}.weight")
+    first = weights.get(f"{_FIRST}.weight")
     if first is not None and first.shape[1:] == (12, 3, 3):
-        weights[f"{_FOCUS}.weight"] = unfocused(first) * 255 * torch.tensor(std)[:, None, None]
+        weights[f"{_FIRST}.weight"] = unfocused(first) * 255 * torch.tensor(std)[:, None, None]
     model = YoloxFeatures(size, mean, std)
     try:
         model.load_state_dict(weights)
