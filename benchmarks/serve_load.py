@@ -12,7 +12,7 @@ Cases:
 - open: four times that rate, whether answers come or not, each request on a connection of its own; then half of what
   the service can do for 10 s, to see when latency is normal again;
 - start: from the start of the process to the first answer, beside importing fastapi, uvicorn and onnxruntime;
-- bad: the 40 kinds of bad requests of tests/serve/bad_requests.py, each with its answer.
+- bad: the kinds of bad requests of tests/serve/bad_requests.py, each with its answer.
 
 Every loop ends by itself. Rows are written to ``benchmarks/results/serve_load-CPU-CORES.json``.
 """
@@ -340,6 +340,8 @@ def main() -> None:
     cases = arguments.cases.split(",")
     results: dict[str, Any] = {"machine": machine(), "seconds": arguments.seconds}
     if "closed" in cases or "open" in cases:
+        if not shutil.which("wrk"):
+            parser.error("closed and open need the program wrk (apt-get install wrk); --cases start,bad do without")
         folder = Path(tempfile.mkdtemp(prefix="serve-load-"))
         try:
             write_load(folder)
