@@ -341,7 +341,9 @@ def main() -> None:
     results: dict[str, Any] = {"machine": machine(), "seconds": arguments.seconds}
     if "closed" in cases or "open" in cases:
         if not shutil.which("wrk"):
-            parser.error("closed and open need the program wrk (apt-get install wrk); --cases start,bad do without")
+            parser.error(
+                "closed and open need the program wrk (apt-get install wrk); --cases start,bad do without"
+            )
         folder = Path(tempfile.mkdtemp(prefix="serve-load-"))
         try:
             write_load(folder)
